@@ -160,7 +160,7 @@ impl Daemon {
     /// # Errors
     /// When the process table cannot be read.
     pub fn descriptors(&self) -> Result<usize> {
-        open_descriptors(self.child.id())
+        process::as_root(|| open_descriptors(self.child.id()))?
     }
 
     /// What it has logged so far.

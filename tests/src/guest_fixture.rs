@@ -1,5 +1,6 @@
 //! One guest on one or two shares of running daemons.
 
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use tempfile::TempDir;
 
 use crate::daemon::{self, Daemon, TAG};
 use crate::guest::{self, Guest, Machine};
+use crate::process::{self, User};
 use crate::relay::Relay;
 use crate::tools;
 
@@ -28,6 +30,13 @@ pub struct Setting {
     pub program: Option<PathBuf>,
     /// Whether the guest is connected by a relay.
     pub is_relayed: bool,
+    /// Further arguments of the daemons.
+    pub arguments: &'static [&'static str],
+    /// The ordinary user who runs the daemons and the guest and owns the share; `None` is the
+    /// caller.
+    pub user: Option<User>,
+    /// Whether cases that differ by their size alone are small.
+    pub is_brief: bool,
 }
 
 /// A daemon, and the relay before it.
@@ -64,8 +73,11 @@ impl Fixture {
         let share = tempfile::Builder::new()
             .prefix("gangplank-share-")
             .tempdir()?;
+        if let Some(user) = setting.user {
+            chown(share.path(), Some(user.uid), Some(user.gid))?;
+        }
         let (first, direct) = start_daemons(share.path(), &setting)?;
-        let options = guest_options(machine, &first, &direct)?;
+        let options = guest_options(machine, &setting, &first, &direct)?;
         Ok(Self {
             guest: None,
             options,
@@ -88,6 +100,23 @@ impl Fixture {
         self.share.path().join(name)
     }
 
+    /// How the daemons are run.
+    #[must_use]
+    pub const fn setting(&self) -> &Setting {
+        &self.setting
+    }
+
+    /// Runs `case` with the rights of the user who owns the share.
+    ///
+    /// # Errors
+    /// Those of `case`.
+    pub fn run(&mut self, case: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        match self.setting.user {
+            Some(user) => user.act(|| case(self))?,
+            None => case(self),
+        }
+    }
+
     /// The daemon of the first share.
     pub const fn daemon(&mut self) -> &mut Daemon {
         &mut self.first.daemon
@@ -99,11 +128,17 @@ impl Fixture {
     /// # Errors
     /// When it does not boot or mount; with its console and the daemon's log.
     pub fn guest(&mut self) -> Result<&mut Guest> {
+        let guest = process::as_root(|| self.mounted_guest())??;
+        Ok(self.guest.insert(guest))
+    }
+
+    fn mounted_guest(&mut self) -> Result<Guest> {
         if self.daemons_run().is_err() {
             // The test that ended the daemons has failed already; the next ones get new daemons.
             self.guest = None;
             (self.first, self.direct) = start_daemons(self.share.path(), &self.setting)?;
-            self.options = guest_options(self.options.machine, &self.first, &self.direct)?;
+            let machine = self.options.machine;
+            self.options = guest_options(machine, &self.setting, &self.first, &self.direct)?;
         }
         let mut guest = match self.guest.take() {
             Some(guest) if !guest.is_stuck() => guest,
@@ -119,7 +154,7 @@ impl Fixture {
         {
             guest.mount(TAG, MOUNT).with_context(|| self.logs())?;
         }
-        Ok(self.guest.insert(guest))
+        Ok(guest)
     }
 
     /// Kills the guest. The next call of [`Fixture::guest`] boots another.
@@ -164,10 +199,14 @@ impl Fixture {
 
 impl Post {
     fn start(options: &daemon::Options, setting: &Setting) -> Result<Self> {
-        let daemon = match &setting.program {
-            Some(program) => Daemon::start(&options.clone().program(program))?,
-            None => Daemon::start(options)?,
-        };
+        let mut options = options.clone().arguments(setting.arguments);
+        if let Some(program) = &setting.program {
+            options = options.program(program);
+        }
+        if let Some(user) = setting.user {
+            options = options.user(user);
+        }
+        let daemon = Daemon::start(&options)?;
         let relay = setting
             .is_relayed
             .then(|| Relay::start(daemon.socket(), &[]))
@@ -209,10 +248,17 @@ fn start_daemons(share: &Path, setting: &Setting) -> Result<(Post, Post)> {
     ))
 }
 
-fn guest_options(machine: Machine, first: &Post, direct: &Post) -> Result<guest::Options> {
+fn guest_options(
+    machine: Machine,
+    setting: &Setting,
+    first: &Post,
+    direct: &Post,
+) -> Result<guest::Options> {
     let check = tools::guest_check(machine.arch())?;
-    Ok(guest::Options::new(machine)
+    let mut options = guest::Options::new(machine)
         .share(&first.socket(), TAG)
         .share(&direct.socket(), DIRECT_TAG)
-        .program("guest-check", &check))
+        .program("guest-check", &check);
+    options.user = setting.user;
+    Ok(options)
 }

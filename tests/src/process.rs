@@ -8,7 +8,8 @@ use std::sync::{OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal};
+use rustix::process::{Gid, Pid, Signal, Uid};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 /// An ordinary user of the host, to run a program as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +32,53 @@ impl User {
     pub fn is_root() -> bool {
         rustix::process::geteuid().is_root()
     }
+
+    /// Runs `work` on the calling thread with this user's rights, if that thread has root's. What
+    /// it creates belongs to the user.
+    ///
+    /// # Errors
+    /// The user cannot be changed.
+    pub fn act<T>(self, work: impl FnOnce() -> T) -> io::Result<T> {
+        if !Self::is_root() {
+            return Ok(work());
+        }
+        let groups = rustix::process::getgroups()?;
+        set_thread_groups(&[])?;
+        set_thread_res_gid(None, Gid::from_raw(self.gid), None)?;
+        let done = with_user(Uid::from_raw(self.uid), work)?;
+        set_thread_res_gid(None, Gid::ROOT, None)?;
+        set_thread_groups(&groups)?;
+        Ok(done)
+    }
+}
+
+/// Runs `work` on the calling thread with root's rights, if that thread only acts as another user
+/// ([`User::act`]).
+///
+/// # Errors
+/// The user cannot be changed.
+pub fn as_root<T>(work: impl FnOnce() -> T) -> io::Result<T> {
+    if rustix::process::getuid().is_root() {
+        with_user(Uid::ROOT, work)
+    } else {
+        Ok(work())
+    }
+}
+
+/// Runs `work` with another effective user of the calling thread.
+fn with_user<T>(user: Uid, work: impl FnOnce() -> T) -> io::Result<T> {
+    struct Restore(Uid);
+
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            // A real user of root permits this.
+            let _ = set_thread_res_uid(None, self.0, None);
+        }
+    }
+
+    let _restore = Restore(rustix::process::geteuid());
+    set_thread_res_uid(None, user, None)?;
+    Ok(work())
 }
 
 /// A command for `program` that is killed when this process ends. It runs as `user`, or as the

@@ -47,6 +47,7 @@ pub struct Fixture {
     idle: Footprint,
     acceptor: u32,
     peak: PeakMemory,
+    /// Limit of each process's address space, in KiB.
     max_virtual_kb: u64,
 }
 
@@ -122,8 +123,7 @@ impl Fixture {
         }
         let daemon = Daemon::start(&options)?;
         wait_for_log(&daemon, "waiting for guests")?;
-        // Without a sandbox the daemon itself accepts.
-        let acceptor = children(daemon.pid())?.pop().unwrap_or(daemon.pid());
+        let acceptor = acceptor_of(&daemon)?;
         Ok(Self {
             idle: settled(acceptor)?,
             daemon,
@@ -164,9 +164,7 @@ impl Fixture {
     /// # Errors
     /// The acceptor is gone.
     pub fn guest_processes(&self) -> Result<Vec<(u32, u32)>> {
-        let keepers = children(self.acceptor)?;
-        let pair = |keeper: u32| Some((keeper, children(keeper).ok()?.pop()?));
-        Ok(keepers.into_iter().filter_map(pair).collect())
+        guest_processes(self.acceptor)
     }
 
     /// The worker of the guest that connected last.
@@ -303,6 +301,25 @@ impl Fixture {
         );
         Ok(())
     }
+}
+
+/// The process of a daemon without guests that accepts connections.
+///
+/// # Errors
+/// The daemon is gone.
+pub fn acceptor_of(daemon: &Daemon) -> Result<u32> {
+    // Without a sandbox the daemon itself accepts.
+    Ok(children(daemon.pid())?.pop().unwrap_or(daemon.pid()))
+}
+
+/// The keeper and the worker of each guest of an acceptor, in the order of their connections.
+///
+/// # Errors
+/// The acceptor is gone.
+pub fn guest_processes(acceptor: u32) -> Result<Vec<(u32, u32)>> {
+    let keepers = children(acceptor)?;
+    let pair = |keeper: u32| Some((keeper, children(keeper).ok()?.pop()?));
+    Ok(keepers.into_iter().filter_map(pair).collect())
 }
 
 /// The resources of a process once they have stopped changing.

@@ -14,12 +14,23 @@ use crate::packages;
 /// Limit for large transfers in an emulated guest.
 const LONG: Duration = Duration::from_secs(600);
 
+/// Files of the tree, and of the small one.
 const TREE_FILES: u32 = 5000;
+const BRIEF_TREE_FILES: u32 = 200;
+
+/// Bytes of the large file, and of the small one.
+const FILE_LEN: u64 = 256 << 20;
+const BRIEF_FILE_LEN: u64 = 16 << 20;
 
 /// 5,000 files: unpacked by the guest's tar, compared by both sides' diff.
 pub(super) fn tree_survives_tar_and_diff(fixture: &mut Fixture) -> Result<()> {
+    let files = if fixture.setting().is_brief {
+        BRIEF_TREE_FILES
+    } else {
+        TREE_FILES
+    };
     let original = tempfile::tempdir()?;
-    make_tree(&original.path().join("tree"))?;
+    make_tree(&original.path().join("tree"), files)?;
     packages::run(
         Command::new("tar")
             .arg("-cf")
@@ -45,7 +56,7 @@ pub(super) fn tree_survives_tar_and_diff(fixture: &mut Fixture) -> Result<()> {
     let guest = fixture.guest()?;
     guest.sh_within("diff -r /tmp/reference/tree /mnt/tree", LONG)?;
     let count = guest.sh("find /mnt/tree -type f | wc -l")?;
-    ensure!(count.trim() == TREE_FILES.to_string(), "{count} files");
+    ensure!(count.trim() == files.to_string(), "{count} files");
     guest.sh_within("rm -r /mnt/tree /mnt/tree.tar /tmp/reference", LONG)?;
     ensure!(!fixture.host_path("tree").exists());
     Ok(())
@@ -54,7 +65,12 @@ pub(super) fn tree_survives_tar_and_diff(fixture: &mut Fixture) -> Result<()> {
 /// 256 MiB copied by the guest with fsync: the checksum is the same on both sides.
 pub(super) fn sequential_256_mib(fixture: &mut Fixture) -> Result<()> {
     let input = fixture.host_path("input");
-    let mut random = File::open("/dev/urandom")?.take(256 << 20);
+    let len = if fixture.setting().is_brief {
+        BRIEF_FILE_LEN
+    } else {
+        FILE_LEN
+    };
+    let mut random = File::open("/dev/urandom")?.take(len);
     io::copy(&mut random, &mut File::create(&input)?)?;
     let expected = checksum(&input)?;
     let guest = fixture.guest()?;
@@ -79,8 +95,8 @@ fn checksum(path: &Path) -> Result<String> {
 }
 
 /// Files of many sizes, empty ones and links among them, some directories deep.
-fn make_tree(root: &Path) -> Result<()> {
-    for number in 0..TREE_FILES {
+fn make_tree(root: &Path, files: u32) -> Result<()> {
+    for number in 0..files {
         let dir = root.join(format!("d{}/e{}/f{}", number % 10, number % 7, number % 5));
         if number < 350 {
             fs::create_dir_all(&dir)?;

@@ -77,7 +77,7 @@ pub fn run_in(
     };
     for (name, case) in &cases {
         runner.run(name, || {
-            case(&mut fixture)?;
+            fixture.run(case)?;
             fixture.daemons_run()
         });
     }

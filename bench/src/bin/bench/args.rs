@@ -44,9 +44,13 @@ pub(crate) struct Args {
     #[arg(long, value_name = "MS")]
     pub(crate) time: Option<u64>,
 
-    /// Leave out start-up, idling and directories of many files
+    /// Leave out start-up, idling, directories of many files, and what each guest costs
     #[arg(long)]
     pub(crate) no_footprint: bool,
+
+    /// Measure only what each guest costs: memory, time to the first reply, many guests at once
+    #[arg(long, conflicts_with_all = ["workloads", "placements", "no_footprint", "rhostfs"])]
+    pub(crate) per_guest: bool,
 
     /// Measure only rhostfs beside virtio-fs. Without workloads or placements, that is a part of
     /// every run
@@ -82,7 +86,8 @@ fn placement(name: &str) -> Result<Placement, String> {
 impl Args {
     /// Whether rhostfs is measured.
     pub(crate) fn with_rhostfs(&self) -> bool {
-        self.rhostfs || self.workloads.is_empty() && self.placements.is_empty()
+        let all = self.workloads.is_empty() && self.placements.is_empty() && !self.per_guest;
+        self.rhostfs || all
     }
 
     /// The number of rounds.

@@ -99,9 +99,14 @@ impl DaemonUnderTest {
         let ready = child
             .wait_for(&socket)
             .and_then(|()| processors.pin_daemon(child.0.id(), apart))
-            .and_then(|()| Device::open(&socket, queues, waiting));
+            .and_then(|()| {
+                let connecting = Instant::now();
+                let device = Device::open(&socket, queues, waiting)?;
+                Ok((device, connecting.elapsed()))
+            });
         let told = || fs::read_to_string(&log).unwrap_or_default();
-        let device = ready.with_context(|| format!("starting {}\n{}", self.name, told()))?;
+        let (device, first_reply) =
+            ready.with_context(|| format!("starting {}\n{}", self.name, told()))?;
         let start_up = started.elapsed();
         // Threads that started before the daemon was pinned, and their children.
         processors.pin_daemon(child.0.id(), apart)?;
@@ -109,6 +114,8 @@ impl DaemonUnderTest {
             device,
             child,
             start_up,
+            first_reply,
+            socket,
             log,
             _dir: dir,
         })
@@ -122,6 +129,9 @@ pub(crate) struct Running {
     child: Kept,
     /// Time from its start to the first reply.
     pub(crate) start_up: Duration,
+    /// Time from connect(2) to the first reply.
+    pub(crate) first_reply: Duration,
+    socket: PathBuf,
     log: PathBuf,
     _dir: TempDir,
 }
@@ -130,6 +140,11 @@ impl Running {
     /// Its process ID.
     pub(crate) fn pid(&self) -> u32 {
         self.child.0.id()
+    }
+
+    /// The socket that it listens on.
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// Its log so far.

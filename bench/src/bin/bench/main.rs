@@ -16,6 +16,7 @@ mod daemon_under_test;
 mod device;
 mod footprint;
 mod memory;
+mod per_guest;
 mod placement;
 mod report;
 mod rhostfs;
@@ -38,6 +39,7 @@ use gangplank_tests::process::User;
 use args::Args;
 use daemon_under_test::{DaemonUnderTest, Running};
 use footprint::{Footprint, ManyFiles};
+use per_guest::PerGuest;
 use placement::{PLACEMENTS, Placement, Processors};
 use report::{Part, Report};
 use score::{DIRECT, Round, Table, scores};
@@ -47,6 +49,10 @@ use work::{Entry, Medium};
 /// Numbers of files for the footprint: in a whole run, and in a quick one.
 const MANY_FILES_COUNTS: [usize; 2] = [100_000, 1_000_000];
 const QUICK_MANY_FILES: usize = 10_000;
+
+/// Duration of the requests of many guests: in a whole run, and in a quick one.
+const MANY_GUESTS: Duration = Duration::from_secs(3);
+const QUICK_MANY_GUESTS: Duration = Duration::from_millis(500);
 
 /// This variable is set in the program that runs in a mount namespace of its own.
 const INSIDE: &str = "GANGPLANK_OWN_MOUNTS";
@@ -156,6 +162,9 @@ fn daemons(args: &Args) -> Result<()> {
         disk: Tree::new(&disk)?,
         ram: Tree::new(&args.ram)?,
     };
+    if args.per_guest {
+        placements.clear();
+    }
     for placement in placements {
         let entries = args.entries(placement);
         let queues: &[usize] = if placement.apart { &[1, 2] } else { &[1] };
@@ -185,6 +194,9 @@ fn daemons(args: &Args) -> Result<()> {
         }
     }
     if !args.no_footprint {
+        report.add_per_guest(per_guest(args, &daemons, &processors, &shares)?);
+    }
+    if !args.no_footprint && !args.per_guest {
         report.add_footprints(footprints(args, &daemons, &processors)?);
     }
     report.notes = notes;
@@ -329,6 +341,25 @@ impl<F: Fn() -> Result<u64>> Clock<F> {
         let processor_ns = after.saturating_sub(*before);
         Ok(Round { run, processor_ns })
     }
+}
+
+fn per_guest(
+    args: &Args,
+    daemons: &[DaemonUnderTest],
+    processors: &Processors,
+    shares: &Shares,
+) -> Result<Vec<PerGuest>> {
+    let (connections, time) = if args.quick {
+        (5, QUICK_MANY_GUESTS)
+    } else {
+        (21, MANY_GUESTS)
+    };
+    eprintln!("bench: what each guest costs");
+    let measured = daemons.iter().map(|daemon| {
+        per_guest::measure(daemon, processors, shares.ram.path(), connections, time)
+            .with_context(|| daemon.name.clone())
+    });
+    measured.collect()
 }
 
 fn footprints(

@@ -77,6 +77,27 @@ pub(crate) fn held(pid: u32) -> Result<Held> {
     Ok(held)
 }
 
+/// Bytes of memory of processes that no other process shares, clean or dirty.
+pub(crate) fn private_bytes(pids: &[u32]) -> Result<u64> {
+    let mut bytes = 0;
+    for pid in pids {
+        let path = format!("/proc/{pid}/smaps_rollup");
+        let rollup = fs::read_to_string(&path).with_context(|| path.clone())?;
+        bytes += 1024 * private_kb(&rollup)?;
+    }
+    Ok(bytes)
+}
+
+/// The sum of the private pages in an smaps_rollup file (proc_pid_smaps(5)).
+fn private_kb(rollup: &str) -> Result<u64> {
+    let field = |name: &str| {
+        let line = rollup.lines().find_map(|line| line.strip_prefix(name));
+        let number = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+        number.with_context(|| format!("an smaps_rollup file without {name}"))
+    };
+    Ok(field("Private_Clean:")? + field("Private_Dirty:")?)
+}
+
 fn resident_kb(status: &str) -> Result<u64> {
     let line = status
         .lines()
@@ -108,5 +129,8 @@ mod tests {
             12
         );
         assert!(resident_kb("VmRSS: 9 kB").is_err());
+        let rollup = "Shared_Dirty: 7 kB\nPrivate_Clean:  4 kB\nPrivate_Dirty:  12 kB\n";
+        assert_eq!(private_kb(rollup).unwrap(), 16);
+        assert!(private_kb("Private_Clean: 4 kB").is_err());
     }
 }

@@ -1,6 +1,7 @@
-//! Several guests on one daemon, killed guests, the end of a daemon, several queues, no root.
+//! Several guests on one daemon, killed guests and processes of the daemon, the end of a daemon, several queues, no root.
 
 mod ends;
+mod killed_processes;
 mod queues;
 mod together;
 mod unprivileged;
@@ -16,6 +17,10 @@ fn main() -> ExitCode {
     runner.run(
         "together::killed_neighbour",
         together::one_is_killed_the_other_works_on,
+    );
+    runner.run(
+        "together::killed_processes",
+        killed_processes::one_guests_processes_are_killed,
     );
     runner.run("ends::sigterm", ends::sigterm_ends_cleanly);
     runner.run(

@@ -36,7 +36,7 @@ fn main() -> ExitCode {
 fn ours(runner: &mut Runner) {
     let setting = || Setting {
         is_relayed: true,
-        program: None,
+        ..Setting::default()
     };
     guest_suite::run_in(runner, "uml_gangplankd", Machine::Uml, setting(), LONG);
     guest_suite::run_in(
@@ -67,6 +67,7 @@ fn theirs(runner: &mut Runner) {
     let setting = || Setting {
         is_relayed: true,
         program: tools::virtiofsd().ok(),
+        ..Setting::default()
     };
     // virtiofsd ends with its only guest, so the case of a killed guest does not apply.
     let except = &["killed"];

@@ -203,7 +203,7 @@ impl Device {
 }
 
 /// Connects. The socket's file can exist a moment before the daemon listens on it.
-fn connect(socket: &Path) -> Result<UnixStream> {
+pub(crate) fn connect(socket: &Path) -> Result<UnixStream> {
     let deadline = Instant::now() + LIMIT;
     loop {
         match UnixStream::connect(socket) {

@@ -12,6 +12,7 @@ use gangplank_bench::document::{self, Machine};
 use serde::Serialize;
 
 use crate::footprint::Footprint;
+use crate::per_guest::PerGuest;
 use crate::score::Table;
 
 /// A part of a run with a report of its own.
@@ -56,6 +57,8 @@ pub(crate) struct Report {
     pub(crate) tables: Vec<Table>,
     /// The footprints by daemon.
     pub(crate) footprints: Vec<Footprint>,
+    /// What a guest costs, by daemon.
+    pub(crate) per_guest: Vec<PerGuest>,
     /// The printed text.
     #[serde(skip)]
     text: String,
@@ -85,6 +88,7 @@ impl Report {
             notes: Vec::new(),
             tables: Vec::new(),
             footprints: Vec::new(),
+            per_guest: Vec::new(),
             text: String::new(),
         }
     }
@@ -99,6 +103,12 @@ impl Report {
     pub(crate) fn add_footprints(&mut self, footprints: Vec<Footprint>) {
         self.print(&text::footprints(&footprints));
         self.footprints.extend(footprints);
+    }
+
+    /// Adds and prints what guests cost.
+    pub(crate) fn add_per_guest(&mut self, per_guest: Vec<PerGuest>) {
+        self.print(&text::per_guest(&per_guest));
+        self.per_guest.extend(per_guest);
     }
 
     fn print(&mut self, text: &str) {
@@ -137,8 +147,16 @@ impl Report {
                 footprint.name
             );
         }
+        for cost in &self.per_guest {
+            ensure!(
+                cost.private > 0 && cost.processes > 0,
+                "a guest of {} is said to cost nothing",
+                cost.name
+            );
+        }
+        let has_results = !self.tables.is_empty() || !self.footprints.is_empty();
         ensure!(
-            !self.tables.is_empty() || !self.footprints.is_empty(),
+            has_results || !self.per_guest.is_empty(),
             "there is no workload of that name"
         );
         Ok(())

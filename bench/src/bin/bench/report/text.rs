@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use crate::footprint::Footprint;
+use crate::per_guest::PerGuest;
 use crate::score::{DIRECT, Score, Table};
 
 /// The workloads of one comparison.
@@ -60,6 +61,35 @@ pub(super) fn footprints(footprints: &[Footprint]) -> String {
                 many_files.failed.as_deref().unwrap_or("no")
             );
         }
+    }
+    text
+}
+
+/// What guests cost daemons.
+pub(super) fn per_guest(costs: &[PerGuest]) -> String {
+    let mut text = String::from(
+        "\neach guest\n\n\
+         | daemon | processes | private KiB | connect to first reply ms | least to most | guests | \
+         private KiB each | getattr of all | least to most of one |\n\
+         | --- | --: | --: | --: | --: | --: | --: | --: | --: |\n",
+    );
+    for cost in costs {
+        let at_once = &cost.at_once;
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {:.1} | {:.1} to {:.1} | {} | {} | {} | {} to {} |",
+            cost.name,
+            cost.processes,
+            cost.private / 1024,
+            cost.first_reply_ms.median,
+            cost.first_reply_ms.min,
+            cost.first_reply_ms.max,
+            at_once.guests,
+            at_once.private_each / 1024,
+            rate(at_once.getattr_rate, "operations"),
+            rate(at_once.least_rate, "operations"),
+            rate(at_once.most_rate, "operations"),
+        );
     }
     text
 }

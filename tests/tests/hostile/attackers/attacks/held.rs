@@ -1,0 +1,138 @@
+//! Guests that make the daemon hold as much as it can: nodes, files, directories, locks.
+
+use std::ffi::CString;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use gangplank_fuse::{MknodIn, NodeId, Operation};
+use gangplank_tests::driver::{Driver, Error, NodeAndFile, Setup};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::{FILES, LEVELS, Target, node};
+
+/// Attempts of a guest to use its descriptors up, several times its limit.
+const ATTEMPTS: u64 = 2000;
+
+/// How long they may take on a busy machine.
+const ATTEMPTING: Duration = Duration::from_secs(5);
+
+/// Requests for locks that wait at a time.
+const WAITERS: u64 = 1000;
+
+/// How long locks are waited for.
+const WAITING: Duration = Duration::from_millis(500);
+
+/// `F_WRLCK` as the wire has it.
+const WRITE_LOCK: u32 = 1;
+
+/// How attempts to use descriptors up ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    Refused,
+    /// All attempts were served.
+    Served,
+    /// Time was up first.
+    Late,
+}
+
+/// Repeats `take` until the daemon answers that no descriptor is left.
+fn until_refused(
+    mut take: impl FnMut(u64) -> gangplank_tests::driver::Result<()>,
+) -> Result<Ending> {
+    let end = Instant::now() + ATTEMPTING;
+    for attempt in 0..ATTEMPTS {
+        match take(attempt) {
+            Ok(()) if Instant::now() < end => {}
+            Ok(()) => return Ok(Ending::Late),
+            Err(Error::Errno(Errno::NFILE | Errno::MFILE)) => return Ok(Ending::Refused),
+            Err(error) => return Err(error).with_context(|| format!("attempt {attempt}")),
+        }
+    }
+    Ok(Ending::Served)
+}
+
+/// MKNOD and UNLINK without FORGET. The daemon may give nodes up instead of refusing more.
+pub(super) fn nameless_nodes(target: &Target<'_>, round: u64) -> Result<()> {
+    let mut guest = target.guest(&Setup::default())?;
+    let args = MknodIn {
+        mode: 0o100_644,
+        ..MknodIn::default()
+    };
+    until_refused(|attempt| {
+        let name = CString::new(format!("node-{round}-{attempt}")).unwrap_or_default();
+        let operation = Operation::Mknod { args, name: &name };
+        guest.call(NodeId::ROOT, operation, &[], 512)?;
+        guest.unlink(NodeId::ROOT, &name)
+    })?;
+    // A guest without descriptors is still a guest.
+    guest.getattr(NodeId::ROOT, None)?;
+    Ok(())
+}
+
+pub(super) fn open_files(target: &Target<'_>, _: u64) -> Result<()> {
+    let mut guest = target.guest(&Setup::default())?;
+    let node = node(&mut guest, c"open")?;
+    // Each by other means, so that the daemon cannot share one descriptor between them.
+    let flags = [
+        OFlags::RDONLY,
+        OFlags::RDWR,
+        OFlags::WRONLY | OFlags::APPEND,
+    ];
+    let mut flags = flags.into_iter().cycle();
+    let ending = until_refused(|_| {
+        let flags = flags.next().unwrap_or(OFlags::RDWR);
+        guest.open(node, flags).map(drop)
+    })?;
+    ensure!(
+        ending != Ending::Served,
+        "the daemon has opened {ATTEMPTS} files for a guest"
+    );
+    guest.getattr(node, None)?;
+    Ok(())
+}
+
+pub(super) fn deep_directories(target: &Target<'_>, _: u64) -> Result<()> {
+    let mut guest = target.guest(&Setup::default())?;
+    let mut dir = node(&mut guest, c"deep")?;
+    for level in 1..LEVELS {
+        for file in 0..FILES {
+            let name = CString::new(format!("f{file}"))?;
+            let entry = guest.lookup(dir, &name)?;
+            ensure!(entry.nodeid != 0, "a file of level {level} is missing");
+        }
+        dir = NodeId::new(guest.lookup(dir, c"directory")?.nodeid);
+    }
+    Ok(())
+}
+
+pub(super) fn waiting_locks(target: &Target<'_>, _: u64) -> Result<()> {
+    let mut holder = target.guest(&Setup::default())?;
+    let held = locked_file(&mut holder)?;
+    holder.setlk(held, 1, WRITE_LOCK)?;
+    let setup = Setup {
+        ring_size: 4096,
+        ..Setup::default()
+    };
+    let mut waiter = target.guest(&setup)?;
+    let wanted = locked_file(&mut waiter)?;
+    let mut tickets = Vec::new();
+    for owner in 0..WAITERS {
+        tickets.push(waiter.submit_setlkw(1, wanted, owner, WRITE_LOCK)?);
+    }
+    // Requests that do not wait are served meanwhile.
+    let end = Instant::now() + WAITING;
+    while Instant::now() < end {
+        waiter
+            .getattr(wanted.node, None)
+            .context("beside waiters")?;
+    }
+    // Both leave with the lock held and waited for.
+    Ok(())
+}
+
+fn locked_file(guest: &mut Driver) -> Result<NodeAndFile> {
+    let node = node(guest, c"locked")?;
+    let file = guest.open(node, OFlags::RDWR)?;
+    Ok(NodeAndFile { node, file })
+}

@@ -1,0 +1,66 @@
+//! Guest memory that is too large, in too many pieces, or gone.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use anyhow::Result;
+use gangplank_tests::driver::vhost_user::{message, words};
+use gangplank_tests::driver::{Driver, Setup};
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+
+use super::Target;
+
+/// Size of a sparse file, in bytes. 32 of them fill the address space of a process.
+const SPARSE: u64 = 4 << 40;
+
+/// Files to map.
+const FILES: u64 = 40;
+
+/// Regions to add, one page each. 509 is the most that vhost-user crates allow.
+const REGIONS: u64 = 520;
+
+const PAGE: u64 = 4096;
+
+/// Guest and user addresses of added regions, far from the driver's own.
+const FIRST_ADDRESS: u64 = 1 << 50;
+
+fn sparse(len: u64) -> Result<OwnedFd> {
+    let file = memfd_create("sparse", MemfdFlags::CLOEXEC)?;
+    ftruncate(&file, len)?;
+    Ok(file)
+}
+
+/// Adds `count` regions of `len` bytes each until the daemon refuses one. Returns how many it took.
+fn add_regions(guest: &Driver, file: &OwnedFd, count: u64, len: u64) -> u64 {
+    let add = |index: &u64| {
+        let address = FIRST_ADDRESS + index * len;
+        let region = words(&[0, address, len, address, 0]);
+        let added = guest
+            .peer
+            .tell(message::ADD_MEM_REG, &region, &[file.as_fd()]);
+        added.is_ok()
+    };
+    (0..count).take_while(add).count() as u64
+}
+
+pub(super) fn map_sparse_files(target: &Target<'_>, _: u64) -> Result<()> {
+    let guest = target.guest(&Setup::default())?;
+    add_regions(&guest, &sparse(SPARSE)?, FILES, SPARSE);
+    Ok(())
+}
+
+pub(super) fn add_many_regions(target: &Target<'_>, _: u64) -> Result<()> {
+    let guest = target.guest(&Setup::default())?;
+    add_regions(&guest, &sparse(PAGE)?, REGIONS, PAGE);
+    Ok(())
+}
+
+pub(super) fn cut_off(target: &Target<'_>, _: u64) -> Result<()> {
+    let mut guest = target.guest(&Setup::default())?;
+    // Nothing below reads or writes guest memory, which would end this process.
+    guest.rings[1].publish(&guest.memory, 0);
+    guest.memory.truncate(0)?;
+    guest.rings[1].kick_anyway()?;
+    // The daemon may as well end the connection.
+    let _ = guest.rings[1].wait_for_error(super::rings::BRIEFLY);
+    Ok(())
+}
