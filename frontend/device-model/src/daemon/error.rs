@@ -1,6 +1,7 @@
 //! Why no device was served.
 
 use std::io;
+use std::path::PathBuf;
 
 use gangplank_service::logging;
 use gangplank_service::unix_listener::BindError;
@@ -22,8 +23,14 @@ pub enum Error {
     #[error(transparent)]
     Logging(#[from] logging::Error),
     /// The status socket cannot be made.
-    #[error("cannot report the status")]
-    Status(#[from] BindError),
+    #[error("cannot listen on {} for status requests", path.display())]
+    Status {
+        /// Its path.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: BindError,
+    },
     /// No hypervisor's driver can be opened.
     #[error(transparent)]
     Hypervisor(#[from] HypervisorError),

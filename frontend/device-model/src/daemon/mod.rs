@@ -67,7 +67,10 @@ pub fn run(
     })?;
     let status = match &args.status_socket {
         None => None,
-        Some(path) => Some(StatusSocket::bind(path)?),
+        Some(path) => Some(StatusSocket::bind(path).map_err(|source| Error::Status {
+            path: path.clone(),
+            source,
+        })?),
     };
     raise_descriptor_limit();
     let mut devices = Devices::start(&config, args.holder.as_deref())?;
