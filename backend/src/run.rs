@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::passthrough::options::InodeFileHandles;
 use crate::sandbox::options::Mode;
 use crate::sandbox::{self, Confined, Role, rlimit};
-use crate::socket::{self, Listening, Source};
+use crate::socket::{self, Files, Listening, Source};
 use crate::sys::process;
 
 /// Why the daemon does not start, or stops.
@@ -79,7 +79,7 @@ fn prepare(mut config: Config) -> Result<u8, Error> {
         config.passthrough.fd_budget
     );
 
-    process::ignore_file_size_signal();
+    process::set_signal_dispositions().map_err(Error::Signals)?;
     let wanted = TERMINATION.into_iter().chain([Signal::SIGCHLD]);
     let signals = Signals::block(wanted).map_err(Error::Signals)?;
     let listening = match (inherited, &config.socket) {
@@ -91,7 +91,10 @@ fn prepare(mut config: Config) -> Result<u8, Error> {
 }
 
 fn confine_and_serve(config: &Config, listening: Listening, signals: Signals) -> Result<u8, Error> {
-    let Listening { listener, files } = listening;
+    let Listening {
+        listener,
+        mut files,
+    } = listening;
     // The confined process cannot read them.
     let host_limits = HostLimits::read();
     let handles = config.passthrough.inode_file_handles;
@@ -102,12 +105,12 @@ fn confine_and_serve(config: &Config, listening: Listening, signals: Signals) ->
             supervisor.wait(&signals).map_err(Error::from)
         }
         Ok(Role::Acceptor(confined)) if config.sandbox.mode == Mode::None => {
-            serve_share(config, listener, confined, host_limits, signals)
+            serve_share(config, listener, confined, host_limits, &mut files, signals)
         }
         Ok(Role::Acceptor(confined)) => {
             // The socket's files lie outside of the sandbox; the supervisor removes them.
             drop(files);
-            return serve_share(config, listener, confined, host_limits, signals);
+            return serve_share(config, listener, confined, host_limits, &mut None, signals);
         }
         Err(error) => Err(error.into()),
     };
@@ -122,6 +125,7 @@ fn serve_share(
     listener: UnixListener,
     confined: Confined,
     host_limits: HostLimits,
+    files: &mut Option<Files>,
     signals: Signals,
 ) -> Result<u8, Error> {
     match config.passthrough.inode_file_handles {
@@ -150,7 +154,7 @@ fn serve_share(
         config.shared_dir,
         config.device.tag
     );
-    acceptor::accept_guests(listener, confined, max_guests, config, signals)?;
+    acceptor::accept_guests(listener, confined, max_guests, config, files, signals)?;
     log::info!("the daemon has ended");
     Ok(0)
 }

@@ -1,12 +1,15 @@
-//! The acceptor: the confined process that accepts guests and never reads a byte from them.
+//! The acceptor: the confined process that waits for guests and never reads a byte from them.
 //!
 //! It forks a [`crate::keeper`] for each connection and counts them. Each guest thereby has an
 //! address space, a descriptor table and threads of its own.
+//!
+//! The acceptor never holds a connection: the forked process accepts it. A frontend can queue
+//! descriptors in a connection, such as a socket with `SO_LINGER`, whose last close waits. The
+//! kernel does not wait when a process ends.
 
 mod max_guests;
 
-use std::io;
-use std::net::Shutdown;
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
@@ -20,11 +23,13 @@ use rustix::process::{Pid, WaitOptions, WaitStatus, getpid, wait};
 use thiserror::Error;
 
 use crate::config::Config;
-use crate::keeper;
+use crate::keeper::{self, Assignment};
 use crate::sandbox::Confined;
+use crate::socket::Files;
 use crate::sys::process::{self, Forked};
 
-/// Pause before the next accept after one fails for lack of descriptors or memory.
+/// Pause before the next attempt after a connection cannot be accepted for lack of descriptors,
+/// processes or memory.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// How long the daemon waits for requests in flight when it ends. A request on a dead file server
@@ -48,8 +53,8 @@ pub enum Error {
 struct Guest {
     number: u64,
     keeper: Pid,
-    /// The guest's connection. Shutting it down ends the worker after its requests in flight.
-    connection: UnixStream,
+    /// Closing it ends the guest's connection, after its requests in flight.
+    _stop: PipeWriter,
 }
 
 /// The end of a process that the acceptor waited for.
@@ -58,10 +63,61 @@ struct Exited {
     status: WaitStatus,
 }
 
+/// What the forked process has done with the connection. It tells the acceptor by one number on a
+/// pipe: 1 to 3, or an errno, negated.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Accepted {
+    /// A guest is served.
+    Guest,
+    /// The daemon serves too many guests, so the guest was refused.
+    Refused,
+    /// There was no connection any more.
+    Nothing,
+    /// The connection could not be accepted, for this errno.
+    Failed(i32),
+}
+
+impl Accepted {
+    fn to_bytes(self) -> [u8; 4] {
+        let number = match self {
+            Self::Guest => 1,
+            Self::Refused => 2,
+            Self::Nothing => 3,
+            Self::Failed(errno) => -errno,
+        };
+        number.to_ne_bytes()
+    }
+
+    fn from_bytes(bytes: [u8; 4]) -> Self {
+        match i32::from_ne_bytes(bytes) {
+            1 => Self::Guest,
+            2 => Self::Refused,
+            errno if errno < 0 => Self::Failed(-errno),
+            _ => Self::Nothing,
+        }
+    }
+}
+
+/// The acceptor's state. A forked process drops all of it.
+struct Acceptor<'a> {
+    listener: UnixListener,
+    confined: Confined,
+    signals: Signals,
+    config: &'a Config,
+    max_guests: usize,
+    /// The lock of the socket's name.
+    files: &'a mut Option<Files>,
+    guests: Vec<Guest>,
+    /// Number of connections so far.
+    number: u64,
+    process: Pid,
+}
+
 /// Accepts guests on `listener` until a termination signal arrives or, with
 /// `--exit-on-disconnect`, the last guest leaves. Then waits for the requests in flight.
 ///
-/// The calling process must be single-threaded. In forked processes the function does not return.
+/// The calling process must be single-threaded. In forked processes the function does not return,
+/// and `files` is dropped.
 ///
 /// # Errors
 /// The listening socket or the signals fail. The failure of one guest is logged and ends that guest
@@ -71,17 +127,26 @@ pub fn accept_guests(
     confined: Confined,
     max_guests: usize,
     config: &Config,
+    files: &mut Option<Files>,
     signals: Signals,
 ) -> Result<(), Error> {
     // Another process may accept the connection between poll and accept.
     listener.set_nonblocking(true).map_err(Error::Wait)?;
-    let acceptor = getpid();
-    let mut guests: Vec<Guest> = Vec::new();
-    let mut number = 0;
+    let mut acceptor = Acceptor {
+        listener,
+        confined,
+        signals,
+        config,
+        max_guests,
+        files,
+        guests: Vec::new(),
+        number: 0,
+        process: getpid(),
+    };
     loop {
         let mut ready = [
-            PollFd::new(&listener, PollFlags::IN),
-            PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
+            PollFd::new(&acceptor.listener, PollFlags::IN),
+            PollFd::from_borrowed_fd(acceptor.signals.as_fd(), PollFlags::IN),
         ];
         match poll(&mut ready, None) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -89,78 +154,147 @@ pub fn accept_guests(
         }
         let can_accept = !ready[0].revents().is_empty();
         let mut is_stopping = false;
-        let mut has_exited = false;
-        while let Some(signal) = signals.take().map_err(Error::Signals)? {
+        while let Some(signal) = acceptor.signals.take().map_err(Error::Signals)? {
             is_stopping |= signal != Signal::SIGCHLD;
-            has_exited |= signal == Signal::SIGCHLD;
         }
         if is_stopping {
             break;
         }
-        if has_exited {
-            reap(&mut guests);
-            if config.exit_on_disconnect && number > 0 && guests.is_empty() {
-                break;
-            }
+        reap(&mut acceptor.guests);
+        if can_accept {
+            acceptor = acceptor.serve_next();
         }
-        if !can_accept {
-            continue;
-        }
-        let Some(connection) = accept(&listener) else {
-            continue;
-        };
-        number += 1;
-        if guests.len() >= max_guests {
-            rate_limited!(
-                error,
-                "guest {number} is refused: {} guests are connected, the most that this daemon \
-                 serves; raise --max-guests",
-                guests.len()
-            );
-            continue;
-        }
-        match process::fork() {
-            Ok(Forked::Parent(keeper)) => guests.push(Guest {
-                number,
-                keeper,
-                connection,
-            }),
-            Ok(Forked::Child) => {
-                // The keeper must hold nothing of the other guests.
-                drop((listener, guests, signals));
-                keeper::run(number, acceptor, connection, confined, config);
-            }
-            Err(error) => {
-                rate_limited!(error, "cannot start a process for guest {number}: {error}")
-            }
+        // After the connections that wait already.
+        if config.exit_on_disconnect && acceptor.number > 0 && acceptor.guests.is_empty() {
+            break;
         }
     }
+    let Acceptor {
+        listener,
+        guests,
+        signals,
+        ..
+    } = acceptor;
+    // Whoever connects from now on is refused at once.
+    drop(listener);
     end_all(guests, &signals);
     Ok(())
 }
 
-fn accept(listener: &UnixListener) -> Option<UnixStream> {
+impl Acceptor<'_> {
+    /// Forks a process that accepts the next connection and serves it.
+    fn serve_next(mut self) -> Self {
+        let pipes = io::pipe().and_then(|accepted| Ok((accepted, io::pipe()?)));
+        let ((accepted, report), (stop, stopper)) = match pipes {
+            Ok(pipes) => pipes,
+            Err(error) => {
+                rate_limited!(error, "cannot accept a guest's connection: {error}");
+                thread::sleep(ACCEPT_RETRY_DELAY);
+                return self;
+            }
+        };
+        match process::fork() {
+            Ok(Forked::Child) => {
+                drop((accepted, stopper));
+                self.serve_as_keeper(report, stop)
+            }
+            Ok(Forked::Parent(keeper)) => {
+                drop((report, stop));
+                match wait_for_report(accepted) {
+                    Some(Accepted::Guest) => {
+                        self.number += 1;
+                        self.guests.push(Guest {
+                            number: self.number,
+                            keeper,
+                            _stop: stopper,
+                        });
+                    }
+                    Some(Accepted::Refused) => {
+                        self.number += 1;
+                        rate_limited!(
+                            error,
+                            "guest {} is refused: {} guests are connected, the most that this \
+                             daemon serves; raise --max-guests",
+                            self.number,
+                            self.guests.len()
+                        );
+                    }
+                    Some(Accepted::Nothing) => {}
+                    Some(Accepted::Failed(errno)) => {
+                        let error = io::Error::from_raw_os_error(errno);
+                        rate_limited!(error, "cannot accept a guest's connection: {error}");
+                        thread::sleep(ACCEPT_RETRY_DELAY);
+                    }
+                    None => {
+                        rate_limited!(error, "the process for a guest has ended at once");
+                        thread::sleep(ACCEPT_RETRY_DELAY);
+                    }
+                }
+                self
+            }
+            Err(error) => {
+                rate_limited!(error, "cannot start a process for a guest: {error}");
+                thread::sleep(ACCEPT_RETRY_DELAY);
+                self
+            }
+        }
+    }
+
+    /// In the forked process: accepts the connection and becomes its keeper.
+    fn serve_as_keeper(self, mut report: PipeWriter, stop: PipeReader) -> ! {
+        let number = self.number + 1;
+        let guests = self.guests.len();
+        let accepted = match accept(&self.listener) {
+            Err(error) => Accepted::Failed(error.raw_os_error().unwrap_or(libc::EIO)),
+            Ok(None) => Accepted::Nothing,
+            Ok(Some(connection)) if guests < self.max_guests => {
+                // If this fails, the acceptor has ended, and this process ends with it.
+                let _ = report.write_all(&Accepted::Guest.to_bytes());
+                // The keeper must hold nothing of the other guests.
+                *self.files = None;
+                drop((self.listener, self.guests, self.signals, report));
+                let assignment = Assignment {
+                    number,
+                    acceptor: self.process,
+                    connection,
+                    stop,
+                };
+                keeper::run(assignment, self.confined, self.config)
+            }
+            Ok(Some(connection)) => {
+                // Closed by the end of this process, after the acceptor has gone on.
+                std::mem::forget(connection);
+                Accepted::Refused
+            }
+        };
+        let _ = report.write_all(&accepted.to_bytes());
+        process::exit(0)
+    }
+}
+
+/// Waits until the forked process has accepted the connection. `None` if it could not.
+fn wait_for_report(mut accepted: PipeReader) -> Option<Accepted> {
+    let mut report = [0; 4];
+    accepted.read_exact(&mut report).ok()?;
+    Some(Accepted::from_bytes(report))
+}
+
+/// `None` if there is no connection any more.
+fn accept(listener: &UnixListener) -> io::Result<Option<UnixStream>> {
     use io::ErrorKind::{ConnectionAborted, WouldBlock};
 
     match listener.accept() {
-        Ok((connection, _)) => Some(connection),
-        Err(error) if matches!(error.kind(), WouldBlock | ConnectionAborted) => None,
-        Err(error) => {
-            rate_limited!(error, "cannot accept a guest's connection: {error}");
-            thread::sleep(ACCEPT_RETRY_DELAY);
-            None
-        }
+        Ok((connection, _)) => Ok(Some(connection)),
+        Err(error) if matches!(error.kind(), WouldBlock | ConnectionAborted) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
 /// Removes the guests whose keepers have ended.
 fn reap(guests: &mut Vec<Guest>) {
-    // Also workers that outlived their keepers: in a process namespace of its own, the acceptor is
-    // their new parent.
+    // Also workers that outlived their keepers: the acceptor is their new parent.
     while let Some(exited) = next_exited() {
         for guest in guests.extract_if(.., |guest| guest.keeper == exited.process) {
-            // The worker has usually done this.
-            let _ = guest.connection.shutdown(Shutdown::Both);
             if let Some(signal) = exited.status.terminating_signal() {
                 log::error!(
                     "the keeper of guest {} was ended by signal {signal}, and its worker with it",
@@ -181,25 +315,28 @@ fn next_exited() -> Option<Exited> {
 
 /// Ends all guests' connections and waits for their requests in flight, for at most
 /// [`SHUTDOWN_TIMEOUT`].
-fn end_all(mut guests: Vec<Guest>, signals: &Signals) {
-    for guest in &guests {
-        // Fails for a guest that has already hung up.
-        let _ = guest.connection.shutdown(Shutdown::Both);
+fn end_all(guests: Vec<Guest>, signals: &Signals) {
+    let mut left: Vec<(u64, Pid)> = Vec::new();
+    for guest in guests {
+        left.push((guest.number, guest.keeper));
     }
     let end = Instant::now() + SHUTDOWN_TIMEOUT;
     loop {
         while let Ok(Some(_)) = signals.take() {}
-        reap(&mut guests);
-        if guests.is_empty() {
+        while let Some(exited) = next_exited() {
+            left.retain(|(_, keeper)| *keeper != exited.process);
+        }
+        if left.is_empty() {
             return;
         }
-        let left = end.saturating_duration_since(Instant::now());
+        let remaining = end.saturating_duration_since(Instant::now());
         let mut ready = [PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN)];
-        let polled = poll(&mut ready, Timespec::try_from(left).ok().as_ref());
-        if left.is_zero() || polled.is_err_and(|error| error != Errno::INTR) {
+        let polled = poll(&mut ready, Timespec::try_from(remaining).ok().as_ref());
+        if remaining.is_zero() || polled.is_err_and(|error| error != Errno::INTR) {
+            let numbers: Vec<String> = left.iter().map(|(number, _)| number.to_string()).collect();
             log::error!(
-                "requests of {} guests are still in flight after {} s: ending without them",
-                guests.len(),
+                "requests of guests {} are still in flight after {} s: ending without them",
+                numbers.join(", "),
                 SHUTDOWN_TIMEOUT.as_secs()
             );
             return;

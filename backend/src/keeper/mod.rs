@@ -5,7 +5,7 @@
 
 mod worker;
 
-use std::io;
+use std::io::{self, PipeReader};
 use std::os::unix::net::UnixStream;
 
 use gangplank_service::error_chain;
@@ -20,20 +20,28 @@ use crate::sys::process::{self, Forked};
 /// Exit status of a keeper or worker that could not do its work. The log says why.
 const FAILURE: u8 = 1;
 
-/// Starts the worker of guest `number`, waits until it ends, and ends with its status.
+/// The guest that a keeper and its worker are for.
+#[derive(Debug)]
+pub struct Assignment {
+    /// The guest's number in the log.
+    pub number: u64,
+    /// The acceptor, which forked the keeper.
+    pub acceptor: Pid,
+    /// The connection to the guest's frontend.
+    pub connection: UnixStream,
+    /// At its end when the acceptor wants the connection to end.
+    pub stop: PipeReader,
+}
+
+/// Starts the guest's worker, waits until it ends, and ends with its status.
 ///
-/// The calling process must have been forked by `acceptor` for this guest.
-pub fn run(
-    number: u64,
-    acceptor: Pid,
-    connection: UnixStream,
-    confined: Confined,
-    config: &Config,
-) -> ! {
+/// The calling process must have been forked for this guest.
+pub fn run(assignment: Assignment, confined: Confined, config: &Config) -> ! {
+    let (number, acceptor) = (assignment.number, assignment.acceptor);
     let keeper = getpid();
     let worker = end_with(acceptor).and_then(|()| process::clone_sharing_descriptors());
     match worker {
-        Ok(Forked::Child) => worker::run(number, keeper, connection, confined, config),
+        Ok(Forked::Child) => worker::run(assignment, keeper, confined, config),
         Ok(Forked::Parent(worker)) => {
             if let Err(error) = confined.confine_keeper() {
                 log::error!(

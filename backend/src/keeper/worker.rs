@@ -1,17 +1,19 @@
 //! The worker: the process that serves one guest. It alone maps the guest's memory and runs
 //! threads.
 
-use std::io;
+use std::io::{self, PipeReader};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread;
 
 use gangplank_service::error_chain;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use rustix::process::Pid;
 use thiserror::Error;
 
-use super::{FAILURE, end_with};
+use super::{Assignment, FAILURE, end_with};
 use crate::config::Config;
 use crate::device::connection;
 use crate::device::request::Handler;
@@ -41,19 +43,14 @@ enum Error {
     Connection(#[from] connection::Error),
 }
 
-/// Serves the guest on `connection` until it hangs up, and ends the process.
+/// Serves the guest until it hangs up, and ends the process.
 ///
 /// The calling process must have been cloned by `keeper` for this guest.
-pub(super) fn run(
-    number: u64,
-    keeper: Pid,
-    connection: UnixStream,
-    confined: Confined,
-    config: &Config,
-) -> ! {
-    let served = serve(number, keeper, &connection, confined, config);
-    // Tells the frontend now, not when the keeper and the acceptor close the socket.
-    let _ = connection.shutdown(Shutdown::Both);
+pub(super) fn run(assignment: Assignment, keeper: Pid, confined: Confined, config: &Config) -> ! {
+    let number = assignment.number;
+    let served = serve(&assignment, keeper, confined, config);
+    // Tells the frontend now, not when the keeper closes the socket by its end.
+    let _ = assignment.connection.shutdown(Shutdown::Both);
     match served {
         Ok(true) => process::exit(0),
         Ok(false) => {
@@ -66,27 +63,57 @@ pub(super) fn run(
 
 /// Returns whether serving ended without a panic.
 fn serve(
-    number: u64,
+    assignment: &Assignment,
     keeper: Pid,
-    connection: &UnixStream,
     confined: Confined,
     config: &Config,
 ) -> Result<bool, Error> {
     end_with(keeper).map_err(Error::Keeper)?;
     let abilities = confined.abilities;
     let worker = confined.confine_worker()?;
+    let Assignment {
+        number, connection, ..
+    } = assignment;
+    let (ended, ending) = io::pipe().map_err(Error::Thread)?;
     // On a thread that the C library knows (`process::clone_sharing_descriptors`).
     let served = thread::scope(|scope| {
-        thread::Builder::new()
+        let thread = thread::Builder::new()
             .name(format!("guest_{number}"))
-            .spawn_scoped(scope, || {
-                serve_guest(number, connection, worker, abilities, config)
-            })
-            .map(thread::ScopedJoinHandle::join)
+            .spawn_scoped(scope, move || {
+                let result = serve_guest(*number, connection, worker, abilities, config);
+                drop(ending);
+                result
+            })?;
+        wait_for_stop(assignment, &ended);
+        Ok(thread.join())
     });
     match served.map_err(Error::Thread)? {
         Ok(served) => served.map(|()| true),
         Err(_) => Ok(false),
+    }
+}
+
+/// Shuts the connection down when the acceptor wants it to end. Returns then, or when `ended` is at
+/// its end.
+fn wait_for_stop(assignment: &Assignment, ended: &PipeReader) {
+    loop {
+        let mut ready = [
+            PollFd::new(&assignment.stop, PollFlags::IN),
+            PollFd::new(ended, PollFlags::IN),
+        ];
+        match poll(&mut ready, None) {
+            Ok(_) if ready[1].revents().is_empty() => {
+                // The forwarder ends, also in the middle of a message, after the requests in flight.
+                let _ = assignment.connection.shutdown(Shutdown::Both);
+                return;
+            }
+            Ok(_) => return,
+            Err(Errno::INTR) => {}
+            Err(error) => {
+                log::error!("cannot wait for the end of the daemon: {error}");
+                return;
+            }
+        }
     }
 }
 

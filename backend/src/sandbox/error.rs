@@ -49,6 +49,9 @@ pub enum Error {
         /// The lowest limit that suffices.
         min: u64,
     },
+    /// The acceptor cannot become the parent of orphaned workers.
+    #[error("cannot make the acceptor the parent of workers without a keeper")]
+    Reaper(#[source] io::Error),
     /// The operator's supplementary groups cannot be dropped.
     #[error("cannot drop the supplementary groups")]
     Groups(#[source] io::Error),

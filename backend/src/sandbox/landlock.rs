@@ -82,14 +82,18 @@ fn is_supported() -> bool {
 /// Restricts the calling thread, and those that it starts later, to the files below `share`; to no
 /// file at all without one. Descriptors that are open stay usable.
 ///
-/// Signals are not restricted, since the kernel sends the one that ends a worker with its keeper in
-/// the keeper's name.
+/// With a share, the process can signal itself alone. Without one signals are not restricted, since
+/// the kernel sends the one that ends a worker with its keeper in the keeper's name.
 pub(super) fn restrict(share: Option<BorrowedFd<'_>>) -> Result<(), Error> {
     let all = AccessFs::from_all(ABI_USED);
+    let scope = match share {
+        Some(_) => Scope::from_all(ABI_USED),
+        None => Scope::AbstractUnixSocket.into(),
+    };
     let restricted = Ruleset::default()
         .handle_access(all)
         .and_then(|ruleset| ruleset.handle_access(AccessNet::from_all(ABI_USED)))
-        .and_then(|ruleset| ruleset.scope(Scope::AbstractUnixSocket))
+        .and_then(|ruleset| ruleset.scope(scope))
         .and_then(Ruleset::create)
         .and_then(|ruleset| ruleset.add_rules(share.map(|share| Ok(PathBeneath::new(share, all)))))
         .and_then(|ruleset: landlock::RulesetCreated| ruleset.restrict_self())

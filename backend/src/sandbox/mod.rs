@@ -116,6 +116,9 @@ pub fn confine(
         },
     };
 
+    // A worker whose keeper was killed becomes the acceptor's child.
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .map_err(|error| Error::Reaper(error.into()))?;
     oom_score::protect(&proc);
     // The guest decides the permissions of new files.
     rustix::process::umask(FileMode::empty());

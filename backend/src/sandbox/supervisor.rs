@@ -1,6 +1,7 @@
 //! The process that stays outside of the sandbox and watches its confined child.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use gangplank_service::signals::{Signal, Signals};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -16,6 +17,9 @@ use crate::sys::process::{self, Forked};
 
 /// Added to a signal's number for the exit status of a process that it ended, as shells do.
 const SIGNAL_STATUS_BASE: i32 = 128;
+
+/// How long the acceptor may take to end: longer than it waits for requests in flight.
+const END_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Watches the confined process.
 #[derive(Debug)]
@@ -57,12 +61,22 @@ impl Supervisor {
     /// The process cannot be watched, or its capabilities cannot be reduced.
     pub fn wait(self, signals: &Signals) -> Result<u8, Error> {
         capabilities::reduce_supervisor()?;
+        // Set by the first termination signal.
+        let mut deadline: Option<Instant> = None;
         loop {
+            let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                log::error!("the acceptor does not end, so it is killed");
+                let _ = pidfd_send_signal(&self.handle, rustix_process::Signal::KILL);
+            }
+            let limit = left
+                .filter(|left| !left.is_zero())
+                .and_then(|left| Timespec::try_from(left).ok());
             let mut fds = [
                 PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
                 PollFd::new(&self.handle, PollFlags::IN),
             ];
-            match poll(&mut fds, None) {
+            match poll(&mut fds, limit.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(Error::Supervise(error.into())),
             }
@@ -70,6 +84,7 @@ impl Supervisor {
                 if signal == Signal::SIGCHLD {
                     continue;
                 }
+                deadline.get_or_insert_with(|| Instant::now() + END_TIMEOUT);
                 log::debug!("forwarding signal {signal} to the confined process as SIGTERM");
                 match pidfd_send_signal(&self.handle, rustix_process::Signal::TERM) {
                     // SRCH: the process has ended, and `status` fetches its exit status.

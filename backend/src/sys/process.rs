@@ -21,23 +21,26 @@ pub enum Forked {
     Parent(Pid),
 }
 
-/// Forks the calling process, which must have a single thread.
+/// Forks the calling process, which must have a single thread: the copy would lack the others while
+/// their locks stay held.
+///
+/// Looks at no path, since a confined process finds a guest's files there.
 ///
 /// # Errors
-/// Those of fork(2); `EBUSY` if other threads run, because the copy would lack them while their
-/// locks stay held.
+/// Those of fork(2).
 pub fn fork() -> io::Result<Forked> {
-    if std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() != 1) {
-        return Err(io::Error::from_raw_os_error(libc::EBUSY));
+    // SAFETY: the process has a single thread by this function's contract, so no other thread holds
+    // a lock and the copy may continue as any program.
+    forked(unsafe { libc::fork() }.into())
+}
+
+/// The side of a fork that returned `pid`.
+fn forked(pid: libc::c_long) -> io::Result<Forked> {
+    if pid < 0 {
+        return Err(io::Error::last_os_error());
     }
-    // SAFETY: the process has a single thread, as checked above, so no other thread holds a lock
-    // and the copy may continue as any program.
-    let pid = unsafe { libc::fork() };
-    match Pid::from_raw(pid) {
-        None => Ok(Forked::Child),
-        Some(_) if pid < 0 => Err(io::Error::last_os_error()),
-        Some(pid) => Ok(Forked::Parent(pid)),
-    }
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    Ok(pid.map_or(Forked::Child, Forked::Parent))
 }
 
 /// Starts a copy of the calling process that shares its descriptor table (`CLONE_FILES`). The
@@ -56,12 +59,7 @@ pub fn clone_sharing_descriptors() -> io::Result<Forked> {
     // SAFETY: without CLONE_VM the copy has memory of its own, and with a null stack it goes on
     // with its copy of the caller's, as after fork. The process has a single thread by this
     // function's contract.
-    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
-    match i32::try_from(pid).ok().and_then(Pid::from_raw) {
-        None => Ok(Forked::Child),
-        Some(_) if pid < 0 => Err(io::Error::last_os_error()),
-        Some(pid) => Ok(Forked::Parent(pid)),
-    }
+    forked(unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) })
 }
 
 /// Ends the process at once, without destructors and without the C library's exit handlers.
@@ -96,11 +94,33 @@ pub fn adopt(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Makes a write beyond the limit of file sizes (`RLIMIT_FSIZE`) fail with EFBIG, instead of ending
-/// the process. Processes that it forks inherit this.
-pub fn ignore_file_size_signal() {
+/// Sets the signals on which the daemon depends, whatever it has inherited. Processes that it forks
+/// inherit this.
+///
+/// - SIGXFSZ is ignored, so that a write beyond the limit of file sizes (`RLIMIT_FSIZE`) fails with
+///   EFBIG instead of ending the process.
+/// - SIGCHLD has its default, because the kernel reports no ended processes while it is ignored.
+/// - SIGUSR1, which wakes blocked threads ([`super::interrupt`]), is not blocked.
+///
+/// # Errors
+/// Those of sigprocmask(2).
+pub fn set_signal_dispositions() -> io::Result<()> {
     // SAFETY: an ignored signal runs no handler.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    // SAFETY: as above, for a signal with its default.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: `set` is writable; the call initialises all of it.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    // SAFETY: `set` was initialised above, and the signal's number is valid.
+    unsafe { libc::sigaddset(set.as_mut_ptr(), libc::SIGUSR1) };
+    // SAFETY: `set` was initialised above; the previous set is not requested.
+    let code =
+        unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, set.as_ptr(), std::ptr::null_mut()) };
+    match code {
+        0 => Ok(()),
+        code => Err(io::Error::from_raw_os_error(code)),
+    }
 }
 
 /// The id of the group `name`; `None` if it does not exist.

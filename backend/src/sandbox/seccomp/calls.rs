@@ -94,7 +94,6 @@ const FILES: &[c_long] = &[
     libc::SYS_close_range,
     libc::SYS_dup,
     libc::SYS_dup3,
-    libc::SYS_fcntl,
     libc::SYS_flock,
     libc::SYS_name_to_handle_at,
     // Reopens evicted inodes. The kernel refuses it without CAP_DAC_READ_SEARCH.
@@ -221,7 +220,6 @@ const THREADS: &[c_long] = &[
     libc::SYS_getrusage,
     // glibc asks for a new thread's CPUs when it looks up the thread's stack.
     libc::SYS_sched_getaffinity,
-    libc::SYS_sched_setaffinity,
     libc::SYS_sched_getscheduler,
     libc::SYS_sched_getparam,
 ];
@@ -364,6 +362,7 @@ pub(super) fn conditional(process: Process) -> Vec<Conditional> {
     // Names of threads and of memory areas.
     rows.push(int(libc::SYS_prctl, 0, libc::PR_SET_NAME));
     rows.push(int(libc::SYS_prctl, 0, libc::PR_SET_VMA));
+    #[cfg(target_env = "musl")]
     // musl's abort(). A thread's number says nothing about its process, so the signal must do.
     rows.push(int(libc::SYS_tkill, 1, libc::SIGABRT));
     if process != Process::Acceptor {
@@ -384,6 +383,15 @@ pub(super) fn conditional(process: Process) -> Vec<Conditional> {
         int(libc::SYS_unshare, 0, libc::CLONE_FS),
         // Reading limits, without a new limit.
         long(libc::SYS_prlimit64, 2, ALL_BITS, 0),
+        // Descriptors' flags, copies and locks. F_SETOWN and F_SETSIG would send any signal to any
+        // process of the user.
+        int(libc::SYS_fcntl, 1, libc::F_GETFD),
+        int(libc::SYS_fcntl, 1, libc::F_SETFD),
+        int(libc::SYS_fcntl, 1, libc::F_GETFL),
+        int(libc::SYS_fcntl, 1, libc::F_DUPFD_CLOEXEC),
+        int(libc::SYS_fcntl, 1, libc::F_OFD_GETLK),
+        int(libc::SYS_fcntl, 1, libc::F_OFD_SETLK),
+        int(libc::SYS_fcntl, 1, libc::F_OFD_SETLKW),
         // The standard library sets sockets non-blocking and descriptors close-on-exec by ioctl. No
         // ioctl of a device or file system is permitted.
         long(libc::SYS_ioctl, 1, LOWER_HALF, FIONBIO),
