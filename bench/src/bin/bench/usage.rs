@@ -1,6 +1,9 @@
 //! Processor time, memory and descriptors of processes.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use rustix::time::ClockId;
@@ -69,12 +72,26 @@ pub(crate) struct Held {
 /// Measures what a process and its descendants hold.
 pub(crate) fn held(pid: u32) -> Result<Held> {
     let mut held = Held::default();
+    // Processes that share one table of descriptors (clone(2), CLONE_FILES) list the same.
+    let mut tables = BTreeSet::new();
     for pid in family(pid) {
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
         held.memory += 1024 * resident_kb(&status)?;
-        held.descriptors += fs::read_dir(format!("/proc/{pid}/fd"))?.count();
+        tables.insert(descriptors(pid)?);
     }
+    held.descriptors = tables.iter().map(Vec::len).sum();
     Ok(held)
+}
+
+/// The numbers of a process's descriptors and what they are open on, sorted.
+fn descriptors(pid: u32) -> Result<Vec<(OsString, PathBuf)>> {
+    let mut table = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
+        let entry = entry?;
+        table.push((entry.file_name(), fs::read_link(entry.path())?));
+    }
+    table.sort();
+    Ok(table)
 }
 
 /// Bytes of memory of processes that no other process shares, clean or dirty.
