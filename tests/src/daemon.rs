@@ -1,5 +1,6 @@
 //! The daemon under test, on a socket of its own, with its log.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
@@ -210,18 +211,22 @@ impl Drop for Daemon {
     }
 }
 
-/// Open descriptors of `pid` and all its descendants.
+/// Open descriptors of `pid` and all its descendants. Processes that share one table of descriptors
+/// (clone(2), CLONE_FILES) list the same, which counts once.
 fn open_descriptors(pid: u32) -> Result<usize> {
-    let process = PathBuf::from(format!("/proc/{pid}"));
-    let mut count = fs::read_dir(process.join("fd"))
-        .with_context(|| format!("listing the descriptors of process {pid}"))?
-        .count();
-    for task in fs::read_dir(process.join("task"))? {
-        // A thread may end while the list is read; it has no children then.
-        let children = fs::read_to_string(task?.path().join("children")).unwrap_or_default();
-        for child in children.split_whitespace() {
-            count += open_descriptors(child.parse()?)?;
+    let mut tables = BTreeSet::new();
+    for process in process::with_descendants(pid)? {
+        let mut table = Vec::new();
+        let list = fs::read_dir(format!("/proc/{process}/fd"));
+        let list = list.with_context(|| format!("the descriptors of process {process}"))?;
+        for entry in list {
+            let entry = entry?;
+            // A descriptor may be closed while the list is read.
+            let target = fs::read_link(entry.path()).unwrap_or_default();
+            table.push((entry.file_name(), target));
         }
+        table.sort();
+        tables.insert(table);
     }
-    Ok(count)
+    Ok(tables.iter().map(Vec::len).sum())
 }

@@ -148,6 +148,35 @@ pub fn signal_group(child: &Child, signal: Signal) -> io::Result<()> {
     rustix::process::kill_process_group(pid_of(child), signal).map_err(io::Error::from)
 }
 
+/// A process and all its descendants, parents first.
+///
+/// # Errors
+/// The process table cannot be read.
+pub fn with_descendants(pid: u32) -> io::Result<Vec<u32>> {
+    // Not every kernel lists a process's children.
+    let mut parents = Vec::new();
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        let name = entry.file_name();
+        let Some(process) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        // A process may end while the table is read.
+        let status = std::fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+        if let Some(parent) = parent.and_then(|parent| parent.trim().parse::<u32>().ok()) {
+            parents.push((process, parent));
+        }
+    }
+    let mut all = vec![pid];
+    let mut at = 0;
+    while let Some(parent) = all.get(at).copied() {
+        let children = parents.iter().filter(|(_, of)| *of == parent);
+        all.extend(children.map(|(child, _)| *child));
+        at += 1;
+    }
+    Ok(all)
+}
+
 /// Kills the child and every process in the group it leads, then reaps it.
 ///
 /// User Mode Linux runs each guest process as a host process; they share its group.

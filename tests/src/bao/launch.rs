@@ -20,7 +20,7 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 
 use super::kernel::Kernel;
 use super::seccomp::{self, Listener};
@@ -195,19 +195,25 @@ impl Program {
         process::signal(&self.child, signal).context("signalling a program")
     }
 
-    /// Stops all of its threads, as SIGSTOP does after a while. SIGCONT resumes them.
+    /// Stops all threads of it and of the processes that it has started, as SIGSTOP does after a
+    /// while. SIGKILL ends them nevertheless.
     ///
     /// # Errors
     /// They do not stop.
     pub fn pause(&self) -> Result<()> {
-        self.signal(Signal::STOP)?;
+        let processes = process::with_descendants(self.child.id())?;
+        for process in &processes {
+            let pid = i32::try_from(*process).ok().and_then(Pid::from_raw);
+            kill_process(pid.context("a process id")?, Signal::STOP)?;
+        }
         let deadline = Instant::now() + LIMIT;
-        let tasks = format!("/proc/{}/task", self.child.id());
         let stopped = || -> Result<bool> {
             let mut all = true;
-            for task in std::fs::read_dir(&tasks)? {
-                let status = std::fs::read_to_string(task?.path().join("status"))?;
-                all &= status.contains("\nState:\tT");
+            for process in &processes {
+                for task in std::fs::read_dir(format!("/proc/{process}/task"))? {
+                    let status = std::fs::read_to_string(task?.path().join("status"))?;
+                    all &= status.contains("\nState:\tT");
+                }
             }
             Ok(all)
         };
