@@ -65,7 +65,7 @@ pub(crate) struct Remote {
 impl Configuration {
     /// Compiles the configuration into a program that prints it, and parses the output.
     pub(crate) fn load(file: &Path, names: Names) -> Result<Self> {
-        let here = cache::workspace().join("tests/tests/bao_files");
+        let here = cache::workspace().join("tests/tests/guests/bao_files");
         let place = tempfile::tempdir()?;
         let program = place.path().join("print");
         let mut compile = Command::new("cc");
