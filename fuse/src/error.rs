@@ -14,8 +14,10 @@ pub enum DecodeError {
         /// The `len` found.
         len: u32,
     },
-    /// The header's `len` promises more than has come.
-    #[error("a header gives the length of its message as {len} bytes, but {present} have come")]
+    /// The header's `len` is larger than the message.
+    #[error(
+        "a header gives the length of its message as {len} bytes, but only {present} were received"
+    )]
     Truncated {
         /// The `len` found.
         len: u32,

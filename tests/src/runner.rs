@@ -146,7 +146,7 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
         .downcast_ref::<String>()
         .map(String::as_str)
         .or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("without a text")
+        .unwrap_or("panic without a message")
 }
 
 /// Prints `text`, a finding of a passing test.

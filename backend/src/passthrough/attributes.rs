@@ -13,7 +13,7 @@ use super::file_type::FileType;
 use super::fs::{Node, PassthroughFs};
 use crate::session::Caller;
 use crate::session::file_system::{Attributes, GuestGid, GuestUid};
-use crate::sys::file_attributes::{self, NewTime};
+use crate::sys::setattr::{self, NewTime};
 use crate::sys::{file, file_content};
 
 impl Attributes for PassthroughFs {
@@ -63,13 +63,13 @@ impl Attributes for PassthroughFs {
             let gid = valid
                 .contains(SetattrValid::GID)
                 .then(|| id_map.host_gid(GuestGid::new(args.gid)));
-            file_attributes::change_owner(node.as_fd(), uid, gid)?;
+            setattr::change_owner(node.as_fd(), uid, gid)?;
         }
         if valid.contains(SetattrValid::MODE) {
             if node.file_type == FileType::Symlink {
                 return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
             }
-            file_attributes::change_mode(self.share.proc_self_fd(), node.as_fd(), args.mode)?;
+            setattr::change_mode(self.share.proc_self_fd(), node.as_fd(), args.mode)?;
         }
         if valid.contains(SetattrValid::SIZE) {
             self.change_size(&node, valid, args)?;
@@ -94,7 +94,7 @@ impl Attributes for PassthroughFs {
                 valid.contains(SetattrValid::MTIME_NOW),
                 (args.mtime, args.mtimensec),
             );
-            file_attributes::set_times(node.as_fd(), accessed, modified)?;
+            setattr::set_times(node.as_fd(), accessed, modified)?;
         }
         Ok(self.attr_out(id, &file::stat(node.as_fd())?))
     }

@@ -1,7 +1,7 @@
 //! The memory that the inodes of a guest take, and its limit.
 //!
-//! New inodes may not take the last eighth. It is left to the names by which inodes are found
-//! again, so that evicting descriptors goes on when the guest may look up nothing new.
+//! New inodes may not take the last eighth. It is reserved for the names of evicted inodes, so that
+//! eviction still works when new lookups fail.
 
 use std::io;
 use std::sync::Arc;

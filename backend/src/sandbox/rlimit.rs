@@ -67,7 +67,7 @@ pub fn raise_open_files(wanted: Option<u64>) -> Result<u64, Error> {
 /// Descriptors out of `limit` that the file system may hold. The rest is for the guest's `rings`,
 /// its `memory_regions` and what the process itself uses.
 ///
-/// At least half of the limit: hardly a frontend sends as many regions as it may, and the file
+/// At least half of the limit: few frontends use all their regions, and the file
 /// system evicts descriptors when the process has none left.
 #[must_use]
 pub fn fd_budget(limit: u64, rings: u64, memory_regions: u64) -> u64 {

@@ -2,7 +2,6 @@
 
 pub mod buffers;
 pub mod file;
-pub mod file_attributes;
 pub mod file_content;
 pub mod file_handle;
 pub mod file_lock;
@@ -12,6 +11,7 @@ pub mod interrupt;
 pub mod mount;
 pub mod namespace_ops;
 pub mod process;
+pub mod setattr;
 pub mod thread;
 pub mod volatile;
 pub mod xattr;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::admission::Rule;
+use super::bind_permissions::Rule;
 use super::config::{SwitchConfig, SwitchError};
 use super::event_loop::Switch;
 use crate::abi::{DcId, DcLimits};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use gangplank_service::unix_listener::BindError;
 use rustix::process::geteuid;
 
-use super::admission::Admission;
+use super::bind_permissions::Admission;
 use crate::abi::{DcId, DcLimits};
 use crate::status::StatusError;
 

@@ -13,10 +13,10 @@ use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
+use super::bindings::Table;
 use super::config::{SwitchConfig, SwitchError};
 use super::program::{DropReason, Pause, Program};
 use super::queue::Pair;
-use super::table::Table;
 use crate::abi::{Code, Command, Endpoint, Header};
 use crate::carrier::stream::{AcceptBackoff, MAX_POLL_WAIT, poll_for};
 use crate::status;
@@ -276,8 +276,8 @@ impl Switch {
                     let Some(command) = command.failure() else {
                         return Ok(None);
                     };
-                    let refusal_reason = header.answer(command, code.result());
-                    self.put(id, None, refusal_reason, &[])
+                    let reply = header.answer(command, code.result());
+                    self.put(id, None, reply, &[])
                 }
             },
         })

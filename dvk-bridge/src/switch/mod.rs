@@ -7,15 +7,15 @@
 //! that sends much more to one partner without waiting for its answers is not read until the
 //! partner has caught up. Acknowledgements beyond what the partner can have requested are dropped.
 
-mod admission;
 mod args;
+mod bind_permissions;
+mod bindings;
 mod config;
 mod event_loop;
 mod program;
 mod queue;
-mod table;
 
-pub use admission::{Admission, AdmissionError, Rule};
 pub use args::{SwitchArgs, run};
+pub use bind_permissions::{Admission, AdmissionError, Rule};
 pub use config::{SwitchConfig, SwitchError};
 pub use event_loop::{Stop, Switch};

@@ -102,7 +102,7 @@ impl Program {
     /// Describes its state.
     pub(super) fn state(&self) -> String {
         let paused = if self.paused_for.is_some() {
-            ", not read until a partner of its reads"
+            ", paused until the receiver reads"
         } else {
             ""
         };

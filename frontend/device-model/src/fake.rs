@@ -159,7 +159,8 @@ impl Port for FakePort {
             None => state.kicks.push((queue, kick)),
             Some((_, known)) if identity(known)? == identity(&kick)? => {}
             Some(_) => {
-                let fault = format!("queue {queue} was given another kick, which nobody hears");
+                let fault =
+                    format!("queue {queue} got a second kick descriptor, which is not registered");
                 state.faults.push(fault);
             }
         }

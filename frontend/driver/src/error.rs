@@ -23,7 +23,7 @@ pub enum Error {
         errno: Errno,
     },
     /// No reply in time. The daemon keeps the request's memory until it returns the request.
-    #[error("{opcode}: no answer within {limit:?}")]
+    #[error("{opcode}: the daemon did not answer within {limit:?}")]
     Late {
         /// The operation.
         opcode: Opcode,

@@ -134,10 +134,10 @@ impl Kernel {
         }
     }
 
-    fn unknown(&self, number: u32, argument: u64, fixture: &str) -> Answer {
+    fn unknown(&self, number: u32, argument: u64, file: &str) -> Answer {
         if argument != 0 && argument_len(number) > 0 {
             self.faults.add(format!(
-                "unknown call {number:#x} on {fixture}, and not only to see whether it is known"
+                "unknown call {number:#x} on {file}, with an argument"
             ));
         }
         Answer::Fails(Errno::NOTTY)

@@ -20,31 +20,41 @@ pub const MISUSE: &str = "--misuse";
 /// The uses of the driver, and what it has to report. The text is empty for the one that breaks no
 /// rule.
 pub(super) const USES: &[(DriverUse, &str)] = &[
-    (DriverUse::Right, ""),
+    (DriverUse::Correct, ""),
     (DriverUse::CompletesTwice, "a second time"),
     (DriverUse::Alters, "came back as"),
     (DriverUse::AnswersStores, "came back as"),
     (DriverUse::WaitsTwice, "two threads in ATTACH"),
-    (DriverUse::LetsSignalsIn, "lets signals in"),
+    (DriverUse::UnblocksSignals, "lets signals in"),
     (DriverUse::Closes, "closed by the last"),
     (DriverUse::Destroys, "destroy"),
-    (DriverUse::CallsWhatIsNotThere, "unknown call"),
-    (DriverUse::MapsFromFurtherOn, "is mapped from 0x1000 on"),
+    (DriverUse::UnknownIoctl, "unknown call"),
+    (DriverUse::MapsAtOffset, "is mapped from 0x1000 on"),
 ];
 
 /// A use of the driver: one that breaks no rule, or one that breaks one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum DriverUse {
-    Right,
+    /// Breaks no rule.
+    Correct,
+    /// Completes a request twice.
     CompletesTwice,
+    /// Changes fields of a request that only the driver may set.
     Alters,
+    /// Completes a store with a value, as if it were a load.
     AnswersStores,
+    /// Waits for accesses in two threads at once.
     WaitsTwice,
-    LetsSignalsIn,
+    /// Waits with signals unblocked.
+    UnblocksSignals,
+    /// Closes a device that is in use.
     Closes,
+    /// Destroys the device.
     Destroys,
-    CallsWhatIsNotThere,
-    MapsFromFurtherOn,
+    /// Calls an ioctl that the driver does not have.
+    UnknownIoctl,
+    /// Maps the shared memory from an offset on.
+    MapsAtOffset,
 }
 
 impl DriverUse {
@@ -52,11 +62,11 @@ impl DriverUse {
     pub(super) const fn takes_accesses(self) -> bool {
         matches!(
             self,
-            Self::Right
+            Self::Correct
                 | Self::CompletesTwice
                 | Self::Alters
                 | Self::AnswersStores
-                | Self::LetsSignalsIn
+                | Self::UnblocksSignals
         )
     }
 }
@@ -65,7 +75,7 @@ impl DriverUse {
 /// node.
 ///
 /// # Errors
-/// The driver does not do what even such a one may expect.
+/// The driver fails a valid call.
 pub fn misuse(mut arguments: impl Iterator<Item = OsString>) -> Result<()> {
     let mut next = || arguments.next().context("an argument is missing");
     let (name, abi, node) = (next()?, next()?, next()?);
@@ -80,7 +90,7 @@ fn behave(usage: DriverUse, abi: Abi, node: &Path) -> Result<()> {
     let node = File::options().read(true).write(true).open(node)?;
     let device = open(&node, abi)?;
     let file = device.as_raw_fd();
-    if usage != DriverUse::LetsSignalsIn {
+    if usage != DriverUse::UnblocksSignals {
         block_signals();
     }
     match usage {
@@ -91,12 +101,12 @@ fn behave(usage: DriverUse, abi: Abi, node: &Path) -> Result<()> {
         DriverUse::Destroys => {
             return call(node.as_raw_fd(), A.destroy.unwrap_or_default(), &mut 0u32).map(drop);
         }
-        DriverUse::CallsWhatIsNotThere => {
+        DriverUse::UnknownIoctl => {
             let done = call(file, 0xc020_a6ff, &mut [0u64; 4]);
-            ensure!(done.is_err(), "a call that is not there has been made");
+            ensure!(done.is_err(), "the driver accepted an unknown ioctl");
             return Ok(());
         }
-        DriverUse::MapsFromFurtherOn => return map(file, 0x1000),
+        DriverUse::MapsAtOffset => return map(file, 0x1000),
         DriverUse::WaitsTwice => {
             // There is no access yet: the call that returns first is the refused one.
             let (done, first) = mpsc::channel();
@@ -104,7 +114,10 @@ fn behave(usage: DriverUse, abi: Abi, node: &Path) -> Result<()> {
                 let done = done.clone();
                 thread::spawn(move || done.send(attach(file, abi).is_err()));
             }
-            ensure!(first.recv()?, "two wait, and none is turned away");
+            ensure!(
+                first.recv()?,
+                "two threads wait in ATTACH, and the driver refuses neither"
+            );
             return Ok(());
         }
         _ => {}

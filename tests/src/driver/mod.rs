@@ -68,7 +68,7 @@ pub trait Line {
     /// Notifies the device that `ring` has new chains.
     ///
     /// # Errors
-    /// The device cannot be told.
+    /// The kick fails.
     fn kick(&self, ring: &Ring) -> Result<()>;
 
     /// Waits until the device has used something more in `ring`, or has already.

@@ -345,12 +345,12 @@ fn race(fixture: Fixture, fillers: usize, swappers: Vec<Swapper>) -> Result<()> 
             .map(|thread| {
                 thread
                     .join()
-                    .unwrap_or_else(|_| bail!("a looking thread panicked"))
+                    .unwrap_or_else(|_| bail!("a lookup thread panicked"))
             })
             .collect()
     });
     for swapper in swappers {
-        ensure!(swapper.finish()? > 100, "hardly anything was swapped");
+        ensure!(swapper.finish()? > 100, "the names were swapped too rarely");
     }
     for result in results {
         result.with_context(|| fixture.log())?;
@@ -359,7 +359,7 @@ fn race(fixture: Fixture, fillers: usize, swappers: Vec<Swapper>) -> Result<()> 
         let seen = &looker.seen;
         ensure!(
             seen.directories >= 10 && seen.links >= 10 && seen.reads >= 10,
-            "the race was none: {seen:?}\n{}",
+            "too few successful races: {seen:?}\n{}",
             fixture.log()
         );
     }

@@ -24,8 +24,8 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// The process that listens at the socket took no connection in time.
-    #[error("the daemon at {} took no connection within {limit:?}", daemon.display())]
+    /// The process that listens at the socket did not accept the connection in time.
+    #[error("the daemon at {} did not accept the connection within {limit:?}", daemon.display())]
     LateConnect {
         /// The socket's path.
         daemon: PathBuf,

@@ -86,7 +86,7 @@ fn what_is_not_opened_is_read_again_and_again_and_listed() {
     assert_eq!(
         errno(guest.fs.flush(node, NO_OPEN_HANDLE, 0)),
         Some(libc::ENOSYS),
-        "no further one is sent"
+        "the guest sends no more FLUSH"
     );
     let mut buffer = [0; 16];
     for _ in 0..5 {
@@ -117,7 +117,7 @@ fn what_is_not_opened_is_read_again_and_again_and_listed() {
     assert_eq!(
         errno(guest.open(node, libc::O_WRONLY)),
         Some(libc::EROFS),
-        "who asks is told"
+        "OPEN for writing returns EROFS"
     );
     assert_eq!(
         errno(guest.write(node, NO_OPEN_HANDLE, 0, b"x")),

@@ -188,7 +188,7 @@ mod tests {
             ("none".to_owned(), vec![]),
         ];
         let scores = scores(&rounds, Unit::Bytes(2));
-        assert_eq!(scores.len(), 2, "who did nothing has no score");
+        assert_eq!(scores.len(), 2, "a daemon without rounds is left out");
         let first = scores.first().unwrap();
         assert_eq!(first.rate.max, 200.0);
         assert_eq!(first.times.get("b"), Some(&2.0));

@@ -283,7 +283,7 @@ mod tests {
     fn options(mountpoint: &Path, dialect: Dialect, limit: Duration) -> Options {
         Options {
             mountpoint: mountpoint.to_owned(),
-            source: "double".to_owned(),
+            source: "fake".to_owned(),
             dc: DcId::new(0).unwrap(),
             client: Endpoint::from_raw(10),
             server: Endpoint::from_raw(1),
@@ -321,7 +321,9 @@ mod tests {
     impl Fixture {
         fn ends(&self) {
             let ended = self.ended.recv_timeout(Duration::from_secs(10));
-            ended.expect("the session ends").expect("and well");
+            ended
+                .expect("the session ends in time")
+                .expect("the session ended without an error");
         }
     }
 
@@ -362,8 +364,8 @@ mod tests {
         let kind = rustix::fs::statfs(here).unwrap();
         assert_eq!((kind.f_blocks, kind.f_namelen), (1000, 255));
         let mounts = fs::read_to_string("/proc/mounts").unwrap();
-        let rpc = format!("double {} fuse.rhostfs rw,nosuid,nodev", here.display());
-        assert!(mounts.contains(&rpc), "{rpc} in {mounts}");
+        let mount_line = format!("fake {} fuse.rhostfs rw,nosuid,nodev", here.display());
+        assert!(mounts.contains(&mount_line), "{mount_line} in {mounts}");
         fixture.unmounter.unmount();
         fixture.ends();
         assert_eq!(fixture.server.state.lock().handles(), 0);

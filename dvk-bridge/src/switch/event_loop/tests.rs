@@ -174,7 +174,7 @@ fn the_status_says_whose_partner_does_not_read() {
     let sending = thread::spawn(move || (0..64).all(|_| partner.copy_to(3, 2).is_ok()));
     loop {
         let text = status::ask(&directory.path().join("status")).unwrap();
-        if text.contains("not read until a partner of its reads") {
+        if text.contains("paused until the receiver reads") {
             break;
         }
         assert!(!sending.is_finished(), "{text}");

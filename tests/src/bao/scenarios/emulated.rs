@@ -52,7 +52,7 @@ pub(super) fn what_a_driver_would_not_survive_is_noticed(test: &Test) -> Result<
                     .join()
                     .map_err(|_| anyhow::anyhow!("a CPU panicked"))
             });
-            if *usage == DriverUse::Right {
+            if *usage == DriverUse::Correct {
                 ensure!(status.success(), "{}", model.log());
                 ensure!(load.context("no accesses")??? == 0x1234, "another answer");
             }

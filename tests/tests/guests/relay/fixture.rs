@@ -21,17 +21,17 @@ pub(crate) enum Kind {
 pub(crate) struct Fixture {
     pub(crate) relay: Relay,
     pub(crate) share: TempDir,
-    fixture: TempDir,
+    socket_dir: TempDir,
 }
 
 impl Fixture {
     /// A relay without a daemon, with `arguments`.
     pub(crate) fn new(arguments: &[&str]) -> Result<Self> {
-        let fixture = tempfile::tempdir()?;
+        let socket_dir = tempfile::tempdir()?;
         Ok(Self {
-            relay: Relay::start(&fixture.path().join("fs.sock"), arguments)?,
+            relay: Relay::start(&socket_dir.path().join("fs.sock"), arguments)?,
             share: tempfile::tempdir()?,
-            fixture,
+            socket_dir,
         })
     }
 
@@ -46,10 +46,10 @@ impl Fixture {
 
     /// Links a daemon's socket to the path that the relay uses.
     pub(crate) fn put(&self, daemon: &Daemon) -> Result<()> {
-        let fixture = self.fixture.path().join("fs.sock");
-        let new = self.fixture.path().join("new");
+        let path = self.socket_dir.path().join("fs.sock");
+        let new = self.socket_dir.path().join("new");
         symlink(daemon.socket(), &new)?;
-        std::fs::rename(new, fixture).context("putting a daemon in its fixture")
+        std::fs::rename(new, path).context("linking the daemon's socket to the relay's path")
     }
 
     /// A guest behind the relay.
