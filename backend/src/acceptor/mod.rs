@@ -36,6 +36,13 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 /// may never end.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Connections within [`LOG_INTERVAL`] that their workers log. A frontend that connects again and
+/// again must not fill the log.
+const LOGGED_CONNECTIONS: u32 = 100;
+
+/// How long [`LOGGED_CONNECTIONS`] counts.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
 pub use max_guests::HostLimits;
 
 /// Why the daemon stops serving.
@@ -111,6 +118,34 @@ struct Acceptor<'a> {
     /// Number of connections so far.
     number: u64,
     process: Pid,
+    connection_log: ConnectionLog,
+}
+
+/// Limits how many connections are logged.
+struct ConnectionLog {
+    since: Instant,
+    logged: u32,
+}
+
+impl ConnectionLog {
+    /// Counts a connection. Returns whether it is logged.
+    fn admit(&mut self, now: Instant) -> bool {
+        if now.saturating_duration_since(self.since) >= LOG_INTERVAL {
+            *self = Self {
+                since: now,
+                logged: 0,
+            };
+        }
+        self.logged = self.logged.saturating_add(1);
+        if self.logged == LOGGED_CONNECTIONS + 1 {
+            log::warn!(
+                "more than {LOGGED_CONNECTIONS} connections within {} s: further ones are not \
+                 logged",
+                LOG_INTERVAL.as_secs()
+            );
+        }
+        self.logged <= LOGGED_CONNECTIONS
+    }
 }
 
 /// Accepts guests on `listener` until a termination signal arrives or, with
@@ -142,6 +177,10 @@ pub fn accept_guests(
         guests: Vec::new(),
         number: 0,
         process: getpid(),
+        connection_log: ConnectionLog {
+            since: Instant::now(),
+            logged: 0,
+        },
     };
     loop {
         let mut ready = [
@@ -193,10 +232,11 @@ impl Acceptor<'_> {
                 return self;
             }
         };
+        let is_logged = self.connection_log.admit(Instant::now());
         match process::fork() {
             Ok(Forked::Child) => {
                 drop((accepted, stopper));
-                self.serve_as_keeper(report, stop)
+                self.serve_as_keeper(report, stop, is_logged)
             }
             Ok(Forked::Parent(keeper)) => {
                 drop((report, stop));
@@ -241,7 +281,7 @@ impl Acceptor<'_> {
     }
 
     /// In the forked process: accepts the connection and becomes its keeper.
-    fn serve_as_keeper(self, mut report: PipeWriter, stop: PipeReader) -> ! {
+    fn serve_as_keeper(self, mut report: PipeWriter, stop: PipeReader, is_logged: bool) -> ! {
         let number = self.number + 1;
         let guests = self.guests.len();
         let accepted = match accept(&self.listener) {
@@ -258,6 +298,7 @@ impl Acceptor<'_> {
                     acceptor: self.process,
                     connection,
                     stop,
+                    is_logged,
                 };
                 keeper::run(assignment, self.confined, self.config)
             }
@@ -341,5 +382,31 @@ fn end_all(guests: Vec<Guest>, signals: &Signals) {
             );
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_forked_process_tells_comes_back() {
+        for accepted in [Accepted::Guest, Accepted::Refused, Accepted::Nothing] {
+            assert!(Accepted::from_bytes(accepted.to_bytes()) == accepted);
+        }
+        let failed = Accepted::Failed(libc::EMFILE);
+        assert!(Accepted::from_bytes(failed.to_bytes()) == failed);
+    }
+
+    #[test]
+    fn a_storm_of_connections_is_logged_in_part_and_later_ones_again() {
+        let start = Instant::now();
+        let mut log = ConnectionLog {
+            since: start,
+            logged: 0,
+        };
+        let logged = (0..1000).filter(|_| log.admit(start)).count();
+        assert_eq!(logged, 100);
+        assert!(log.admit(start + LOG_INTERVAL));
     }
 }

@@ -31,6 +31,8 @@ pub struct Assignment {
     pub connection: UnixStream,
     /// At its end when the acceptor wants the connection to end.
     pub stop: PipeReader,
+    /// Whether the beginning and the usual ends of the connection are logged.
+    pub is_logged: bool,
 }
 
 /// Starts the guest's worker, waits until it ends, and ends with its status.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::thread;
 
 use gangplank_service::error_chain;
+use log::Level;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::Pid;
@@ -47,7 +48,7 @@ enum Error {
 ///
 /// The calling process must have been cloned by `keeper` for this guest.
 pub(super) fn run(assignment: Assignment, keeper: Pid, confined: Confined, config: &Config) -> ! {
-    let number = assignment.number;
+    let (number, is_logged) = (assignment.number, assignment.is_logged);
     let served = serve(&assignment, keeper, confined, config);
     // Tells the frontend now, not when the keeper closes the socket by its end.
     let _ = assignment.connection.shutdown(Shutdown::Both);
@@ -56,7 +57,10 @@ pub(super) fn run(assignment: Assignment, keeper: Pid, confined: Confined, confi
         Ok(false) => {
             log::error!("serving guest {number} failed inside the daemon; please report this");
         }
-        Err(error) => log::error!("guest {number} is dropped: {}", error_chain(&error)),
+        Err(error) => {
+            let level = level_of(Level::Error, is_logged);
+            log::log!(level, "guest {number} is dropped: {}", error_chain(&error));
+        }
     }
     process::exit(FAILURE)
 }
@@ -72,7 +76,10 @@ fn serve(
     let abilities = confined.abilities;
     let worker = confined.confine_worker()?;
     let Assignment {
-        number, connection, ..
+        number,
+        connection,
+        is_logged,
+        ..
     } = assignment;
     let (ended, ending) = io::pipe().map_err(Error::Thread)?;
     // On a thread that the C library knows (`process::clone_sharing_descriptors`).
@@ -80,7 +87,12 @@ fn serve(
         let thread = thread::Builder::new()
             .name(format!("guest_{number}"))
             .spawn_scoped(scope, move || {
-                let result = serve_guest(*number, connection, worker, abilities, config);
+                let level = level_of(Level::Info, *is_logged);
+                log::log!(level, "guest {number} has connected");
+                let result = serve_guest(connection, worker, abilities, config);
+                if result.is_ok() {
+                    log::log!(level, "guest {number} has gone");
+                }
                 drop(ending);
                 result
             })?;
@@ -90,6 +102,14 @@ fn serve(
     match served.map_err(Error::Thread)? {
         Ok(served) => served.map(|()| true),
         Err(_) => Ok(false),
+    }
+}
+
+/// The level of a message that a storm of connections repeats.
+fn level_of(level: Level, is_logged: bool) -> Level {
+    match is_logged {
+        true => level,
+        false => Level::Debug,
     }
 }
 
@@ -118,19 +138,16 @@ fn wait_for_stop(assignment: &Assignment, ended: &PipeReader) {
 }
 
 fn serve_guest(
-    number: u64,
     connection: &UnixStream,
     worker: ConfinedWorker,
     abilities: Abilities,
     config: &Config,
 ) -> Result<(), Error> {
-    log::info!("guest {number} has connected");
     let options = config.passthrough.clone();
     let share = Share::new(worker.root, worker.proc_self_fd, options, abilities)?;
     let session = Session::new(PassthroughFs::new(share));
     let handler: Arc<dyn Handler> =
         Arc::new(SessionHandler::new(session, config.device.lock_threads()));
     connection::serve(connection, &config.device, &handler)?;
-    log::info!("guest {number} has gone");
     Ok(())
 }

@@ -66,26 +66,24 @@ impl<F: FileSystem + 'static> LockThreads<F> {
     /// Has a thread wait for the lock and return the request's chain, now or later.
     ///
     /// # Errors
-    /// There is no thread, and none can be started: returns the request and why.
+    /// No thread can be started that waits for this lock: returns the request and why.
     pub(super) fn submit(&self, waiting: Waiting) -> Result<(), (Waiting, io::Error)> {
         let mut state = self.0.lock();
         state.queue.push_back(waiting);
-        let started = if state.threads < self.0.max_threads {
-            let started = self.start("lock_wait", Shared::wait_for_locks);
-            state.threads += usize::from(started.is_ok());
-            started
-        } else if state.is_retrying {
-            Ok(())
-        } else {
-            let started = self.start("lock_retry", Shared::retry_locks);
-            state.is_retrying = started.is_ok();
-            started
-        };
-        let Err(error) = started else { return Ok(()) };
-        if state.threads > 0 || state.is_retrying {
-            // One of them takes the request.
+        if state.threads < self.0.max_threads
+            && self.start("lock_wait", Shared::wait_for_locks).is_ok()
+        {
+            state.threads += 1;
             return Ok(());
         }
+        // The other threads may wait for this request's guest, so the queue must be tried as well.
+        if state.is_retrying {
+            return Ok(());
+        }
+        let Err(error) = self.start("lock_retry", Shared::retry_locks) else {
+            state.is_retrying = true;
+            return Ok(());
+        };
         match state.queue.pop_back() {
             Some(waiting) => Err((waiting, error)),
             None => Ok(()),
