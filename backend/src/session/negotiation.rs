@@ -1,4 +1,6 @@
 //! INIT: which of the offers of the guest's kernel the session accepts.
+//!
+//! INIT has no version of the guest's kernel, only that of the protocol.
 
 use std::io;
 

@@ -1,4 +1,6 @@
 //! A client's path name, checked and normalised without looking at the share.
+//!
+//! A component may have any length: the daemon refuses more than 255 bytes.
 
 use std::ffi::CStr;
 use std::fmt;

@@ -1,5 +1,7 @@
 //! One guest's virtio-fs device, between a guest that stays and a daemon that comes and goes.
 //!
+//! Waiting has no time limit. The command `resume` waits for `Limits::connect`.
+//!
 //! ```text
 //!              a daemon connects           command
 //!   waiting ──────────────────────> served ───────> paused
