@@ -32,7 +32,7 @@ mod options;
 mod pending;
 mod reply;
 mod request;
-mod ring;
+pub mod ring;
 mod sender;
 mod slots;
 mod wakeup;

@@ -9,12 +9,17 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use gangplank_vhost_user::client::RingAddresses;
+use vm_memory::AtomicAccess;
 
 use super::error::{Fault, Result};
 use super::memory::Memory;
 
 /// Bytes of a descriptor.
-pub(super) const DESCRIPTOR_LEN: usize = 16;
+pub const DESCRIPTOR_LEN: usize = 16;
+
+/// Alignment of a ring's three parts in bytes: a cache line, so that what the driver writes and what
+/// the device writes share none. The specification asks for 16, 2 and 4.
+const PART_ALIGNMENT: usize = 64;
 
 /// A further descriptor follows (`VIRTQ_DESC_F_NEXT`).
 const NEXT: u16 = 1;
@@ -30,90 +35,139 @@ const NO_NOTIFY: u16 = 1;
 
 /// A piece of memory in a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Segment {
+pub struct Segment {
     /// Guest address.
-    pub(super) address: u64,
+    pub address: u64,
     /// Length, in bytes.
-    pub(super) len: u32,
+    pub len: u32,
     /// Whether the device writes it; otherwise the device reads it.
-    pub(super) writable: bool,
+    pub writable: bool,
 }
 
 /// A chain that the device has returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Used {
+pub struct Used {
     /// The chain's head, by the device: any number.
-    pub(super) head: u32,
+    pub head: u32,
     /// The bytes written, by the device: any number.
-    pub(super) len: u32,
+    pub len: u32,
+}
+
+/// Memory that a ring's driver shares with its device. Addresses are the guest's.
+pub trait RingMemory {
+    /// Copies `bytes` to `address`.
+    fn write(&self, address: u64, bytes: &[u8]);
+
+    /// Stores a number after everything that was written before it (release). `address` is aligned
+    /// to the number's size.
+    fn store<T: AtomicAccess>(&self, address: u64, value: T);
+
+    /// Loads a number before everything that is read after it (acquire). `address` is aligned to
+    /// the number's size.
+    fn load<T: AtomicAccess>(&self, address: u64) -> T;
 }
 
 /// One ring.
 #[derive(Debug)]
-pub(super) struct Ring {
-    memory: Arc<Memory>,
+pub struct Ring<M> {
+    memory: M,
     index: usize,
     size: u16,
     event_idx: bool,
     addresses: RingAddresses,
     /// Chains made available so far, modulo 2^16.
     available: u16,
+    /// Those for which [`Ring::needs_kick`] was asked, modulo 2^16.
+    announced: u16,
     /// Chains taken back so far, modulo 2^16.
     used: u16,
 }
 
-impl Ring {
+impl Ring<Arc<Memory>> {
     /// An empty ring of `size` descriptors, a power of two.
+    ///
+    /// # Errors
+    /// The memory has no room.
     pub(super) fn new(
         memory: &Arc<Memory>,
         index: usize,
         size: u16,
         event_idx: bool,
     ) -> Result<Self> {
-        let entries = usize::from(size);
-        let descriptors = entries * DESCRIPTOR_LEN;
-        let available = (6 + 2 * entries).next_multiple_of(4);
-        let used = 6 + 8 * entries;
-        let len = descriptors + available + used;
-        let address = memory.allocate(len)?;
-        memory.write(address, &vec![0; len]);
+        let address = memory.allocate(ring_len(size))?;
+        Ok(Self::at(
+            Arc::clone(memory),
+            address,
+            index,
+            size,
+            event_idx,
+        ))
+    }
+}
+
+/// Bytes that a ring of `size` descriptors takes.
+#[must_use]
+pub fn ring_len(size: u16) -> usize {
+    let (available, used) = parts(size);
+    available + used + 6 + 8 * usize::from(size)
+}
+
+/// Bytes of the descriptor table and of the available ring.
+fn parts(size: u16) -> (usize, usize) {
+    let entries = usize::from(size);
+    let descriptors = (entries * DESCRIPTOR_LEN).next_multiple_of(PART_ALIGNMENT);
+    (
+        descriptors,
+        (6 + 2 * entries).next_multiple_of(PART_ALIGNMENT),
+    )
+}
+
+impl<M: RingMemory> Ring<M> {
+    /// An empty ring of `size` descriptors, a power of two, in the [`ring_len`] bytes at `address`,
+    /// a multiple of 64. `index` is the queue's number in errors.
+    pub fn at(memory: M, address: u64, index: usize, size: u16, event_idx: bool) -> Self {
+        memory.write(address, &vec![0; ring_len(size)]);
+        let (descriptors, available) = parts(size);
         let addresses = RingAddresses {
             descriptors: address,
             available: address + descriptors as u64,
             used: address + (descriptors + available) as u64,
         };
-        Ok(Self {
-            memory: Arc::clone(memory),
+        Self {
+            memory,
             index,
             size,
             event_idx,
             addresses,
             available: 0,
+            announced: 0,
             used: 0,
-        })
+        }
     }
 
-    pub(super) const fn addresses(&self) -> RingAddresses {
+    /// The ring's addresses, for the device.
+    pub const fn addresses(&self) -> RingAddresses {
         self.addresses
     }
 
-    pub(super) const fn size(&self) -> u16 {
+    /// Number of descriptors.
+    pub const fn size(&self) -> u16 {
         self.size
     }
 
     /// Chains that the device has.
-    pub(super) const fn in_flight(&self) -> u16 {
+    pub const fn in_flight(&self) -> u16 {
         self.available.wrapping_sub(self.used)
     }
 
     /// Writes a chain into the ring's own table, from descriptor `first` on.
-    pub(super) fn chain(&self, first: u16, segments: &[Segment]) {
+    pub fn chain(&self, first: u16, segments: &[Segment]) {
         let table = self.addresses.descriptors;
         write_chain(&self.memory, table, first, segments);
     }
 
     /// Writes a chain into a table at `table`, and the table into descriptor `head`.
-    pub(super) fn indirect_chain(&self, head: u16, table: u64, segments: &[Segment]) {
+    pub fn indirect_chain(&self, head: u16, table: u64, segments: &[Segment]) {
         write_chain(&self.memory, table, 0, segments);
         let len = u32::try_from(segments.len() * DESCRIPTOR_LEN).unwrap_or(u32::MAX);
         let at = self.addresses.descriptors + u64::from(head) * DESCRIPTOR_LEN as u64;
@@ -123,13 +177,28 @@ impl Ring {
 
     /// Makes the chain at `head` available. Returns whether the device asks to be kicked.
     pub(super) fn publish(&mut self, head: u16) -> bool {
+        self.offer(head);
+        self.needs_kick()
+    }
+
+    /// Makes the chain at `head` available. The caller asks for [`Ring::needs_kick`] after the last
+    /// of several.
+    pub fn offer(&mut self, head: u16) {
         let entry = u64::from(self.available % self.size);
         let base = self.addresses.available;
         self.memory.store(base + 4 + 2 * entry, head);
-        let old = self.available;
-        self.available = old.wrapping_add(1);
+        self.available = self.available.wrapping_add(1);
         self.memory.store(base + 2, self.available);
-        // The index must be visible before the driver reads what the device asks for.
+    }
+
+    /// Whether the device asks to be kicked for the chains made available since the last call.
+    pub fn needs_kick(&mut self) -> bool {
+        let old = std::mem::replace(&mut self.announced, self.available);
+        if old == self.available {
+            return false;
+        }
+        // The index must be visible before the driver reads what the device asks for (virtio 1.2,
+        // 2.7.10).
         fence(Ordering::SeqCst);
         if self.event_idx {
             let event: u16 = self.memory.load(self.available_event());
@@ -144,7 +213,7 @@ impl Ring {
     ///
     /// # Errors
     /// [`Fault::UsedIndex`] if the device claims more chains than are in flight.
-    pub(super) fn take_used(&mut self) -> std::result::Result<Option<Used>, Fault> {
+    pub fn take_used(&mut self) -> std::result::Result<Option<Used>, Fault> {
         let claimed = self.claimed();
         let in_flight = self.in_flight();
         if claimed > in_flight {
@@ -168,7 +237,7 @@ impl Ring {
 
     /// Asks to be notified of the next used chain. Returns whether a chain came before the request
     /// was visible, possibly without a notification.
-    pub(super) fn ask_for_notice(&self) -> bool {
+    pub fn ask_for_notice(&self) -> bool {
         if self.event_idx {
             self.memory.store(self.used_event(), self.used);
         } else {
@@ -181,10 +250,15 @@ impl Ring {
 
     /// Asks for no notifications. With event indices there is nothing to do: each request is for
     /// one notification.
-    pub(super) fn decline_notice(&self) {
+    pub fn decline_notice(&self) {
         if !self.event_idx {
             self.memory.store(self.addresses.available, NO_INTERRUPT);
         }
+    }
+
+    /// Whether [`Ring::take_used`] would return a chain or an error.
+    pub fn has_used(&self) -> bool {
+        self.claimed() != 0
     }
 
     /// Chains that the device claims to have returned beyond those taken.
@@ -209,7 +283,7 @@ const fn passes(event: u16, new: u16, old: u16) -> bool {
     new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
 }
 
-fn write_chain(memory: &Memory, table: u64, first: u16, segments: &[Segment]) {
+fn write_chain(memory: &impl RingMemory, table: u64, first: u16, segments: &[Segment]) {
     let last = segments.len().saturating_sub(1);
     for (number, (segment, at)) in segments.iter().zip(first..).enumerate() {
         let more = if number < last { NEXT } else { 0 };
@@ -232,7 +306,7 @@ mod tests {
     use super::*;
     use crate::fake_device::FakeDevice;
 
-    fn ring(size: u16, event_idx: bool) -> (Ring, FakeDevice) {
+    fn ring(size: u16, event_idx: bool) -> (Ring<Arc<Memory>>, FakeDevice) {
         let memory = Arc::new(Memory::new(1 << 20).unwrap());
         let ring = Ring::new(&memory, 1, size, event_idx).unwrap();
         let device = FakeDevice::new(&memory, ring.addresses(), size);

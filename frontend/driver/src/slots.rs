@@ -78,7 +78,7 @@ enum Slot {
 pub(super) struct Slots {
     queue: usize,
     memory: Arc<Memory>,
-    ring: Ring,
+    ring: Ring<Arc<Memory>>,
     indirect: bool,
     /// Address of the slots' memory, one after another.
     base: u64,
@@ -91,7 +91,7 @@ impl Slots {
     pub(super) fn new(
         memory: &Arc<Memory>,
         queue: usize,
-        ring: Ring,
+        ring: Ring<Arc<Memory>>,
         indirect: bool,
     ) -> Result<Self> {
         let count = if indirect {
@@ -111,7 +111,7 @@ impl Slots {
         })
     }
 
-    pub(super) const fn ring(&self) -> &Ring {
+    pub(super) const fn ring(&self) -> &Ring<Arc<Memory>> {
         &self.ring
     }
 

@@ -3,9 +3,11 @@
 
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result};
+use gangplank_driver::ring::RingMemory;
 use gangplank_vhost_user::client::Region;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use vm_memory::{AtomicAccess, Bytes, FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
@@ -19,7 +21,7 @@ pub(crate) const PAGE: usize = 4096;
 /// The memory. Offsets count from its beginning, and always come from the driver itself.
 pub(crate) struct Memory {
     file: File,
-    map: MmapRegion,
+    map: RingMap,
     len: usize,
     taken: usize,
 }
@@ -31,7 +33,7 @@ impl Memory {
         let file = File::from(memfd_create("bench", MemfdFlags::CLOEXEC).context(what)?);
         ftruncate(&file, len as u64).context(what)?;
         let backing = FileOffset::new(file.try_clone().context(what)?, 0);
-        let map = MmapRegion::from_file(backing, len).context(what)?;
+        let map = RingMap(Arc::new(MmapRegion::from_file(backing, len).context(what)?));
         Ok(Self {
             file,
             map,
@@ -77,10 +79,13 @@ impl Memory {
         self.taken = mark;
     }
 
+    /// The memory as its rings use it.
+    pub(crate) fn for_ring(&self) -> RingMap {
+        self.map.clone()
+    }
+
     fn slice(&self, offset: usize, len: usize) -> VolatileSlice<'_> {
-        self.map
-            .get_slice(offset, len)
-            .expect("offsets are the driver's own, and within its memory")
+        self.map.slice(offset, len)
     }
 
     /// Copies `bytes` in.
@@ -92,17 +97,38 @@ impl Memory {
     pub(crate) fn read(&self, offset: usize, bytes: &mut [u8]) {
         self.slice(offset, bytes.len()).copy_to(bytes);
     }
+}
 
-    /// Stores a number with release ordering.
-    pub(crate) fn store<T: AtomicAccess>(&self, offset: usize, value: T) {
-        self.slice(offset, size_of::<T>())
+/// A handle to the mapped memory.
+#[derive(Clone)]
+pub(crate) struct RingMap(Arc<MmapRegion>);
+
+impl RingMap {
+    fn slice(&self, offset: usize, len: usize) -> VolatileSlice<'_> {
+        self.0
+            .get_slice(offset, len)
+            .expect("offsets are the driver's own, and within its memory")
+    }
+
+    fn at(&self, address: u64, len: usize) -> VolatileSlice<'_> {
+        let offset = usize::try_from(address.wrapping_sub(BASE)).unwrap_or(usize::MAX);
+        self.slice(offset, len)
+    }
+}
+
+impl RingMemory for RingMap {
+    fn write(&self, address: u64, bytes: &[u8]) {
+        self.at(address, bytes.len()).copy_from(bytes);
+    }
+
+    fn store<T: AtomicAccess>(&self, address: u64, value: T) {
+        self.at(address, size_of::<T>())
             .store(value, 0, Ordering::Release)
             .expect("rings are aligned");
     }
 
-    /// Loads a number with acquire ordering.
-    pub(crate) fn load<T: AtomicAccess>(&self, offset: usize) -> T {
-        self.slice(offset, size_of::<T>())
+    fn load<T: AtomicAccess>(&self, address: u64) -> T {
+        self.at(address, size_of::<T>())
             .load(0, Ordering::Acquire)
             .expect("rings are aligned")
     }

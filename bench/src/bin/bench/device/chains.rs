@@ -60,7 +60,7 @@ impl Device {
                 writable: false,
             };
             let queue = self.queues.get(HIPRIO).context("no high-priority queue")?;
-            queue.put_chain(&self.memory, head, table, &[segment]);
+            queue.put_chain(head, table, &[segment]);
             self.forgets.push(Chain {
                 request,
                 request_len: len,
@@ -147,7 +147,7 @@ impl Device {
             .memory
             .take(segments.len() * DESCRIPTOR_LEN, DESCRIPTOR_LEN)?;
         let queue = self.queues.get(queue).context("no such queue")?;
-        queue.put_chain(&self.memory, head, table, &segments);
+        queue.put_chain(head, table, &segments);
         Ok(chain)
     }
 
@@ -169,7 +169,7 @@ impl Device {
         );
         self.memory.write(chain.request, &self.scratch);
         let queue = self.queues.get_mut(queue).context("no such queue")?;
-        queue.publish(&self.memory, head);
+        queue.publish(head);
         Ok(())
     }
 
@@ -180,7 +180,7 @@ impl Device {
         while self.free_forgets.is_empty() {
             self.kick()?;
             let queue = self.queues.get(HIPRIO).context("no high-priority queue")?;
-            if !queue.ask_for_notice(&self.memory) {
+            if !queue.ask_for_notice() {
                 self.sleep(deadline)?;
             }
             self.reap_forgets()?;
@@ -191,13 +191,13 @@ impl Device {
         let chain = chain.context("the chain of FORGET does not exist")?;
         self.memory.write(chain.request, &self.scratch);
         let queue = self.queues.get_mut(HIPRIO).context("no such queue")?;
-        queue.publish(&self.memory, head);
+        queue.publish(head);
         Ok(())
     }
 
     pub(super) fn reap_forgets(&mut self) -> Result<()> {
         let queue = self.queues.get_mut(HIPRIO).context("no such queue")?;
-        while let Some((head, _)) = queue.take(&self.memory)? {
+        while let Some((head, _)) = queue.take()? {
             self.free_forgets.push(head);
         }
         Ok(())
@@ -213,7 +213,7 @@ impl Device {
             if queue.in_flight() == 0 {
                 return Ok(());
             }
-            if !queue.ask_for_notice(&self.memory) {
+            if !queue.ask_for_notice() {
                 self.sleep(deadline)?;
             }
         }
@@ -223,7 +223,7 @@ impl Device {
     /// written.
     pub(crate) fn take(&mut self, queue: usize) -> Result<Option<(u16, u32)>> {
         let queue = self.queues.get_mut(queue).context("no such queue")?;
-        queue.take(&self.memory)
+        queue.take()
     }
 
     /// The reply in a returned chain, of which `written` bytes were written.

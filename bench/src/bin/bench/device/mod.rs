@@ -146,7 +146,7 @@ impl Device {
     /// Kicks each queue with new chains, unless the daemon needs no kick.
     pub(crate) fn kick(&mut self) -> Result<()> {
         for queue in &mut self.queues {
-            queue.kick(&self.memory)?;
+            queue.kick()?;
         }
         Ok(())
     }
@@ -157,7 +157,7 @@ impl Device {
         if self.waiting == Waiting::Busy {
             loop {
                 for _ in 0..LOOKS {
-                    if self.requests().any(|queue| queue.has_come(&self.memory)) {
+                    if self.requests().any(|queue| queue.has_come()) {
                         return Ok(());
                     }
                     std::hint::spin_loop();
@@ -168,7 +168,7 @@ impl Device {
         }
         let mut come = false;
         for queue in self.requests() {
-            come |= queue.ask_for_notice(&self.memory);
+            come |= queue.ask_for_notice();
         }
         if come {
             return Ok(());

@@ -92,9 +92,9 @@ impl Device {
             writable,
         });
         let queue = self.queues.get_mut(1).context("no request queue")?;
-        queue.put_chain(&self.memory, HEAD, chain.data, &segments);
-        queue.publish(&self.memory, HEAD);
-        queue.kick(&self.memory)?;
+        queue.put_chain(HEAD, chain.data, &segments);
+        queue.publish(HEAD);
+        queue.kick()?;
         let written = loop {
             if let Some((HEAD, written)) = self.take(1)? {
                 break written as usize;
