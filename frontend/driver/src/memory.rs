@@ -19,7 +19,6 @@ use vm_memory::{
 };
 
 use super::error::{Error, Result};
-use super::ring::RingMemory;
 
 /// Ranges begin at multiples of this many bytes, so that a daemon can use them for direct I/O.
 const PAGE: u64 = 4096;
@@ -147,20 +146,6 @@ impl Memory {
             .slice(address, size_of::<T>())
             .load(0, Ordering::Acquire);
         loaded.expect("rings are aligned")
-    }
-}
-
-impl RingMemory for Arc<Memory> {
-    fn write(&self, address: u64, bytes: &[u8]) {
-        Memory::write(self, address, bytes);
-    }
-
-    fn store<T: AtomicAccess>(&self, address: u64, value: T) {
-        Memory::store(self, address, value);
-    }
-
-    fn load<T: AtomicAccess>(&self, address: u64) -> T {
-        Memory::load(self, address)
     }
 }
 

@@ -67,6 +67,20 @@ pub trait RingMemory {
     fn load<T: AtomicAccess>(&self, address: u64) -> T;
 }
 
+impl RingMemory for Arc<Memory> {
+    fn write(&self, address: u64, bytes: &[u8]) {
+        Memory::write(self, address, bytes);
+    }
+
+    fn store<T: AtomicAccess>(&self, address: u64, value: T) {
+        Memory::store(self, address, value);
+    }
+
+    fn load<T: AtomicAccess>(&self, address: u64) -> T {
+        Memory::load(self, address)
+    }
+}
+
 /// One ring.
 #[derive(Debug)]
 pub struct Ring<M> {
