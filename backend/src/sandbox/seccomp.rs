@@ -200,6 +200,9 @@ mod tests {
             let create = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
             let file = openat(CWD, path.join("f"), create, Mode::RUSR).unwrap();
             assert_eq!(rustix::io::pwrite(&file, b"x", 0).unwrap(), 1);
+            let flags = rustix::fs::fcntl_getfl(&file).unwrap();
+            rustix::fs::fcntl_setfl(&file, flags | OFlags::APPEND).unwrap();
+            file.try_clone().unwrap();
             rustix::fs::renameat(CWD, path.join("f"), CWD, path.join("g")).unwrap();
             let found = rustix::fs::statat(CWD, path.join("g"), AtFlags::SYMLINK_NOFOLLOW).unwrap();
             assert_eq!(found.st_size, 1);

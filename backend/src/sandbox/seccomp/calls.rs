@@ -388,6 +388,8 @@ pub(super) fn conditional(process: Process) -> Vec<Conditional> {
         int(libc::SYS_fcntl, 1, libc::F_GETFD),
         int(libc::SYS_fcntl, 1, libc::F_SETFD),
         int(libc::SYS_fcntl, 1, libc::F_GETFL),
+        // O_DIRECT and O_APPEND of an open file.
+        int(libc::SYS_fcntl, 1, libc::F_SETFL),
         int(libc::SYS_fcntl, 1, libc::F_DUPFD_CLOEXEC),
         int(libc::SYS_fcntl, 1, libc::F_OFD_GETLK),
         int(libc::SYS_fcntl, 1, libc::F_OFD_SETLK),
