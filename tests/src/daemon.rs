@@ -81,8 +81,7 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts the daemon and waits until its socket's file exists. A test connection would count as
-    /// a guest.
+    /// Starts the daemon and waits until it listens. A test connection would count as a guest.
     ///
     /// # Errors
     /// When it ends instead, or takes too long; with its log.
@@ -192,12 +191,13 @@ impl Daemon {
 
     fn wait_for_socket(&mut self) -> Result<()> {
         let deadline = Instant::now() + LIMIT;
-        while !self.socket.exists() {
+        // The socket's file appears a moment before the daemon listens.
+        while !listens(&self.socket) {
             if let Some(status) = self.child.try_wait()? {
                 bail!("the daemon ended at once: {status}");
             }
             if Instant::now() >= deadline {
-                bail!("the daemon made no socket within {LIMIT:?}");
+                bail!("the daemon does not listen within {LIMIT:?}");
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -209,6 +209,16 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         process::kill_group(&mut self.child);
     }
+}
+
+/// Whether a process listens at `path`, found without a connection.
+fn listens(path: &Path) -> bool {
+    /// The text in /proc/net/unix of a listening socket (`__SO_ACCEPTCON`).
+    const LISTENS: &str = " 00010000 ";
+    let path = path.display().to_string();
+    let sockets = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let mut lines = sockets.lines();
+    lines.any(|line| line.ends_with(&path) && line.contains(LISTENS))
 }
 
 /// Open descriptors of `pid` and all its descendants. Processes that share one table of descriptors

@@ -1,9 +1,9 @@
 //! A daemon with a share of its own: gangplankd, or virtiofsd where it builds.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use gangplank_driver::{Driver, FuseSession, InitOptions, Options};
 use gangplank_tests::daemon::{self, Daemon};
 use gangplank_tests::tools;
@@ -24,7 +24,7 @@ pub(crate) struct Fixture {
 impl Fixture {
     pub(crate) fn ours(arguments: &[&str]) -> Result<Self> {
         let share = tempfile::tempdir()?;
-        let daemon = start(&daemon::Options::new(share.path()).arguments(arguments))?;
+        let daemon = Daemon::start(&daemon::Options::new(share.path()).arguments(arguments))?;
         Ok(Self {
             share,
             daemon,
@@ -81,26 +81,5 @@ fn start_virtiofsd(share: &Path, arguments: &[&str]) -> Result<Daemon> {
         .program(&tools::virtiofsd()?)
         .arguments(&["--sandbox=none"])
         .arguments(arguments);
-    start(&options)
-}
-
-/// Starts a daemon and waits until it listens, which is a moment after its socket's file appears. A
-/// test connection is impossible, because virtiofsd accepts one connection only.
-fn start(options: &daemon::Options) -> Result<Daemon> {
-    /// The text in /proc/net/unix of a listening socket (`__SO_ACCEPTCON`).
-    const LISTENS: &str = " 00010000 ";
-    let daemon = Daemon::start(options)?;
-    let path = daemon.socket().display().to_string();
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        let sockets = std::fs::read_to_string("/proc/net/unix")?;
-        if sockets
-            .lines()
-            .any(|line| line.ends_with(&path) && line.contains(LISTENS))
-        {
-            return Ok(daemon);
-        }
-        ensure!(Instant::now() < deadline, "the daemon does not listen");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    Daemon::start(&options)
 }
