@@ -227,10 +227,13 @@ fn open_descriptors(pid: u32) -> Result<usize> {
     let mut tables = BTreeSet::new();
     for process in process::with_descendants(pid)? {
         let mut table = Vec::new();
-        let list = fs::read_dir(format!("/proc/{process}/fd"));
-        let list = list.with_context(|| format!("the descriptors of process {process}"))?;
+        let list = match fs::read_dir(format!("/proc/{process}/fd")) {
+            // A guest's processes may end at any time.
+            Err(_) if process != pid => continue,
+            list => list.with_context(|| format!("the descriptors of process {process}"))?,
+        };
         for entry in list {
-            let entry = entry?;
+            let Ok(entry) = entry else { break };
             // A descriptor may be closed while the list is read.
             let target = fs::read_link(entry.path()).unwrap_or_default();
             table.push((entry.file_name(), target));
