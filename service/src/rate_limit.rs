@@ -76,21 +76,33 @@ impl Window {
     }
 }
 
-/// Admits one message per [`INTERVAL`], for an owner that serves a single peer.
+/// Admits some messages per [`INTERVAL`], for an owner that serves a single peer.
 #[derive(Debug)]
-pub struct RateLimit(Mutex<Window>);
+pub struct RateLimit {
+    burst: u32,
+    window: Mutex<Window>,
+}
 
 impl RateLimit {
     /// A limit that has admitted nothing yet.
     #[must_use]
     pub const fn once() -> Self {
-        Self(Mutex::new(Window::new()))
+        Self::new(1)
+    }
+
+    /// A limit that admits `burst` messages per [`INTERVAL`], and has admitted nothing yet.
+    #[must_use]
+    pub const fn new(burst: u32) -> Self {
+        Self {
+            burst,
+            window: Mutex::new(Window::new()),
+        }
     }
 
     /// Counts one message. `Some(n)`: log it, `n` messages before it were suppressed. `None`:
     /// suppress it.
     pub fn admit(&self) -> Option<u64> {
-        self.0.lock().admit(1, Instant::now())
+        self.window.lock().admit(self.burst, Instant::now())
     }
 }
 
@@ -197,6 +209,15 @@ mod tests {
         assert_eq!(window.admit(1, start), Some(0));
         assert_eq!(window.admit(1, start), None);
         assert_eq!(window.admit(1, start + INTERVAL), Some(1));
+    }
+
+    #[test]
+    fn a_storm_is_admitted_in_part_and_later_messages_again() {
+        let mut window = Window::new();
+        let start = Instant::now();
+        let admitted = (0..1000).filter(|_| window.admit(100, start).is_some());
+        assert_eq!(admitted.count(), 100);
+        assert_eq!(window.admit(100, start + INTERVAL), Some(900));
     }
 
     #[test]

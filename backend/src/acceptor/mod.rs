@@ -15,11 +15,12 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use gangplank_service::rate_limit::RateLimit;
 use gangplank_service::rate_limited;
 use gangplank_service::signals::{Signal, Signals};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, WaitOptions, WaitStatus, getpid, wait};
+use rustix::process::{Pid, WaitOptions, getpid, wait};
 use thiserror::Error;
 
 use crate::config::Config;
@@ -36,12 +37,9 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 /// may never end.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Connections within [`LOG_INTERVAL`] that their workers log. A frontend that connects again and
-/// again must not fill the log.
+/// Connections within `rate_limit::INTERVAL` that their workers log. A frontend that connects
+/// again and again must not fill the log.
 const LOGGED_CONNECTIONS: u32 = 100;
-
-/// How long [`LOGGED_CONNECTIONS`] counts.
-const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 pub use max_guests::HostLimits;
 
@@ -61,13 +59,7 @@ struct Guest {
     number: u64,
     keeper: Pid,
     /// Closing it ends the guest's connection, after its requests in flight.
-    _stop: PipeWriter,
-}
-
-/// The end of a process that the acceptor waited for.
-struct Exited {
-    process: Pid,
-    status: WaitStatus,
+    stop: Option<PipeWriter>,
 }
 
 /// What the forked process has done with the connection. It tells the acceptor by one number on a
@@ -118,34 +110,8 @@ struct Acceptor<'a> {
     /// Number of connections so far.
     number: u64,
     process: Pid,
-    connection_log: ConnectionLog,
-}
-
-/// Limits how many connections are logged.
-struct ConnectionLog {
-    since: Instant,
-    logged: u32,
-}
-
-impl ConnectionLog {
-    /// Counts a connection. Returns whether it is logged.
-    fn admit(&mut self, now: Instant) -> bool {
-        if now.saturating_duration_since(self.since) >= LOG_INTERVAL {
-            *self = Self {
-                since: now,
-                logged: 0,
-            };
-        }
-        self.logged = self.logged.saturating_add(1);
-        if self.logged == LOGGED_CONNECTIONS + 1 {
-            log::warn!(
-                "more than {LOGGED_CONNECTIONS} connections within {} s: further ones are not \
-                 logged",
-                LOG_INTERVAL.as_secs()
-            );
-        }
-        self.logged <= LOGGED_CONNECTIONS
-    }
+    /// Which connections are logged.
+    connection_log: RateLimit,
 }
 
 /// Accepts guests on `listener` until a termination signal arrives or, with
@@ -177,10 +143,7 @@ pub fn accept_guests(
         guests: Vec::new(),
         number: 0,
         process: getpid(),
-        connection_log: ConnectionLog {
-            since: Instant::now(),
-            logged: 0,
-        },
+        connection_log: RateLimit::new(LOGGED_CONNECTIONS),
     };
     loop {
         let mut ready = [
@@ -232,7 +195,11 @@ impl Acceptor<'_> {
                 return self;
             }
         };
-        let is_logged = self.connection_log.admit(Instant::now());
+        let admitted = self.connection_log.admit();
+        if let Some(unlogged @ 1..) = admitted {
+            log::warn!("{unlogged} connections before this one were not logged");
+        }
+        let is_logged = admitted.is_some();
         match process::fork() {
             Ok(Forked::Child) => {
                 drop((accepted, stopper));
@@ -246,7 +213,7 @@ impl Acceptor<'_> {
                         self.guests.push(Guest {
                             number: self.number,
                             keeper,
-                            _stop: stopper,
+                            stop: Some(stopper),
                         });
                     }
                     Some(Accepted::Refused) => {
@@ -334,9 +301,10 @@ fn accept(listener: &UnixListener) -> io::Result<Option<UnixStream>> {
 /// Removes the guests whose keepers have ended.
 fn reap(guests: &mut Vec<Guest>) {
     // Also workers that outlived their keepers: the acceptor is their new parent.
-    while let Some(exited) = next_exited() {
-        for guest in guests.extract_if(.., |guest| guest.keeper == exited.process) {
-            if let Some(signal) = exited.status.terminating_signal() {
+    // CHILD, like no ended process: there is nothing to reap.
+    while let Ok(Some((process, status))) = wait(WaitOptions::NOHANG) {
+        for guest in guests.extract_if(.., |guest| guest.keeper == process) {
+            if let Some(signal) = status.terminating_signal() {
                 log::error!(
                     "the keeper of guest {} was ended by signal {signal}, and its worker with it",
                     guest.number
@@ -346,35 +314,27 @@ fn reap(guests: &mut Vec<Guest>) {
     }
 }
 
-fn next_exited() -> Option<Exited> {
-    match wait(WaitOptions::NOHANG) {
-        Ok(Some((process, status))) => Some(Exited { process, status }),
-        // CHILD: there is no other process.
-        Ok(None) | Err(_) => None,
-    }
-}
-
 /// Ends all guests' connections and waits for their requests in flight, for at most
 /// [`SHUTDOWN_TIMEOUT`].
-fn end_all(guests: Vec<Guest>, signals: &Signals) {
-    let mut left: Vec<(u64, Pid)> = Vec::new();
-    for guest in guests {
-        left.push((guest.number, guest.keeper));
+fn end_all(mut guests: Vec<Guest>, signals: &Signals) {
+    for guest in &mut guests {
+        guest.stop = None;
     }
     let end = Instant::now() + SHUTDOWN_TIMEOUT;
     loop {
         while let Ok(Some(_)) = signals.take() {}
-        while let Some(exited) = next_exited() {
-            left.retain(|(_, keeper)| *keeper != exited.process);
-        }
-        if left.is_empty() {
+        reap(&mut guests);
+        if guests.is_empty() {
             return;
         }
         let remaining = end.saturating_duration_since(Instant::now());
         let mut ready = [PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN)];
         let polled = poll(&mut ready, Timespec::try_from(remaining).ok().as_ref());
         if remaining.is_zero() || polled.is_err_and(|error| error != Errno::INTR) {
-            let numbers: Vec<String> = left.iter().map(|(number, _)| number.to_string()).collect();
+            let numbers: Vec<String> = guests
+                .iter()
+                .map(|guest| guest.number.to_string())
+                .collect();
             log::error!(
                 "requests of guests {} are still in flight after {} s: ending without them",
                 numbers.join(", "),
@@ -396,17 +356,5 @@ mod tests {
         }
         let failed = Accepted::Failed(libc::EMFILE);
         assert!(Accepted::from_bytes(failed.to_bytes()) == failed);
-    }
-
-    #[test]
-    fn a_storm_of_connections_is_logged_in_part_and_later_ones_again() {
-        let start = Instant::now();
-        let mut log = ConnectionLog {
-            since: start,
-            logged: 0,
-        };
-        let logged = (0..1000).filter(|_| log.admit(start)).count();
-        assert_eq!(logged, 100);
-        assert!(log.admit(start + LOG_INTERVAL));
     }
 }
