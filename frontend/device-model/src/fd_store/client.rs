@@ -57,6 +57,9 @@ struct Link {
     process: u32,
 }
 
+/// What [`FdStore::put`] asks for, in errors.
+const KEEP: &str = "keep a descriptor";
+
 impl FdStore {
     /// Connects to the fd store of that name. Starts one if there is none.
     ///
@@ -124,13 +127,9 @@ impl FdStore {
         slot: Slot,
         descriptor: BorrowedFd<'_>,
     ) -> Result<(), FdStoreError> {
-        let doing = "keep a descriptor";
-        match self
-            .ask(doing, Request::Put { device, slot }, Some(descriptor))?
-            .0
-        {
+        match self.ask_to_keep(device, slot, descriptor)? {
             Answer::Done { .. } => Ok(()),
-            _ => Err(FdStoreError::Refused { doing }),
+            _ => Err(FdStoreError::Refused { doing: KEEP }),
         }
     }
 
@@ -141,15 +140,21 @@ impl FdStore {
         slot: Slot,
         descriptor: BorrowedFd<'_>,
     ) -> Result<(), FdStoreError> {
-        let doing = "keep a descriptor";
-        match self
-            .ask(doing, Request::Put { device, slot }, Some(descriptor))?
-            .0
-        {
+        match self.ask_to_keep(device, slot, descriptor)? {
             Answer::Done { .. } => Ok(()),
             Answer::Occupied if !slot.is_replaceable() => Ok(()),
-            _ => Err(FdStoreError::Refused { doing }),
+            _ => Err(FdStoreError::Refused { doing: KEEP }),
         }
+    }
+
+    fn ask_to_keep(
+        &self,
+        device: u32,
+        slot: Slot,
+        descriptor: BorrowedFd<'_>,
+    ) -> Result<Answer, FdStoreError> {
+        let request = Request::Put { device, slot };
+        Ok(self.ask(KEEP, request, Some(descriptor))?.0)
     }
 
     /// Shuts the connection down, so that the thread that polls it connects again.
