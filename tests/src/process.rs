@@ -148,11 +148,18 @@ pub fn signal_group(child: &Child, signal: Signal) -> io::Result<()> {
     rustix::process::kill_process_group(pid_of(child), signal).map_err(io::Error::from)
 }
 
-/// A process and all its descendants, parents first.
+/// The children of a process.
 ///
 /// # Errors
 /// The process table cannot be read.
-pub fn with_descendants(pid: u32) -> io::Result<Vec<u32>> {
+pub fn children(pid: u32) -> io::Result<Vec<u32>> {
+    let mut table = parents()?;
+    table.retain(|(_, parent)| *parent == pid);
+    Ok(table.into_iter().map(|(child, _)| child).collect())
+}
+
+/// Each process with its parent.
+fn parents() -> io::Result<Vec<(u32, u32)>> {
     // Not every kernel lists a process's children.
     let mut parents = Vec::new();
     for entry in std::fs::read_dir("/proc")?.flatten() {
@@ -167,6 +174,15 @@ pub fn with_descendants(pid: u32) -> io::Result<Vec<u32>> {
             parents.push((process, parent));
         }
     }
+    Ok(parents)
+}
+
+/// A process and all its descendants, parents first.
+///
+/// # Errors
+/// The process table cannot be read.
+pub fn with_descendants(pid: u32) -> io::Result<Vec<u32>> {
+    let parents = parents()?;
     let mut all = vec![pid];
     let mut at = 0;
     while let Some(parent) = all.get(at).copied() {

@@ -182,7 +182,7 @@ impl Running {
     /// Connects as a guest's frontend, and waits until its confined worker has answered.
     pub(crate) fn connect(&self) -> Result<Connection> {
         let acceptor = self.acceptor_pid()?;
-        let earlier = children_of(acceptor)?;
+        let earlier = process::children(acceptor)?;
         let stream = UnixStream::connect(self.errors.with_file_name("fs.sock"))?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         let mut connection = Connection {
@@ -191,7 +191,7 @@ impl Running {
             stream,
         };
         connection.get_features()?;
-        let keeper = children_of(acceptor)?
+        let keeper = process::children(acceptor)?
             .into_iter()
             .find(|child| !earlier.contains(child));
         connection.keeper = keeper.context("the acceptor has no new keeper")?;
@@ -259,18 +259,5 @@ impl Connection {
 
 /// A child of a process, if it has one.
 fn child_of(parent: u32) -> Result<Option<u32>> {
-    Ok(children_of(parent)?.pop())
-}
-
-fn children_of(parent: u32) -> Result<Vec<u32>> {
-    // Not every kernel lists a process's children.
-    let parent = format!("PPid:\t{parent}\n");
-    Ok(fs::read_dir("/proc")?
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
-        .filter(|pid| {
-            fs::read_to_string(format!("/proc/{pid}/status"))
-                .is_ok_and(|status| status.contains(&parent))
-        })
-        .collect())
+    Ok(process::children(parent)?.pop())
 }
