@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread;
 
 use gangplank_service::error_chain;
-use log::Level;
+use log::{Level, LevelFilter};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::Pid;
@@ -49,6 +49,10 @@ enum Error {
 /// The calling process must have been cloned by `keeper` for this guest.
 pub(super) fn run(assignment: Assignment, keeper: Pid, confined: Confined, config: &Config) -> ! {
     let (number, is_logged) = (assignment.number, assignment.is_logged);
+    if !is_logged && log::max_level() <= LevelFilter::Info {
+        // Of each connection in a storm, the log has only the errors.
+        log::set_max_level(log::max_level().min(LevelFilter::Error));
+    }
     let served = serve(&assignment, keeper, confined, config);
     // Tells the frontend now, not when the keeper closes the socket by its end.
     let _ = assignment.connection.shutdown(Shutdown::Both);

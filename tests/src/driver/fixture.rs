@@ -29,8 +29,8 @@ const MAX_RESIDENT_KB: u64 = 256 * 1024;
 const MAX_VIRTUAL_KB: u64 = 3 * 1024 * 1024;
 
 /// Limit of log lines for each connection, on top of [`MAX_LOG_LINES`]: the daemon limits the rate
-/// of what a guest repeats.
-const MAX_LINES_PER_GUEST: usize = 4;
+/// of what a guest repeats. Its beginning, its features, its end, and errors.
+const MAX_LINES_PER_GUEST: usize = 6;
 
 /// Limit of log lines without connections.
 const MAX_LOG_LINES: usize = 100;

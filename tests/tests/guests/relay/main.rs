@@ -22,6 +22,10 @@ const LONG: &[&str] = &["directory", "tree", "sequential"];
 /// The option that makes virtiofsd reply in another order than the requests'.
 const POOL: &[&str] = &["--thread-pool-size=4"];
 
+/// The option by which virtiofsd takes a state in which it could not describe a file: one that the
+/// guest has removed and still remembers. By default it refuses the whole state.
+const TAKE_REMOVED: &str = "--migration-on-error=guest-error";
+
 fn main() -> ExitCode {
     let mut runner = Runner::from_arguments();
     ours(&mut runner);
@@ -79,13 +83,13 @@ fn theirs(runner: &mut Runner) {
         late::guest_is_first(qemu, Kind::Virtiofsd)
     });
     runner.run("replaced::uml_virtiofsd", || {
-        replaced::under_load(Machine::Uml, Kind::Virtiofsd, &[])
+        replaced::under_load(Machine::Uml, Kind::Virtiofsd, &[TAKE_REMOVED])
     });
     runner.run("replaced::qemu_virtiofsd_pool", || {
-        replaced::under_load(qemu, Kind::Virtiofsd, POOL)
+        replaced::under_load(qemu, Kind::Virtiofsd, &[POOL, &[TAKE_REMOVED]].concat())
     });
     runner.run("replaced::paused", || {
-        replaced::while_paused(Machine::Uml, Kind::Virtiofsd, &[])
+        replaced::while_paused(Machine::Uml, Kind::Virtiofsd, &[TAKE_REMOVED])
     });
     runner.run("replaced::not_possible", || {
         replaced::not_possible(Machine::Uml)
