@@ -148,49 +148,48 @@ pub fn signal_group(child: &Child, signal: Signal) -> io::Result<()> {
     rustix::process::kill_process_group(pid_of(child), signal).map_err(io::Error::from)
 }
 
-/// The children of a process.
+/// The children of a process, oldest first.
 ///
 /// # Errors
-/// The process table cannot be read.
+/// The process is gone.
 pub fn children(pid: u32) -> io::Result<Vec<u32>> {
-    let mut table = parents()?;
-    table.retain(|(_, parent)| *parent == pid);
-    Ok(table.into_iter().map(|(child, _)| child).collect())
-}
-
-/// Each process with its parent.
-fn parents() -> io::Result<Vec<(u32, u32)>> {
-    // Not every kernel lists a process's children.
-    let mut parents = Vec::new();
-    for entry in std::fs::read_dir("/proc")?.flatten() {
-        let name = entry.file_name();
-        let Some(process) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else {
-            continue;
-        };
-        // A process may end while the table is read.
-        let status = std::fs::read_to_string(entry.path().join("status")).unwrap_or_default();
-        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
-        if let Some(parent) = parent.and_then(|parent| parent.trim().parse::<u32>().ok()) {
-            parents.push((process, parent));
+    let mut children = Vec::new();
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
+        match std::fs::read_to_string(thread.path().join("children")) {
+            Ok(list) => {
+                let list = list.split_whitespace();
+                children.extend(list.filter_map(|child| child.parse::<u32>().ok()));
+            }
+            // Not every kernel lists a process's children. A thread may end meanwhile.
+            Err(_) if !thread.path().join("children").exists() => return children_by_table(pid),
+            Err(_) => {}
         }
     }
-    Ok(parents)
+    Ok(children)
 }
 
-/// A process and all its descendants, parents first.
-///
-/// # Errors
-/// The process table cannot be read.
-pub fn with_descendants(pid: u32) -> io::Result<Vec<u32>> {
-    let parents = parents()?;
+/// The processes of which `parent` is the parent, by the table of all processes.
+fn children_by_table(parent: u32) -> io::Result<Vec<u32>> {
+    let wanted = format!("PPid:\t{parent}");
+    let processes = std::fs::read_dir("/proc")?.flatten();
+    let children = processes.filter_map(|entry| {
+        let process = entry.file_name().to_str()?.parse::<u32>().ok()?;
+        // A process may end while the table is read.
+        let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
+        status.lines().any(|line| line == wanted).then_some(process)
+    });
+    Ok(children.collect())
+}
+
+/// A process and all its descendants, parents first. Those that end meanwhile may be missing.
+pub fn with_descendants(pid: u32) -> Vec<u32> {
     let mut all = vec![pid];
     let mut at = 0;
     while let Some(parent) = all.get(at).copied() {
-        let children = parents.iter().filter(|(_, of)| *of == parent);
-        all.extend(children.map(|(child, _)| *child));
+        all.extend(children(parent).unwrap_or_default());
         at += 1;
     }
-    Ok(all)
+    all
 }
 
 /// Kills the child and every process in the group it leads, then reaps it.

@@ -1,5 +1,6 @@
 //! Calls the file system for a decoded operation and writes the result as the reply's payload.
 
+use std::ffi::CStr;
 use std::io;
 
 use gangplank_fuse::dir::DirentWriter;
@@ -189,31 +190,19 @@ pub(super) fn dispatch(
             args,
             name,
             new_name,
-        } => {
-            let (creator, to) = (call.creator(0, extensions), NodeId::new(args.newdir));
-            done(fs.rename(
-                &creator,
-                node,
-                Name::new(name)?,
-                to,
-                Name::new(new_name)?,
-                0,
-            ))
-        }
+        } => rename(
+            fs,
+            request,
+            call,
+            (NodeId::new(args.newdir), name, new_name, 0),
+        ),
         Op::Rename2 {
             args,
             name,
             new_name,
         } => {
-            let (creator, to) = (call.creator(0, extensions), NodeId::new(args.newdir));
-            done(fs.rename(
-                &creator,
-                node,
-                Name::new(name)?,
-                to,
-                Name::new(new_name)?,
-                args.flags,
-            ))
+            let to = NodeId::new(args.newdir);
+            rename(fs, request, call, (to, name, new_name, args.flags))
         }
         Op::Link { args, name } => {
             let old = NodeId::new(args.oldnodeid);
@@ -287,6 +276,18 @@ pub(super) fn dispatch(
             Err(io::Error::from_raw_os_error(libc::ENOSYS))
         }
     }
+}
+
+fn rename(
+    fs: &impl FileSystem,
+    request: &Request<'_>,
+    call: &Call<'_, '_, '_>,
+    (new_parent, name, new_name, flags): (NodeId, &CStr, &CStr, u32),
+) -> io::Result<usize> {
+    let creator = call.creator(0, &request.extensions);
+    let (name, new_name) = (Name::new(name)?, Name::new(new_name)?);
+    let parent = call.header.node();
+    done(fs.rename(&creator, parent, name, new_parent, new_name, flags))
 }
 
 fn done(result: io::Result<()>) -> io::Result<usize> {

@@ -17,6 +17,7 @@ use super::device::Device;
 use super::guest::{Cpu, WINDOW};
 use super::kernel::{GUEST_BASE, Kernel};
 use super::launch::Program;
+use crate::process;
 
 /// The name of every share.
 pub const TAG: &str = "model";
@@ -360,15 +361,10 @@ pub fn end_all() {
 }
 
 fn children_of(parent: Pid) -> impl Iterator<Item = Pid> {
-    let wanted = format!("PPid:\t{}", parent.as_raw_nonzero());
-    let processes = fs::read_dir("/proc").into_iter().flatten();
-    processes.filter_map(move |entry| {
-        let entry = entry.ok()?;
-        let process: i32 = entry.file_name().to_str()?.parse().ok()?;
-        let status = fs::read_to_string(entry.path().join("status")).ok()?;
-        let is_child = status.lines().any(|line| line == wanted);
-        is_child.then(|| Pid::from_raw(process))?
-    })
+    let parent = parent.as_raw_nonzero().get().cast_unsigned();
+    let children = process::children(parent).unwrap_or_default();
+    let pid = |child| Pid::from_raw(i32::try_from(child).ok()?);
+    children.into_iter().filter_map(pid)
 }
 
 /// Makes this process the parent of descendants that lose theirs.

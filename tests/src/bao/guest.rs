@@ -15,7 +15,7 @@ use super::abi::{READ, WRITE};
 use super::device::Device;
 use crate::driver::memory::Memory;
 use crate::driver::ring::{CallKind, Layout, Ring};
-use crate::driver::{self, Driver, Error, Line};
+use crate::driver::{self, Driver, Error, Notifier};
 
 /// Guest physical address of the device's registers.
 pub const WINDOW: u64 = 0xa00_3e00;
@@ -330,7 +330,7 @@ impl Cpu {
 
 /// Kicks are stores to a register. Used buffers are reported by the interrupt line and two
 /// registers.
-impl Line for Cpu {
+impl Notifier for Cpu {
     fn kick(&self, ring: &Ring) -> driver::Result<()> {
         // Only the lower half of the register has the number, and compilers clear the rest: the
         // driver compares 64 bits.

@@ -201,7 +201,7 @@ impl Program {
     /// # Errors
     /// They do not stop.
     pub fn pause(&self) -> Result<()> {
-        let processes = process::with_descendants(self.child.id())?;
+        let processes = process::with_descendants(self.child.id());
         for process in &processes {
             let pid = i32::try_from(*process).ok().and_then(Pid::from_raw);
             kill_process(pid.context("a process id")?, Signal::STOP)?;

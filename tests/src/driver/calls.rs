@@ -12,7 +12,7 @@ use gangplank_fuse::{
 use rustix::fs::OFlags;
 
 use super::error::Result;
-use super::{Driver, Line, Ticket};
+use super::{Driver, Notifier, Ticket};
 
 /// Room for a reply that has structures only, in bytes.
 const STRUCTURES: usize = 512;
@@ -29,7 +29,7 @@ pub struct NodeAndFile {
 /// A name and its node; node ID zero if it was not looked up.
 pub type NameAndNode = (Vec<u8>, NodeId);
 
-impl<L: Line> Driver<L> {
+impl<L: Notifier> Driver<L> {
     /// Opens the session as Linux 6.18 does.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use super::neighbour::Neighbour;
 use super::{Driver, Setup};
 use crate::daemon::{Daemon, Options};
-use crate::process::User;
+use crate::process::{User, children, with_descendants};
 
 /// Limit for the daemon to free what a guest held.
 const FREEING: Duration = Duration::from_secs(20);
@@ -352,14 +352,6 @@ pub fn wait_for_log(daemon: &Daemon, words: &str) -> Result<()> {
     Ok(())
 }
 
-/// The children of a process, oldest first.
-fn children(pid: u32) -> Result<Vec<u32>> {
-    let path = format!("/proc/{pid}/task/{pid}/children");
-    let children = fs::read_to_string(&path).with_context(|| path.clone())?;
-    let parse = |child: &str| Ok(child.parse()?);
-    children.split_whitespace().map(parse).collect()
-}
-
 /// Watches the memory of an acceptor, its keepers and its workers. The kernel forgets the peaks of
 /// a process that ends, so they are read again and again.
 struct PeakMemory {
@@ -376,7 +368,7 @@ impl PeakMemory {
             .spawn(move || {
                 let mut peak = (0, 0);
                 while !stopped.load(Ordering::Relaxed) {
-                    for pid in descendants(acceptor) {
+                    for pid in with_descendants(acceptor) {
                         let kb = |field| status_kb(pid, field).unwrap_or(0);
                         peak = (peak.0.max(kb("VmHWM:")), peak.1.max(kb("VmPeak:")));
                     }
@@ -404,12 +396,6 @@ impl Drop for PeakMemory {
     fn drop(&mut self) {
         self.stop();
     }
-}
-
-fn descendants(pid: u32) -> Vec<u32> {
-    let below = children(pid).unwrap_or_default();
-    let below = below.into_iter().flat_map(descendants);
-    std::iter::once(pid).chain(below).collect()
 }
 
 fn status_kb(pid: u32, field: &str) -> Result<u64> {

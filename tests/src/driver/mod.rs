@@ -64,7 +64,7 @@ impl Default for Setup {
 }
 
 /// How a driver and its device notify each other.
-pub trait Line {
+pub trait Notifier {
     /// Notifies the device that `ring` has new chains.
     ///
     /// # Errors
@@ -79,7 +79,7 @@ pub trait Line {
 }
 
 /// A vhost-user daemon uses the rings' kick and call descriptors.
-impl Line for Peer {
+impl Notifier for Peer {
     fn kick(&self, ring: &Ring) -> Result<()> {
         ring.kick_anyway()
     }
@@ -137,7 +137,7 @@ struct Bytes<'a> {
     data: &'a [u8],
 }
 
-impl<L: Line> Driver<L> {
+impl<L: Notifier> Driver<L> {
     /// A driver on a device that runs `rings` in `memory` and is notified by `line`.
     #[must_use]
     pub fn over(line: L, memory: Memory, rings: Vec<Ring>) -> Self {

@@ -10,6 +10,7 @@ use gangplank_fuse::NodeId;
 use gangplank_tests::driver::fixture::Fixture;
 use gangplank_tests::driver::ring::CallKind;
 use gangplank_tests::driver::{Driver, NodeAndFile, Setup, Ticket};
+use gangplank_tests::process::with_descendants;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
@@ -105,12 +106,11 @@ impl Crowd {
     }
 }
 
-/// The most threads of a process below `pid`.
+/// The most threads of `pid` and of any process below it.
 fn most_threads(pid: u32) -> Result<usize> {
-    let mut most = fs::read_dir(format!("/proc/{pid}/task"))?.count();
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
-    for child in children.split_whitespace() {
-        most = most.max(most_threads(child.parse()?)?);
+    let mut most = 0;
+    for process in with_descendants(pid) {
+        most = most.max(fs::read_dir(format!("/proc/{process}/task"))?.count());
     }
     Ok(most)
 }

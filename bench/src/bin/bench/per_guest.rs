@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use gangplank_tests::process::with_descendants;
 use gangplank_vhost_user::client::{Backend, Socket};
 use serde::Serialize;
 
@@ -14,7 +15,7 @@ use crate::daemon_under_test::{DaemonUnderTest, Running};
 use crate::device::{Device, Waiting, connect};
 use crate::placement::Processors;
 use crate::score::Spread;
-use crate::usage::{family, private_bytes};
+use crate::usage::private_bytes;
 use crate::work::{CATALOGUE, Entry};
 use crate::workload::drive;
 
@@ -119,7 +120,7 @@ fn of_one_guest(
     }
     let mut running = start()?;
     thread::sleep(SETTLING);
-    let own = family(running.pid());
+    let own = with_descendants(running.pid());
     Ok(PerGuest {
         name: name.to_owned(),
         processes: own.len(),
@@ -134,7 +135,7 @@ fn milliseconds(time: Duration) -> f64 {
 }
 
 fn processes(running: &Running) -> BTreeSet<u32> {
-    family(running.pid()).into_iter().collect()
+    with_descendants(running.pid()).into_iter().collect()
 }
 
 fn serves_another(running: &Running) -> bool {

@@ -8,7 +8,7 @@ use rustix::process::Pid;
 use rustix::thread::sched_setaffinity;
 
 use crate::device::Waiting;
-use crate::usage::family;
+use gangplank_tests::process::with_descendants;
 
 /// A placement of daemon and driver, and how the driver waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +81,7 @@ impl Processors {
         } else {
             self.driver
         };
-        for pid in family(pid) {
+        for pid in with_descendants(pid) {
             for task in fs::read_dir(format!("/proc/{pid}/task"))? {
                 let name = task?.file_name();
                 let task: i32 = name.to_string_lossy().parse()?;

@@ -6,29 +6,14 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use gangplank_tests::process::with_descendants;
 use rustix::time::ClockId;
-
-/// A process and its descendants.
-pub(crate) fn family(pid: u32) -> Vec<u32> {
-    let mut family = vec![pid];
-    let mut at = 0;
-    while let Some(pid) = family.get(at) {
-        let tasks = fs::read_dir(format!("/proc/{pid}/task"));
-        for task in tasks.into_iter().flatten().flatten() {
-            let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
-            let children = children.split_whitespace();
-            family.extend(children.filter_map(|child| child.parse::<u32>().ok()));
-        }
-        at += 1;
-    }
-    family
-}
 
 /// Nanoseconds that all threads of a process and its descendants have run. Threads that have ended
 /// do not count, so none may end during a measurement.
 pub(crate) fn processor_ns(pid: u32) -> Result<u64> {
     let mut sum = 0;
-    for pid in family(pid) {
+    for pid in with_descendants(pid) {
         let tasks = format!("/proc/{pid}/task");
         for task in fs::read_dir(&tasks).with_context(|| tasks.clone())? {
             sum += ran_ns(&fs::read_to_string(task?.path().join("schedstat"))?)?;
@@ -74,7 +59,7 @@ pub(crate) fn held(pid: u32) -> Result<Held> {
     let mut held = Held::default();
     // Processes that share one table of descriptors (clone(2), CLONE_FILES) list the same.
     let mut tables = BTreeSet::new();
-    for pid in family(pid) {
+    for pid in with_descendants(pid) {
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
         held.memory += 1024 * resident_kb(&status)?;
         tables.insert(descriptors(pid)?);
