@@ -346,7 +346,10 @@ fn lock_needs_its_inode_and_handle() {
 proptest! {
     /// Any tree of any ids comes back as it was, in an order that can be loaded.
     #[test]
-    fn any_tree_comes_back(parents in vec(any::<prop::sample::Index>(), 1..60), seed in any::<u64>()) {
+    fn any_tree_comes_back(
+        parents in vec(any::<prop::sample::Index>(), 1..60),
+        seed in any::<u64>(),
+    ) {
         let mut ids = vec![ROOT_ID];
         let mut inodes = Vec::new();
         for (index, parent) in (1_u64..).zip(parents) {
