@@ -2,6 +2,7 @@
 // The comments are the help text, and its brackets are not links.
 #![allow(rustdoc::broken_intra_doc_links)]
 
+mod migration;
 mod size;
 
 use std::ffi::OsString;
@@ -16,6 +17,7 @@ use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, Command, CommandFactory, FromArgMatches, Parser};
 use log::LevelFilter;
 
+pub use self::migration::MigrationArgs;
 use self::size::parse_size;
 use crate::device;
 use crate::passthrough::options::{CachePolicy, GuestArch, InodeFileHandles, Locks};
@@ -229,6 +231,11 @@ pub struct Args {
     /// Print the program's capabilities in the format of vhost-user.json and exit
     #[arg(long, help_heading = LOGGING)]
     pub print_capabilities: bool,
+
+    /// The options `--migration-*`: their defaults while `UNSUPPORTED` has their names, and
+    /// `#[command(flatten)]` in place of `#[arg(skip)]` from then on.
+    #[arg(skip)]
+    pub migration: MigrationArgs,
 
     /// Options in the form of the older C daemon, such as source=/srv,cache=auto [deprecated]
     #[arg(short = 'o', value_name = "OPTIONS", help_heading = DEPRECATED)]

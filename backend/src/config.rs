@@ -8,8 +8,9 @@ use gangplank_service::logging;
 use log::LevelFilter;
 use thiserror::Error;
 
-use crate::args::Args;
+use crate::args::{Args, MigrationArgs};
 use crate::passthrough::options::CachePolicy;
+use crate::state::migration::{MigrationMode, MigrationOptions};
 use crate::{compat, device, passthrough, sandbox, socket};
 
 /// The configuration of the daemon.
@@ -28,6 +29,8 @@ pub struct Config {
     pub device: device::Options,
     /// The options of the file system.
     pub passthrough: passthrough::Options,
+    /// How guests migrate.
+    pub migration: MigrationOptions,
     /// The options of the sandbox.
     pub sandbox: sandbox::Options,
     /// The options of the log.
@@ -87,6 +90,7 @@ impl Config {
         let socket = socket_source(&args)?;
         check_handles(&args)?;
         let max_threads = max_threads(&args)?;
+        let migration = migration(&args.migration)?;
         let exit_on_disconnect = args.exit_on_disconnect || matches!(socket, socket::Source::Fd(_));
         let Some(shared_dir) = args.shared_dir else {
             return Err(Error::NoSharedDir);
@@ -126,6 +130,7 @@ impl Config {
                 max_inode_memory: args.max_inode_memory,
                 ..passthrough::Options::default()
             },
+            migration,
             sandbox: sandbox::Options {
                 mode: args.sandbox,
                 seccomp: args.seccomp,
@@ -191,6 +196,25 @@ fn check_handles(args: &Args) -> Result<(), Error> {
         Mandatory if removed => Err(Error::HandlesWithoutCapability("mandatory")),
         Never | Prefer | Mandatory => Ok(()),
     }
+}
+
+/// Refuses what only makes sense for paths with file handles, as virtiofsd does.
+fn migration(args: &MigrationArgs) -> Result<MigrationOptions, Error> {
+    const HANDLES: &str = "--migration-mode=file-handles";
+    if args.migration_mode == MigrationMode::FileHandles {
+        if args.migration_confirm_paths {
+            return Err(Error::Conflict("--migration-confirm-paths", HANDLES));
+        }
+        if args.migration_verify_handles {
+            return Err(Error::Conflict("--migration-verify-handles", HANDLES));
+        }
+    }
+    Ok(MigrationOptions {
+        mode: args.migration_mode,
+        on_error: args.migration_on_error,
+        verify_handles: args.migration_verify_handles,
+        confirm_paths: args.migration_confirm_paths,
+    })
 }
 
 fn deprecations(args: &Args) -> Vec<&'static str> {
@@ -336,6 +360,47 @@ mod tests {
                 group: Some("kvm".to_owned())
             }
         );
+    }
+
+    #[test]
+    fn file_handles_need_no_check_of_paths() {
+        for (mode, verify, confirm, refused) in [
+            (MigrationMode::FindPaths, true, true, None),
+            (MigrationMode::FileHandles, false, false, None),
+            (
+                MigrationMode::FileHandles,
+                true,
+                false,
+                Some("verify-handles"),
+            ),
+            (
+                MigrationMode::FileHandles,
+                false,
+                true,
+                Some("confirm-paths"),
+            ),
+        ] {
+            let checked = migration(&MigrationArgs {
+                migration_mode: mode,
+                migration_verify_handles: verify,
+                migration_confirm_paths: confirm,
+                ..MigrationArgs::default()
+            });
+            match (checked, refused) {
+                (Ok(options), None) => {
+                    let got = (options.mode, options.verify_handles, options.confirm_paths);
+                    assert_eq!(got, (mode, verify, confirm));
+                }
+                (Err(error), Some(name)) => assert_eq!(
+                    error.to_string(),
+                    format!(
+                        "--migration-{name} cannot be used together with \
+                         --migration-mode=file-handles"
+                    )
+                ),
+                (checked, _) => panic!("{checked:?}, {refused:?}"),
+            }
+        }
     }
 
     #[test]

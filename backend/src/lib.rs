@@ -16,4 +16,5 @@ pub mod run;
 pub mod sandbox;
 pub mod session;
 pub mod socket;
+pub mod state;
 pub mod sys;

@@ -6,6 +6,7 @@
 
 mod calls;
 mod connect;
+mod device_state;
 pub mod error;
 pub mod fixture;
 pub mod memory;
