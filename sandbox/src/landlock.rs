@@ -3,12 +3,15 @@
 //!
 //! It adds to the other mechanisms and replaces none, so a kernel without it is no error.
 
-use std::os::fd::BorrowedFd;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, Ruleset,
     RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
+use rustix::fs::{Mode, OFlags};
 
 use crate::Error;
 
@@ -46,6 +49,73 @@ pub fn restrict(share: Option<BorrowedFd<'_>>) -> Result<(), Error> {
     apply(ruleset, share.map(|share| (share, all)))
 }
 
+/// The files that a process reaches by name. Sockets with a path are not restricted.
+#[derive(Debug, Default)]
+pub struct Files {
+    /// Whether it may read and execute all files.
+    reads: bool,
+    /// Directories, or files, and the rights to them.
+    rules: Vec<(OwnedFd, BitFlags<AccessFs>)>,
+}
+
+impl Files {
+    /// No file can be changed, and all can be read and executed. [`Files::default`] are none.
+    #[must_use]
+    pub fn readable() -> Self {
+        Self {
+            reads: true,
+            rules: Vec::new(),
+        }
+    }
+
+    /// Adds the right to remove files from the directory that holds `path`'s last component, such
+    /// as the process's own socket.
+    ///
+    /// # Errors
+    /// `open(2)`'s.
+    pub fn remove_beside(&mut self, path: &Path) -> io::Result<()> {
+        let directory = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let directory = open_path(directory)?;
+        self.rules.push((directory, AccessFs::RemoveFile.into()));
+        Ok(())
+    }
+
+    /// Adds the right to read and write the file at `path`, and to make ioctls on it.
+    ///
+    /// # Errors
+    /// `open(2)`'s.
+    pub fn write(&mut self, path: &Path) -> io::Result<()> {
+        let rights = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
+        self.rules.push((open_path(path)?, rights));
+        Ok(())
+    }
+}
+
+fn open_path(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+}
+
+/// Restricts the calling thread, and those that it starts later, to `files`. Descriptors that are
+/// open stay usable. Signals reach the process itself and those that it starts.
+///
+/// # Errors
+/// [`Error::Landlock`].
+pub fn restrict_to(files: &Files) -> Result<(), Error> {
+    let mut handled = AccessFs::from_all(ABI_USED);
+    if files.reads {
+        handled &= !(AccessFs::ReadFile | AccessFs::ReadDir | AccessFs::Execute);
+    }
+    let rules = files.rules.iter();
+    let rules = rules.map(|(below, rights)| (below.as_fd(), *rights & handled));
+    let ruleset = Ruleset::default().handle_access(handled);
+    let ruleset = ruleset.and_then(|ruleset| ruleset.scope(Scope::Signal));
+    apply(ruleset, rules)
+}
+
 fn apply<'a>(
     ruleset: Result<Ruleset, RulesetError>,
     rules: impl IntoIterator<Item = (BorrowedFd<'a>, BitFlags<AccessFs>)>,
@@ -66,9 +136,7 @@ fn apply<'a>(
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
-
-    use rustix::fs::{CWD, Mode, OFlags, openat};
+    use rustix::fs::{AtFlags, CWD, openat, unlinkat};
     use rustix::io::Errno;
 
     use super::*;
@@ -91,6 +159,37 @@ mod tests {
             assert_eq!(read(path.join("secret")), Err(Errno::ACCESS));
             restrict(None).unwrap();
             assert_eq!(read(path.join("share/f")), Err(Errno::ACCESS));
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn files_are_removed_written_and_read_where_the_rules_say() {
+        if !is_supported() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().to_owned();
+        for name in ["own", "other"] {
+            std::fs::create_dir(path.join(name)).unwrap();
+            std::fs::write(path.join(name).join("f"), "x").unwrap();
+        }
+        std::fs::write(path.join("device"), "x").unwrap();
+        let (own, other) = (path.join("own/f"), path.join("other/f"));
+        let open = |path: &Path, flags| openat(CWD, path, flags, Mode::empty()).map(drop);
+        std::thread::spawn(move || {
+            let mut files = Files::readable();
+            files.remove_beside(&own).unwrap();
+            files.write(&path.join("device")).unwrap();
+            restrict_to(&files).unwrap();
+            assert_eq!(open(&other, OFlags::RDONLY), Ok(()));
+            assert_eq!(open(&other, OFlags::WRONLY), Err(Errno::ACCESS));
+            assert_eq!(open(&path.join("device"), OFlags::RDWR), Ok(()));
+            assert_eq!(unlinkat(CWD, &other, AtFlags::empty()), Err(Errno::ACCESS));
+            assert_eq!(unlinkat(CWD, &own, AtFlags::empty()), Ok(()));
+            restrict_to(&Files::default()).unwrap();
+            assert_eq!(open(&other, OFlags::RDONLY), Err(Errno::ACCESS));
         })
         .join()
         .unwrap();

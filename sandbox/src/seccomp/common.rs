@@ -6,7 +6,120 @@
 
 use libc::c_long;
 
-use super::{Conditional, Width};
+use super::{CallList, Conditional, Width};
+
+/// What a program needs that serves the clients of Unix sockets with threads: all groups of this
+/// module except [`WAITING`], and [`IO`] and [`SOCKETS`]. It starts no process, opens no file and
+/// maps no executable memory.
+#[must_use]
+pub fn server() -> CallList {
+    let mut conditional = runtime();
+    conditional.extend([own_signals(), thread()]);
+    conditional.extend(descriptor_flags());
+    let int = Conditional::int;
+    conditional.extend([
+        int(libc::SYS_socket, 0, libc::AF_UNIX),
+        int(libc::SYS_socketpair, 0, libc::AF_UNIX),
+        // Reading limits, without a new limit.
+        Conditional::long(libc::SYS_prlimit64, 2, u64::MAX, 0),
+        // Descriptors' flags and copies. F_SETOWN and F_SETSIG would send any signal to any process
+        // of the user.
+        int(libc::SYS_fcntl, 1, libc::F_GETFD),
+        int(libc::SYS_fcntl, 1, libc::F_SETFD),
+        int(libc::SYS_fcntl, 1, libc::F_GETFL),
+        int(libc::SYS_fcntl, 1, libc::F_SETFL),
+        int(libc::SYS_fcntl, 1, libc::F_DUPFD_CLOEXEC),
+    ]);
+    CallList {
+        allowed: vec![
+            IO,
+            SOCKETS,
+            ENDING,
+            THREADS,
+            MEMORY,
+            EVENTS,
+            TIME,
+            SIGNALS,
+            #[cfg(target_arch = "x86_64")]
+            X86_64,
+        ],
+        conditional,
+        refused: vec![CLONE3],
+    }
+}
+
+/// Reading and writing open descriptors, the program's user, and the removal of its own sockets.
+pub const IO: &[c_long] = &[
+    libc::SYS_read,
+    libc::SYS_readv,
+    libc::SYS_pread64,
+    libc::SYS_preadv,
+    libc::SYS_write,
+    libc::SYS_writev,
+    libc::SYS_pwrite64,
+    libc::SYS_pwritev,
+    libc::SYS_close,
+    libc::SYS_dup,
+    libc::SYS_dup3,
+    libc::SYS_lseek,
+    libc::SYS_getuid,
+    libc::SYS_geteuid,
+    libc::SYS_getgid,
+    libc::SYS_getegid,
+    libc::SYS_fstat,
+    // Not on i686.
+    #[cfg(target_pointer_width = "64")]
+    libc::SYS_newfstatat,
+    libc::SYS_statx,
+    libc::SYS_unlinkat,
+    // musl's stat() and unlink().
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_stat,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_lstat,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_unlink,
+];
+
+/// Connections. `socket` and `socketpair` are in [`server`].
+pub const SOCKETS: &[c_long] = &[
+    libc::SYS_bind,
+    libc::SYS_listen,
+    libc::SYS_accept4,
+    libc::SYS_connect,
+    libc::SYS_sendmsg,
+    libc::SYS_recvmsg,
+    libc::SYS_recvfrom,
+    libc::SYS_getsockname,
+    libc::SYS_getpeername,
+    libc::SYS_getsockopt,
+    libc::SYS_setsockopt,
+    libc::SYS_shutdown,
+];
+
+/// Opening files by name.
+pub const OPENING: &[c_long] = &[
+    libc::SYS_openat,
+    libc::SYS_readlinkat,
+    libc::SYS_getdents64,
+    libc::SYS_faccessat,
+    libc::SYS_faccessat2,
+    // musl's open() and access().
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_open,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_access,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_readlink,
+];
+
+/// Fail with an error in a program that opens no file: C libraries look for files of their own and
+/// do without.
+pub const NO_FILES: &[(c_long, i32)] = &[
+    (libc::SYS_openat, libc::EACCES),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_open, libc::EACCES),
+];
 
 /// The end of a thread or process, and locks.
 pub const ENDING: &[c_long] = &[
@@ -22,6 +135,8 @@ pub const WAITING: &[c_long] = &[libc::SYS_wait4, libc::SYS_waitid];
 
 /// Threads. `clone` is in [`thread`].
 pub const THREADS: &[c_long] = &[
+    // The libc crate lacks it for i686.
+    #[cfg(target_pointer_width = "64")]
     libc::SYS_rseq,
     libc::SYS_set_robust_list,
     libc::SYS_membarrier,
@@ -136,6 +251,35 @@ pub fn process() -> Conditional {
         THREAD | MEMORY_SHARING | NEW_NAMESPACES,
         0,
     )
+}
+
+/// Starting processes, also such that share memory until they execute a program, as posix_spawn
+/// does.
+#[must_use]
+pub fn program() -> Conditional {
+    Conditional::long(libc::SYS_clone, 0, THREAD | NEW_NAMESPACES, 0)
+}
+
+/// What a process calls to confine itself once more, as a process that it starts does.
+pub const CONFINING: &[c_long] = &[
+    libc::SYS_seccomp,
+    libc::SYS_landlock_create_ruleset,
+    libc::SYS_landlock_add_rule,
+    libc::SYS_landlock_restrict_self,
+    libc::SYS_capget,
+    libc::SYS_capset,
+];
+
+/// As [`CONFINING`], with some arguments.
+#[must_use]
+pub fn confining() -> [Conditional; 4] {
+    let prctl = |operation| Conditional::int(libc::SYS_prctl, 0, operation);
+    [
+        prctl(libc::PR_SET_NO_NEW_PRIVS),
+        prctl(libc::PR_CAPBSET_READ),
+        prctl(libc::PR_CAPBSET_DROP),
+        prctl(libc::PR_CAP_AMBIENT),
+    ]
 }
 
 /// The standard library sets sockets non-blocking and descriptors close-on-exec by ioctl. No ioctl

@@ -110,3 +110,46 @@ fn compile(
 ) -> Result<BpfProgram, BackendError> {
     SeccompFilter::new(rules, mismatch, matched, ARCH)?.try_into()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Command, Stdio};
+
+    use super::super::common;
+    use super::*;
+
+    /// The variable by which a test tells its own program to confine itself and to make a call.
+    const ACTION: &str = "GANGPLANK_TEST_SECCOMP";
+
+    /// Not a test: what a child process of the next test does.
+    #[test]
+    fn confined_process() {
+        let Ok(action) = std::env::var(ACTION) else {
+            return;
+        };
+        install(action.parse().unwrap(), &common::server()).unwrap();
+        // Not permitted to servers, and not to this process either.
+        let _ = rustix::process::chroot("/nonexistent");
+        std::process::exit(0);
+    }
+
+    #[test]
+    fn call_outside_the_list_ends_the_process_unless_the_operator_permits_it() {
+        for (action, signal) in [
+            ("kill", Some(libc::SIGSYS)),
+            ("trap", Some(libc::SIGSYS)),
+            ("log", None),
+            ("none", None),
+        ] {
+            let ended = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "seccomp::filter::tests::confined_process"])
+                .env(ACTION, action)
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status()
+                .unwrap();
+            assert_eq!(ended.signal(), signal, "{action}");
+        }
+    }
+}

@@ -4,6 +4,7 @@ pub mod common;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod filter;
 
+use std::fmt;
 use std::str::FromStr;
 
 use libc::c_long;
@@ -23,6 +24,17 @@ pub enum Seccomp {
     Trap,
     /// No list is installed.
     None,
+}
+
+impl fmt::Display for Seccomp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kill => "kill",
+            Self::Log => "log",
+            Self::Trap => "trap",
+            Self::None => "none",
+        })
+    }
 }
 
 impl FromStr for Seccomp {
