@@ -4,8 +4,6 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::process::User;
-
 /// `CAP_DAC_OVERRIDE` (linux/capability.h), as a bit of a set.
 pub const DAC_OVERRIDE: u64 = 1 << 1;
 /// `CAP_SYS_ADMIN`.
@@ -14,11 +12,13 @@ pub const SYS_ADMIN: u64 = 1 << 21;
 pub const SYS_RESOURCE: u64 = 1 << 24;
 
 /// Fails unless each thread of process `pid` has a list of system calls and `no_new_privs`, and no
-/// capability but `capabilities`. Of root's process it has all of these.
+/// capability but `capabilities`: those of them that this process has as well.
 ///
 /// # Errors
 /// What a thread may do beyond that, or the process has ended.
 pub fn check(pid: u32, capabilities: u64) -> Result<()> {
+    let own = fs::read_to_string("/proc/self/status")?;
+    let capabilities = capabilities & mask(&own, "CapPrm")?;
     let mut threads = 0;
     for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
         let path = entry?.path().join("status");
@@ -50,12 +50,10 @@ fn check_thread(status: &str, capabilities: u64) -> Result<()> {
     }
     for set in ["CapPrm", "CapEff"] {
         let found = mask(status, set)?;
-        let expected = if User::is_root() {
-            found == capabilities
-        } else {
-            found & !capabilities == 0
-        };
-        ensure!(expected, "{set} is {found:#x}, not {capabilities:#x}");
+        ensure!(
+            found == capabilities,
+            "{set} is {found:#x}, not {capabilities:#x}"
+        );
     }
     Ok(())
 }
