@@ -14,8 +14,8 @@
 //! - `daemon` is the connection to a daemon.
 //! - After a daemon has died, `inflight` finds the requests that it had, and `error_replies`
 //!   replies to them; `split_queue` reads and writes the rings in the guest's `memory`.
-//! - `serve` is the program: its sockets, and an operator's commands (`control`). `sandbox` confines
-//!   it.
+//! - `serve` is the program: its sockets, and an operator's commands (`control`). `sandbox`
+//!   confines it.
 
 mod args;
 mod control;
