@@ -1,6 +1,7 @@
 //! The command line of `gangplank-dvk`.
 
 use clap::{Parser, Subcommand};
+use gangplank_sandbox::seccomp::Seccomp;
 use log::LevelFilter;
 
 use crate::dump::DumpArgs;
@@ -22,6 +23,11 @@ pub struct Args {
     /// What to log: off, error, warn, info, debug or trace; RUST_LOG selects by module
     #[arg(long, value_name = "LEVEL", default_value = "info", global = true)]
     pub log_level: LevelFilter,
+
+    /// What happens when the program makes a system call that its command does not need: kill, log,
+    /// trap or none
+    #[arg(long, value_name = "ACTION", default_value = "kill", global = true)]
+    pub seccomp: Seccomp,
 
     /// The command.
     #[command(subcommand)]

@@ -13,6 +13,7 @@ pub mod dump;
 pub mod endpoint;
 pub mod forward;
 pub mod rhostfs;
+pub mod sandbox;
 pub mod server_addr;
 pub mod status;
 pub mod switch;

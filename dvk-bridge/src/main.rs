@@ -15,17 +15,17 @@ fn main() -> ExitCode {
     if let Err(error) = start_logging(&args) {
         return fail(&error_chain(&error));
     }
+    let seccomp = args.seccomp;
     let done = match &args.command {
-        Command::Mount(args) => mount::run(args).map_err(|error| error_chain(&error)),
-        Command::Serve(args) => service::run(args).map_err(|error| error_chain(&error)),
-        Command::Forward(args) => forward::run(args).map_err(|error| error_chain(&error)),
-        Command::Switch(args) => switch::run(args).map_err(|error| error_chain(&error)),
+        Command::Mount(args) => mount::run(args, seccomp).map_err(|error| error_chain(&error)),
+        Command::Serve(args) => service::run(args, seccomp).map_err(|error| error_chain(&error)),
+        Command::Forward(args) => forward::run(args, seccomp).map_err(|error| error_chain(&error)),
+        Command::Switch(args) => switch::run(args, seccomp).map_err(|error| error_chain(&error)),
         Command::Dump(args) => {
-            dump::run(args, &mut io::stdout().lock()).map_err(|error| error_chain(&error))
+            dump::run(args, seccomp, &mut io::stdout().lock()).map_err(|error| error_chain(&error))
         }
-        Command::Status(args) => {
-            status::run(args, &mut io::stdout().lock()).map_err(|error| error_chain(&error))
-        }
+        Command::Status(args) => status::run(args, seccomp, &mut io::stdout().lock())
+            .map_err(|error| error_chain(&error)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

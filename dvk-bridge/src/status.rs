@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use gangplank_sandbox::seccomp::Seccomp;
 use gangplank_service::unix_listener::{BindError, OwnedListener};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 use rustix::fd::OwnedFd;
 use rustix::fs::Mode;
 
 use crate::carrier::stream::{AcceptBackoff, MAX_POLL_WAIT, poll_for};
+use crate::sandbox::{self, Needs, SandboxError};
 
 /// Time limit to read a status.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -41,6 +43,9 @@ pub enum StatusError {
         #[source]
         source: io::Error,
     },
+    /// The program cannot be confined.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// The status cannot be read.
     #[error("cannot ask {} for a status", path.display())]
     Ask {
@@ -61,7 +66,15 @@ pub struct StatusServer {
 impl StatusServer {
     /// Serves the state of all `parts`, in order, at `path`.
     pub fn start(path: &Path, parts: Vec<Arc<dyn Report>>) -> Result<Self, StatusError> {
-        let listener = listen(path)?;
+        Self::start_at(path, listen(path)?, parts)
+    }
+
+    /// As [`Self::start`], with the socket that [`listen`] has created at `path`.
+    pub(crate) fn start_at(
+        path: &Path,
+        listener: OwnedListener,
+        parts: Vec<Arc<dyn Report>>,
+    ) -> Result<Self, StatusError> {
         let failed = |source| StatusError::Start {
             path: path.to_owned(),
             source,
@@ -132,8 +145,18 @@ pub(crate) fn tell(listener: &OwnedListener, text: &str) -> io::Result<()> {
 
 /// Reads the status of the program with the status socket `path`.
 pub fn ask(path: &Path) -> Result<String, StatusError> {
+    read(path, connect(path)?)
+}
+
+fn connect(path: &Path) -> Result<UnixStream, StatusError> {
+    UnixStream::connect(path).map_err(|source| StatusError::Ask {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn read(path: &Path, stream: UnixStream) -> Result<String, StatusError> {
     let ask = || {
-        let stream = UnixStream::connect(path)?;
         stream.set_read_timeout(Some(STATUS_TIMEOUT))?;
         let mut text = Vec::new();
         stream.take(MAX_STATUS_SIZE).read_to_end(&mut text)?;
@@ -155,8 +178,10 @@ pub struct StatusArgs {
 }
 
 /// Prints a program's status.
-pub fn run(args: &StatusArgs, to: &mut impl Write) -> Result<(), StatusError> {
-    let text = ask(&args.socket)?;
+pub fn run(args: &StatusArgs, seccomp: Seccomp, to: &mut impl Write) -> Result<(), StatusError> {
+    let stream = connect(&args.socket)?;
+    sandbox::confine(seccomp, &Needs::default())?;
+    let text = read(&args.socket, stream)?;
     // The reader may have closed its end early.
     let _ = to.write_all(text.as_bytes());
     Ok(())

@@ -3,6 +3,7 @@
 
 pub mod bao;
 pub mod cache;
+pub mod confinement;
 pub mod daemon;
 pub mod debian_tree;
 pub mod disk;

@@ -1,6 +1,7 @@
 //! Reduces the process's capabilities to those that a file server needs.
 
-use caps::{CapSet, Capability, CapsHashSet};
+use caps::{Capability, CapsHashSet};
+use gangplank_sandbox::capabilities;
 
 use super::error::Error;
 use super::options::ModCaps;
@@ -30,56 +31,25 @@ const SUPERVISOR: Capability = Capability::CAP_DAC_OVERRIDE;
 /// Reduces all capability sets of the acceptor and returns the capabilities that workers keep.
 ///
 /// The acceptor stays permitted to raise the workers' capabilities and [`ENTER_SANDBOX`], which
-/// its keepers and workers inherit by fork. [`suspend`] makes none of them effective.
+/// its keepers and workers inherit by fork. [`capabilities::suspend`] makes none of them effective.
 ///
 /// A needed capability that the process does not have is no error: an ordinary user serves with
 /// fewer.
 pub(super) fn reduce(changes: &ModCaps, keep_handles: bool) -> Result<CapsHashSet, Error> {
-    let permitted = read(CapSet::Permitted, "permitted")?;
+    let permitted = capabilities::permitted()?;
     let keep = selection(&permitted, changes, keep_handles)?;
     let acceptor: CapsHashSet = keep
         .iter()
         .chain(permitted.get(&ENTER_SANDBOX))
         .copied()
         .collect();
-    apply(&acceptor)?;
+    capabilities::reduce(&acceptor)?;
     Ok(keep)
-}
-
-/// Makes no capability effective, and keeps the permitted ones.
-pub(super) fn suspend() -> Result<(), Error> {
-    set_effective(&CapsHashSet::new())
-}
-
-/// Makes every permitted capability effective.
-pub(super) fn resume() -> Result<(), Error> {
-    set_effective(&read(CapSet::Permitted, "permitted")?)
-}
-
-/// Gives up every capability except `kept`, which must be permitted.
-pub(super) fn restrict(kept: &CapsHashSet) -> Result<(), Error> {
-    set_effective(kept)?;
-    caps::set(None, CapSet::Permitted, kept).map_err(|source| Error::Capabilities {
-        set: "permitted",
-        source,
-    })
-}
-
-fn set_effective(capabilities: &CapsHashSet) -> Result<(), Error> {
-    caps::set(None, CapSet::Effective, capabilities).map_err(|source| Error::Capabilities {
-        set: "effective",
-        source,
-    })
 }
 
 /// Reduces the capability sets of the supervisor.
 pub(super) fn reduce_supervisor() -> Result<(), Error> {
-    let permitted = read(CapSet::Permitted, "permitted")?;
-    let keep = permitted
-        .intersection(&CapsHashSet::from([SUPERVISOR]))
-        .copied()
-        .collect();
-    apply(&keep)
+    Ok(capabilities::reduce_to_permitted(&[SUPERVISOR])?)
 }
 
 /// Whether these capabilities suffice to take on a caller's user and group.
@@ -89,7 +59,7 @@ pub(super) fn can_change_credentials(kept: &CapsHashSet) -> bool {
 
 /// Whether the process may set its supplementary groups.
 pub(super) fn can_set_groups() -> Result<bool, Error> {
-    Ok(read(CapSet::Effective, "effective")?.contains(&Capability::CAP_SETGID))
+    Ok(capabilities::effective()?.contains(&Capability::CAP_SETGID))
 }
 
 fn selection(
@@ -107,35 +77,6 @@ fn selection(
         .filter(|capability| !changes.removed.contains(capability))
         .chain(changes.added.iter().copied())
         .collect())
-}
-
-fn apply(keep: &CapsHashSet) -> Result<(), Error> {
-    // First the sets whose change needs a capability that the later steps drop.
-    drop_bounding(keep)?;
-    let failed = |set| move |source| Error::Capabilities { set, source };
-    caps::clear(None, CapSet::Ambient).map_err(failed("ambient"))?;
-    caps::set(None, CapSet::Effective, keep).map_err(failed("effective"))?;
-    caps::set(None, CapSet::Permitted, keep).map_err(failed("permitted"))?;
-    caps::clear(None, CapSet::Inheritable).map_err(failed("inheritable"))
-}
-
-/// Reduces the bounding set. It limits executed programs only and the daemon executes none, so a
-/// process without CAP_SETPCAP leaves it alone.
-fn drop_bounding(keep: &CapsHashSet) -> Result<(), Error> {
-    if !read(CapSet::Effective, "effective")?.contains(&Capability::CAP_SETPCAP) {
-        return Ok(());
-    }
-    for capability in read(CapSet::Bounding, "bounding")?.difference(keep) {
-        caps::drop(None, CapSet::Bounding, *capability).map_err(|source| Error::Capabilities {
-            set: "bounding",
-            source,
-        })?;
-    }
-    Ok(())
-}
-
-fn read(set: CapSet, name: &'static str) -> Result<CapsHashSet, Error> {
-    caps::read(None, set).map_err(|source| Error::Capabilities { set: name, source })
 }
 
 #[cfg(test)]

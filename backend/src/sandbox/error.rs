@@ -120,26 +120,7 @@ pub enum Error {
          leave it out"
     )]
     CapabilityMissing(caps::Capability),
-    /// A capability set cannot be changed.
-    #[error("cannot reduce the {set} capabilities")]
-    Capabilities {
-        /// The capability set.
-        set: &'static str,
-        /// The cause.
-        source: caps::errors::CapsError,
-    },
-    /// `no_new_privs` cannot be set.
-    #[error("cannot set no_new_privs")]
-    NoNewPrivileges(#[source] io::Error),
-    /// The kernel has Landlock and refuses the restriction.
-    #[error("cannot restrict the process by Landlock")]
-    Landlock(#[source] landlock::RulesetError),
-    /// The list of system calls does not compile.
-    #[error("cannot compile the list of system calls")]
-    SeccompList(#[source] seccompiler::BackendError),
-    /// The kernel refuses the list of system calls.
-    #[error(
-        "cannot install the list of system calls: pass --seccomp=none if the kernel has no seccomp"
-    )]
-    SeccompInstall(#[source] seccompiler::Error),
+    /// A mechanism of the kernel fails.
+    #[error(transparent)]
+    Confine(#[from] gangplank_sandbox::Error),
 }

@@ -34,6 +34,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use caps::CapsHashSet;
+use gangplank_sandbox::capabilities::{restrict, resume, suspend};
+use gangplank_sandbox::landlock as rules;
 use rustix::fs::{CWD, Mode as FileMode, OFlags};
 
 use crate::passthrough::Abilities;
@@ -123,7 +125,7 @@ pub fn confine(
     // The guest decides the permissions of new files.
     rustix::process::umask(FileMode::empty());
     let kept = capabilities::reduce(&options.modcaps, keep_handles)?;
-    rustix::thread::set_no_new_privs(true).map_err(|error| Error::NoNewPrivileges(error.into()))?;
+    gangplank_sandbox::set_no_new_privs()?;
 
     // A worker opens every file this way, so a failure must show before a guest connects.
     let mount = proc_self::reopen(&proc_self::open(proc.as_fd())?, &root)?;
@@ -140,7 +142,7 @@ pub fn confine(
         can_open_by_handle: chosen.handles,
     };
     drop(mount);
-    capabilities::suspend()?;
+    suspend()?;
     seccomp::install(options.seccomp, Process::Acceptor)?;
     Ok(Role::Acceptor(Confined {
         root,
@@ -162,7 +164,7 @@ impl Confined {
     /// The first mechanism that fails.
     pub fn confine_worker(self) -> Result<ConfinedWorker, Error> {
         oom_score::unprotect(&self.proc);
-        capabilities::resume()?;
+        resume()?;
         let worker = match self.mode {
             Mode::Namespace => {
                 let (root, proc_self_fd) = namespaces::enter_worker()?;
@@ -174,9 +176,9 @@ impl Confined {
             },
         };
         if self.use_landlock {
-            landlock::restrict(Some(worker.root.as_fd()))?;
+            rules::restrict(Some(worker.root.as_fd()))?;
         }
-        capabilities::restrict(&self.kept)?;
+        restrict(&self.kept)?;
         seccomp::install(self.seccomp, Process::Worker)?;
         Ok(worker)
     }
@@ -188,9 +190,9 @@ impl Confined {
     /// The first mechanism that fails.
     pub fn confine_keeper(&self) -> Result<(), Error> {
         if self.use_landlock {
-            landlock::restrict(None)?;
+            rules::restrict(None)?;
         }
-        capabilities::restrict(&CapsHashSet::new())?;
+        restrict(&CapsHashSet::new())?;
         seccomp::install(self.seccomp, Process::Keeper)
     }
 }

@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use caps::{Capability, CapsHashSet};
+pub use gangplank_sandbox::seccomp::Seccomp;
 
 /// How the daemon is isolated from the rest of the host (`--sandbox`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,34 +27,6 @@ impl FromStr for Mode {
             "chroot" => Ok(Self::Chroot),
             "none" => Ok(Self::None),
             _ => Err("expected namespace, chroot or none"),
-        }
-    }
-}
-
-/// The action on a system call outside the permitted list (`--seccomp`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Seccomp {
-    /// The kernel kills the process.
-    #[default]
-    Kill,
-    /// The kernel logs the call to the audit log and permits it.
-    Log,
-    /// The kernel raises `SIGSYS`.
-    Trap,
-    /// The daemon installs no list.
-    None,
-}
-
-impl FromStr for Seccomp {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "kill" => Ok(Self::Kill),
-            "log" => Ok(Self::Log),
-            "trap" => Ok(Self::Trap),
-            "none" => Ok(Self::None),
-            _ => Err("expected kill, log, trap or none"),
         }
     }
 }

@@ -2,97 +2,17 @@
 
 mod calls;
 
-use std::collections::BTreeMap;
-
-use seccompiler::{
-    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
-    SeccompFilter, SeccompRule, TargetArch,
-};
+use gangplank_sandbox::seccomp;
 
 use super::error::Error;
 use super::options::Seccomp;
-use calls::{Conditional, Width};
 
 pub(super) use calls::Process;
-
-#[cfg(target_arch = "x86_64")]
-const ARCH: TargetArch = TargetArch::x86_64;
-#[cfg(target_arch = "aarch64")]
-const ARCH: TargetArch = TargetArch::aarch64;
 
 /// Installs the list of `process` for all threads of the calling one. The processes that it forks
 /// inherit the list. It cannot be removed again, but a stricter one can be added.
 pub(super) fn install(action: Seccomp, process: Process) -> Result<(), Error> {
-    let mismatch = match action {
-        Seccomp::None => return Ok(()),
-        Seccomp::Kill => SeccompAction::KillProcess,
-        Seccomp::Log => SeccompAction::Log,
-        Seccomp::Trap => SeccompAction::Trap,
-    };
-    for program in programs(mismatch, process).map_err(Error::SeccompList)? {
-        seccompiler::apply_filter_all_threads(&program).map_err(Error::SeccompInstall)?;
-    }
-    Ok(())
-}
-
-/// The filters, in the order of their installation.
-///
-/// Of several filters' actions on a call the kernel takes the severest (seccomp(2)), so the last
-/// filter permits the calls that the others answer with an error.
-fn programs(mismatch: SeccompAction, process: Process) -> Result<Vec<BpfProgram>, BackendError> {
-    // With --seccomp=log, the kernel logs these calls like all others outside the list.
-    let refused: &[_] = match mismatch {
-        SeccompAction::Log => &[],
-        _ => calls::REFUSED,
-    };
-    let mut programs = Vec::new();
-    for (call, errno) in refused {
-        let rules = BTreeMap::from([(*call, Vec::new())]);
-        let error = SeccompAction::Errno(errno.cast_unsigned());
-        programs.push(compile(rules, SeccompAction::Allow, error)?);
-    }
-    let allowed = allowed_rules(process, refused)?;
-    programs.push(compile(allowed, mismatch, SeccompAction::Allow)?);
-    Ok(programs)
-}
-
-fn allowed_rules(
-    process: Process,
-    refused: &[(libc::c_long, i32)],
-) -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendError> {
-    let mut rules = BTreeMap::<i64, Vec<SeccompRule>>::new();
-    for condition in calls::conditional(process) {
-        let rule = SeccompRule::new(vec![condition_of(&condition)?])?;
-        rules.entry(condition.call).or_default().push(rule);
-    }
-    // An empty list of rules permits any arguments.
-    for call in calls::allowed(process).iter().copied().flatten() {
-        rules.insert(*call, Vec::new());
-    }
-    for (call, _) in refused {
-        rules.insert(*call, Vec::new());
-    }
-    Ok(rules)
-}
-
-fn condition_of(condition: &Conditional) -> Result<SeccompCondition, BackendError> {
-    let width = match condition.width {
-        Width::Int => SeccompCmpArgLen::Dword,
-        Width::Long => SeccompCmpArgLen::Qword,
-    };
-    let operator = match condition.mask {
-        u64::MAX => SeccompCmpOp::Eq,
-        mask => SeccompCmpOp::MaskedEq(mask),
-    };
-    SeccompCondition::new(condition.argument, width, operator, condition.value)
-}
-
-fn compile(
-    rules: BTreeMap<i64, Vec<SeccompRule>>,
-    mismatch: SeccompAction,
-    matched: SeccompAction,
-) -> Result<BpfProgram, BackendError> {
-    SeccompFilter::new(rules, mismatch, matched, ARCH)?.try_into()
+    Ok(seccomp::install(action, &calls::list(process))?)
 }
 
 #[cfg(test)]
@@ -103,6 +23,7 @@ mod tests {
     use std::os::unix::process::ExitStatusExt;
     use std::process::{Command, Stdio};
 
+    use gangplank_sandbox::seccomp::{Conditional, SeccompAction};
     use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat};
     use rustix::io::Errno;
     use rustix::thread::UnshareFlags;
@@ -116,8 +37,9 @@ mod tests {
     fn with_filter(body: impl FnOnce() + Send + 'static) {
         std::thread::spawn(|| {
             let action = SeccompAction::Errno(libc::EDOM.cast_unsigned());
-            for program in programs(action, Process::Worker).expect("the list compiles") {
-                seccompiler::apply_filter(&program).expect("the kernel has seccomp");
+            let list = calls::list(Process::Worker);
+            for program in seccomp::programs(action, &list).expect("the list compiles") {
+                seccomp::apply_to_thread(&program).expect("the kernel has seccomp");
             }
             body();
         })
@@ -138,7 +60,8 @@ mod tests {
         ];
         for process in [Process::Acceptor, Process::Keeper, Process::Worker] {
             for (action, filters) in &table {
-                let programs = programs(action.clone(), process).unwrap();
+                let list = calls::list(process);
+                let programs = seccomp::programs(action.clone(), &list).unwrap();
                 assert_eq!(programs.len(), *filters, "{process:?}");
             }
         }

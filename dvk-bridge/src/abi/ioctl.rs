@@ -7,7 +7,7 @@
 use super::wire::wire_struct;
 
 /// The ioctl type of all calls.
-const TYPE: u32 = 0xe3;
+pub(crate) const TYPE: u32 = 0xe3;
 /// The size in every number, that of an `int`.
 const SIZE: u32 = 4;
 const NONE: u32 = 0;

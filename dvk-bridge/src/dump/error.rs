@@ -8,6 +8,9 @@ use crate::abi::{Generation, HeaderError};
 /// Why a dump has ended.
 #[derive(Debug, thiserror::Error)]
 pub enum DumpError {
+    /// The program cannot be confined.
+    #[error(transparent)]
+    Sandbox(#[from] crate::sandbox::SandboxError),
     /// The capture cannot be read.
     #[error("cannot read {what}")]
     Read {

@@ -17,10 +17,12 @@ use std::time::Duration;
 use crate::abi::Generation;
 use crate::carrier::node::PORT_BASE;
 use crate::cli_types::GenerationName;
+use crate::sandbox::{self, Needs};
 pub use error::DumpError;
 
 use conversations::Conversations;
 use decode::Decoder;
+use gangplank_sandbox::seccomp::Seccomp;
 use gangplank_service::error_chain;
 
 /// Time limit for the connection to the receiver of a relayed connection.
@@ -64,10 +66,10 @@ pub struct DumpArgs {
 }
 
 /// Shows the input until its end.
-pub fn run(args: &DumpArgs, to: &mut impl Write) -> Result<(), DumpError> {
+pub fn run(args: &DumpArgs, seccomp: Seccomp, to: &mut impl Write) -> Result<(), DumpError> {
     let generation = args.generation.map(Generation::from);
     if let (Some(listen), Some(connect)) = (args.listen, args.connect) {
-        return relay(listen, connect, generation, to);
+        return relay((listen, connect), seccomp, generation, to);
     }
     let path = args.file.clone().unwrap_or_else(|| "-".into());
     let what = path.display().to_string();
@@ -80,6 +82,7 @@ pub fn run(args: &DumpArgs, to: &mut impl Write) -> Result<(), DumpError> {
     } else {
         Box::new(File::open(&path).map_err(failed)?)
     };
+    sandbox::confine(seccomp, &Needs::default())?;
     let mut begin = Vec::new();
     fill(&mut input, &mut begin, MAGIC_SIZE).map_err(failed)?;
     if !capture::is_capture(&begin) {
@@ -113,13 +116,18 @@ fn fill(from: &mut impl Read, bytes: &mut Vec<u8>, least: usize) -> io::Result<(
 
 /// Relays one connection after another and shows it.
 fn relay(
-    listen: SocketAddr,
-    connect: SocketAddr,
+    (listen, connect): (SocketAddr, SocketAddr),
+    seccomp: Seccomp,
     generation: Option<Generation>,
     to: &mut impl Write,
 ) -> Result<(), DumpError> {
     let listener =
         TcpListener::bind(listen).map_err(|source| DumpError::Listen { listen, source })?;
+    let needs = Needs {
+        tcp: true,
+        ..Needs::default()
+    };
+    sandbox::confine(seccomp, &needs)?;
     loop {
         let accepted = listener.accept();
         let (mut sender, address) =

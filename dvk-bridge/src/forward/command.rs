@@ -1,21 +1,26 @@
 //! `forward` as a program: from its command line to its end.
 
+use std::collections::HashMap;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use gangplank_sandbox::seccomp::Seccomp;
 use nix::sys::signal::{SigSet, Signal};
 
 use super::args::ForwardArgs;
 use super::forwarder::Forward;
-use crate::abi::DcLimits;
+use crate::abi::{DcId, DcLimits, NodeId};
 use crate::carrier::device::{Device, DeviceError};
 use crate::carrier::local::{Local, LocalError};
-use crate::carrier::node::{Node, NodeError};
+use crate::carrier::node::{Node, NodeConfig, NodeError};
+use crate::cli_types::PeerName;
 use crate::endpoint::{Carrier, EndpointError};
+use crate::sandbox::{self, Needs, SandboxError};
 use crate::server_addr::ServerAddr;
-use crate::status::{Report, StatusError, StatusServer};
+use crate::status::{self, Report, StatusError, StatusServer};
 
 /// Why `forward` did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +40,9 @@ pub enum ForwardError {
     /// The status socket cannot be created.
     #[error(transparent)]
     Status(#[from] StatusError),
+    /// The program cannot be confined.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// The command line names no server.
     #[error("no server is given: use --peer and --node, or --switch")]
     NoServer,
@@ -57,7 +65,7 @@ pub enum ForwardError {
 /// # Errors
 ///
 /// [`ForwardError`].
-pub fn run(args: &ForwardArgs) -> Result<(), ForwardError> {
+pub fn run(args: &ForwardArgs, seccomp: Seccomp) -> Result<(), ForwardError> {
     // Before any thread starts, so that all threads leave the signals to the one that waits for
     // them.
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
@@ -68,13 +76,28 @@ pub fn run(args: &ForwardArgs) -> Result<(), ForwardError> {
             source: errno.into(),
         })?;
     let device = Arc::new(Device::open(&args.device)?);
+    let listener = args.status.as_deref().map(status::listen).transpose()?;
+    let needs_node = match args.server_addr.server_addr() {
+        Some(ServerAddr::Node(node, server)) => {
+            Some(node_config(args, node, server, HashMap::new()))
+        }
+        _ => None,
+    };
+    let needs = Needs {
+        sockets: args.status.iter().map(PathBuf::as_path).collect(),
+        connects: true,
+        node: needs_node.as_ref(),
+        device: true,
+        ..Needs::default()
+    };
+    sandbox::confine(seccomp, &needs)?;
     let here = device.bind(args.dc, args.endpoint, "forward");
     let here = here.map_err(ForwardError::Bind)?;
     let there = ServerCarrier::start(args, here.limits())?;
     let forward = Arc::new(Forward::new(here, there.carrier(), args.limit));
     let parts: Vec<Arc<dyn Report>> = vec![forward.clone(), device, there.report()];
-    let status = args.status.as_ref();
-    let status = status.map(|path| StatusServer::start(path, parts));
+    let status = args.status.as_ref().zip(listener);
+    let status = status.map(|(path, listener)| StatusServer::start_at(path, listener, parts));
     let _status = status.transpose()?;
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = stop.clone();
@@ -105,6 +128,17 @@ pub fn run(args: &ForwardArgs) -> Result<(), ForwardError> {
     }
 }
 
+/// The node that this program becomes.
+fn node_config(
+    args: &ForwardArgs,
+    node: NodeId,
+    server: &PeerName,
+    dcs: HashMap<DcId, DcLimits>,
+) -> NodeConfig {
+    let known = (args.dc, args.endpoint);
+    args.server_addr.as_node(node, server, known, dcs)
+}
+
 /// The carrier to the server.
 enum ServerCarrier {
     Node(Arc<Node>),
@@ -124,8 +158,7 @@ impl ServerCarrier {
                     args.server_addr.at_switch(socket, dcs),
                 )?)),
                 ServerAddr::Node(node, server) => {
-                    let known = (args.dc, args.endpoint);
-                    let config = args.server_addr.as_node(node, server, known, dcs);
+                    let config = node_config(args, node, server, dcs);
                     Self::Node(Arc::new(Node::start(config)?))
                 }
             },

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
+use gangplank_sandbox::seccomp::Seccomp;
 use gangplank_service::error_chain;
 use log::{info, warn};
 use nix::sys::signal::{SigSet, Signal};
@@ -16,9 +17,10 @@ use super::config::{Block, CarrierKind, Config, ConfigError};
 use super::server::{Server, StartError};
 use crate::carrier::device::{self, Device, DeviceError};
 use crate::carrier::local::{Local, LocalError};
-use crate::carrier::node::{Node, NodeError};
+use crate::carrier::node::{Node, NodeConfig, NodeError};
 use crate::endpoint::{BoundEndpoint, Carrier, EndpointError};
-use crate::status::{Report, StatusError, StatusServer};
+use crate::sandbox::{self, Needs, SandboxError};
+use crate::status::{self, Report, StatusError, StatusServer};
 
 /// Wait before the next bind of an endpoint whose carrier is not available yet.
 const BIND_RETRY_INTERVAL: Duration = Duration::from_secs(1);
@@ -67,6 +69,9 @@ pub enum ServeError {
     /// The status socket cannot be created.
     #[error(transparent)]
     Status(#[from] StatusError),
+    /// The program cannot be confined.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// A server needs a carrier that was not started.
     #[error("{server}: the carrier for its rhs_carrier was not started")]
     NoCarrier {
@@ -113,7 +118,7 @@ pub enum ServeError {
 /// # Errors
 ///
 /// [`ServeError`].
-pub fn run(args: &ServeArgs) -> Result<(), ServeError> {
+pub fn run(args: &ServeArgs, seccomp: Seccomp) -> Result<(), ServeError> {
     let config = Config::load(&args.config, args.socket.as_deref())?;
     for warning in &config.warnings {
         warn!("{warning}");
@@ -128,16 +133,27 @@ pub fn run(args: &ServeArgs) -> Result<(), ServeError> {
         what: "take over signals",
         source: errno.into(),
     })?;
-    let carriers = Arc::new(Carriers::start(&config)?);
+    let device = open_device(&config)?;
+    let listener = args.status.as_deref().map(status::listen).transpose()?;
+    let needs = Needs {
+        sockets: args.status.iter().map(PathBuf::as_path).collect(),
+        connects: true,
+        node: node_of(&config),
+        device: device.is_some(),
+        daemon: true,
+        ..Needs::default()
+    };
+    sandbox::confine(seccomp, &needs)?;
+    let carriers = Arc::new(Carriers::start(&config, device)?);
     let stop = Arc::new(AtomicBool::new(false));
     let (tell, told) = mpsc::channel();
     let servers = config.servers.into_iter();
     let servers: Vec<_> = servers.map(|block| Arc::new(Served::new(block))).collect();
-    let status = args.status.as_ref().map(|path| {
+    let status = args.status.as_ref().zip(listener).map(|(path, listener)| {
         let servers = servers
             .iter()
             .map(|server| Arc::clone(server) as Arc<dyn Report>);
-        StatusServer::start(path, carriers.parts().chain(servers).collect())
+        StatusServer::start_at(path, listener, carriers.parts().chain(servers).collect())
     });
     let _status = status.transpose()?;
     let mut threads = Vec::new();
@@ -204,6 +220,30 @@ fn start(
     })
 }
 
+/// The first server that uses a carrier.
+fn first_on(config: &Config, carrier_kind: CarrierKind) -> Option<&Block> {
+    let mut servers = config.servers.iter();
+    servers.find(|block| block.carrier_kind == carrier_kind)
+}
+
+/// The node that this program becomes.
+fn node_of(config: &Config) -> Option<&NodeConfig> {
+    let node = config.node.as_ref();
+    node.filter(|_| first_on(config, CarrierKind::Node).is_some())
+}
+
+/// Opens the kernel's DVK if a server uses it.
+fn open_device(config: &Config) -> Result<Option<Device>, ServeError> {
+    let device = first_on(config, CarrierKind::Device).map(|block| {
+        let device = Device::open(Path::new(device::PATH));
+        device.map_err(|source| ServeError::Device {
+            server: block.name.clone(),
+            source,
+        })
+    });
+    device.transpose()
+}
+
 /// The carriers of the servers.
 struct Carriers {
     node: Option<Arc<Node>>,
@@ -213,23 +253,10 @@ struct Carriers {
 
 impl Carriers {
     /// Starts the carriers that the configuration's servers need.
-    fn start(config: &Config) -> Result<Self, ServeError> {
-        let wanted = |carrier_kind| {
-            let mut servers = config.servers.iter();
-            servers.find(|block| block.carrier_kind == carrier_kind)
-        };
-        let device = wanted(CarrierKind::Device).map(|block| {
-            let device = Device::open(Path::new(device::PATH));
-            device.map_err(|source| ServeError::Device {
-                server: block.name.clone(),
-                source,
-            })
-        });
-        let device = device.transpose()?;
-        let node = config.node.clone();
-        let node = node.filter(|_| wanted(CarrierKind::Node).is_some());
+    fn start(config: &Config, device: Option<Device>) -> Result<Self, ServeError> {
+        let node = node_of(config).cloned();
         let local = config.local.clone();
-        let local = local.filter(|_| wanted(CarrierKind::Local).is_some());
+        let local = local.filter(|_| first_on(config, CarrierKind::Local).is_some());
         Ok(Self {
             node: node.map(Node::start).transpose()?.map(Arc::new),
             local: local.map(Local::start).transpose()?.map(Arc::new),

@@ -2,6 +2,8 @@
 
 use std::ffi::OsString;
 
+use gangplank_sandbox::seccomp::Seccomp;
+
 /// `serve`: serves a share to DVS machines.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ServeArgs {
@@ -26,6 +28,6 @@ pub enum ServeError {
 /// # Errors
 ///
 /// [`ServeError::Narrow`], always.
-pub fn run(_: &ServeArgs) -> Result<(), ServeError> {
+pub fn run(_: &ServeArgs, _: Seccomp) -> Result<(), ServeError> {
     Err(ServeError::Narrow)
 }

@@ -2,11 +2,14 @@
 
 use std::path::PathBuf;
 
+use gangplank_sandbox::seccomp::Seccomp;
+
 use super::bind_permissions::Rule;
 use super::config::{SwitchConfig, SwitchError};
 use super::event_loop::Switch;
 use crate::abi::{DcId, DcLimits};
 use crate::cli_types::parse_dc;
+use crate::sandbox::{self, Needs};
 
 /// `switch`: connects the programs of one host.
 #[derive(Clone, Debug, clap::Args)]
@@ -65,8 +68,18 @@ impl From<&SwitchArgs> for SwitchConfig {
 }
 
 /// Runs a switch until the process ends.
-pub fn run(args: &SwitchArgs) -> Result<(), SwitchError> {
+pub fn run(args: &SwitchArgs, seccomp: Seccomp) -> Result<(), SwitchError> {
     let switch = Switch::new(args.into())?;
+    let sockets = [Some(&args.socket), args.status.as_ref()];
+    let needs = Needs {
+        sockets: sockets
+            .into_iter()
+            .flatten()
+            .map(PathBuf::as_path)
+            .collect(),
+        ..Needs::default()
+    };
+    sandbox::confine(seccomp, &needs)?;
     log::info!("switch at {}", args.socket.display());
     switch.run()
 }

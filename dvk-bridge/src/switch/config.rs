@@ -10,6 +10,7 @@ use rustix::process::geteuid;
 
 use super::bind_permissions::Admission;
 use crate::abi::{DcId, DcLimits};
+use crate::sandbox::SandboxError;
 use crate::status::StatusError;
 
 /// A switch's configuration.
@@ -53,6 +54,9 @@ pub enum SwitchError {
     /// The status socket cannot be created.
     #[error(transparent)]
     Status(#[from] StatusError),
+    /// The switch cannot be confined.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// The system refuses to wait for events.
     #[error("cannot wait for programs")]
     Wait(#[source] io::Error),

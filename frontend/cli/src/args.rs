@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 use gangplank_device_model::args::ModelArgs;
 use gangplank_driver::file_client::args::FsArgs;
+use gangplank_sandbox::seccomp::Seccomp;
 
 /// The whole command line.
 #[derive(Clone, Debug, Parser)]
@@ -38,6 +39,9 @@ pub(crate) enum Command {
     /// Keep devices over a restart of the device model, which starts this by itself
     #[command(hide = true)]
     Hold {
+        /// What happens when the process makes a system call that it does not need
+        #[arg(long, value_name = "ACTION", default_value = "kill")]
+        seccomp: Seccomp,
         /// Distinguishes this process in a list of processes
         #[arg(value_name = "NAME")]
         name: String,

@@ -23,7 +23,7 @@ fn main() -> ExitCode {
     match args.command {
         Some(Command::Fs(args)) => run_fs(&args),
         Some(Command::Relay(args)) => run_relay(&args),
-        Some(Command::Hold { .. }) => match fd_store::run() {
+        Some(Command::Hold { seccomp, .. }) => match fd_store::run(seccomp) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => complain(&error, 1),
         },

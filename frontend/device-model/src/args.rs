@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use gangplank_sandbox::seccomp::Seccomp;
 use log::LevelFilter;
 
 /// The device model.
@@ -23,6 +24,16 @@ pub struct ModelArgs {
     /// device node and user]
     #[arg(long, value_name = "NAME", requires = "config")]
     pub holder: Option<String>,
+
+    /// What happens when a process makes a system call that it does not need: kill, log, trap or
+    /// none
+    #[arg(
+        long,
+        value_name = "ACTION",
+        requires = "config",
+        default_value = "kill"
+    )]
+    pub seccomp: Seccomp,
 
     /// What to log: off, error, warn, info, debug or trace [default: the configuration's, or info]
     #[arg(long, value_name = "LEVEL", requires = "config")]

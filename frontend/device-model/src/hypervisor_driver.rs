@@ -5,6 +5,8 @@
 //! [`crate::hypervisors`]. Nothing else of the device model names a hypervisor.
 
 use std::error::Error;
+use std::fs::{File, OpenOptions};
+use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -55,7 +57,7 @@ pub trait HypervisorDriver {
 }
 
 /// What the configuration says of one device.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct DeviceParams {
     /// The device's id at the hypervisor.
     pub id: u32,
@@ -63,7 +65,43 @@ pub struct DeviceParams {
     pub window: GuestRange,
     /// The memory that the device shares with the guest, and the file that it is mapped from.
     /// Needed where the driver does not report the memory; compared with what it reports otherwise.
-    pub memory: Option<(GuestRange, PathBuf)>,
+    pub memory: Option<ConfiguredMemory>,
+}
+
+/// Shared memory as the configuration describes it. Its file is opened before the process is
+/// confined.
+#[derive(Debug)]
+pub struct ConfiguredMemory {
+    /// Where the guest has it.
+    pub range: GuestRange,
+    /// The file that it is mapped from.
+    pub path: PathBuf,
+    file: io::Result<File>,
+}
+
+impl ConfiguredMemory {
+    /// Opens the file at `path`. A failure is an error of [`Self::file`], so that it concerns one
+    /// device alone.
+    pub fn open(range: GuestRange, path: &Path) -> Self {
+        Self {
+            range,
+            path: path.to_owned(),
+            file: OpenOptions::new().read(true).write(true).open(path),
+        }
+    }
+
+    /// A descriptor of the file.
+    ///
+    /// # Errors
+    /// `open(2)`'s, or `fcntl(2)`'s.
+    pub fn file(&self) -> io::Result<OwnedFd> {
+        match &self.file {
+            Ok(file) => file.as_fd().try_clone_to_owned(),
+            Err(error) => Err(error
+                .raw_os_error()
+                .map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)),
+        }
+    }
 }
 
 /// A device as the driver gave it.

@@ -18,3 +18,4 @@ pub mod hypervisors;
 pub mod journal;
 pub mod mmio;
 pub mod model;
+pub mod sandbox;

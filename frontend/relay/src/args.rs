@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Subcommand};
+use gangplank_sandbox::seccomp::Seccomp;
 
 /// `relay`: serves guests by a daemon that may come late, be replaced or die.
 #[derive(Clone, Debug, clap::Args)]
@@ -48,6 +49,11 @@ pub struct RelayArgs {
     /// Time that a daemon has to save or load what it knows of a guest's files, in seconds
     #[arg(long, value_name = "SECS", default_value = "60", value_parser = parse_seconds)]
     pub state_limit: Duration,
+
+    /// What happens when the relay makes a system call that it does not need: kill, log, trap or
+    /// none
+    #[arg(long, value_name = "ACTION", default_value = "kill")]
+    pub seccomp: Seccomp,
 
     /// Log less (error, warn) or more (debug)
     #[arg(long, value_name = "LEVEL", default_value = "info", action = ArgAction::Set)]

@@ -14,7 +14,8 @@
 //! - `daemon` is the connection to a daemon.
 //! - After a daemon has died, `inflight` finds the requests that it had, and `error_replies`
 //!   replies to them; `split_queue` reads and writes the rings in the guest's `memory`.
-//! - `serve` is the program: its sockets, and an operator's commands (`control`).
+//! - `serve` is the program: its sockets, and an operator's commands (`control`). `sandbox`
+//!   confines it.
 
 mod args;
 mod control;
@@ -25,10 +26,12 @@ mod guest;
 mod inflight;
 mod memory;
 mod ring;
+mod sandbox;
 mod serve;
 mod split_queue;
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub use args::{RelayAction, RelayArgs};
@@ -118,6 +121,13 @@ fn serve(args: &RelayArgs, filter: Option<&str>) -> Result<(), Error> {
         listen.display(),
         backend.display()
     );
+    sandbox::confine(
+        args.seccomp,
+        [Some(listen), args.control.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(PathBuf::as_path),
+    )?;
     Relay::new(options, backend.clone()).serve(&listener, control.as_ref(), &signals)
 }
 

@@ -5,4 +5,5 @@ mod backend;
 mod fixture;
 mod frontend;
 mod installed_files;
+mod other_programs;
 mod sandbox;

@@ -3,7 +3,13 @@
 //! One list covers both C libraries (glibc, musl) and both architectures: it has every variant of a
 //! call that one of the libraries uses, except those that the architecture does not have.
 
-use libc::{c_long, c_ulong};
+#[cfg(target_arch = "x86_64")]
+use gangplank_sandbox::seccomp::common::X86_64;
+use gangplank_sandbox::seccomp::common::{
+    self, CLONE3, ENDING, EVENTS, MEMORY, SIGNALS, THREADS, TIME, WAITING,
+};
+use gangplank_sandbox::seccomp::{CallList, Conditional};
+use libc::c_long;
 
 // The libc crate lacks these numbers for some targets. They are the same on all architectures
 // (include/uapi/asm-generic/unistd.h).
@@ -23,6 +29,15 @@ pub(in crate::sandbox) enum Process {
     Keeper,
     /// Serves one guest.
     Worker,
+}
+
+/// The list of a process.
+pub(super) fn list(process: Process) -> CallList {
+    CallList {
+        allowed: allowed(process).to_vec(),
+        conditional: conditional(process),
+        refused: REFUSED.to_vec(),
+    }
 }
 
 /// The calls that a process may make with any arguments.
@@ -182,18 +197,6 @@ const CREDENTIALS: &[c_long] = &[
     libc::SYS_getgroups,
 ];
 
-/// The end of a thread or process, and locks.
-const ENDING: &[c_long] = &[
-    libc::SYS_exit,
-    libc::SYS_exit_group,
-    libc::SYS_futex,
-    libc::SYS_getpid,
-    libc::SYS_gettid,
-];
-
-/// Waiting for a process that the caller started.
-const WAITING: &[c_long] = &[libc::SYS_wait4, libc::SYS_waitid];
-
 /// What a keeper and a worker do before they install their own lists.
 const CONFINING: &[c_long] = &[
     libc::SYS_seccomp,
@@ -211,38 +214,6 @@ const CONFINING: &[c_long] = &[
 /// Signals to threads of any process. Its number is known only once the process exists.
 const SIGNAL_SENDING: &[c_long] = &[libc::SYS_tgkill];
 
-/// Threads.
-const THREADS: &[c_long] = &[
-    libc::SYS_rseq,
-    libc::SYS_set_robust_list,
-    libc::SYS_membarrier,
-    libc::SYS_sched_yield,
-    libc::SYS_getrusage,
-    // glibc asks for a new thread's CPUs when it looks up the thread's stack.
-    libc::SYS_sched_getaffinity,
-    libc::SYS_sched_getscheduler,
-    libc::SYS_sched_getparam,
-];
-
-/// Memory. `mmap` and `mprotect` are in [`conditional`].
-const MEMORY: &[c_long] = &[
-    libc::SYS_brk,
-    libc::SYS_munmap,
-    libc::SYS_mremap,
-    libc::SYS_madvise,
-];
-
-/// Waiting for events.
-const EVENTS: &[c_long] = &[
-    libc::SYS_epoll_create1,
-    libc::SYS_epoll_ctl,
-    libc::SYS_epoll_pwait,
-    libc::SYS_eventfd2,
-    libc::SYS_pipe2,
-    libc::SYS_ppoll,
-    libc::SYS_restart_syscall,
-];
-
 /// Guests' connections. `socket` and `socketpair` are in [`conditional`].
 const SOCKETS: &[c_long] = &[
     libc::SYS_bind,
@@ -259,39 +230,6 @@ const SOCKETS: &[c_long] = &[
     libc::SYS_shutdown,
 ];
 
-/// Clocks, for hosts whose vDSO does not provide them.
-const TIME: &[c_long] = &[
-    libc::SYS_clock_gettime,
-    libc::SYS_clock_getres,
-    libc::SYS_clock_nanosleep,
-    libc::SYS_nanosleep,
-    libc::SYS_gettimeofday,
-    // The standard library seeds its hash tables with it.
-    libc::SYS_getrandom,
-];
-
-/// Signals between the daemon's own threads.
-const SIGNALS: &[c_long] = &[
-    libc::SYS_rt_sigaction,
-    libc::SYS_rt_sigprocmask,
-    libc::SYS_rt_sigreturn,
-    libc::SYS_rt_sigtimedwait,
-    libc::SYS_sigaltstack,
-    libc::SYS_signalfd4,
-];
-
-/// Older calls that only x86 has and that C libraries still make there.
-#[cfg(target_arch = "x86_64")]
-const X86_64: &[c_long] = &[
-    libc::SYS_epoll_wait,
-    libc::SYS_poll,
-    // musl's pipe() and dup2().
-    libc::SYS_pipe,
-    libc::SYS_dup2,
-    // The fallback of time() in static programs.
-    libc::SYS_time,
-];
-
 /// musl's fork().
 #[cfg(target_arch = "x86_64")]
 const X86_64_FORK: &[c_long] = &[libc::SYS_fork];
@@ -299,76 +237,19 @@ const X86_64_FORK: &[c_long] = &[libc::SYS_fork];
 /// Fail with an error instead of the operator's action: C libraries try these first and fall back
 /// to other calls.
 pub(super) const REFUSED: &[(c_long, i32)] = &[
-    // A filter cannot check clone3's flags, which lie in memory; it can check clone's.
-    (libc::SYS_clone3, libc::ENOSYS),
+    CLONE3,
     // The daemon opens files relative to a descriptor. Only musl's open() makes this call.
     #[cfg(target_arch = "x86_64")]
     (libc::SYS_open, libc::EACCES),
 ];
 
-/// Permits a call if one argument has a value.
-pub(super) struct Conditional {
-    /// The system call.
-    pub(super) call: c_long,
-    /// The argument's position, from 0.
-    pub(super) argument: u8,
-    /// How much of the argument the kernel uses.
-    pub(super) width: Width,
-    /// The bits of the argument to compare.
-    pub(super) mask: u64,
-    /// The value that these bits must have.
-    pub(super) value: u64,
-}
-
-/// The size of an argument.
-#[derive(Clone, Copy)]
-pub(super) enum Width {
-    /// `int`: the upper half of the register is undefined.
-    Int,
-    /// `long` or a pointer.
-    Long,
-}
-
-const ALL_BITS: u64 = u64::MAX;
-
 /// The calls that a process may make with some arguments only. If a call has several rows, any of
 /// them permits it.
 pub(super) fn conditional(process: Process) -> Vec<Conditional> {
-    let int = |call, argument, value: i32| Conditional {
-        call,
-        argument,
-        width: Width::Int,
-        mask: ALL_BITS,
-        value: u64::from(value.cast_unsigned()),
-    };
-    let long = |call, argument, mask: u64, value: u64| Conditional {
-        call,
-        argument,
-        width: Width::Long,
-        mask,
-        value,
-    };
-    let no_exec = |call| Conditional {
-        call,
-        argument: 2,
-        width: Width::Int,
-        mask: u64::from(libc::PROT_EXEC.cast_unsigned()),
-        value: 0,
-    };
-    // No executable memory.
-    let mut rows = vec![no_exec(libc::SYS_mmap), no_exec(libc::SYS_mprotect)];
-    // Without an address, so only to the connected peer: syslog, a frontend.
-    rows.push(long(libc::SYS_sendto, 4, ALL_BITS, 0));
-    // Names of threads and of memory areas.
-    rows.push(int(libc::SYS_prctl, 0, libc::PR_SET_NAME));
-    rows.push(int(libc::SYS_prctl, 0, libc::PR_SET_VMA));
-    #[cfg(target_env = "musl")]
-    // musl's abort(). A thread's number says nothing about its process, so the signal must do.
-    rows.push(int(libc::SYS_tkill, 1, libc::SIGABRT));
+    let (int, long) = (Conditional::int, Conditional::long);
+    let mut rows = common::runtime();
     if process != Process::Acceptor {
-        // Signals to threads of this process.
-        let this_process = rustix::process::getpid().as_raw_nonzero().get();
-        rows.push(int(libc::SYS_tgkill, 0, this_process));
+        rows.push(common::own_signals());
     }
     if process == Process::Keeper {
         return rows;
@@ -377,12 +258,11 @@ pub(super) fn conditional(process: Process) -> Vec<Conditional> {
         // Only Unix sockets, which cannot leave this host.
         int(libc::SYS_socket, 0, libc::AF_UNIX),
         int(libc::SYS_socketpair, 0, libc::AF_UNIX),
-        // Threads, neither processes nor namespaces.
-        long(libc::SYS_clone, 0, THREAD | NEW_NAMESPACES, THREAD),
+        common::thread(),
         // A working directory and umask per thread.
         int(libc::SYS_unshare, 0, libc::CLONE_FS),
         // Reading limits, without a new limit.
-        long(libc::SYS_prlimit64, 2, ALL_BITS, 0),
+        long(libc::SYS_prlimit64, 2, u64::MAX, 0),
         // Descriptors' flags, copies and locks. F_SETOWN and F_SETSIG would send any signal to any
         // process of the user.
         int(libc::SYS_fcntl, 1, libc::F_GETFD),
@@ -394,50 +274,16 @@ pub(super) fn conditional(process: Process) -> Vec<Conditional> {
         int(libc::SYS_fcntl, 1, libc::F_OFD_GETLK),
         int(libc::SYS_fcntl, 1, libc::F_OFD_SETLK),
         int(libc::SYS_fcntl, 1, libc::F_OFD_SETLKW),
-        // The standard library sets sockets non-blocking and descriptors close-on-exec by ioctl. No
-        // ioctl of a device or file system is permitted.
-        long(libc::SYS_ioctl, 1, LOWER_HALF, FIONBIO),
-        long(libc::SYS_ioctl, 1, LOWER_HALF, FIOCLEX),
     ]);
+    rows.extend(common::descriptor_flags());
     if process == Process::Acceptor {
         rows.extend([
-            // Keepers and workers: processes with memory of their own.
-            long(
-                libc::SYS_clone,
-                0,
-                THREAD | MEMORY_SHARING | NEW_NAMESPACES,
-                0,
-            ),
+            // Keepers and workers.
+            common::process(),
             int(libc::SYS_unshare, 0, libc::CLONE_NEWNS),
             int(libc::SYS_prctl, 0, libc::PR_SET_PDEATHSIG),
             int(libc::SYS_prctl, 0, libc::PR_SET_NO_NEW_PRIVS),
         ]);
     }
     rows
-}
-
-// Numbers of asm-generic/ioctls.h; the libc crate's constants differ in type between C libraries.
-const FIONBIO: u64 = 0x5421;
-const FIOCLEX: u64 = 0x5451;
-
-/// Mask for the request of `ioctl`, of which the kernel uses 32 bits.
-const LOWER_HALF: u64 = 0xffff_ffff;
-
-const THREAD: u64 = flags(libc::CLONE_THREAD);
-
-const MEMORY_SHARING: u64 = flags(libc::CLONE_VM);
-
-const NEW_NAMESPACES: u64 = flags(
-    libc::CLONE_NEWNS
-        | libc::CLONE_NEWCGROUP
-        | libc::CLONE_NEWUTS
-        | libc::CLONE_NEWIPC
-        | libc::CLONE_NEWUSER
-        | libc::CLONE_NEWPID
-        | libc::CLONE_NEWNET,
-);
-
-const fn flags(bits: i32) -> c_ulong {
-    // Zero-extended, as in a register. A cast, because `From` is not const.
-    bits.cast_unsigned() as c_ulong
 }

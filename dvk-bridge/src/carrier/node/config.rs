@@ -119,6 +119,11 @@ impl PeerConfig {
             announce: false,
         }
     }
+
+    /// Whether the host is an address, and no name that would have to be resolved.
+    pub(crate) fn has_address(&self) -> bool {
+        self.host.parse::<IpAddr>().is_ok()
+    }
 }
 
 /// Why a node does not start.

@@ -7,16 +7,19 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::{env, thread};
 
+use gangplank_sandbox::seccomp::Seccomp;
 use log::info;
 use nix::sys::signal::{SigSet, Signal};
 
 use super::args::{MountArgs, OwnerName, PermissionsName, ServerName};
+use super::session::OpenMountpoint;
 use super::{Dialect, MountError, MountSession, Options, Owner};
 use crate::abi::{DcId, DcLimits, NodeId};
 use crate::carrier::local::{Local, LocalConfig, LocalError};
 use crate::carrier::node::{Node, NodeConfig, NodeError};
 use crate::cli_types::PeerName;
 use crate::endpoint::Carrier;
+use crate::sandbox::{self, Needs, SandboxError};
 use crate::server_addr::ServerAddr;
 
 /// The line that reports the mount.
@@ -31,6 +34,9 @@ pub enum CommandError {
     /// The switch cannot be used.
     #[error(transparent)]
     Local(#[from] LocalError),
+    /// The program cannot be confined.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// The command line names no way to reach the server.
     #[error("no server is given: use --peer and --node, or --switch")]
     NoServer,
@@ -59,7 +65,7 @@ pub enum CommandError {
 /// # Errors
 ///
 /// [`CommandError`].
-pub fn run(args: &MountArgs) -> Result<(), CommandError> {
+pub fn run(args: &MountArgs, seccomp: Seccomp) -> Result<(), CommandError> {
     if args.background {
         return run_in_background();
     }
@@ -71,7 +77,21 @@ pub fn run(args: &MountArgs) -> Result<(), CommandError> {
         .server_addr
         .server_addr()
         .ok_or(CommandError::NoServer)?;
-    let session = MountSession::start(&options(args, server_addr), carrier(args, server_addr)?)?;
+    let opened = OpenMountpoint::new(&args.mountpoint)?;
+    let node = match server_addr {
+        ServerAddr::Node(node, peer) => Some(node_config(args, node, peer)),
+        ServerAddr::Switch(_) => None,
+    };
+    let needs = Needs {
+        connects: true,
+        node: node.as_ref(),
+        mount: true,
+        ..Needs::default()
+    };
+    sandbox::confine(seccomp, &needs)?;
+    let carrier = carrier(args, server_addr)?;
+    let session = MountSession::start_at(&options(args, server_addr), opened, carrier)?;
+    sandbox::after_mounting(seccomp, &needs)?;
     let unmounter = session.unmounter();
     thread::Builder::new()
         .name("signals".to_owned())

@@ -91,6 +91,39 @@ pub enum MountError {
     Kernel(#[source] io::Error),
 }
 
+/// What a mount takes of this machine, opened before the process is confined.
+#[derive(Debug)]
+pub(super) struct OpenMountpoint {
+    /// The directory, without links.
+    mountpoint: PathBuf,
+    /// Its type and permission bits.
+    mode: u32,
+    /// The kernel's FUSE.
+    device: File,
+}
+
+impl OpenMountpoint {
+    /// Looks at the directory, and opens the kernel's FUSE.
+    pub(super) fn new(path: &Path) -> Result<Self, MountError> {
+        let wrong = |source| wrong(path, source);
+        let mountpoint = fs::canonicalize(path).map_err(wrong)?;
+        let metadata = fs::metadata(&mountpoint).map_err(wrong)?;
+        let device = File::options().read(true).write(true).open("/dev/fuse");
+        Ok(Self {
+            mountpoint,
+            mode: metadata.mode(),
+            device: device.map_err(MountError::Device)?,
+        })
+    }
+}
+
+fn wrong(mountpoint: &Path, source: io::Error) -> MountError {
+    MountError::Mountpoint {
+        mountpoint: mountpoint.to_owned(),
+        source,
+    }
+}
+
 /// An active mount.
 pub struct MountSession {
     fuse: fuser::Session<Mounted>,
@@ -104,6 +137,15 @@ impl MountSession {
     ///
     /// [`MountError`] if the server does not answer in time, or the mount fails.
     pub fn start(options: &Options, carrier: Box<dyn Carrier>) -> Result<Self, MountError> {
+        Self::start_at(options, OpenMountpoint::new(&options.mountpoint)?, carrier)
+    }
+
+    /// As [`Self::start`], with what was opened before.
+    pub(super) fn start_at(
+        options: &Options,
+        opened: OpenMountpoint,
+        carrier: Box<dyn Carrier>,
+    ) -> Result<Self, MountError> {
         let endpoints = RpcEndpoints {
             dc: options.dc,
             client: options.client,
@@ -120,18 +162,13 @@ impl MountSession {
             source: error.into(),
         })?;
 
-        let wrong = |source: io::Error| MountError::Mountpoint {
-            mountpoint: options.mountpoint.clone(),
-            source,
-        };
-        let mountpoint = fs::canonicalize(&options.mountpoint).map_err(wrong)?;
-        let metadata = fs::metadata(&mountpoint).map_err(wrong)?;
-        let device = File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/fuse")
-            .map_err(MountError::Device)?;
-        mount(options, &mountpoint, metadata.mode(), &device).map_err(wrong)?;
+        let OpenMountpoint {
+            mountpoint,
+            mode,
+            device,
+        } = opened;
+        mount(options, &mountpoint, mode, &device)
+            .map_err(|source| wrong(&options.mountpoint, source))?;
 
         let mut config = Config::default();
         config.n_threads = Some(REQUEST_THREADS);

@@ -24,3 +24,6 @@ mod tests;
 pub use device::BaoPort;
 pub use error::BaoError;
 pub use node::{Bao, Node};
+
+/// The type of all ioctls of the driver (asm-generic/ioctl.h).
+pub(crate) const IOCTL_TYPE: u32 = sys::Call::TYPE;

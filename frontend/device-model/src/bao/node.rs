@@ -196,21 +196,20 @@ fn memory(
     };
     let (descriptor, range) = match (&params.memory, driver) {
         (None, None) => return Err(BaoError::NoMemory { id }),
-        (Some((configured, _)), Some(driver)) if *configured != driver => {
+        (Some(configured), Some(driver)) if configured.range != driver => {
             return Err(BaoError::OtherMemory {
                 id,
-                configured: *configured,
+                configured: configured.range,
                 driver,
             });
         }
-        (Some((configured, path)), _) => {
-            let opened = OpenOptions::new().read(true).write(true).open(path);
-            let file = opened.map_err(|source| BaoError::MemoryNode {
+        (Some(configured), _) => {
+            let file = configured.file().map_err(|source| BaoError::MemoryNode {
                 id,
-                path: path.clone(),
+                path: configured.path.clone(),
                 source,
             })?;
-            (file.into(), *configured)
+            (file, configured.range)
         }
         (None, Some(driver)) => {
             let duplicate = device.try_clone();

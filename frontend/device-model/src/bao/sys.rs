@@ -18,7 +18,7 @@ const WRITE: u32 = 1;
 
 impl Call {
     /// The type byte of all calls.
-    const TYPE: u32 = 0xa6;
+    pub(crate) const TYPE: u32 = 0xa6;
 
     const fn new(direction: u32, number: u32, size: usize) -> Self {
         assert!(size <= 64 && number < 0x100, "no call of this driver");

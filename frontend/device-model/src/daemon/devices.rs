@@ -12,15 +12,25 @@ use log::error;
 
 use super::error::Error;
 use crate::config::{Config, DeviceConfig};
-use crate::fd_store::{Entry, FdStore, FdStoreError, Slot, name_for_node};
+use crate::fd_store::{Entry, FdStore, FdStoreError, Slot, StartOptions, name_for_node};
 use crate::hypervisor::Port;
-use crate::hypervisor_driver::{DeviceDescriptor, DeviceParams, HypervisorDriver};
-use crate::hypervisors;
+use crate::hypervisor_driver::{
+    ConfiguredMemory, DeviceDescriptor, DeviceParams, HypervisorDriver,
+};
 use crate::journal::Journal;
 use crate::model::{Handover, RunningDevice, SocketConnector};
 
 /// A device that is served.
 type Served = RunningDevice<dyn Port, Socket>;
+
+/// Opens the memory of each device that has one configured.
+pub(super) fn open_memory(config: &Config) -> Vec<Option<ConfiguredMemory>> {
+    let devices = config.devices.iter().map(|device| {
+        let memory = device.memory.as_ref();
+        memory.map(|(range, path)| ConfiguredMemory::open(*range, path))
+    });
+    devices.collect()
+}
 
 /// All devices of a configuration.
 #[derive(Debug)]
@@ -45,24 +55,29 @@ enum State {
 }
 
 impl Devices {
-    /// Starts every device, from the state that the fd store keeps of it. The fd store is the one
-    /// called `holder`, or the one of the driver's node. A device that cannot be started is logged
-    /// and stays failed.
+    /// Starts every device of `driver`, each with its `memory`, from the state that the fd store
+    /// keeps of it. The fd store is the one called `holder`, or the one of the driver's node. A
+    /// device that cannot be started is logged and stays failed.
     ///
     /// # Errors
-    /// [`Error::Hypervisor`] if no hypervisor's driver can be opened; [`Error::FdStore`] if no fd
-    /// store answers or can be started.
-    pub(super) fn start(config: &Config, holder: Option<&str>) -> Result<Self, Error> {
-        let driver = hypervisors::open(&config.nodes)?;
+    /// [`Error::FdStore`] if no fd store answers or can be started. It is started as
+    /// `start_options` say.
+    pub(super) fn start(
+        config: &Config,
+        driver: &dyn HypervisorDriver,
+        memory: Vec<Option<ConfiguredMemory>>,
+        holder: Option<&str>,
+        start_options: StartOptions,
+    ) -> Result<Self, Error> {
         let name = holder.map_or_else(|| name_for_node(driver.node()), str::to_owned);
-        let fd_store = Arc::new(FdStore::connect(&name)?);
-        let devices = config.devices.iter().map(|config| {
+        let fd_store = Arc::new(FdStore::connect(&name, start_options)?);
+        let devices = config.devices.iter().zip(memory).map(|(config, memory)| {
             let id = config.id;
             let claimed = Entry::claim(Arc::clone(&fd_store), id).map(Arc::new);
             let entry = claimed.as_ref().ok().map(Arc::clone);
             let started = claimed
                 .map_err(Failure::from)
-                .and_then(|entry| start(&*driver, config, &entry));
+                .and_then(|entry| start(driver, config, memory, &entry));
             let state = match started {
                 Ok(running) => State::Served(running),
                 Err(error) => {
@@ -162,12 +177,13 @@ type Failure = Box<dyn StdError + Send + Sync>;
 fn start(
     driver: &dyn HypervisorDriver,
     config: &DeviceConfig,
+    memory: Option<ConfiguredMemory>,
     entry: &Arc<Entry>,
 ) -> Result<Served, Failure> {
     let params = DeviceParams {
         id: config.id,
         window: config.window,
-        memory: config.memory.clone(),
+        memory,
     };
     let (journal, readable) = match entry.get(Slot::Journal)? {
         Some(left) => Journal::open(left, config.id)?,

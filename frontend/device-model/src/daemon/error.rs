@@ -9,6 +9,7 @@ use gangplank_service::unix_listener::BindError;
 use crate::config::ConfigError;
 use crate::fd_store::FdStoreError;
 use crate::hypervisor_driver::HypervisorError;
+use crate::sandbox::SandboxError;
 
 /// Why no device was served.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +35,9 @@ pub enum Error {
     /// No hypervisor's driver can be opened.
     #[error(transparent)]
     Hypervisor(#[from] HypervisorError),
+    /// The program cannot be confined.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// No process keeps the devices over a restart.
     #[error(transparent)]
     FdStore(#[from] FdStoreError),

@@ -21,6 +21,8 @@ use log::{LevelFilter, info};
 
 use crate::args::ModelArgs;
 use crate::config::Config;
+use crate::fd_store::StartOptions;
+use crate::{hypervisors, sandbox};
 use devices::Devices;
 pub use error::Error;
 use status::StatusSocket;
@@ -73,7 +75,11 @@ pub fn run(
         })?),
     };
     raise_descriptor_limit();
-    let mut devices = Devices::start(&config, args.holder.as_deref())?;
+    let driver = hypervisors::open(&config.nodes)?;
+    let start = StartOptions::new(args.seccomp);
+    let memory = devices::open_memory(&config);
+    sandbox::confine(args.seccomp, args.status_socket.as_deref())?;
+    let mut devices = Devices::start(&config, &*driver, memory, args.holder.as_deref(), start)?;
     if devices.alive() > 0 {
         let summary = format!(
             "{} of {} devices are served",

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use gangplank_service::fnv::fnv_1a;
 use gangplank_service::peer_cred::PeerCred;
-use log::info;
+use log::{error, info, warn};
 use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
@@ -23,6 +23,7 @@ use rustix::net::{
 use super::channel::{Received, receive, send};
 use super::error::FdStoreError;
 use super::message::{Answer, Request, Slot};
+use super::start_options::StartOptions;
 
 /// How long the fd store may take to answer. It does nothing that takes time.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -48,6 +49,7 @@ const ARGV0: &str = "@gangplank-frontend";
 #[derive(Debug)]
 pub struct FdStore {
     name: String,
+    start: StartOptions,
     link: Mutex<Link>,
 }
 
@@ -61,14 +63,15 @@ struct Link {
 const KEEP: &str = "keep a descriptor";
 
 impl FdStore {
-    /// Connects to the fd store of that name. Starts one if there is none.
+    /// Connects to the fd store of that name. Starts one as `start` says if there is none.
     ///
     /// # Errors
     /// [`FdStoreError::Start`], [`FdStoreError::Stranger`], [`FdStoreError::Lost`].
-    pub fn connect(name: &str) -> Result<Self, FdStoreError> {
+    pub fn connect(name: &str, start: StartOptions) -> Result<Self, FdStoreError> {
         Ok(Self {
             name: name.to_owned(),
-            link: Mutex::new(find(name)?),
+            link: Mutex::new(find(name, &start)?),
+            start,
         })
     }
 
@@ -78,6 +81,7 @@ impl FdStore {
         let socket = Arc::new(socket);
         Self {
             name: "test".to_owned(),
+            start: StartOptions::default(),
             link: Mutex::new(Link { socket, process: 0 }),
         }
     }
@@ -98,7 +102,7 @@ impl FdStore {
     /// # Errors
     /// As [`FdStore::connect`].
     pub fn renew(&self) -> Result<(), FdStoreError> {
-        let link = find(&self.name)?;
+        let link = find(&self.name, &self.start)?;
         *self.link.lock() = link;
         Ok(())
     }
@@ -217,7 +221,7 @@ fn ask(
     }
 }
 
-fn find(name: &str) -> Result<Link, FdStoreError> {
+fn find(name: &str, options: &StartOptions) -> Result<Link, FdStoreError> {
     let failed = |doing| {
         move |errno: Errno| FdStoreError::Start {
             doing,
@@ -238,7 +242,7 @@ fn find(name: &str) -> Result<Link, FdStoreError> {
             Err(Errno::CONNREFUSED) => {
                 let listener = seqpacket().map_err(failed("start"))?;
                 match bind(&listener, &address) {
-                    Ok(()) => start(name, listener).map_err(failed("start"))?,
+                    Ok(()) => start(name, options, listener).map_err(failed("start"))?,
                     // Another process is about to start one.
                     Err(Errno::ADDRINUSE) => thread::sleep(RETRY_INTERVAL),
                     Err(errno) => return Err(failed("start")(errno)),
@@ -264,12 +268,13 @@ fn seqpacket() -> Result<OwnedFd, Errno> {
 }
 
 /// Starts this program as the fd store. Connections from now on wait until it accepts them.
-fn start(name: &str, listener: OwnedFd) -> Result<(), Errno> {
+fn start(name: &str, options: &StartOptions, listener: OwnedFd) -> Result<(), Errno> {
     set_socket_timeout(&listener, Timeout::Recv, None)?;
     listen(&listener, BACKLOG)?;
+    let earlier_score = options.protect();
     let started = Command::new("/proc/self/exe")
         .arg0(ARGV0)
-        .args(["hold", name])
+        .args(["hold", &format!("--seccomp={}", options.seccomp), name])
         .stdin(Stdio::from(listener))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -278,12 +283,18 @@ fn start(name: &str, listener: OwnedFd) -> Result<(), Errno> {
         // not reach it.
         .process_group(0)
         .spawn();
+    if let Some(score) = earlier_score {
+        options.set_oom_score(&score);
+    }
     let mut child =
         started.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::CHILD))?;
     info!("process {} keeps the devices over a restart", child.id());
     // If the fd store ends before this process, this thread reaps it.
-    let wait = move || {
-        let _ = child.wait();
+    let wait = move || match child.wait() {
+        // It has nothing to keep any more.
+        Ok(status) if status.success() => {}
+        Ok(status) => error!("process {} keeps the devices no more: {status}", child.id()),
+        Err(error) => warn!("cannot wait for the process that keeps the devices: {error}"),
     };
     let waiting = thread::Builder::new().name("holder".to_owned()).spawn(wait);
     waiting.map(|_| ()).map_err(|_| Errno::AGAIN)

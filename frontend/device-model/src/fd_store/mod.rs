@@ -27,6 +27,7 @@ mod error;
 mod eventfd;
 mod message;
 mod process;
+mod start_options;
 mod store;
 
 #[cfg(test)]
@@ -37,3 +38,4 @@ pub use entry::Entry;
 pub use error::FdStoreError;
 pub use message::Slot;
 pub use process::{RunError, run};
+pub use start_options::StartOptions;

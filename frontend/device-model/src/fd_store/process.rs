@@ -1,12 +1,12 @@
 //! The fd store's process: accepts connections and answers requests.
 
-use std::fs;
 use std::io;
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread;
 use std::time::Duration;
 
+use gangplank_sandbox::seccomp::Seccomp;
 use gangplank_service::peer_cred::PeerCred;
 use gangplank_service::rlimit::raise_descriptor_limit;
 use nix::sys::signal::SigSet;
@@ -18,6 +18,7 @@ use rustix::net::{SocketFlags, SocketType, accept_with};
 use super::channel::{Received, receive, send};
 use super::message::{Answer, Request};
 use super::store::{Client, Store};
+use crate::sandbox::{self, SandboxError};
 
 /// Most connections; further ones wait.
 const MAX_CLIENTS: usize = 64;
@@ -37,6 +38,9 @@ pub enum RunError {
     /// It was started by hand.
     #[error("standard input is not a listening socket: the device model starts this, not a person")]
     NotStarted,
+    /// It cannot be confined.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// The host refused a resource.
     #[error("cannot {doing}")]
     System {
@@ -58,7 +62,7 @@ struct Connection {
 ///
 /// # Errors
 /// [`RunError`], before anything is kept.
-pub fn run() -> Result<(), RunError> {
+pub fn run(seccomp: Seccomp) -> Result<(), RunError> {
     let failed = |doing| {
         move |errno: Errno| RunError::System {
             doing,
@@ -81,15 +85,14 @@ pub fn run() -> Result<(), RunError> {
     }
     let listener =
         rustix::io::fcntl_dupfd_cloexec(input, 0).map_err(failed("duplicate the socket"))?;
-    survive();
+    prepare();
+    sandbox::confine_fd_store(seccomp)?;
     serve(&listener).map_err(failed("wait for connections"))
 }
 
-/// Makes it less likely that this process is killed, as far as its user may.
-fn survive() {
+/// Names this process, and lets it keep as many descriptors as its user may.
+fn prepare() {
     let _ = rustix::thread::set_name(THREAD_NAME);
-    // When memory runs out, the kernel kills this process last.
-    let _ = fs::write("/proc/self/oom_score_adj", "-1000");
     raise_descriptor_limit();
 }
 

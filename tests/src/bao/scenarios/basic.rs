@@ -3,10 +3,12 @@
 use std::thread;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use rustix::process::Pid;
 
 use super::Test;
 use crate::bao::fixture::{Setup, TAG};
-use crate::bao::work;
+use crate::bao::{kill_and_wait, work};
+use crate::confinement::{self, DAC_OVERRIDE, SYS_RESOURCE};
 
 /// The device model finds the driver's generation, the guest finds its device, and both sides see
 /// the same files.
@@ -21,6 +23,31 @@ pub(super) fn guest_mounts_and_works_with_files(test: &Test) -> Result<()> {
             work::with_files(&mut guest, &fixture.share(0), round)?;
         }
         fixture.device(0)?.eventfds.expect((2, 1))?;
+        fixture.finish(frontend)
+    })
+}
+
+/// Each thread of the device model has a list of system calls and few capabilities, and the fd
+/// store has none. That holds as well for an fd store that is started because one has gone.
+pub(super) fn processes_keep_what_they_need(test: &Test) -> Result<()> {
+    let number = |process: Pid| process.as_raw_nonzero().get().unsigned_abs();
+    test.fixture(test.setup, |fixture| {
+        let _daemon = fixture.start_daemon(0)?;
+        let frontend = fixture.start_frontend()?;
+        let (mut guest, _) = fixture.cpu(0)?.probe()?;
+        guest.init().context("INIT")?;
+        confinement::check(number(frontend.pid()), DAC_OVERRIDE | SYS_RESOURCE)?;
+        let first = fixture.holder(&frontend)?;
+        confinement::check(number(first), 0)?;
+        kill_and_wait(first)?;
+        fixture.until_status(|status| {
+            fixture
+                .holder(&frontend)
+                .is_ok_and(|next| status.contains(&format!("holder process {}", number(next))))
+        })?;
+        let second = fixture.holder(&frontend)?;
+        ensure!(first != second, "the same process");
+        confinement::check(number(second), 0)?;
         fixture.finish(frontend)
     })
 }

@@ -79,6 +79,7 @@ const ALL: &[Scenario] = &[
         CURRENT,
         OURS
     ),
+    scenario!(basic::processes_keep_what_they_need, CURRENT, OURS),
     scenario!(
         order::guest_model_and_daemon_start_in_any_order,
         CURRENT,

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::Result;
+use gangplank_tests::confinement::{self, DAC_OVERRIDE, SYS_ADMIN};
 use gangplank_tests::daemon::{self, Daemon};
 use gangplank_tests::dvk::{Mount, Server, Switch, Topology};
 use gangplank_tests::process::User;
@@ -163,6 +164,7 @@ const TESTS: &[(&str, Test)] = &[
         "faults::a_mount_in_use_ends_when_told",
         faults::a_mount_in_use_ends_when_told,
     ),
+    ("programs_keep_what_they_need", programs_keep_what_they_need),
 ];
 
 /// The tests that differ at a switch.
@@ -192,6 +194,10 @@ const BY_SWITCH: &[(&str, Test)] = &[
     (
         "local::a_mount_without_a_switch_unmounts",
         local::a_mount_without_a_switch_unmounts,
+    ),
+    (
+        "local::programs_keep_what_they_need",
+        programs_keep_what_they_need,
     ),
 ];
 
@@ -224,6 +230,17 @@ fn main() -> ExitCode {
         });
     }
     runner.finish()
+}
+
+/// Each thread of server, mount and switch has a list of system calls and few capabilities.
+fn programs_keep_what_they_need(fixture: &mut Fixture) -> Result<()> {
+    if let Some(server) = &fixture.server {
+        confinement::check(server.pid(), DAC_OVERRIDE)?;
+    }
+    if let Some(switch) = &fixture.switch {
+        confinement::check(switch.pid(), DAC_OVERRIDE)?;
+    }
+    confinement::check(fixture.mount.pid(), DAC_OVERRIDE | SYS_ADMIN)
 }
 
 /// Executes this program again in a mount namespace of its own.

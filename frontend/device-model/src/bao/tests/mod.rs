@@ -15,7 +15,7 @@ use super::fd::{Driver, Kernel};
 use super::sys::{Abi, CREATE, Family, GENERATIONS, GET_INFO};
 use super::{BaoError, BaoPort, Node};
 use crate::hypervisor::{GuestRange, Operation, Pending, Port, PortError};
-use crate::hypervisor_driver::DeviceParams;
+use crate::hypervisor_driver::{ConfiguredMemory, DeviceParams};
 use crate::journal::Journal;
 use crate::mmio::EventFds;
 use emulated::{EmulatedDriver, node};
@@ -32,7 +32,7 @@ fn params(path: Option<&Path>) -> DeviceParams {
     DeviceParams {
         id: 3,
         window: GuestRange::new(WINDOW, 0x200).unwrap(),
-        memory: path.map(|path| (memory(), path.to_owned())),
+        memory: path.map(|path| ConfiguredMemory::open(memory(), path)),
     }
 }
 
