@@ -192,6 +192,12 @@ pub struct Args {
     #[arg(long, value_name = "N", help_heading = LIMITS)]
     pub max_guests: Option<NonZeroUsize>,
 
+    /// Deaths of a guest's process within a minute after which its connection is closed; before
+    /// that, another process goes on where the last one ended
+    #[arg(long, value_name = "N", help_heading = LIMITS, default_value_t = 10)]
+    #[arg(value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    pub max_crashes: usize,
+
     /// Limit of a guest's open descriptors, 0 to leave it alone
     /// [default: the least of 1000000 and /proc/sys/fs/nr_open]
     #[arg(long, value_name = "N", help_heading = LIMITS)]

@@ -25,6 +25,8 @@ pub struct Config {
     /// Most guests at a time; the daemon refuses further connections. `None`: as many as the host's
     /// memory and process ids permit.
     pub max_guests: Option<usize>,
+    /// Deaths of a guest's workers within a minute at which it is given up.
+    pub max_crashes: usize,
     /// The options of each guest's device.
     pub device: device::Options,
     /// The options of the file system.
@@ -100,6 +102,7 @@ impl Config {
             shared_dir,
             socket,
             exit_on_disconnect,
+            max_crashes: args.max_crashes,
             max_guests: args.max_guests.map(NonZeroUsize::get),
             device: device::Options {
                 tag: args.tag,

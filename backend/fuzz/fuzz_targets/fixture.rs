@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use gangplank_backend::passthrough::options::{InodeFileHandles, Locks};
 use gangplank_backend::passthrough::{Abilities, Options, PassthroughFs, Share};
+use gangplank_backend::state::arena::{Arena, Limits};
 use tempfile::TempDir;
 
 /// Content of the file outside the share.
@@ -44,11 +45,19 @@ impl Fixture {
                 can_change_credentials: false,
                 can_open_by_handle: false,
             };
+            let limits = Limits {
+                inode_bytes: options.max_inode_memory,
+                descriptors: options.fd_budget,
+                rings: 1,
+                ring_size: 64,
+            };
+            let arena = Arena::new(limits).expect("memory for the guest's state");
             let share = Share::new(
                 path_only(&share),
                 path_only(Path::new("/proc/self/fd")),
                 options,
                 abilities,
+                arena,
             )
             .expect("a directory can be shared");
             Self {

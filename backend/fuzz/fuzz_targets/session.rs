@@ -6,18 +6,18 @@
 //! every sequence, the session must hold nothing, and nothing outside the share may have changed.
 #![no_main]
 
+mod fixture;
 mod input;
 mod requests;
-mod fixture;
 
 use gangplank_backend::device::request::Scratch;
 use gangplank_backend::session::{IoMode, Served, Session};
 use gangplank_backend::sys::buffers::Segments;
 use libfuzzer_sys::fuzz_target;
 
+use fixture::Fixture;
 use input::Input;
 use requests::Guest;
-use fixture::Fixture;
 
 /// Guard bytes behind a reply's room, which the session must not write.
 const GUARD_LEN: usize = 64;

@@ -3,8 +3,9 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use vhost::vhost_user::Backend;
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_user_backend::VhostUserBackend;
@@ -25,6 +26,9 @@ use super::request::Handler;
 use super::scheduling::DeviceScheduler;
 use super::vring::{Memory, Vring};
 use super::worker::Worker;
+use crate::state::arena::Arena;
+use crate::state::recovery;
+use crate::state::requests::{Blame, RingRequests};
 
 /// One guest's device.
 pub(super) struct FsBackend {
@@ -42,12 +46,28 @@ pub(super) struct FsBackend {
     workers: Vec<Mutex<Worker>>,
     /// The rings that vhost-user-backend created, from their first event on.
     rings: Vec<OnceLock<Vring>>,
+    /// The guest's state, which outlives the process.
+    arena: Arc<Arena>,
+    recovery: Recovery,
+}
+
+/// How far the rings are that the worker before has left.
+struct Recovery {
+    /// How much the last worker's death counts; `None` if none has died.
+    blame: Option<Blame>,
+    /// The rings whose threads have found out what is left to do, by number.
+    begun: Mutex<Vec<usize>>,
+    progress: Condvar,
 }
 
 impl FsBackend {
     /// # Errors
     /// The pool's threads cannot be started, or the process is out of descriptors.
-    pub(super) fn new(options: &Options, handler: Arc<dyn Handler>) -> io::Result<Self> {
+    pub(super) fn new(
+        options: &Options,
+        handler: Arc<dyn Handler>,
+        arena: &Arc<Arena>,
+    ) -> io::Result<Self> {
         let request_queues = usize::from(
             options
                 .num_request_queues
@@ -76,6 +96,12 @@ impl FsBackend {
             exit_events: ExitEvents::new(request_queues + 1)?,
             workers,
             rings: (0..=request_queues).map(|_| OnceLock::new()).collect(),
+            arena: Arc::clone(arena),
+            recovery: Recovery {
+                blame: recovery::is_after_death(arena).then(|| recovery::blame(arena)),
+                begun: Mutex::default(),
+                progress: Condvar::new(),
+            },
         })
     }
 
@@ -88,6 +114,18 @@ impl FsBackend {
     pub(super) fn rings(&self) -> Vec<Vring> {
         let rings = self.rings.iter().filter_map(OnceLock::get);
         rings.cloned().collect()
+    }
+
+    /// Waits until the threads of these rings have begun with what the worker before has left, for at
+    /// most `limit`. Messages for a ring must not overtake that. Returns whether all have.
+    pub(super) fn wait_until_begun(&self, rings: &[usize], limit: Duration) -> bool {
+        let mut begun = self.recovery.begun.lock();
+        let is_missing = |begun: &mut Vec<usize>| !rings.iter().all(|ring| begun.contains(ring));
+        let waited = self
+            .recovery
+            .progress
+            .wait_while_for(&mut begun, is_missing, limit);
+        !waited.timed_out()
     }
 
     /// Ends the ring threads after vhost-user-backend started only some of them.
@@ -163,7 +201,14 @@ impl VhostUserBackend for FsBackend {
             return Err(io::Error::other(format!("thread {thread} has no ring")));
         };
         if let Some(known) = self.rings.get(thread) {
-            known.get_or_init(|| ring.clone());
+            known.get_or_init(|| {
+                if let Some(requests) = RingRequests::new(&self.arena, thread) {
+                    ring.keep_requests(requests, self.recovery.blame);
+                }
+                self.recovery.begun.lock().push(thread);
+                self.recovery.progress.notify_all();
+                ring.clone()
+            });
         }
         // Only the ring's own thread locks its worker, so it never waits here.
         worker.lock().serve(ring);

@@ -7,26 +7,39 @@
 //!
 //! The forwarder passes on vhost-user messages, a few dozen when a guest starts, and corrects
 //! `super::quirks`. Requests and file data go through the rings.
+//!
+//! It records what the frontend sets up (`super::recorder`). A worker that follows one that died
+//! sets its own device up by that record (`super::replay`), waits until the rings' threads have
+//! found out which requests are left to them, and goes on forwarding where the other ended.
+//! While the frontend waits for a reply, its next message stays in the socket.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use gangplank_vhost_user::Deadline;
 use gangplank_vhost_user::message::{Inbox, Message, MessageError};
+use gangplank_vhost_user::{Deadline, descriptors};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use vhost::vhost_user::{Error as ProtocolError, Listener};
-use vhost_user_backend::{Error as DaemonError, VhostUserDaemon};
+use vhost_user_backend::{Error as DaemonError, VhostUserBackend, VhostUserDaemon};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 use super::backend::FsBackend;
 use super::memory_limits::{LimitExceeded, MemoryCheck, MemoryLimits};
 use super::options::Options;
+use super::peek;
 use super::quirks::trim_memory_table;
+use super::recorder::Recorder;
+use super::replay;
 use super::request::Handler;
 use super::wake_blocked::WakeBlocked;
+use crate::state::arena::Arena;
+use crate::state::recovery;
+use crate::state::requests::RingRequests;
 
 /// Why a connection ended, other than by the frontend's hang-up.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +53,9 @@ pub enum Error {
     /// vhost-user-backend could not start.
     #[error("cannot start the vhost-user service: {0}")]
     Start(DaemonError),
+    /// What the worker before has left cannot be used.
+    #[error("cannot go on where the worker before has ended")]
+    Record(#[source] io::Error),
     /// The frontend broke the protocol, or the socket failed.
     #[error("the vhost-user connection failed")]
     Receive(#[from] MessageError),
@@ -51,6 +67,26 @@ pub enum Error {
     Protocol(DaemonError),
 }
 
+impl Error {
+    /// Whether the daemon or the host is the reason, and not the frontend.
+    #[must_use]
+    pub const fn is_own(&self) -> bool {
+        matches!(
+            self,
+            Self::Threads(_) | Self::PrivateSocket(_) | Self::Start(_)
+        )
+    }
+}
+
+/// The guest that is served.
+#[derive(Clone, Copy, Debug)]
+pub struct Guest<'a> {
+    /// The guest's number in the log.
+    pub number: u64,
+    /// The guest's state, which outlives the process.
+    pub arena: &'a Arc<Arena>,
+}
+
 /// Serves the guest on `frontend` until the frontend hangs up or the socket is shut down. Then
 /// frees everything the guest held.
 ///
@@ -60,8 +96,11 @@ pub fn serve(
     frontend: &UnixStream,
     options: &Options,
     handler: &Arc<dyn Handler>,
+    guest: Guest<'_>,
 ) -> Result<(), Error> {
-    let backend = Arc::new(FsBackend::new(options, Arc::clone(handler)).map_err(Error::Threads)?);
+    let backend = FsBackend::new(options, Arc::clone(handler), guest.arena);
+    let backend = Arc::new(backend.map_err(Error::Threads)?);
+    let recorder = Recorder::load(guest.arena, backend.num_queues()).map_err(Error::Record)?;
     let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
     let mut daemon = VhostUserDaemon::new("vhost_user".into(), Arc::clone(&backend), memory)
         .map_err(|error| {
@@ -73,8 +112,20 @@ pub fn serve(
         .start(&mut Listener::from(listener))
         .map_err(Error::Start)?;
 
-    let mut memory = MemoryCheck::new(MemoryLimits::from(options));
-    let forwarded = forward_messages(frontend, &private, &mut memory);
+    let mut forwarder = Forwarder {
+        frontend,
+        backend: &private,
+        memory: MemoryCheck::new(MemoryLimits::from(options)),
+        recorder,
+    };
+    let forwarded = match recovery::is_after_death(guest.arena) {
+        true => go_on(&mut forwarder, &backend, guest),
+        false => Ok(true),
+    };
+    let forwarded = match forwarded {
+        Ok(true) => forwarder.forward_messages(),
+        ended => ended.map(drop),
+    };
     // vhost-user-backend ends when it reads the end of its socket. If it hung up first, `wait`
     // returns why.
     drop(private);
@@ -137,75 +188,189 @@ fn private_socket() -> io::Result<(OwnedFd, UnixListener)> {
     Ok((near, UnixListener::from(listener)))
 }
 
-/// Forwards messages both ways until either end closes.
-///
-/// Reads a message from one side only when the other has room for it, so a frontend that does not
-/// read its replies blocks only itself.
-fn forward_messages(
-    frontend: &UnixStream,
-    backend: &OwnedFd,
-    memory: &mut MemoryCheck,
-) -> Result<(), Error> {
-    let (frontend, backend) = (frontend.as_fd(), backend.as_fd());
-    let (mut from_frontend, mut from_backend) = (PollFlags::IN, PollFlags::IN);
-    loop {
-        let mut ready = [
-            PollFd::from_borrowed_fd(frontend, from_frontend),
-            PollFd::from_borrowed_fd(backend, from_backend),
-        ];
-        wait(&mut ready, None)?;
-        let [frontend_ready, backend_ready] = ready.map(|ready| ready.revents());
-        (from_frontend, from_backend) = (PollFlags::IN, PollFlags::IN);
-        if is_readable(frontend_ready) {
-            if has_room(backend)? {
-                let forwarded = forward_one(frontend, backend, |message| {
-                    trim_memory_table(message);
-                    memory.check(message.request, &message.payload)
-                });
-                if !forwarded? {
-                    return Ok(());
-                }
-            } else if is_closed(frontend_ready) {
-                // The frontend has gone, and vhost-user-backend may wait for it.
-                return Ok(());
-            } else {
-                (from_frontend, from_backend) =
-                    (PollFlags::empty(), PollFlags::IN | PollFlags::OUT);
-            }
+/// How long the threads of a device's rings may take to find out what is left to do. They only have
+/// to wake up.
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Sets the device up as the worker before has left it. Returns false if vhost-user-backend has
+/// ended meanwhile.
+fn go_on(
+    forwarder: &mut Forwarder<'_>,
+    device: &FsBackend,
+    guest: Guest<'_>,
+) -> Result<bool, Error> {
+    match forwarder.replay(guest.arena) {
+        Err(Error::Receive(MessageError::HungUp)) => return Ok(false),
+        replayed => replayed?,
+    }
+    let running = replay::running_rings(forwarder.recorder.state());
+    if !device.wait_until_begun(&running, BEGIN_TIMEOUT) {
+        log::warn!("a ring of guest {} does not start again", guest.number);
+    }
+    let pause = recovery::note_recovered(guest.arena);
+    log::info!(
+        "guest {} is served again after {:.1} ms, death {}",
+        guest.number,
+        pause.as_secs_f64() * 1000.0,
+        guest.arena.header().deaths.load(Ordering::Relaxed)
+    );
+    forwarder.repeat_pending()
+}
+
+/// What passes messages on.
+struct Forwarder<'a> {
+    frontend: &'a UnixStream,
+    backend: &'a OwnedFd,
+    memory: MemoryCheck,
+    recorder: Recorder,
+}
+
+impl Forwarder<'_> {
+    /// Sets vhost-user-backend up by the record.
+    fn replay(&mut self, arena: &Arc<Arena>) -> Result<(), Error> {
+        let next = |ring| {
+            let requests = RingRequests::new(arena, ring);
+            requests.map_or(0, |requests| requests.next_available())
+        };
+        let memory = &mut self.memory;
+        replay::replay(&self.recorder, next, self.backend, |message| {
+            Ok(memory.check(message.request, &message.payload)?)
+        })
+    }
+
+    /// Passes the message on again whose reply the frontend waits for.
+    fn repeat_pending(&mut self) -> Result<bool, Error> {
+        if let Some(arriving) = &self.recorder.state().arriving {
+            peek::take_out_if_there(self.frontend.as_fd(), arriving)?;
+            self.recorder.taken_out();
         }
-        if is_readable(backend_ready) {
-            if has_room(frontend)? {
-                let forwarded = forward_one(backend, frontend, |message| {
-                    memory.limit_slots(message.request, &mut message.payload);
-                    Ok(())
-                });
-                if !forwarded? {
+        let Some(pending) = &self.recorder.state().pending else {
+            return Ok(true);
+        };
+        self.send(&replay::pending(pending), &pending.descriptors)
+    }
+
+    /// Forwards messages both ways until either end closes.
+    ///
+    /// Reads a message from one side only when the other has room for it, so a frontend that does
+    /// not read its replies blocks only itself.
+    fn forward_messages(&mut self) -> Result<(), Error> {
+        let (frontend, backend) = (self.frontend.as_fd(), self.backend.as_fd());
+        let (mut from_frontend, mut from_backend) = (self.frontend_events(), PollFlags::IN);
+        loop {
+            let mut ready = [
+                PollFd::from_borrowed_fd(frontend, from_frontend),
+                PollFd::from_borrowed_fd(backend, from_backend),
+            ];
+            wait(&mut ready, None)?;
+            let [frontend_ready, backend_ready] = ready.map(|ready| ready.revents());
+            from_backend = PollFlags::IN;
+            if is_readable(frontend_ready) {
+                if self.recorder.is_pending() {
+                    if is_closed(frontend_ready) {
+                        return Ok(());
+                    }
+                } else if has_room(backend)? {
+                    if !self.forward_request()? {
+                        return Ok(());
+                    }
+                } else if is_closed(frontend_ready) {
+                    // The frontend has gone, and vhost-user-backend may wait for it.
                     return Ok(());
+                } else {
+                    from_backend = PollFlags::IN | PollFlags::OUT;
                 }
-            } else if is_closed(frontend_ready) {
-                return Ok(());
-            } else {
-                from_backend -= PollFlags::IN;
-                from_frontend |= PollFlags::OUT;
+            }
+            from_frontend = match from_backend.contains(PollFlags::OUT) {
+                true => PollFlags::empty(),
+                false => self.frontend_events(),
+            };
+            if is_readable(backend_ready) {
+                if has_room(frontend)? {
+                    if !self.forward_reply()? {
+                        return Ok(());
+                    }
+                    from_frontend = self.frontend_events();
+                } else if is_closed(frontend_ready) {
+                    return Ok(());
+                } else {
+                    from_backend -= PollFlags::IN;
+                    from_frontend |= PollFlags::OUT;
+                }
             }
         }
     }
+
+    /// What to wait for from the frontend: no message while it waits for a reply.
+    const fn frontend_events(&self) -> PollFlags {
+        match self.recorder.is_pending() {
+            true => PollFlags::empty(),
+            false => PollFlags::IN,
+        }
+    }
+
+    /// Forwards a message of the frontend, corrected, checked and recorded. Returns false if either
+    /// side has hung up.
+    fn forward_request(&mut self) -> Result<bool, Error> {
+        let frontend = self.frontend.as_fd();
+        let peeked = peek::message(frontend);
+        let arriving = peeked.as_ref().map(Message::to_bytes);
+        let Some(mut message) =
+            peeked.map_or_else(|| receive(frontend), |peeked| Ok(Some(peeked)))?
+        else {
+            return Ok(false);
+        };
+        trim_memory_table(&mut message);
+        let len = arriving.as_ref().map_or(0, Vec::len);
+        if let Err(refused) = self.memory.check(message.request, &message.payload) {
+            // A socket that is closed with bytes in it is reset.
+            peek::take_out(frontend, len)?;
+            return Err(refused.into());
+        }
+        let descriptors = self.recorder.begin(&mut message, arriving);
+        peek::take_out(frontend, len)?;
+        self.recorder.taken_out();
+        let is_sent = self.send(&message, &descriptors)?;
+        self.recorder.close_unused();
+        Ok(is_sent)
+    }
+
+    /// Forwards a reply of vhost-user-backend. Returns false if either side has hung up.
+    fn forward_reply(&mut self) -> Result<bool, Error> {
+        let Some(mut reply) = receive(self.backend.as_fd())? else {
+            return Ok(false);
+        };
+        self.memory.limit_slots(reply.request, &mut reply.payload);
+        let (bytes, beside) = (reply.to_bytes(), reply.borrowed_descriptors());
+        self.recorder.end(&reply);
+        // At once: see the recorder's window.
+        let sent = descriptors::send_all(self.frontend.as_fd(), &bytes, &beside, Deadline::NONE);
+        let is_sent = hung_up(sent);
+        self.recorder.close_unused();
+        is_sent
+    }
+
+    /// Sends a message to vhost-user-backend. Returns false if that has hung up.
+    fn send(&self, message: &Message, descriptors: &[RawFd]) -> Result<bool, Error> {
+        let descriptors = descriptors.iter();
+        let descriptors: Vec<BorrowedFd<'_>> = descriptors
+            .filter_map(|number| self.recorder.descriptor(*number))
+            .collect();
+        hung_up(message.send(self.backend.as_fd(), &descriptors, Deadline::NONE))
+    }
 }
 
-/// Forwards one message, checked and corrected by `correct`. Returns false if `from` or `to` has
-/// hung up.
-fn forward_one(
-    from: BorrowedFd<'_>,
-    to: BorrowedFd<'_>,
-    correct: impl FnOnce(&mut Message) -> Result<(), LimitExceeded>,
-) -> Result<bool, Error> {
-    let mut message = match Inbox::default().wait(from, Deadline::NONE) {
-        Err(MessageError::HungUp) => return Ok(false),
-        message => message?,
-    };
-    correct(&mut message)?;
-    let descriptors = message.borrowed_descriptors();
-    match message.send(to, &descriptors, Deadline::NONE) {
+/// `None` if the other side has hung up.
+fn receive(from: BorrowedFd<'_>) -> Result<Option<Message>, Error> {
+    match Inbox::default().wait(from, Deadline::NONE) {
+        Err(MessageError::HungUp) => Ok(None),
+        message => Ok(Some(message?)),
+    }
+}
+
+/// False if the other side has hung up.
+fn hung_up(sent: Result<(), MessageError>) -> Result<bool, Error> {
+    match sent {
         Err(MessageError::HungUp) => Ok(false),
         sent => Ok(sent.map(|()| true)?),
     }
@@ -233,130 +398,4 @@ fn wait(descriptors: &mut [PollFd<'_>], limit: Option<&Timespec>) -> Result<(), 
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Write;
-    use std::thread::{self, JoinHandle};
-
-    use gangplank_vhost_user::message::FrontendReq;
-
-    use super::*;
-    use crate::device::request::{Handled, IoMode, Request};
-
-    /// Returns every request at once, with an empty reply.
-    struct Idle;
-
-    impl Handler for Idle {
-        fn handle(&self, request: Box<Request>, _mode: IoMode) -> Handled {
-            Handled::Replied(request)
-        }
-
-        fn end_waits(&self) {}
-
-        fn reset(&self) {}
-    }
-
-    fn connect() -> (UnixStream, JoinHandle<Result<(), Error>>) {
-        connect_with(Options::default())
-    }
-
-    fn connect_with(options: Options) -> (UnixStream, JoinHandle<Result<(), Error>>) {
-        let (near, far) = UnixStream::pair().expect("a socket pair");
-        let handler: Arc<dyn Handler> = Arc::new(Idle);
-        let served = thread::spawn(move || serve(&far, &options, &handler));
-        (near, served)
-    }
-
-    #[test]
-    fn a_frontend_is_answered_and_may_hang_up() {
-        let (frontend, served) = connect();
-        for request in [FrontendReq::SET_OWNER, FrontendReq::GET_FEATURES] {
-            Message::new(request, Vec::new())
-                .send(frontend.as_fd(), &[], Deadline::NONE)
-                .expect("sent");
-        }
-        let answer = Inbox::default().wait(frontend.as_fd(), Deadline::NONE);
-        let answer = answer.expect("answered");
-        assert_eq!(answer.frontend_request(), Some(FrontendReq::GET_FEATURES));
-        let features = answer.u64().expect("8 bytes");
-        // VERSION_1, protocol features, EVENT_IDX, INDIRECT_DESC.
-        assert_eq!(features, 1 << 32 | 1 << 30 | 1 << 29 | 1 << 28);
-        drop(frontend);
-        assert!(served.join().expect("no panic").is_ok());
-    }
-
-    #[test]
-    fn a_frontend_that_sends_rubbish_is_dropped() {
-        for rubbish in [
-            &[0xff; 64][..],
-            b"GET / HTTP/1.1\r\n\r\n",
-            &Message::new(4711u32, b"x".to_vec()).to_bytes(),
-        ] {
-            let (mut frontend, served) = connect();
-            frontend.write_all(rubbish).expect("written");
-            assert!(served.join().expect("no panic").is_err());
-        }
-    }
-
-    #[test]
-    fn a_frontend_that_never_reads_does_not_keep_its_connection_alive() {
-        let (mut frontend, served) = connect();
-        frontend
-            .set_write_timeout(Some(std::time::Duration::from_millis(100)))
-            .expect("set");
-        let ask = Message::new(FrontendReq::GET_FEATURES, Vec::new())
-            .to_bytes()
-            .repeat(64);
-        // Until all buffers on the path are full of replies that this side does not read.
-        while frontend.write_all(&ask).is_ok() {}
-        drop(frontend);
-        assert!(!matches!(
-            served.join().expect("no panic"),
-            Err(Error::Threads(_) | Error::PrivateSocket(_))
-        ));
-    }
-
-    #[test]
-    fn a_frontend_with_more_memory_than_permitted_is_dropped_before_it_is_mapped() {
-        // Guest address, size, user address, file offset.
-        let regions = |regions: &[[u64; 4]]| -> Vec<u8> {
-            let words = regions.iter().flatten();
-            words.flat_map(|word| word.to_le_bytes()).collect()
-        };
-        let table = |count: u64| {
-            let list: Vec<_> = (0..count).map(|at| [at << 32, 1 << 32, 0, 0]).collect();
-            [count.to_le_bytes().to_vec(), regions(&list)].concat()
-        };
-        let much = [vec![0; 8], regions(&[[0, (8 << 40) + 1, 0, 0]])].concat();
-        // No message has a descriptor, so vhost-user-backend would refuse each for that.
-        for (request, payload, option) in [
-            (5_u32, table(9), "--max-memory-regions"),
-            (
-                5,
-                [vec![1, 0, 0, 0, 0, 0, 0, 0], much[8..].to_vec()].concat(),
-                "--max-guest-memory",
-            ),
-            (37, much, "--max-guest-memory"),
-        ] {
-            let options = Options {
-                max_memory_regions: 8,
-                ..Options::default()
-            };
-            let (frontend, served) = connect_with(options);
-            let message = Message::new(request, payload);
-            let sent = message.send(frontend.as_fd(), &[], Deadline::NONE);
-            sent.expect("sent");
-            let error = served.join().expect("no panic").expect_err("dropped");
-            assert!(error.to_string().contains(option), "{error}");
-        }
-    }
-
-    #[test]
-    fn the_private_socket_leads_to_its_own_listener() {
-        let (near, listener) = private_socket().expect("made");
-        let (mut far, _) = listener.accept().expect("accepted");
-        far.write_all(b"x").expect("written");
-        let mut byte = [0];
-        assert_eq!(rustix::io::read(&near, &mut byte).expect("read"), 1);
-        assert_eq!(&byte, b"x");
-    }
-}
+mod tests;

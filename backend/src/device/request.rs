@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::chain::{Chain, MalformedChain, Translator};
 use super::memory::GuardedMemory;
 use super::vring::Vring;
+use crate::state::requests::{Current, Interrupted};
 use crate::sys::buffers::{Reader, Segments, Writer};
 use crate::sys::interrupt::Interruption;
 
@@ -12,6 +13,18 @@ use crate::sys::interrupt::Interruption;
 pub trait Handler: Send + Sync + 'static {
     /// Serves `request`, and sets the length of the reply with [`Request::set_reply_len`].
     fn handle(&self, request: Box<Request>, mode: IoMode) -> Handled;
+
+    /// Serves a request that was running when the worker before died, and may have been carried out
+    /// in part or as a whole. It may wait for a disk.
+    fn recover(&self, request: Box<Request>, interrupted: Interrupted) -> Handled {
+        let _ = interrupted;
+        self.handle(request, IoMode::Blocking)
+    }
+
+    /// Answers a request with an error instead of serving it, since workers died of it.
+    fn refuse(&self, request: &mut Request) {
+        request.set_reply_len(0);
+    }
 
     /// Fails all requests that wait for a lock, and refuses new waits: the connection ends.
     fn end_waits(&self);
@@ -89,6 +102,30 @@ impl Request {
         self.reply_len = u32::try_from(len).unwrap_or(u32::MAX);
     }
 
+    /// The request begins to wait, and has done nothing that may not be done again. A worker that
+    /// dies meanwhile does not count against it.
+    pub fn park(&self) {
+        if let Some(origin) = &self.origin
+            && let Some(requests) = origin.ring.requests()
+        {
+            requests.park(origin.chain.head);
+        }
+    }
+
+    /// The calling thread runs the request, until the returned value is dropped.
+    pub(super) fn start(&self) -> Option<Current> {
+        let origin = self.origin.as_ref()?;
+        let requests = origin.ring.requests()?;
+        requests.start(origin.chain.head);
+        Some(Current::enter(requests, origin.chain.head))
+    }
+
+    /// Bytes that the driver has left to read and room for the reply.
+    pub(super) fn sizes(&mut self) -> (usize, usize) {
+        let (reader, writer, _) = self.parts();
+        (reader.remaining(), writer.remaining())
+    }
+
     /// Lets the device interrupt the thread that serves this request when its ring has to stop.
     pub fn set_interruption(&mut self, interruption: Arc<Interruption>) {
         if let Some(origin) = &self.origin {
@@ -101,6 +138,7 @@ impl Request {
     /// notifications.
     pub fn finish(mut self) {
         if let Some(origin) = self.take_origin() {
+            origin.ring.note_reply(origin.chain.head, self.reply_len);
             let used = [(origin.chain.head, self.reply_len)];
             origin.ring.complete(&origin.memory, &used);
         }
@@ -155,6 +193,7 @@ impl Request {
     /// caller returns them to the ring.
     pub(super) fn detach(&mut self) -> Option<(u16, u32)> {
         let origin = self.take_origin()?;
+        origin.ring.note_reply(origin.chain.head, self.reply_len);
         Some((origin.chain.head, self.reply_len))
     }
 

@@ -1,11 +1,13 @@
 //! A ring as the device uses it: vhost-user-backend's ring, drained when it stops, and with
 //! descriptors whose status flags stay as the frontend set them.
 
+mod in_flight;
+
 use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, MutexGuard as StdMutexGuard};
+use std::sync::{Arc, MutexGuard as StdMutexGuard, OnceLock};
 
 use gangplank_service::rate_limited;
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -18,6 +20,7 @@ use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 use super::chain::{Chain, Table};
 use super::memory::GuardedMemory;
 use super::notifier::{NO_OFFSET, Notifier, is_ready};
+use crate::state::requests::{Pending, RingRequests};
 use crate::sys::interrupt::{BlockedThread, Interruption};
 
 /// The guest's memory as vhost-user-backend keeps it. The device's rings use a
@@ -44,6 +47,11 @@ struct Inner {
     error: Notifier,
     /// The ring's thread while it reads the kick descriptor.
     reading_kick: BlockedThread,
+    /// Where the requests in flight outlive the process.
+    requests: OnceLock<Arc<RingRequests>>,
+    /// What the worker before has left, until the ring's thread takes it.
+    pending: Mutex<Vec<(Chain, Pending)>>,
+    has_pending: AtomicBool,
 }
 
 #[derive(Default)]
@@ -90,11 +98,15 @@ impl Vring {
             }));
             Ok(is_available && chains.len() == before)
         });
+        let is_offered_twice = self.note_taken(state.get_queue_mut(), chains, before);
         in_flight.chains += chains.len() - before;
         let taken = in_flight.chains;
         drop(in_flight);
         drop(state);
         match result {
+            _ if is_offered_twice => {
+                self.set_broken("its driver offers chains that are in flight");
+            }
             Ok(false) => {}
             Ok(true) if room == 0 => self.set_broken("its driver offers chains that are in flight"),
             // The index announces chains, but the ring's entries cannot be read.
@@ -111,9 +123,17 @@ impl Vring {
     pub(super) fn complete(&self, memory: &GuardedMemory, used: &[(u16, u32)]) {
         let mut state = self.0.state.get_mut();
         let queue = state.get_queue_mut();
-        let added = used
-            .iter()
-            .try_for_each(|(head, len)| queue.add_used(&**memory, *head, *len));
+        let requests = self.requests();
+        let added = used.iter().try_for_each(|(head, len)| {
+            if let Some(requests) = requests {
+                requests.publish(*head, queue.next_used(), *len);
+            }
+            queue.add_used(&**memory, *head, *len)?;
+            if let Some(requests) = requests {
+                requests.free(*head);
+            }
+            Ok(())
+        });
         // Under the ring's lock: from now on the driver may offer these chains again.
         self.discard(used.len());
         match added.and_then(|()| queue.needs_notification(&**memory)) {
@@ -243,6 +263,9 @@ impl VringT<Memory> for Vring {
             call: Notifier::default(),
             error: Notifier::default(),
             reading_kick: BlockedThread::default(),
+            requests: OnceLock::new(),
+            pending: Mutex::default(),
+            has_pending: AtomicBool::new(false),
         })))
     }
 
@@ -292,7 +315,13 @@ impl VringT<Memory> for Vring {
         if self.0.size_refused.load(Ordering::Relaxed) {
             return Err(QueueError::InvalidSize);
         }
-        self.0.broken.store(false, Ordering::Relaxed);
+        if self.0.broken.swap(false, Ordering::Relaxed)
+            && let Some(requests) = self.requests()
+            && self.in_flight().chains == 0
+        {
+            // Chains that were given up when the ring broke.
+            requests.clear();
+        }
         self.0
             .state
             .set_queue_info(desc_table, avail_ring, used_ring)

@@ -9,6 +9,7 @@ use super::memory::{GuardedMemory, MemoryCell};
 use super::request::{Handled, Request};
 use super::scheduling::{Batch, RingScheduler};
 use super::vring::Vring;
+use crate::state::requests::{Interrupted, Pending};
 
 /// Most chains that the worker takes off the ring at a time.
 const BATCH: usize = 32;
@@ -51,6 +52,9 @@ impl Worker {
     /// ends.
     pub(super) fn serve(&mut self, ring: &Vring) {
         let mut idle_since = self.scheduler.wake();
+        if let Some(pending) = ring.take_pending() {
+            self.recover(ring, pending);
+        }
         loop {
             let memory = self.memory.current();
             ring.suppress_notifications(&memory);
@@ -119,21 +123,86 @@ impl Worker {
         taken
     }
 
+    /// Finishes the requests that the worker before has left, and notifies the driver, who may have
+    /// missed the notification of the last replies.
+    fn recover(&mut self, ring: &Vring, pending: Vec<(Chain, Pending)>) {
+        let memory = self.memory.current();
+        let count = pending.len();
+        // Replies are returned at once, and requests wait for a disk elsewhere if there are others.
+        for (chain, pending) in pending {
+            let mut batch = self.scheduler.begin_batch(1, count);
+            match pending {
+                Pending::Done(len) => self.used.push((chain.head, len)),
+                Pending::Taken => self.run(chain, ring, &memory, &mut batch),
+                Pending::Interrupted(interrupted) => {
+                    self.run_again(chain, interrupted, ring, &memory, &mut batch);
+                }
+            }
+            self.complete(ring, &memory);
+        }
+        ring.notify();
+    }
+
+    /// Runs a request that was running when the worker before died, unless too many died of it.
+    fn run_again(
+        &mut self,
+        chain: Chain,
+        interrupted: Interrupted,
+        ring: &Vring,
+        memory: &Arc<GuardedMemory>,
+        batch: &mut Batch,
+    ) {
+        let Some(mut request) = self.attach(chain, ring, memory) else {
+            return;
+        };
+        if interrupted.is_poisoned {
+            let (sent, room) = request.sizes();
+            log::error!(
+                "a request of a guest is answered EIO, since its workers died while they served \
+                 it: opcode {}, {sent} bytes, and {room} bytes of room for the reply; please report \
+                 this",
+                interrupted.opcode
+            );
+            self.scheduler.refuse(&mut request);
+            self.reply(request, ring, memory, batch);
+            return;
+        }
+        match self.scheduler.recover(ring, request, interrupted) {
+            Handled::Replied(request) | Handled::WouldBlock(request) => {
+                self.reply(request, ring, memory, batch);
+            }
+            Handled::Kept => {}
+        }
+    }
+
     /// Runs the request of one chain, and completes replies that are due.
     fn run(&mut self, chain: Chain, ring: &Vring, memory: &Arc<GuardedMemory>, batch: &mut Batch) {
+        let Some(request) = self.attach(chain, ring, memory) else {
+            return;
+        };
+        match self.scheduler.run(ring, request, batch) {
+            Handled::Replied(request) => self.reply(request, ring, memory, batch),
+            Handled::WouldBlock(request) => self.offload(request, chain, ring, memory),
+            Handled::Kept => {}
+        }
+    }
+
+    /// Makes a request of a chain. If the chain is malformed, stops the ring.
+    fn attach(
+        &mut self,
+        chain: Chain,
+        ring: &Vring,
+        memory: &Arc<GuardedMemory>,
+    ) -> Option<Box<Request>> {
         let mut request = self.spare.take().unwrap_or_default();
         if let Err(malformed) = request.attach(chain, ring, memory, &mut self.translator) {
             set_malformed(ring, chain, malformed);
             // The request is not attached, so it does not discard the chain itself.
             ring.discard(1);
             self.spare = Some(request);
-            return;
+            return None;
         }
-        match self.scheduler.run(ring, request, batch) {
-            Handled::Replied(request) => self.reply(request, ring, memory, batch),
-            Handled::WouldBlock(request) => self.offload(request, chain, ring, memory),
-            Handled::Kept => {}
-        }
+        Some(request)
     }
 
     /// Records the reply of a request, and completes the replies so far if they are due.
@@ -163,6 +232,7 @@ impl Worker {
     ) {
         // The request may run here after all, and then the replies so far would wait for it.
         self.complete(ring, memory);
+        request.park();
         match request.rewind(&mut self.translator) {
             Ok(()) => self.scheduler.offload(request),
             Err(malformed) => {

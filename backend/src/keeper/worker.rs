@@ -3,7 +3,7 @@
 
 use std::io::{self, PipeReader};
 use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::thread;
 
@@ -11,17 +11,16 @@ use gangplank_service::error_chain;
 use log::{Level, LevelFilter};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::process::Pid;
 use thiserror::Error;
 
-use super::{Assignment, FAILURE, end_with};
-use crate::config::Config;
+use super::{Assignment, FAILURE, FAULT, Keeper, end_with};
 use crate::device::connection;
 use crate::device::request::Handler;
-use crate::passthrough::{Abilities, PassthroughFs, Share, ShareError};
-use crate::sandbox::{self, Confined, ConfinedWorker};
+use crate::passthrough::{self, PassthroughFs, Share, ShareError};
+use crate::sandbox::{self, ConfinedWorker};
 use crate::session::Session;
 use crate::session::handler::SessionHandler;
+use crate::state::recovery;
 use crate::sys::process;
 
 /// Why a worker does not serve its guest, or stops.
@@ -30,6 +29,9 @@ enum Error {
     /// The keeper cannot be watched.
     #[error("cannot tie the worker to its keeper")]
     Keeper(#[source] io::Error),
+    /// The descriptors of the worker before cannot be closed.
+    #[error("cannot close the descriptors of the worker that died")]
+    Descriptors(#[source] io::Error),
     /// The worker cannot be confined.
     #[error("cannot confine the worker")]
     Sandbox(#[from] sandbox::Error),
@@ -44,24 +46,41 @@ enum Error {
     Connection(#[from] connection::Error),
 }
 
+impl Error {
+    /// Whether the next worker may fare better: nothing that the guest did is the reason.
+    const fn is_own(&self) -> bool {
+        match self {
+            Self::Connection(error) => error.is_own(),
+            _ => true,
+        }
+    }
+}
+
 /// Serves the guest until it hangs up, and ends the process.
 ///
-/// The calling process must have been cloned by `keeper` for this guest.
-pub(super) fn run(assignment: Assignment, keeper: Pid, confined: Confined, config: &Config) -> ! {
+/// The calling process must have been cloned by `keeper`.
+pub(super) fn run(keeper: &Keeper<'_>) -> ! {
+    let assignment = &keeper.assignment;
     let (number, is_logged) = (assignment.number, assignment.is_logged);
     if !is_logged && log::max_level() <= LevelFilter::Info {
         // Of each connection in a storm, the log has only the errors.
         log::set_max_level(log::max_level().min(LevelFilter::Error));
     }
-    let served = serve(&assignment, keeper, confined, config);
-    // Tells the frontend now, not when the keeper closes the socket by its end.
-    let _ = assignment.connection.shutdown(Shutdown::Both);
+    end_by_panic();
+    let served = serve(keeper);
     match served {
-        Ok(true) => process::exit(0),
-        Ok(false) => {
-            log::error!("serving guest {number} failed inside the daemon; please report this");
+        Ok(true) => {
+            end_connection(assignment);
+            process::exit(0)
+        }
+        // A panic ends the process before.
+        Ok(false) => process::exit(FAULT),
+        Err(error) if error.is_own() && recovery::is_after_death(&keeper.arena) => {
+            log::error!("cannot go on with guest {number}: {}", error_chain(&error));
+            process::exit(FAULT)
         }
         Err(error) => {
+            end_connection(assignment);
             let level = level_of(Level::Error, is_logged);
             log::log!(level, "guest {number} is dropped: {}", error_chain(&error));
         }
@@ -69,21 +88,34 @@ pub(super) fn run(assignment: Assignment, keeper: Pid, confined: Confined, confi
     process::exit(FAILURE)
 }
 
+/// Tells the frontend now, not when the keeper closes the socket by its end.
+fn end_connection(assignment: &Assignment) {
+    let _ = assignment.connection.shutdown(Shutdown::Both);
+}
+
+/// From now on, a panic of any thread ends the process at once, after its message. Nothing is
+/// unwound: the next worker needs the descriptors that destructors would close.
+fn end_by_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        process::exit(FAULT)
+    }));
+}
+
 /// Returns whether serving ended without a panic.
-fn serve(
-    assignment: &Assignment,
-    keeper: Pid,
-    confined: Confined,
-    config: &Config,
-) -> Result<bool, Error> {
-    end_with(keeper).map_err(Error::Keeper)?;
-    let abilities = confined.abilities;
-    let worker = confined.confine_worker()?;
+fn serve(keeper: &Keeper<'_>) -> Result<bool, Error> {
+    end_with(keeper.process).map_err(Error::Keeper)?;
+    let worker = keeper.confined.confine_worker()?;
+    if recovery::is_after_death(&keeper.arena) {
+        let own = [&worker.root, &worker.proc_self_fd].map(AsRawFd::as_raw_fd);
+        let kept = recovery::descriptors(&keeper.arena).into_iter();
+        let kept = kept.chain(keeper.descriptors.iter().copied()).chain(own);
+        passthrough::correct(&keeper.arena, kept).map_err(Error::Descriptors)?;
+    }
+    let assignment = &keeper.assignment;
     let Assignment {
-        number,
-        connection,
-        is_logged,
-        ..
+        number, is_logged, ..
     } = assignment;
     let (ended, ending) = io::pipe().map_err(Error::Thread)?;
     // On a thread that the C library knows (`process::clone_sharing_descriptors`).
@@ -92,8 +124,10 @@ fn serve(
             .name(format!("guest_{number}"))
             .spawn_scoped(scope, move || {
                 let level = level_of(Level::Info, *is_logged);
-                log::log!(level, "guest {number} has connected");
-                let result = serve_guest(connection, worker, abilities, config);
+                if !recovery::is_after_death(&keeper.arena) {
+                    log::log!(level, "guest {number} has connected");
+                }
+                let result = serve_guest(keeper, worker);
                 if result.is_ok() {
                     log::log!(level, "guest {number} has gone");
                 }
@@ -141,17 +175,29 @@ fn wait_for_stop(assignment: &Assignment, ended: &PipeReader) {
     }
 }
 
-fn serve_guest(
-    connection: &UnixStream,
-    worker: ConfinedWorker,
-    abilities: Abilities,
-    config: &Config,
-) -> Result<(), Error> {
+fn serve_guest(keeper: &Keeper<'_>, worker: ConfinedWorker) -> Result<(), Error> {
+    let config = keeper.config;
     let options = config.passthrough.clone();
-    let share = Share::new(worker.root, worker.proc_self_fd, options, abilities)?;
-    let session = Session::new(PassthroughFs::new(share));
+    let abilities = keeper.confined.abilities;
+    let share = Share::new(
+        worker.root,
+        worker.proc_self_fd,
+        options,
+        abilities,
+        Arc::clone(&keeper.arena),
+    )?;
+    let session = Session::continued(PassthroughFs::new(share), &keeper.arena);
     let handler: Arc<dyn Handler> =
         Arc::new(SessionHandler::new(session, config.device.lock_threads()));
-    connection::serve(connection, &config.device, &handler)?;
+    let guest = connection::Guest {
+        number: keeper.assignment.number,
+        arena: &keeper.arena,
+    };
+    connection::serve(
+        &keeper.assignment.connection,
+        &config.device,
+        &handler,
+        guest,
+    )?;
     Ok(())
 }

@@ -108,6 +108,12 @@ impl Budget {
         self.pinned_inodes.load(Ordering::Relaxed)
     }
 
+    /// Counts descriptors that an earlier worker opened for inodes, and for files and locks.
+    pub(super) fn count_earlier(&self, inodes: u64, files: u64) {
+        self.held.now.fetch_add(inodes + files, Ordering::Relaxed);
+        self.files.now.fetch_add(files, Ordering::Relaxed);
+    }
+
     /// Acquires a permit.
     ///
     /// # Errors
@@ -142,6 +148,15 @@ impl Permit {
         Self {
             budget: None,
             used_for: PermitFor::Inode,
+            is_pinned: AtomicBool::new(false),
+        }
+    }
+
+    /// The permit of a descriptor that [`Budget::count_earlier`] has counted.
+    pub(super) fn of_counted(budget: &Arc<Budget>, used_for: PermitFor) -> Self {
+        Self {
+            budget: Some(Arc::clone(budget)),
+            used_for,
             is_pinned: AtomicBool::new(false),
         }
     }

@@ -83,6 +83,18 @@ impl DirStream {
         }
     }
 
+    /// A listing that another process has begun: where the descriptor stands is not known.
+    pub(super) fn resumed(mount: MountIndex) -> Self {
+        Self {
+            mount,
+            progress: Mutex::new(Progress {
+                // No directory has an entry with this cookie (`loff_t` is signed).
+                position: u64::MAX,
+                ..Progress::default()
+            }),
+        }
+    }
+
     /// Emits entries from `cookie` on, until the reply is full or the entries of one getdents64(2)
     /// call are used up.
     pub(super) fn list(

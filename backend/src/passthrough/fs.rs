@@ -1,7 +1,7 @@
 //! One guest's file system on the share: resolving node ids, acquiring permits.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 
 use gangplank_fuse::{InitFlags, NodeId};
@@ -11,9 +11,16 @@ use super::credentials::Impersonation;
 use super::file_type::FileType;
 use super::guest_state::GuestState;
 use super::inode_ref::InodeRef;
+use super::inode_shard::{SHARDS, Shard};
 use super::inode_table::Access;
 use super::mounts::Identity;
+use super::open_files::OpenFiles;
+use super::posix_locks::PosixLocks;
 use super::share::Share;
+use super::syncfs_directories::SyncfsDirectories;
+use crate::state::arena::Arena;
+use crate::state::descriptors::{Descriptors, Kind, Owner};
+use crate::state::mounts;
 
 /// One guest's file system. Dropping it frees everything the guest holds.
 #[derive(Debug)]
@@ -37,11 +44,37 @@ impl AsFd for Node {
     }
 }
 
+/// Makes the state in an arena whole after a worker died in the middle of a change, and closes all
+/// descriptors that belong to nobody. `kept` are those of the process itself.
+///
+/// For the next worker, before it starts threads or opens anything.
+///
+/// # Errors
+/// Those of close_range(2).
+pub fn correct(arena: &Arc<Arena>, kept: impl Iterator<Item = RawFd>) -> io::Result<()> {
+    for shard in 0..SHARDS {
+        Shard::correct(arena, shard);
+    }
+    OpenFiles::correct(arena);
+    PosixLocks::correct(arena);
+    SyncfsDirectories::correct(arena);
+    let descriptors = Descriptors::new(arena);
+    // Others tell about them.
+    for kind in [Kind::Mount, Kind::Process] {
+        descriptors.correct(kind, |_, _| false);
+    }
+    for descriptor in mounts::descriptors(arena) {
+        descriptors.own(descriptor, Owner::new(Kind::Mount, 0));
+    }
+    kept.for_each(|descriptor| descriptors.own(descriptor, Owner::PROCESS));
+    descriptors.close_unowned()
+}
+
 impl PassthroughFs {
-    /// Creates a guest's file system that holds nothing yet.
+    /// Creates a guest's file system, with what its state holds: at first nothing.
     #[must_use]
     pub fn new(share: Arc<Share>) -> Self {
-        let state = GuestState::new(&share.options);
+        let state = GuestState::new(&share);
         Self { share, state }
     }
 

@@ -1,5 +1,6 @@
 //! The state of one guest's session.
 
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -12,8 +13,8 @@ use super::lookup_predictor::LookupPredictor;
 use super::negotiated_flags::NegotiatedFlags;
 use super::open_files::OpenFiles;
 use super::open_flags::GuestArchDetector;
-use super::options::Options;
 use super::posix_locks::PosixLocks;
+use super::share::Share;
 use super::syncfs_directories::SyncfsDirectories;
 
 /// Everything that one guest's session holds. Dropping it frees all of it.
@@ -44,20 +45,27 @@ pub(super) struct GuestState {
 }
 
 impl GuestState {
-    /// The state of a guest that holds nothing.
-    pub(super) fn new(options: &Options) -> Self {
+    /// The guest's state that is in the share's arena. At first, the guest holds nothing.
+    pub(super) fn new(share: &Share) -> Self {
+        let (arena, budget, options) = (&share.arena, &share.budget, &share.options);
+        let inodes = InodeTable::new(arena, options.max_inode_memory, budget, &share.mounts);
+        let files = OpenFiles::new(arena, budget);
+        let posix_locks = PosixLocks::new(arena, budget);
+        let open = files.len() + posix_locks.len();
+        budget.count_earlier(inodes.descriptors(), open as u64);
+        let seed = arena.header().hash_seed.load(Ordering::Relaxed);
         Self {
             negotiated: NegotiatedFlags::default(),
-            inodes: InodeTable::new(options.max_inode_memory),
+            inodes,
             last_failed_eviction: Mutex::default(),
-            files: OpenFiles::default(),
+            files,
             pending_listings: PendingCount::default(),
-            posix_locks: PosixLocks::default(),
-            inode_numbers: InodeNumbers::default(),
+            posix_locks,
+            inode_numbers: InodeNumbers::new(seed),
             guest_arch: GuestArchDetector::new(options.guest_arch),
             lookup_predictor: LookupPredictor::default(),
             ctime_stability: CtimeStability::default(),
-            syncfs_directories: SyncfsDirectories::default(),
+            syncfs_directories: SyncfsDirectories::new(arena, budget),
         }
     }
 

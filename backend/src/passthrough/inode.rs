@@ -1,37 +1,14 @@
-//! One inode of a guest's inode table, and one shard of the table.
+//! One inode of a guest's inode table.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use gangplank_fuse::NodeId;
 use gangplank_service::rate_limited;
 
-use super::budget::Descriptor;
-use super::inode_memory::INODE_BYTES;
-use super::inode_ref::InodeRef;
-use super::mounts::Identity;
-
-/// One inode. At least one of `descriptor` and `inode_ref` is set.
-pub(super) struct Inode {
-    /// Mount, inode number and type.
-    pub(super) identity: Identity,
-    /// Referenced since the clock hand last passed (CLOCK page replacement).
-    pub(super) used: AtomicBool,
-    /// Number of the guest's open files on this inode.
-    pub(super) open_count: AtomicU32,
-    /// The ctime at the guest's last open, in nanoseconds since the epoch; 0 if it is not reliable.
-    pub(super) ctime: AtomicI64,
-    /// When `ctime` was recorded, in seconds modulo 2^16.
-    pub(super) ctime_noted: AtomicU16,
-    /// The file size that the guest's kernel knows.
-    pub(super) known_size: KnownSize,
-    /// Number of lookups the guest has not forgotten yet.
-    pub(super) lookup_count: AtomicU64,
-    /// The `O_PATH` descriptor that pins the inode.
-    pub(super) descriptor: Option<Arc<Descriptor>>,
-    /// How to reopen the inode when `descriptor` is `None`.
-    pub(super) inode_ref: Option<Box<InodeRef>>,
-}
+use super::file_type::FileType;
+use super::mounts::{Identity, MountIndex};
+use crate::state::heap::Block;
+use crate::state::inodes::InodeRecord;
 
 /// An upper bound of the file size in bytes that the guest's kernel knows, from the attributes it
 /// received and from its own writes.
@@ -41,16 +18,11 @@ pub(super) struct Inode {
 /// One that is too small would hide a read error, so attributes only raise the bound: they may
 /// have been read before a write that another thread has counted already. The size has 32 bits
 /// because a guest may know millions of inodes; larger sizes count as unknown.
-#[derive(Debug)]
-pub(super) struct KnownSize(AtomicU32);
+#[derive(Debug, Clone, Copy)]
+pub(super) struct KnownSize<'a>(&'a AtomicU32);
 
-impl KnownSize {
+impl KnownSize<'_> {
     const UNKNOWN: u32 = u32::MAX;
-
-    /// The guest received `size` with the inode's attributes.
-    pub(super) fn new(size: u64) -> Self {
-        Self(AtomicU32::new(Self::pack(size)))
-    }
 
     /// The size, or `None` if it is unknown.
     pub(super) fn get(&self) -> Option<u64> {
@@ -81,22 +53,56 @@ impl KnownSize {
     }
 }
 
-impl Inode {
-    /// Marks the inode as recently used.
-    pub(super) fn touch(&self) {
-        // The flag is usually set already; not writing keeps the cache line shared.
-        if !self.used.load(Ordering::Relaxed) {
-            self.used.store(true, Ordering::Relaxed);
+impl InodeRecord {
+    /// Fills the record of an inode that the guest has looked up once. `size` is the size that the
+    /// guest receives.
+    pub(super) fn fill(&self, identity: Identity, size: u64) {
+        let MountIndex(mount) = identity.mount;
+        self.mount.store(mount, Ordering::Relaxed);
+        self.ino.store(identity.ino, Ordering::Relaxed);
+        let file_type = identity.file_type.number();
+        self.file_type.store(file_type, Ordering::Relaxed);
+        self.descriptor.store(0, Ordering::Relaxed);
+        self.reference.store(0, Ordering::Relaxed);
+        self.replaced.store(0, Ordering::Relaxed);
+        self.used.store(1, Ordering::Relaxed);
+        self.lookup_count.store(1, Ordering::Relaxed);
+        self.open_count.store(0, Ordering::Relaxed);
+        self.ctime.store(0, Ordering::Relaxed);
+        self.ctime_noted.store(0, Ordering::Relaxed);
+        self.known_size().set(size);
+    }
+
+    /// Mount, inode number and type.
+    pub(super) fn identity(&self) -> Identity {
+        Identity {
+            mount: MountIndex(self.mount.load(Ordering::Relaxed)),
+            ino: self.ino.load(Ordering::Relaxed),
+            file_type: FileType::from_number(self.file_type.load(Ordering::Relaxed)),
         }
     }
 
-    /// Bytes that count as the inode's memory.
-    pub(super) fn bytes(&self) -> u64 {
-        let extra = self
-            .inode_ref
-            .as_ref()
-            .map_or(0, |known| known.extra_bytes());
-        INODE_BYTES + extra
+    /// Whether the inode has a descriptor.
+    pub(super) fn has_descriptor(&self) -> bool {
+        self.descriptor.load(Ordering::Acquire) != 0
+    }
+
+    /// How to reopen the inode when it has no descriptor.
+    pub(super) fn inode_ref(&self) -> Option<Block> {
+        Block::from_raw(self.reference.load(Ordering::Acquire))
+    }
+
+    /// The file size that the guest's kernel knows.
+    pub(super) fn known_size(&self) -> KnownSize<'_> {
+        KnownSize(&self.known_size)
+    }
+
+    /// Marks the inode as recently used.
+    pub(super) fn touch(&self) {
+        // The flag is usually set already; not writing keeps the cache line shared.
+        if self.used.load(Ordering::Relaxed) == 0 {
+            self.used.store(1, Ordering::Relaxed);
+        }
     }
 
     /// Subtracts `count` lookups and returns whether none are left.
@@ -120,19 +126,12 @@ impl Inode {
 
 #[cfg(test)]
 mod tests {
-    use super::super::slab::Key;
     use super::*;
 
     #[test]
-    fn a_million_inodes_fit_a_small_machine() {
-        // Besides its slot, an inode takes some bytes of the index and the allocation of its
-        // descriptor or inode reference.
-        assert!(size_of::<Option<(Key, Inode)>>() <= 64);
-    }
-
-    #[test]
     fn a_size_is_known_until_it_is_too_large_or_forgotten() {
-        let known = KnownSize::new(10);
+        let size = AtomicU32::new(10);
+        let known = KnownSize(&size);
         known.raise(4);
         assert_eq!(known.get(), Some(10));
         known.raise(4096);

@@ -1,15 +1,21 @@
 //! Evicting descriptors from the inode table, by the CLOCK algorithm.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use gangplank_fuse::NodeId;
 
 use super::budget::Descriptor;
+use super::errno::stale;
 use super::inode_ref::InodeRef;
+use super::inode_shard::Shard;
 use super::inode_shard::{SHARDS, decode_node_id, encode_node_id};
-use super::inode_table::InodeTable;
+use super::inode_table::{InodeTable, held_descriptor};
 use super::mounts::Identity;
+use crate::state::heap::Block;
+use crate::state::inodes::InodeRecord;
+use crate::state::slab::Key;
 
 /// An inode whose descriptor can be evicted.
 pub(super) struct EvictionCandidate {
@@ -36,32 +42,45 @@ impl InodeTable {
                 .iter_from(0)
                 .take_while(|(key, _)| key.index() < start),
         );
+        let mut earlier = Vec::new();
         for (key, inode) in round {
             shard
                 .clock_hand
                 .store(key.index().wrapping_add(1), Ordering::Relaxed);
-            let Some(descriptor) = &inode.descriptor else {
+            if !inode.has_descriptor() {
                 continue;
-            };
+            }
+            let held = held_descriptor(&shard, key);
             // An earlier attempt found that the inode cannot be reopened, or a request uses the
             // descriptor.
-            if descriptor.is_pinned() || Arc::strong_count(descriptor) > 1 {
+            if held.is_some_and(|held| held.is_pinned() || Arc::strong_count(held) > 1) {
                 continue;
             }
-            if inode.used.swap(false, Ordering::Relaxed) {
+            if inode.used.swap(0, Ordering::Relaxed) != 0 {
                 continue;
             }
-            found.push(EvictionCandidate {
-                id: encode_node_id(shard_index, key),
-                identity: inode.identity,
-                descriptor: Arc::clone(descriptor),
-                has_stable_ref: inode
-                    .inode_ref
-                    .as_ref()
-                    .is_some_and(|inode_ref| inode_ref.survives_rename()),
-            });
-            if found.len() >= count {
+            match held {
+                Some(held) => found.push(EvictionCandidate {
+                    id: encode_node_id(shard_index, key),
+                    identity: inode.identity(),
+                    descriptor: Arc::clone(held),
+                    has_stable_ref: self.has_stable_ref(inode),
+                }),
+                None => earlier.push((key, inode.identity(), self.has_stable_ref(inode))),
+            }
+            if found.len() + earlier.len() >= count {
                 break;
+            }
+        }
+        drop(shard);
+        for (key, identity, has_stable_ref) in earlier {
+            if let Ok(descriptor) = self.adopt(shard_index, key) {
+                found.push(EvictionCandidate {
+                    id: encode_node_id(shard_index, key),
+                    identity,
+                    descriptor,
+                    has_stable_ref,
+                });
             }
         }
         found
@@ -74,28 +93,55 @@ impl InodeTable {
         let Ok((shard_index, key)) = decode_node_id(candidate.id) else {
             return false;
         };
+        let mut old = None;
         let taken = {
             let mut shard = self.write(shard_index);
-            let Some(inode) = shard.slab.get_mut(key) else {
-                return false;
-            };
             // The table's and the candidate's. More cannot be made while the shard is locked.
             if Arc::strong_count(&candidate.descriptor) > 2 {
                 return false;
             }
             if let Some(inode_ref) = inode_ref {
-                if self.memory().take(inode_ref.extra_bytes()).is_err() {
-                    return false;
+                match self.set_ref(&shard, key, &inode_ref) {
+                    Ok(replaced) => old = replaced,
+                    Err(_) => return false,
                 }
-                let old = inode.inode_ref.replace(Box::new(inode_ref));
-                self.memory()
-                    .give_back(old.map_or(0, |old| old.extra_bytes()));
             }
-            if inode.inode_ref.is_none() {
+            let inode = shard.slab.get(key);
+            if inode.and_then(InodeRecord::inode_ref).is_none() {
                 return false;
             }
-            inode.descriptor.take()
+            let taken = shard.slab.held_mut(key).and_then(Option::take);
+            if taken.is_some() {
+                shard.note_descriptor(key, None);
+            }
+            taken
         };
+        if let Some(old) = old {
+            self.refs().free(old);
+        }
         taken.is_some()
+    }
+
+    fn has_stable_ref(&self, inode: &InodeRecord) -> bool {
+        let inode_ref = inode.inode_ref();
+        inode_ref.is_some_and(|inode_ref| self.refs().survives_rename(inode_ref))
+    }
+
+    /// Stores how to reopen an inode. Returns the former reference, to be freed without the lock.
+    ///
+    /// # Errors
+    /// ENOMEM if it does not fit the guest's memory; ESTALE if the guest has forgotten the inode.
+    fn set_ref(&self, shard: &Shard, key: Key, inode_ref: &InodeRef) -> io::Result<Option<Block>> {
+        let inode = shard.slab.get(key).ok_or_else(stale)?;
+        let extra = inode_ref.extra_bytes();
+        self.memory().take(extra)?;
+        let stored = self.refs().store(inode_ref);
+        let stored = stored.inspect_err(|_| self.memory().give_back(extra))?;
+        shard.extra_bytes().fetch_add(extra, Ordering::Relaxed);
+        let old = Block::from_raw(inode.reference.swap(stored.raw(), Ordering::AcqRel));
+        let extra = old.map_or(0, |old| self.refs().extra_bytes(old));
+        shard.extra_bytes().fetch_sub(extra, Ordering::Relaxed);
+        self.memory().give_back(extra);
+        Ok(old)
     }
 }

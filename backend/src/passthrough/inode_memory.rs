@@ -24,10 +24,11 @@ pub(super) struct InodeMemory {
 }
 
 impl InodeMemory {
-    /// Nothing taken of `limit` bytes.
-    pub(super) fn new(limit: u64) -> Arc<Self> {
+    /// `used` bytes taken of `limit` bytes, by the inodes and directories that an earlier worker of
+    /// the guest recorded. May be more than `limit`, if the limit was lowered since.
+    pub(super) fn with_used(used: u64, limit: u64) -> Arc<Self> {
         Arc::new(Self {
-            used: AtomicU64::new(0),
+            used: AtomicU64::new(used),
             limit,
         })
     }
@@ -94,7 +95,7 @@ mod tests {
 
     #[test]
     fn inodes_leave_an_eighth_to_the_names_of_others() {
-        let memory = InodeMemory::new(8000);
+        let memory = InodeMemory::with_used(0, 8000);
         let inodes = (0..100).filter(|_| memory.take_inode().is_ok()).count();
         assert_eq!(inodes, 7000 / 160);
         assert!(!memory.has_room());
@@ -103,5 +104,16 @@ mod tests {
         assert_eq!(error.raw_os_error(), Some(libc::ENOMEM));
         memory.give_back(8000);
         assert!(memory.has_room() && memory.used() == 0);
+    }
+
+    #[test]
+    fn what_an_earlier_worker_recorded_is_taken() {
+        let memory = InodeMemory::with_used(6900, 8000);
+        assert!(!memory.has_room());
+        memory.take(1100).expect("up to the limit");
+        memory.give_back(8000);
+        assert_eq!(memory.used(), 0);
+        let beyond = InodeMemory::with_used(9000, 8000);
+        assert!(!beyond.has_room() && beyond.take(1).is_err());
     }
 }

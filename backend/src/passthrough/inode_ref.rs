@@ -41,21 +41,27 @@ pub(super) struct InodeFingerprint {
     pub(super) birth_time: Option<BirthTime>,
 }
 
-impl InodeRef {
-    /// Whether the fingerprint is that of the referenced inode.
-    pub(super) fn matches(&self, fingerprint: &InodeFingerprint) -> bool {
-        match self {
-            Self::Handle(handle) => fingerprint.handle.as_ref() == Some(handle.handle()),
-            Self::Name { birth_time, .. } => fingerprint.birth_time == Some(*birth_time),
-            Self::Unlinked => false,
+impl BirthTime {
+    /// The time with these parts.
+    pub(super) fn from_parts(seconds: i64, nanoseconds: u32) -> Self {
+        Self {
+            seconds,
+            nanoseconds,
         }
     }
 
-    /// Whether the reference stays valid when the inode is renamed.
-    pub(super) fn survives_rename(&self) -> bool {
-        matches!(self, Self::Handle(_))
+    /// Seconds since the epoch.
+    pub(super) fn seconds(self) -> i64 {
+        self.seconds
     }
 
+    /// Nanoseconds of the second, less than 1,000,000,000.
+    pub(super) fn nanoseconds(self) -> u32 {
+        self.nanoseconds
+    }
+}
+
+impl InodeRef {
     /// Bytes of a name or handle that is longer than an inode's memory includes.
     pub(super) fn extra_bytes(&self) -> u64 {
         let length = match self {
@@ -63,8 +69,13 @@ impl InodeRef {
             Self::Name { name, .. } => name.len(),
             Self::Unlinked => 0,
         };
-        length.saturating_sub(INCLUDED_BYTES) as u64
+        extra_bytes(length)
     }
+}
+
+/// Bytes of a name or handle of this length that an inode's memory does not include.
+pub(super) fn extra_bytes(length: usize) -> u64 {
+    length.saturating_sub(INCLUDED_BYTES) as u64
 }
 
 /// The birth time in `stat`, if the file system has one.

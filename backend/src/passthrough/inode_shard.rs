@@ -2,78 +2,213 @@
 
 use std::hash::{BuildHasher, Hasher};
 use std::io;
-use std::sync::atomic::AtomicU32;
+use std::ops::{Deref, DerefMut};
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use foldhash::fast::FixedState;
 use gangplank_fuse::NodeId;
-use hashbrown::{DefaultHashBuilder, HashTable};
+use parking_lot::RwLockWriteGuard;
 
+use super::budget::Descriptor;
 use super::errno::stale;
-use super::inode::Inode;
 use super::mounts::{Identity, MountIndex};
-use super::slab::{KEY_BITS, Key, Slab};
+use crate::state::arena::{Arena, Part};
+use crate::state::descriptors::{Descriptors, Kind, Owner};
+use crate::state::index::Index;
+use crate::state::inodes::{self, InodeRecord};
+use crate::state::slab::{KEY_BITS, Key, Slab};
+use crate::state::table::TableRecord;
 
 /// Number of shards: the bits of a node id above a [`Key`] select the shard.
-pub(super) const SHARDS: usize = 1 << (64 - KEY_BITS);
+pub(super) const SHARDS: usize = inodes::SHARDS;
 
-/// Initial capacity of a shard's index, in inodes: the largest that fits hashbrown's 64 buckets.
-const FIRST_INODES: usize = 56;
+const _: () = assert!(SHARDS == 1 << (64 - KEY_BITS));
 
 /// One shard of the inode table. The table puts each shard under a lock.
+#[derive(Debug)]
 pub(super) struct Shard {
+    number: usize,
+    table: Part<TableRecord>,
     /// The inodes.
-    pub(super) slab: Slab<Inode>,
-    /// Slab indices of the inodes, by the [`hash_of`] their identity.
-    pub(super) by_identity: HashTable<u32>,
+    pub(super) slab: Slab<InodeRecord, Arc<Descriptor>>,
+    /// Finds inodes by the [`hash_of`] their identity.
+    index: Index,
+    descriptors: Descriptors,
+    hasher: FixedState,
     /// Slab index at which the next eviction scan starts.
     pub(super) clock_hand: AtomicU32,
 }
 
-impl Default for Shard {
-    fn default() -> Self {
-        Self {
-            slab: Slab::default(),
-            by_identity: HashTable::with_capacity(FIRST_INODES),
-            clock_hand: AtomicU32::new(0),
+/// A shard that is locked for changes, and marked as changing in the arena.
+pub(super) struct Changing<'a>(RwLockWriteGuard<'a, Shard>);
+
+impl<'a> Changing<'a> {
+    pub(super) fn new(shard: RwLockWriteGuard<'a, Shard>) -> Self {
+        shard.table[0].begin_change();
+        Self(shard)
+    }
+}
+
+impl Deref for Changing<'_> {
+    type Target = Shard;
+
+    fn deref(&self) -> &Shard {
+        &self.0
+    }
+}
+
+impl DerefMut for Changing<'_> {
+    fn deref_mut(&mut self) -> &mut Shard {
+        &mut self.0
+    }
+}
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        // After a panic in the middle of a change, the next worker corrects the shard.
+        if !std::thread::panicking() {
+            self.0.table[0].end_change();
         }
     }
 }
 
 impl Shard {
+    /// The shard that is in an arena. It must be whole: see [`Shard::correct`].
+    pub(super) fn new(arena: &Arc<Arena>, number: usize) -> Self {
+        let table = arena.inode_table(number);
+        let seed = arena.header().hash_seed.load(Ordering::Relaxed);
+        Self {
+            number,
+            slab: Slab::new(
+                table.clone(),
+                arena.inodes(number),
+                arena.used_inodes(number),
+            ),
+            index: Index::new(table.clone(), arena.inode_index(number)),
+            table,
+            descriptors: Descriptors::new(arena),
+            hasher: FixedState::with_seed(seed),
+            clock_hand: AtomicU32::new(0),
+        }
+    }
+
+    /// Makes a shard whole that a worker left half changed when it died. The records are right.
+    pub(super) fn correct(arena: &Arc<Arena>, number: usize) {
+        if !arena.inode_table(number)[0].is_changing() {
+            return;
+        }
+        let shard = Self::new(arena, number);
+        let (mut descriptors, mut searchable) = (0, Vec::new());
+        for (key, inode) in shard.slab.iter_from(0) {
+            if let Some(descriptor) = descriptor_of(inode) {
+                descriptors += 1;
+                shard.descriptors.own(descriptor, shard.owner(key.index()));
+            }
+            if inode.replaced.load(Ordering::Relaxed) == 0 {
+                let hash = hash_of(&shard.hasher, inode.identity());
+                searchable.push((key.index(), hash));
+            }
+        }
+        shard
+            .index
+            .rebuild(shard.slab.len(), searchable.into_iter());
+        let table = &shard.table[0];
+        table.descriptors.store(descriptors, Ordering::Relaxed);
+        shard.descriptors.correct(Kind::Inode, |owner, descriptor| {
+            let index = owner & ((1 << 24) - 1);
+            (owner >> 24) as usize != number
+                || shard
+                    .slab
+                    .at(index)
+                    .is_some_and(|(_, inode)| descriptor_of(inode) == Some(descriptor))
+        });
+        table.end_change();
+    }
+
+    /// The hash of an identity.
+    pub(super) fn hash_of(&self, identity: Identity) -> u64 {
+        hash_of(&self.hasher, identity)
+    }
+
+    /// Bytes that the inodes take in addition to those of each.
+    pub(super) fn extra_bytes(&self) -> &AtomicU64 {
+        &self.table[0].extra_bytes
+    }
+
+    /// Number of inodes with a descriptor.
+    pub(super) fn descriptors(&self) -> u64 {
+        self.table[0].descriptors.load(Ordering::Relaxed)
+    }
+
     /// Finds the inode of an identity whose hash is `hash`.
-    pub(super) fn find(&self, hash: u64, identity: Identity) -> Option<(Key, &Inode)> {
-        let same = |index: &u32| {
-            self.slab
-                .at(*index)
-                .is_some_and(|(_, inode)| inode.identity == identity)
+    pub(super) fn find(&self, hash: u64, identity: Identity) -> Option<(Key, &InodeRecord)> {
+        let same = |index| {
+            let found = self.slab.at(index);
+            found.is_some_and(|(_, inode)| {
+                inode.ino.load(Ordering::Relaxed) == identity.ino && inode.identity() == identity
+            })
         };
-        self.slab.at(*self.by_identity.find(hash, same)?)
+        self.slab.at(self.index.find(hash, same)?)
+    }
+
+    /// Adds an inode to the index.
+    pub(super) fn index(&self, hash: u64, key: Key) {
+        let hash_of = |index| Some(self.hash_of(self.slab.at(index)?.1.identity()));
+        self.index
+            .insert(hash, key.index(), self.slab.len(), hash_of);
     }
 
     /// Removes an inode from the index, if it is there.
-    pub(super) fn unindex(&mut self, hash: u64, key: Key) {
-        if let Ok(entry) = self
-            .by_identity
-            .find_entry(hash, |index| *index == key.index())
-        {
-            entry.remove();
+    pub(super) fn unindex(&self, hash: u64, key: Key) {
+        if let Some(inode) = self.slab.get(key) {
+            inode.replaced.store(1, Ordering::Release);
+        }
+        self.index.remove(hash, key.index());
+    }
+
+    /// Frees memory when most of it is unused.
+    pub(super) fn trim(&mut self) {
+        let hash_of = |index| Some(self.hash_of(self.slab.at(index)?.1.identity()));
+        self.index.shrink(self.slab.len(), hash_of);
+        self.slab.trim();
+    }
+
+    /// Notes that an inode has a descriptor, or none any more.
+    pub(super) fn note_descriptor(&self, key: Key, descriptor: Option<RawFd>) {
+        let Some(inode) = self.slab.get(key) else {
+            return;
+        };
+        let count = &self.table[0].descriptors;
+        if let Some(old) = descriptor_of(inode) {
+            self.descriptors.disown(old);
+            count.fetch_sub(1, Ordering::Relaxed);
+        }
+        let number = descriptor.and_then(|number| u32::try_from(number).ok());
+        let noted = number.map_or(0, |number| number + 1);
+        inode.descriptor.store(noted, Ordering::Release);
+        if let Some(descriptor) = descriptor {
+            self.descriptors.own(descriptor, self.owner(key.index()));
+            count.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Frees index memory when most of it is unused.
-    pub(super) fn shrink(&mut self, hasher: &DefaultHashBuilder) {
-        if self.by_identity.capacity() > 4 * self.by_identity.len() + 4 * FIRST_INODES {
-            let slab = &self.slab;
-            let room = (2 * self.by_identity.len()).max(FIRST_INODES);
-            self.by_identity.shrink_to(room, |index| {
-                slab.at(*index)
-                    .map_or(0, |(_, inode)| hash_of(hasher, inode.identity))
-            });
-        }
+    fn owner(&self, index: u32) -> Owner {
+        // There are 16 shards.
+        let shard = u32::try_from(self.number).unwrap_or(0);
+        Owner::new(Kind::Inode, shard << 24 | index)
     }
 }
 
+/// The number of an inode's descriptor.
+pub(super) fn descriptor_of(inode: &InodeRecord) -> Option<RawFd> {
+    let noted = inode.descriptor.load(Ordering::Acquire);
+    RawFd::try_from(noted.checked_sub(1)?).ok()
+}
+
 /// The hash under which the index stores an identity.
-pub(super) fn hash_of(hasher: &DefaultHashBuilder, identity: Identity) -> u64 {
+pub(super) fn hash_of(hasher: &FixedState, identity: Identity) -> u64 {
     let mut state = hasher.build_hasher();
     let MountIndex(mount) = identity.mount;
     state.write_u32(mount);

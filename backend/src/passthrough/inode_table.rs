@@ -7,36 +7,42 @@
 //! Locks: each shard has its own lock. A thread holds at most one shard lock at a time and makes no
 //! system call while it holds a write lock.
 
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
-use std::sync::atomic::{
-    AtomicBool, AtomicI64, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering,
-};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{fmt, io};
 
+use foldhash::fast::FixedState;
 use gangplank_fuse::NodeId;
 use gangplank_service::rate_limited;
-use hashbrown::DefaultHashBuilder;
-use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use parking_lot::{RwLock, RwLockReadGuard};
 
-use super::budget::Descriptor;
+use super::budget::{Budget, Descriptor, Permit, PermitFor};
 use super::errno::stale;
 use super::fd_cache::FdCache;
-use super::inode::{Inode, KnownSize};
+use super::inode::KnownSize;
 use super::inode_memory::{INODE_BYTES, InodeMemory};
 use super::inode_ref::{InodeFingerprint, InodeRef};
-use super::inode_shard::{SHARDS, Shard, decode_node_id, encode_node_id, hash_of};
-use super::mounts::Identity;
+use super::inode_refs::InodeRefs;
+use super::inode_shard::{
+    Changing, SHARDS, Shard, decode_node_id, descriptor_of, encode_node_id, hash_of,
+};
+use super::mounts::{Identity, Mounts};
 use super::remembered_names::RememberedDirs;
-use super::slab::Key;
+use crate::state::arena::Arena;
+use crate::state::heap::{Block, Heap};
+use crate::state::slab::Key;
+use crate::sys::process;
 
 /// All inodes that one guest knows, except the root.
 pub(super) struct InodeTable {
     shards: [RwLock<Shard>; SHARDS],
-    hasher: DefaultHashBuilder,
+    hasher: FixedState,
+    budget: Arc<Budget>,
     /// The memory that inodes and remembered directories take.
     memory: Arc<InodeMemory>,
-    /// The directories by which inodes without a descriptor are found again.
-    dirs: RememberedDirs,
+    /// How inodes without a descriptor are found again.
+    refs: InodeRefs,
     /// Index of the shard that is scanned for eviction next.
     pub(super) next_shard: AtomicUsize,
     /// Descriptors of closed files, kept for the next open.
@@ -76,6 +82,13 @@ pub(super) enum Found {
     New,
 }
 
+/// What an inode had that the guest has forgotten.
+#[derive(Debug)]
+struct Removed {
+    descriptor: Option<Arc<Descriptor>>,
+    inode_ref: Option<Block>,
+}
+
 /// Whether a lookup found an inode that the guest did not know before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum IsNew {
@@ -86,17 +99,39 @@ pub(super) enum IsNew {
 }
 
 impl InodeTable {
-    /// An empty table whose inodes may take `max_bytes` of memory.
-    pub(super) fn new(max_bytes: u64) -> Self {
-        let memory = InodeMemory::new(max_bytes);
+    /// The table that is in an arena. Its inodes may take `max_bytes` of memory.
+    pub(super) fn new(
+        arena: &Arc<Arena>,
+        max_bytes: u64,
+        budget: &Arc<Budget>,
+        mounts: &Arc<Mounts>,
+    ) -> Self {
+        let shards = std::array::from_fn(|shard| Shard::new(arena, shard));
+        let of_shard = |shard: &Shard| {
+            let extra = shard.extra_bytes().load(Ordering::Relaxed);
+            shard.slab.len() as u64 * INODE_BYTES + extra
+        };
+        let heap = Heap::new(arena);
+        let of_dirs = heap.record().directory_bytes.load(Ordering::Relaxed);
+        let used = shards.iter().map(of_shard).sum::<u64>() + of_dirs;
+        let memory = InodeMemory::with_used(used, max_bytes);
+        let seed = arena.header().hash_seed.load(Ordering::Relaxed);
         Self {
-            shards: Default::default(),
-            hasher: DefaultHashBuilder::default(),
-            dirs: RememberedDirs::new(Arc::clone(&memory)),
+            shards: shards.map(RwLock::new),
+            hasher: FixedState::with_seed(seed),
+            budget: Arc::clone(budget),
+            refs: InodeRefs::new(heap, Arc::clone(mounts), Arc::clone(&memory)),
             memory,
             next_shard: AtomicUsize::new(0),
             fd_cache: FdCache::default(),
         }
+    }
+
+    /// Number of inodes with a descriptor.
+    pub(super) fn descriptors(&self) -> u64 {
+        (0..SHARDS)
+            .map(|shard| self.read(shard).descriptors())
+            .sum()
     }
 
     /// Number of inodes.
@@ -114,18 +149,46 @@ impl InodeTable {
         &self.memory
     }
 
+    /// How inodes without a descriptor are found again.
+    pub(super) fn refs(&self) -> &InodeRefs {
+        &self.refs
+    }
+
     /// The directories by which inodes without a descriptor are found again.
     pub(super) fn remembered_dirs(&self) -> &RememberedDirs {
-        &self.dirs
+        self.refs.dirs()
     }
 
     /// The descriptor of an inode that has one.
     pub(super) fn descriptor_of(&self, identity: Identity) -> Option<Arc<Descriptor>> {
         let (hash, shard_index) = self.locate(identity);
         let shard = self.read(shard_index);
-        let (_, inode) = shard.find(hash, identity)?;
+        let (key, inode) = shard.find(hash, identity)?;
         inode.touch();
-        inode.descriptor.as_ref().map(Arc::clone)
+        if let Some(held) = held_descriptor(&shard, key) {
+            return Some(Arc::clone(held));
+        }
+        let is_noted = inode.has_descriptor();
+        drop(shard);
+        is_noted.then(|| self.adopt(shard_index, key).ok())?
+    }
+
+    /// Takes over a descriptor that an earlier worker opened for an inode.
+    ///
+    /// # Errors
+    /// ESTALE if the inode has no descriptor.
+    pub(super) fn adopt(&self, shard_index: usize, key: Key) -> io::Result<Arc<Descriptor>> {
+        let mut shard = self.write(shard_index);
+        if let Some(held) = held_descriptor(&shard, key) {
+            return Ok(Arc::clone(held));
+        }
+        let inode = shard.slab.get(key).ok_or_else(stale)?;
+        let number = descriptor_of(inode).ok_or_else(stale)?;
+        // The budget counts it since this worker began.
+        let permit = Permit::of_counted(&self.budget, PermitFor::Inode);
+        let descriptor = Arc::new(Descriptor::new(process::adopt(number)?, permit));
+        hold(&mut shard, key, &descriptor);
+        Ok(descriptor)
     }
 
     /// Finds the inode of a node id.
@@ -133,19 +196,20 @@ impl InodeTable {
     /// # Errors
     /// ESTALE if the guest does not hold the node id.
     pub(super) fn get(&self, id: NodeId) -> io::Result<ResolvedInode> {
-        let (shard, key) = decode_node_id(id)?;
-        let shard = self.read(shard);
+        let (shard_index, key) = decode_node_id(id)?;
+        let shard = self.read(shard_index);
         let inode = shard.slab.get(key).ok_or_else(stale)?;
         inode.touch();
-        let access = match (&inode.descriptor, &inode.inode_ref) {
-            (Some(descriptor), _) => Access::Descriptor(Arc::clone(descriptor)),
-            (None, Some(inode_ref)) => Access::Ref(InodeRef::clone(inode_ref)),
-            (None, None) => return Err(stale()),
+        let identity = inode.identity();
+        let access = if let Some(descriptor) = held_descriptor(&shard, key) {
+            Access::Descriptor(Arc::clone(descriptor))
+        } else if inode.has_descriptor() {
+            drop(shard);
+            Access::Descriptor(self.adopt(shard_index, key)?)
+        } else {
+            Access::Ref(self.refs.load(inode.inode_ref().ok_or_else(stale)?))
         };
-        Ok(ResolvedInode {
-            identity: inode.identity,
-            access,
-        })
+        Ok(ResolvedInode { identity, access })
     }
 
     /// Finds an inode by identity and adds a lookup if the match is certain. The caller sends
@@ -156,11 +220,11 @@ impl InodeTable {
         let Some((key, inode)) = shard.find(hash, identity) else {
             return Found::New;
         };
-        if inode.descriptor.is_none() {
+        if !inode.has_descriptor() {
             return Found::NeedsVerification;
         }
         inode.touch();
-        inode.known_size.raise(size);
+        inode.known_size().raise(size);
         inode.lookup_count.fetch_add(1, Ordering::Relaxed);
         Found::Same(encode_node_id(shard_index, key))
     }
@@ -176,14 +240,14 @@ impl InodeTable {
         let (hash, shard_index) = self.locate(identity);
         let shard = self.read(shard_index);
         let (key, inode) = shard.find(hash, identity)?;
-        let same = inode.descriptor.is_some()
-            || (inode.inode_ref.as_ref()).is_some_and(|inode_ref| {
-                inode_ref.survives_rename() && inode_ref.matches(fingerprint)
+        let same = inode.has_descriptor()
+            || inode.inode_ref().is_some_and(|inode_ref| {
+                self.refs.survives_rename(inode_ref) && self.refs.matches(inode_ref, fingerprint)
             });
         if !same {
             return None;
         }
-        inode.known_size.raise(size);
+        inode.known_size().raise(size);
         inode.lookup_count.fetch_add(1, Ordering::Relaxed);
         Some(encode_node_id(shard_index, key))
     }
@@ -227,24 +291,19 @@ impl InodeTable {
         fingerprint: Option<&InodeFingerprint>,
     ) -> Option<io::Result<(NodeId, IsNew)>> {
         let (hash, shard_index) = self.locate(identity);
-        let mut guard = self.write(shard_index);
-        let shard = &mut *guard;
+        let mut shard = self.write(shard_index);
         if let Some((key, inode)) = shard.find(hash, identity) {
-            let same = inode.descriptor.is_some() || {
+            let same = inode.has_descriptor() || {
                 let fingerprint = fingerprint?;
-                let inode_ref = inode.inode_ref.as_deref();
-                inode_ref.is_some_and(|inode_ref| inode_ref.matches(fingerprint))
+                let inode_ref = inode.inode_ref();
+                inode_ref.is_some_and(|inode_ref| self.refs.matches(inode_ref, fingerprint))
             };
             if same {
                 inode.touch();
-                inode.known_size.raise(size);
+                inode.known_size().raise(size);
                 inode.lookup_count.fetch_add(1, Ordering::Relaxed);
-                if let Some(inode) = shard
-                    .slab
-                    .get_mut(key)
-                    .filter(|inode| inode.descriptor.is_none())
-                {
-                    inode.descriptor = Some(Arc::clone(descriptor));
+                if !inode.has_descriptor() {
+                    hold(&mut shard, key, descriptor);
                 }
                 return Some(Ok((encode_node_id(shard_index, key), IsNew::No)));
             }
@@ -255,16 +314,8 @@ impl InodeTable {
         if let Err(error) = self.memory.take_inode() {
             return Some(Err(error));
         }
-        let inserted = shard.slab.insert(Inode {
-            identity,
-            used: AtomicBool::new(true),
-            open_count: AtomicU32::new(0),
-            ctime: AtomicI64::new(0),
-            ctime_noted: AtomicU16::new(0),
-            known_size: KnownSize::new(size),
-            lookup_count: AtomicU64::new(1),
-            descriptor: Some(Arc::clone(descriptor)),
-            inode_ref: None,
+        let inserted = shard.slab.insert(Arc::clone(descriptor), |inode, _| {
+            inode.fill(identity, size);
         });
         let key = match inserted {
             Ok(key) => key,
@@ -273,11 +324,9 @@ impl InodeTable {
                 return Some(Err(full.into()));
             }
         };
-        let (slab, hasher) = (&shard.slab, &self.hasher);
-        shard.by_identity.insert_unique(hash, key.index(), |index| {
-            slab.at(*index)
-                .map_or(0, |(_, inode)| hash_of(hasher, inode.identity))
-        });
+        let number = descriptor.as_fd().as_raw_fd();
+        shard.note_descriptor(key, Some(number));
+        shard.index(hash, key);
         Some(Ok((encode_node_id(shard_index, key), IsNew::Yes)))
     }
 
@@ -315,27 +364,54 @@ impl InodeTable {
             };
             inode.remove_lookups(id, count)
         };
-        if emptied && let Some(inode) = self.remove_unused(shard_index, key) {
-            drop(inode);
+        if emptied && let Some(removed) = self.remove_unused(shard_index, key) {
+            self.discard(removed);
             self.fd_cache.remove(id);
         }
     }
 
     /// Removes an inode unless another thread has looked it up in the meantime.
-    fn remove_unused(&self, shard_index: usize, key: Key) -> Option<Inode> {
-        let mut guard = self.write(shard_index);
-        let shard = &mut *guard;
+    fn remove_unused(&self, shard_index: usize, key: Key) -> Option<Removed> {
+        let mut shard = self.write(shard_index);
         let inode = shard.slab.get(key)?;
         if inode.lookup_count.load(Ordering::Relaxed) != 0 {
             return None;
         }
-        let hash = hash_of(&self.hasher, inode.identity);
-        shard.unindex(hash, key);
-        let inode = shard.slab.remove(key)?;
-        shard.shrink(&self.hasher);
-        self.memory.give_back(inode.bytes());
-        // The caller drops the inode, so its descriptor is closed without the lock.
-        Some(inode)
+        if !inode.has_descriptor() || held_descriptor(&shard, key).is_some() {
+            return self.remove(&mut shard, key);
+        }
+        drop(shard);
+        // The descriptor has to be closed, and so must be taken over.
+        let _ = self.adopt(shard_index, key);
+        let mut shard = self.write(shard_index);
+        let inode = shard.slab.get(key)?;
+        let is_unused = inode.lookup_count.load(Ordering::Relaxed) == 0;
+        is_unused.then(|| self.remove(&mut shard, key))?
+    }
+
+    /// Removes an inode. The caller unlocks the shard and discards what it had.
+    fn remove(&self, shard: &mut Shard, key: Key) -> Option<Removed> {
+        let identity = shard.slab.get(key)?.identity();
+        shard.unindex(shard.hash_of(identity), key);
+        shard.note_descriptor(key, None);
+        let inode_ref = shard.slab.get(key)?.inode_ref();
+        let held = shard.slab.remove(key)?;
+        shard.trim();
+        let extra = inode_ref.map_or(0, |inode_ref| self.refs.extra_bytes(inode_ref));
+        shard.extra_bytes().fetch_sub(extra, Ordering::Relaxed);
+        self.memory.give_back(INODE_BYTES + extra);
+        Some(Removed {
+            descriptor: held,
+            inode_ref,
+        })
+    }
+
+    /// Frees what an inode had. No shard may be locked, because close may block.
+    fn discard(&self, removed: Removed) {
+        drop(removed.descriptor);
+        if let Some(inode_ref) = removed.inode_ref {
+            self.refs.free(inode_ref);
+        }
     }
 
     /// Counts one open file more or one fewer and returns the new number.
@@ -381,11 +457,11 @@ impl InodeTable {
     pub(super) fn with_known_size<T>(
         &self,
         id: NodeId,
-        visit: impl FnOnce(&KnownSize) -> T,
+        visit: impl FnOnce(&KnownSize<'_>) -> T,
     ) -> Option<T> {
         let (shard, key) = decode_node_id(id).ok()?;
         let shard = self.read(shard);
-        Some(visit(&shard.slab.get(key)?.known_size))
+        Some(visit(&shard.slab.get(key)?.known_size()))
     }
 
     /// Stores a descriptor for an inode that has none, and returns the inode's descriptor. If
@@ -397,30 +473,48 @@ impl InodeTable {
     ) -> io::Result<Arc<Descriptor>> {
         let (shard_index, key) = decode_node_id(id)?;
         let mut shard = self.write(shard_index);
-        let inode = shard.slab.get_mut(key).ok_or_else(stale)?;
-        if let Some(present) = &inode.descriptor {
+        if let Some(present) = held_descriptor(&shard, key) {
             return Ok(Arc::clone(present));
         }
-        inode.descriptor = Some(Arc::clone(&descriptor));
+        if shard.slab.get(key).ok_or_else(stale)?.has_descriptor() {
+            drop(shard);
+            return self.adopt(shard_index, key);
+        }
+        hold(&mut shard, key, &descriptor);
         Ok(descriptor)
     }
 
     /// Removes all inodes.
     pub(super) fn clear(&self) {
         for shard_index in 0..SHARDS {
-            // Dropped without the lock, because close may block.
-            let old = std::mem::take(&mut *self.write(shard_index));
-            let bytes = old.slab.iter_from(0).map(|(_, inode)| inode.bytes());
-            self.memory.give_back(bytes.sum());
-            drop(old);
+            let mut shard = self.write(shard_index);
+            let keys: Vec<Key> = shard.slab.iter_from(0).map(|(key, _)| key).collect();
+            let mut removed = Vec::with_capacity(keys.len());
+            for key in keys {
+                let number = shard.slab.get(key).and_then(descriptor_of);
+                if held_descriptor(&shard, key).is_none()
+                    && let Some(number) = number
+                {
+                    let permit = Permit::of_counted(&self.budget, PermitFor::Inode);
+                    let adopted = process::adopt(number);
+                    let descriptor = adopted.map(|fd| Descriptor::new(fd, permit));
+                    removed.extend(descriptor.ok().map(|descriptor| Removed {
+                        descriptor: Some(Arc::new(descriptor)),
+                        inode_ref: None,
+                    }));
+                }
+                removed.extend(self.remove(&mut shard, key));
+            }
+            drop(shard);
+            removed.into_iter().for_each(|one| self.discard(one));
         }
+        self.refs.forget_lost();
         self.fd_cache.clear();
     }
 
     fn locate(&self, identity: Identity) -> (u64, usize) {
         let hash = hash_of(&self.hasher, identity);
-        // hashbrown uses the upper seven and the lower bits inside a shard; the shard takes bits in
-        // between. The remainder is below `SHARDS`, which is 16.
+        // The index uses the lower bits first. The remainder is below `SHARDS`, which is 16.
         (hash, usize::try_from(hash >> 48).unwrap_or(0) % SHARDS)
     }
 
@@ -429,9 +523,25 @@ impl InodeTable {
         self.shards[shard_index % SHARDS].read()
     }
 
-    /// Locks a shard for writing.
-    pub(super) fn write(&self, shard_index: usize) -> RwLockWriteGuard<'_, Shard> {
-        self.shards[shard_index % SHARDS].write()
+    /// Locks a shard for changes.
+    pub(super) fn write(&self, shard_index: usize) -> Changing<'_> {
+        Changing::new(self.shards[shard_index % SHARDS].write())
+    }
+}
+
+/// The descriptor that this worker holds for an inode.
+pub(super) fn held_descriptor(shard: &Shard, key: Key) -> Option<&Arc<Descriptor>> {
+    shard.slab.held(key)
+}
+
+/// Stores a descriptor of an inode that holds none.
+fn hold(shard: &mut Shard, key: Key, descriptor: &Arc<Descriptor>) {
+    let number = descriptor.as_fd().as_raw_fd();
+    if shard.slab.get(key).and_then(descriptor_of) != Some(number) {
+        shard.note_descriptor(key, Some(number));
+    }
+    if let Some(held) = shard.slab.held_mut(key) {
+        *held = Some(Arc::clone(descriptor));
     }
 }
 
@@ -455,6 +565,5 @@ mod tests {
                 decode_node_id(NodeId::new(raw)).map(|(shard, key)| encode_node_id(shard, key));
             assert!(found.is_err() || found.is_ok_and(|id| id.get() == raw));
         }
-        assert!(InodeTable::new(0).get(NodeId::ROOT).is_err());
     }
 }

@@ -5,7 +5,6 @@
 //! as OFD locks. It is closed when the owner closes the file, when the last handle is released, or
 //! when the session ends.
 
-use std::collections::hash_map::Entry;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -63,11 +62,12 @@ impl FileLocks for PassthroughFs {
         }
         let lock = range_lock(&args.lk)?;
         if lock.kind == LockKind::Unlock
-            && !self
+            && self
                 .state
                 .posix_locks
                 .lock()
-                .contains_key(&(id, args.owner))
+                .get((id, args.owner))
+                .is_none()
         {
             return Ok(());
         }
@@ -88,7 +88,7 @@ impl PassthroughFs {
 
     /// The open file description that holds an owner's locks on a node.
     fn lock_file(&self, id: NodeId, owner: u64) -> io::Result<Arc<Descriptor>> {
-        if let Some(lock_file) = self.state.posix_locks.lock().get(&(id, owner)) {
+        if let Some(lock_file) = self.state.posix_locks.lock().get((id, owner)) {
             return Ok(Arc::clone(lock_file));
         }
         let node = self.node(id)?;
@@ -97,10 +97,12 @@ impl PassthroughFs {
         }
         let permit = self.acquire_file_permit()?;
         let lock_file = Arc::new(Descriptor::new(self.open_lock_file(&node)?, permit));
-        match self.state.posix_locks.lock().entry((id, owner)) {
-            Entry::Occupied(present) => Ok(Arc::clone(present.get())),
-            Entry::Vacant(slot) => Ok(Arc::clone(slot.insert(lock_file))),
+        let mut locks = self.state.posix_locks.lock();
+        if let Some(present) = locks.get((id, owner)) {
+            return Ok(Arc::clone(present));
         }
+        locks.insert((id, owner), Arc::clone(&lock_file))?;
+        Ok(lock_file)
     }
 
     /// Opens a node for reading and writing, because read and write locks each need their access

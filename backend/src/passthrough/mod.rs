@@ -7,9 +7,9 @@
 //! | modules | content |
 //! | --- | --- |
 //! | `options`, `file_type`, `errno`, `id_map` | what all others use |
-//! | `budget`, `inode_memory`, `slab` | counted descriptors and bytes; a table with unique keys |
+//! | `budget`, `inode_memory` | counted descriptors and bytes |
 //! | `mount_handles`, `mounts` | mounts, their file handles, identity of an inode |
-//! | `inode_ref`, `remembered_names` | how to reopen an inode |
+//! | `inode_ref`, `remembered_dir_block`, `remembered_names`, `inode_refs` | reopening an inode |
 //! | `inode`, `inode_shard`, `fd_cache`, `inode_table`, `inode_eviction` | the guest's inodes |
 //! | `credentials`, `cache_timeouts`, `share` | the directory |
 //! | `open_flags`, `dir_stream`, `open_files`, `posix_locks`, `syncfs_directories` | open files |
@@ -18,10 +18,11 @@
 //! | `reopen`, `eviction` | descriptors that are given up and opened again; permits |
 //! | `attr_reply`, `superblock`, `keep_cache`, `open_inode`, `no_open` | used by other operations |
 //! | `negotiation`, `lookup`, `attributes`, `namespace_ops`, `open`, `readdir` | operations |
-//! | `read_write`, `fallocate_copy`, `xattr`, `locks` | operations |
+//! | `read_write`, `append_again`, `fallocate_copy`, `xattr`, `locks` | operations |
 
 pub mod options;
 
+mod append_again;
 mod attr_reply;
 mod attributes;
 mod budget;
@@ -42,6 +43,7 @@ mod inode_eviction;
 mod inode_memory;
 mod inode_numbers;
 mod inode_ref;
+mod inode_refs;
 mod inode_shard;
 mod inode_table;
 mod keep_cache;
@@ -61,15 +63,15 @@ mod open_inode;
 mod posix_locks;
 mod read_write;
 mod readdir;
+mod remembered_dir_block;
 mod remembered_names;
 mod reopen;
 mod share;
-mod slab;
 mod superblock;
 mod syncfs_directories;
 mod xattr;
 
-pub use fs::PassthroughFs;
+pub use fs::{PassthroughFs, correct};
 pub use options::Options;
 pub use share::{Abilities, Share, ShareError};
 

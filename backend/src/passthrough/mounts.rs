@@ -1,23 +1,37 @@
 //! The mounts and devices below the share, and their properties.
+//!
+//! The guest's inodes name a mount by its index in the list, so each is recorded in the arena
+//! ([`crate::state::mounts`]), and the next worker makes the same list from that.
 
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use gangplank_service::rate_limited;
 use parking_lot::RwLock;
 
 use super::file_type::FileType;
 use super::mount_handles::MountHandles;
+use crate::state::arena::{Arena, Part};
+use crate::state::change::Place;
+use crate::state::mounts::{MAX_MOUNTS, MountRecord};
 use crate::sys::file::{self, Statx};
 
 /// One (mount, device) pair. A mount has several devices if its file system has subvolumes.
 #[derive(Debug)]
 pub(super) struct Mount {
     index: MountIndex,
+    properties: Properties,
+    handles: MountHandles,
+}
+
+/// What the file system's type says of a mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Properties {
     kind: FsKind,
     ctime_is_reliable: bool,
-    handles: MountHandles,
 }
 
 /// Index of a [`Mount`] in the share's list; 0 is the root's.
@@ -65,17 +79,43 @@ enum FsKind {
     RemoteOrUnknown,
 }
 
-impl Mount {
-    fn new(index: MountIndex, file: BorrowedFd<'_>) -> Self {
+impl Properties {
+    /// Bits of [`MountRecord::properties`].
+    const LOCAL: u32 = 1;
+    const RELIABLE_CTIME: u32 = 2;
+
+    fn of(file: BorrowedFd<'_>) -> Self {
         let magic = file::file_system_magic(file).unwrap_or(0);
         Self {
-            index,
             kind: fs_kind(magic),
             ctime_is_reliable: ctime_is_reliable(magic),
-            handles: MountHandles::default(),
         }
     }
 
+    fn bits(self) -> u32 {
+        let local = match self.kind {
+            FsKind::Local => Self::LOCAL,
+            FsKind::RemoteOrUnknown => 0,
+        };
+        let reliable = match self.ctime_is_reliable {
+            true => Self::RELIABLE_CTIME,
+            false => 0,
+        };
+        local | reliable
+    }
+
+    fn from_bits(bits: u32) -> Self {
+        Self {
+            kind: match bits & Self::LOCAL {
+                0 => FsKind::RemoteOrUnknown,
+                _ => FsKind::Local,
+            },
+            ctime_is_reliable: bits & Self::RELIABLE_CTIME != 0,
+        }
+    }
+}
+
+impl Mount {
     /// Index in the share's list.
     pub(super) fn index(&self) -> MountIndex {
         self.index
@@ -83,17 +123,17 @@ impl Mount {
 
     /// Whether a short read ends at the end of the file or before an error.
     pub(super) fn short_read_is_final(&self) -> bool {
-        self.kind == FsKind::Local
+        self.properties.kind == FsKind::Local
     }
 
     /// Whether close can report an error that no other call reports.
     pub(super) fn close_reports_errors(&self) -> bool {
-        self.kind == FsKind::RemoteOrUnknown
+        self.properties.kind == FsKind::RemoteOrUnknown
     }
 
     /// Whether each change of a file's content updates its ctime, also through a mapping.
     pub(super) fn ctime_is_reliable(&self) -> bool {
-        self.ctime_is_reliable
+        self.properties.ctime_is_reliable
     }
 
     /// The file handles of this mount.
@@ -103,8 +143,10 @@ impl Mount {
 }
 
 /// All mounts of a share. They are few, so none is removed while the daemon runs.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Mounts {
+    arena: Arc<Arena>,
+    records: Part<MountRecord>,
     table: RwLock<MountTable>,
 }
 
@@ -122,7 +164,62 @@ fn key_of(stat: &Statx) -> MountKey {
     (stat.stx_mnt_id, device)
 }
 
+impl MountTable {
+    /// Adds a mount behind the others.
+    fn add(&mut self, key: MountKey, mount: Mount) -> Arc<Mount> {
+        let mount = Arc::new(mount);
+        self.list.push((key, Arc::clone(&mount)));
+        self.index.insert(key, mount.index);
+        mount
+    }
+}
+
 impl Mounts {
+    /// The mounts that earlier workers of the guest recorded in its arena. Takes over the
+    /// descriptors that they recorded, so this must happen once in a worker.
+    pub(super) fn restore(arena: &Arc<Arena>) -> Self {
+        let records = arena.mounts();
+        let count = arena.header().mounts.load(Ordering::Acquire);
+        let mut table = MountTable::default();
+        for (index, record) in (0..count).zip(records.iter()) {
+            let key = (
+                record.mount_id.load(Ordering::Relaxed),
+                record.device.load(Ordering::Relaxed),
+            );
+            table.add(
+                key,
+                Mount {
+                    index: MountIndex(index),
+                    properties: Properties::from_bits(record.properties.load(Ordering::Relaxed)),
+                    handles: MountHandles::restore(records.clone(), index),
+                },
+            );
+        }
+        Self {
+            arena: Arc::clone(arena),
+            records,
+            table: RwLock::new(table),
+        }
+    }
+
+    /// Adds the mount of the share's root, the first of the list, or finds it. `stat` are the
+    /// attributes of `root`.
+    ///
+    /// # Errors
+    /// ESTALE if the first of the list is another mount: its workers had another directory, or
+    /// another mount namespace.
+    pub(super) fn find_or_add_root(
+        &self,
+        stat: &Statx,
+        root: BorrowedFd<'_>,
+    ) -> io::Result<Arc<Mount>> {
+        let mount = self.find_or_add(stat, root)?;
+        match mount.index {
+            MountIndex::ROOT => Ok(mount),
+            _ => Err(io::Error::from_raw_os_error(libc::ESTALE)),
+        }
+    }
+
     /// The mount that `stat` comes from, if it is known. `guess` is tried first.
     pub(super) fn find(&self, stat: &Statx, guess: MountIndex) -> Option<MountIndex> {
         let key = key_of(stat);
@@ -134,6 +231,9 @@ impl Mounts {
     }
 
     /// The mount of `file`, whose attributes are `stat`. An unknown mount is added.
+    ///
+    /// # Errors
+    /// ENFILE if there are too many mounts.
     pub(super) fn find_or_add(&self, stat: &Statx, file: BorrowedFd<'_>) -> io::Result<Arc<Mount>> {
         if let Some(mount) = self
             .find(stat, MountIndex::ROOT)
@@ -142,32 +242,34 @@ impl Mounts {
             return Ok(mount);
         }
         let key = key_of(stat);
-        let count = self.table.read().list.len();
-        let number =
-            u32::try_from(count).map_err(|_| io::Error::from_raw_os_error(libc::ENFILE))?;
-        let mount = Arc::new(Mount::new(MountIndex(number), file));
+        let properties = Properties::of(file);
         let mut table = self.table.write();
+        // Another thread may have added it since.
         if let Some(index) = table.index.get(&key).copied() {
             return self.mount_at(&table, index);
         }
-        // Another thread may have added mounts since, which changes the index.
-        let index = MountIndex(
-            u32::try_from(table.list.len())
-                .map_err(|_| io::Error::from_raw_os_error(libc::ENFILE))?,
-        );
-        let mount = if mount.index == index {
-            mount
-        } else {
-            Arc::new(Mount {
-                index,
-                kind: mount.kind,
-                ctime_is_reliable: mount.ctime_is_reliable,
-                handles: MountHandles::default(),
-            })
+        let number = table.list.len();
+        let (Some(record), Ok(index)) = (self.records.get(number), u32::try_from(number)) else {
+            rate_limited!(
+                error,
+                "the share has more than {MAX_MOUNTS} mounts or subvolumes, so guests get ENFILE \
+                 in the others; share a directory with fewer of them"
+            );
+            return Err(io::Error::from_raw_os_error(libc::ENFILE));
         };
-        table.list.push((key, Arc::clone(&mount)));
-        table.index.insert(key, index);
-        Ok(mount)
+        let (mount_id, device) = key;
+        record.mount_id.set(mount_id);
+        record.device.set(device);
+        record.properties.set(properties.bits());
+        // Of a worker that died here before it stored the number of mounts.
+        record.handles.set(0);
+        let mount = Mount {
+            index: MountIndex(index),
+            properties,
+            handles: MountHandles::restore(self.records.clone(), index),
+        };
+        self.arena.header().mounts.set(index + 1);
+        Ok(table.add(key, mount))
     }
 
     /// The mount at an index.
@@ -177,6 +279,15 @@ impl Mounts {
             .list
             .get(index.0 as usize)
             .map(|(_, mount)| Arc::clone(mount))
+    }
+
+    /// The guest's state has no file handles any more.
+    pub(super) fn release_handles(&self) {
+        let table = self.table.read();
+        table
+            .list
+            .iter()
+            .for_each(|(_, mount)| mount.handles.release_all());
     }
 
     fn mount_at(&self, table: &MountTable, index: MountIndex) -> io::Result<Arc<Mount>> {
@@ -233,6 +344,25 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
+    use crate::state::arena::Limits;
+    use crate::state::change::killing;
+
+    fn arena() -> Arc<Arena> {
+        let limits = Limits {
+            inode_bytes: 1 << 20,
+            descriptors: 1024,
+            rings: 1,
+            ring_size: 64,
+        };
+        Arena::new(limits).expect("an arena")
+    }
+
+    fn index_of(mounts: &Mounts, path: &str) -> MountIndex {
+        let file = File::open(path).expect("opened");
+        let stat = file::stat(file.as_fd()).expect("attributes");
+        let mount = mounts.find_or_add(&stat, file.as_fd());
+        mount.expect("a mount").index()
+    }
 
     #[test]
     fn mounts_are_told_apart_by_what_is_not_used_again() {
@@ -250,7 +380,7 @@ mod tests {
 
     #[test]
     fn two_directories_of_one_file_system_are_one_place_and_proc_is_another() {
-        let mounts = Mounts::default();
+        let mounts = Mounts::restore(&arena());
         let directory = tempfile::tempdir().expect("a directory");
         let inner = directory.path().join("inner");
         std::fs::create_dir(&inner).expect("made");
@@ -268,5 +398,59 @@ mod tests {
         assert!(!proc.short_read_is_final());
         assert!(proc.close_reports_errors());
         assert!(mounts.get(MountIndex(2)).is_none());
+    }
+
+    /// Kills the worker before each change of adding a mount.
+    #[test]
+    fn the_next_worker_has_the_same_list_and_adds_to_it() {
+        for kill_at in 0.. {
+            let arena = arena();
+            let first = Mounts::restore(&arena);
+            index_of(&first, "/");
+            let added = killing::until(kill_at, || index_of(&first, "/proc"));
+            let next = Mounts::restore(&arena);
+            let known = next.get(MountIndex(1)).is_some();
+            assert_eq!(known, added.is_some());
+            // Another mount takes the place of one that was not recorded.
+            let new = MountIndex(if known { 2 } else { 1 });
+            assert_eq!(index_of(&next, "/sys"), new);
+            assert_eq!(index_of(&next, "/"), MountIndex::ROOT);
+            let root = |mounts: &Mounts| mounts.get(MountIndex::ROOT).expect("known").properties;
+            assert_eq!(root(&first), root(&next));
+            let third = Mounts::restore(&arena);
+            assert_eq!(index_of(&third, "/sys"), new);
+            if added.is_some() {
+                let proc = next.get(MountIndex(1)).expect("known");
+                assert!(proc.close_reports_errors() && !proc.ctime_is_reliable());
+                assert_eq!(index_of(&third, "/proc"), MountIndex(1));
+                break;
+            }
+        }
+    }
+
+    #[test]
+    fn the_roots_mount_is_the_first_or_the_state_is_of_another_directory() {
+        let mounts = Mounts::restore(&arena());
+        let root = |path: &str| {
+            let file = File::open(path).expect("opened");
+            let stat = file::stat(file.as_fd()).expect("attributes");
+            mounts.find_or_add_root(&stat, file.as_fd())
+        };
+        assert_eq!(root("/").expect("added").index(), MountIndex::ROOT);
+        assert_eq!(root("/").expect("found").index(), MountIndex::ROOT);
+        let error = root("/proc").expect_err("another directory");
+        assert_eq!(error.raw_os_error(), Some(libc::ESTALE));
+    }
+
+    #[test]
+    fn each_mount_that_is_known_has_a_record() {
+        let arena = arena();
+        let count = u32::try_from(MAX_MOUNTS).expect("32 bits");
+        arena.header().mounts.store(count, Ordering::Relaxed);
+        let mounts = Mounts::restore(&arena);
+        let file = File::open("/proc").expect("opened");
+        let stat = file::stat(file.as_fd()).expect("attributes");
+        let error = mounts.find_or_add(&stat, file.as_fd()).expect_err("full");
+        assert_eq!(error.raw_os_error(), Some(libc::ENFILE));
     }
 }

@@ -1,9 +1,10 @@
 //! INIT and DESTROY: the flags of a session.
 
-use gangplank_fuse::InitFlags;
+use gangplank_fuse::{Handle, InitFlags};
 use gangplank_service::rate_limited;
 
 use super::fs::PassthroughFs;
+use super::inode_table::OpenChange;
 use super::no_open::{NO_OPEN_FLAGS, allows_no_open};
 use super::options::{CachePolicy, Locks, Options};
 use crate::session::file_system::SessionLifecycle;
@@ -16,9 +17,21 @@ impl SessionLifecycle for PassthroughFs {
         self.negotiate(offered)
     }
 
+    fn resume(&self, offered: InitFlags) -> InitFlags {
+        self.negotiate(offered)
+    }
+
     fn destroy(&self) {
         self.state.clear();
         self.state.negotiated.clear();
+    }
+
+    fn abandon(&self, handle: Handle) {
+        if let Some(node) = self.state.files.node_of(handle)
+            && self.state.files.remove(handle, node).is_ok()
+        {
+            self.state.inodes.count_open(node, OpenChange::Closed);
+        }
     }
 }
 

@@ -1,19 +1,25 @@
 //! The files and directories that a guest has open.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use gangplank_fuse::{Handle, NodeId};
-use parking_lot::RwLock;
+use parking_lot::{RwLock, RwLockWriteGuard};
 
-use super::budget::Descriptor;
+use super::budget::{Budget, Descriptor, Permit, PermitFor};
 use super::dir_stream::DirStream;
 use super::errno::bad_handle;
-use super::mounts::Mount;
+use super::mounts::{Mount, MountIndex};
 use super::open_flags::OpenFlags;
-use super::slab::{Key, Slab};
+use crate::state::arena::{Arena, Part};
+use crate::state::descriptors::{Descriptors, Kind, Owner};
+use crate::state::files::FileRecord;
+use crate::state::requests;
+use crate::state::slab::{Key, Slab};
+use crate::state::table::TableRecord;
+use crate::sys::process;
 
 /// One open file or directory.
 #[derive(Debug)]
@@ -92,20 +98,134 @@ impl AsFd for OpenFile {
     }
 }
 
+/// The properties of an open file as one number.
+mod packed {
+    pub(super) const WRITABLE: u32 = 1;
+    pub(super) const DIRECT: u32 = 1 << 1;
+    pub(super) const SHORT_READ_IS_FINAL: u32 = 1 << 2;
+    pub(super) const CLOSE_REPORTS_ERRORS: u32 = 1 << 3;
+    pub(super) const CACHEABLE: u32 = 1 << 4;
+    pub(super) const DIRECTORY: u32 = 1 << 5;
+}
+
+impl OpenFile {
+    fn pack(&self) -> u32 {
+        [
+            (self.writable, packed::WRITABLE),
+            (self.is_direct(), packed::DIRECT),
+            (self.short_read_is_final, packed::SHORT_READ_IS_FINAL),
+            (self.close_reports_errors, packed::CLOSE_REPORTS_ERRORS),
+            (self.cacheable, packed::CACHEABLE),
+            (self.dir_stream.is_some(), packed::DIRECTORY),
+        ]
+        .into_iter()
+        .fold(
+            0,
+            |flags, (has, flag)| if has { flags | flag } else { flags },
+        )
+    }
+
+    /// The file of a record that an earlier worker made.
+    fn from_record(record: &FileRecord, descriptor: Descriptor) -> Self {
+        let flags = record.flags.load(Ordering::Relaxed);
+        let mount = MountIndex(record.mount.load(Ordering::Relaxed));
+        let has = |flag| flags & flag != 0;
+        Self {
+            node: NodeId::new(record.node.load(Ordering::Relaxed)),
+            descriptor: Arc::new(descriptor),
+            writable: has(packed::WRITABLE),
+            direct: AtomicBool::new(has(packed::DIRECT)),
+            supports_nowait: AtomicBool::new(!has(packed::DIRECTORY)),
+            short_read_is_final: has(packed::SHORT_READ_IS_FINAL),
+            close_reports_errors: has(packed::CLOSE_REPORTS_ERRORS),
+            cacheable: has(packed::CACHEABLE),
+            dir_stream: has(packed::DIRECTORY).then(|| Box::new(DirStream::resumed(mount))),
+        }
+    }
+}
+
 /// All open files of one guest.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct OpenFiles {
-    table: RwLock<Slab<Arc<OpenFile>>>,
+    table: RwLock<Table>,
+    mark: Part<TableRecord>,
+    descriptors: Descriptors,
+    budget: Arc<Budget>,
+}
+
+type Table = Slab<FileRecord, Arc<OpenFile>>;
+
+/// The table, locked for changes and marked as changing in the arena.
+struct Changing<'a> {
+    table: RwLockWriteGuard<'a, Table>,
+    mark: &'a TableRecord,
+}
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        // After a panic in the middle of a change, the next worker corrects the table.
+        if !std::thread::panicking() {
+            self.mark.end_change();
+        }
+    }
 }
 
 impl OpenFiles {
+    /// The table that is in an arena. It must be whole: see [`OpenFiles::correct`].
+    pub(super) fn new(arena: &Arc<Arena>, budget: &Arc<Budget>) -> Self {
+        let (mark, records, used) = arena.files();
+        Self {
+            table: RwLock::new(Slab::new(mark.clone(), records, used)),
+            mark,
+            descriptors: Descriptors::new(arena),
+            budget: Arc::clone(budget),
+        }
+    }
+
+    /// Makes the table whole if a worker left it half changed when it died. The records are right.
+    pub(super) fn correct(arena: &Arc<Arena>) {
+        let (mark, records, used) = arena.files();
+        if !mark[0].is_changing() {
+            return;
+        }
+        let table = Table::new(mark.clone(), records, used);
+        let descriptors = Descriptors::new(arena);
+        for (key, file) in table.iter_from(0) {
+            descriptors.own(descriptor_of(file), owner(key));
+        }
+        descriptors.correct(Kind::File, |index, descriptor| {
+            let found = table.at(index);
+            found.is_some_and(|(_, file)| descriptor_of(file) == descriptor)
+        });
+        mark[0].end_change();
+    }
+
+    fn write(&self) -> Changing<'_> {
+        let table = self.table.write();
+        let mark = &self.mark[0];
+        mark.begin_change();
+        Changing { table, mark }
+    }
+
     /// Adds an open file.
     ///
     /// # Errors
     /// ENFILE if the table is full.
     pub(super) fn insert(&self, file: OpenFile) -> io::Result<Handle> {
-        let file = Arc::new(file);
-        let key = self.table.write().insert(file)?;
+        let (node, flags) = (file.node, file.pack());
+        let descriptor = file.descriptor.as_fd().as_raw_fd();
+        let mount = file.dir_stream.as_ref().map_or(0, |stream| stream.mount.0);
+        let mut changing = self.write();
+        let key = changing.table.insert(Arc::new(file), |record, key| {
+            record.node.store(node.get(), Ordering::Relaxed);
+            let number = u32::try_from(descriptor).unwrap_or(u32::MAX);
+            record.descriptor.store(number, Ordering::Relaxed);
+            record.flags.store(flags, Ordering::Relaxed);
+            record.mount.store(mount, Ordering::Relaxed);
+            // Before the file is in the table, so that whoever runs the request again finds it.
+            requests::note_auxiliary(key.raw());
+        })?;
+        self.descriptors.own(descriptor, owner(key));
         Ok(Handle::new(key.raw()))
     }
 
@@ -114,11 +234,34 @@ impl OpenFiles {
     /// # Errors
     /// EBADF for an unknown handle or a handle of another node.
     pub(super) fn get(&self, handle: Handle, node: NodeId) -> io::Result<Arc<OpenFile>> {
+        let key = Key::from_raw(handle.get()).ok_or_else(bad_handle)?;
         let table = self.table.read();
-        let file = Key::from_raw(handle.get()).and_then(|key| table.get(key));
-        file.filter(|file| file.node == node)
-            .cloned()
-            .ok_or_else(bad_handle)
+        if let Some(file) = table.held(key) {
+            let file = Some(file).filter(|file| file.node == node);
+            return file.cloned().ok_or_else(bad_handle);
+        }
+        drop(table);
+        self.adopt(key, node)
+    }
+
+    /// Takes over a file that an earlier worker opened.
+    fn adopt(&self, key: Key, node: NodeId) -> io::Result<Arc<OpenFile>> {
+        let mut changing = self.write();
+        let record = changing.table.get(key).ok_or_else(bad_handle)?;
+        if record.node.load(Ordering::Relaxed) != node.get() {
+            return Err(bad_handle());
+        }
+        if let Some(file) = changing.table.held(key) {
+            return Ok(Arc::clone(file));
+        }
+        // The budget counts it since this worker began.
+        let permit = Permit::of_counted(&self.budget, PermitFor::File);
+        let descriptor = Descriptor::new(process::adopt(descriptor_of(record))?, permit);
+        let file = Arc::new(OpenFile::from_record(record, descriptor));
+        if let Some(held) = changing.table.held_mut(key) {
+            *held = Some(Arc::clone(&file));
+        }
+        Ok(file)
     }
 
     /// Removes the open file of a handle on `node`.
@@ -126,31 +269,64 @@ impl OpenFiles {
     /// # Errors
     /// EBADF for an unknown handle or a handle of another node.
     pub(super) fn remove(&self, handle: Handle, node: NodeId) -> io::Result<Arc<OpenFile>> {
+        let file = self.get(handle, node)?;
         let key = Key::from_raw(handle.get()).ok_or_else(bad_handle)?;
-        let mut table = self.table.write();
-        if table.get(key).is_none_or(|file| file.node != node) {
+        let mut changing = self.write();
+        // Another thread may have removed it meanwhile.
+        if changing.table.get(key).is_none() {
             return Err(bad_handle());
         }
-        table.remove(key).ok_or_else(bad_handle)
+        self.descriptors.disown(file.as_fd().as_raw_fd());
+        changing.table.remove(key);
+        changing.table.trim();
+        Ok(file)
+    }
+
+    /// The node of a handle.
+    pub(super) fn node_of(&self, handle: Handle) -> Option<NodeId> {
+        let table = self.table.read();
+        let record = table.get(Key::from_raw(handle.get())?)?;
+        Some(NodeId::new(record.node.load(Ordering::Relaxed)))
     }
 
     /// A descriptor of any open file on a node. Scans the whole table.
     pub(super) fn any_of(&self, node: NodeId) -> Option<Arc<Descriptor>> {
         let table = self.table.read();
-        let mut files = table.iter_from(0).map(|(_, file)| file);
-        let file = files.find(|file| file.node == node)?;
+        let mut files = table.iter_from(0);
+        let is_on_node = |record: &FileRecord| record.node.load(Ordering::Relaxed) == node.get();
+        let (key, _) = files.find(|(_, record)| is_on_node(record))?;
+        drop(files);
+        drop(table);
+        let file = self.get(Handle::new(key.raw()), node).ok()?;
         Some(Arc::clone(&file.descriptor))
     }
 
     /// Closes all files.
     pub(super) fn clear(&self) {
-        let old = std::mem::take(&mut *self.table.write());
-        // Without the lock, because close may block.
-        drop(old);
+        let table = self.table.read();
+        let files = table.iter_from(0).map(|(key, record)| {
+            let node = NodeId::new(record.node.load(Ordering::Relaxed));
+            (Handle::new(key.raw()), node)
+        });
+        let files: Vec<_> = files.collect();
+        drop(table);
+        for (handle, node) in files {
+            // Closed without the lock, because close may block.
+            drop(self.remove(handle, node));
+        }
     }
 
     /// Number of open files.
     pub(super) fn len(&self) -> usize {
         self.table.read().len()
     }
+}
+
+fn owner(key: Key) -> Owner {
+    Owner::new(Kind::File, key.index())
+}
+
+fn descriptor_of(file: &FileRecord) -> RawFd {
+    let number = file.descriptor.load(Ordering::Relaxed);
+    RawFd::try_from(number).unwrap_or(-1)
 }

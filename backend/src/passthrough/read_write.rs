@@ -31,7 +31,6 @@ use gangplank_service::rate_limited;
 
 use super::credentials::without_set_id;
 use super::fs::PassthroughFs;
-use super::inode::KnownSize;
 use super::open_files::OpenFile;
 use crate::session::IoMode;
 use crate::session::file_system::FileData;
@@ -108,6 +107,14 @@ impl FileData for PassthroughFs {
         }
         written
     }
+
+    fn append_again(&self, id: NodeId, args: &WriteIn, data: &mut Reader<'_>) -> io::Result<usize> {
+        self.check_writable()?;
+        match self.state.negotiated.has(InitFlags::WRITEBACK_CACHE) {
+            true => self.write(id, args, data),
+            false => self.continue_append(id, args, data),
+        }
+    }
 }
 
 impl PassthroughFs {
@@ -180,7 +187,7 @@ impl PassthroughFs {
         if self.state.negotiated.has(InitFlags::WRITEBACK_CACHE) {
             return false;
         }
-        let known = self.state.inodes.with_known_size(id, KnownSize::get);
+        let known = self.state.inodes.with_known_size(id, |known| known.get());
         known.flatten() == Some(offset)
     }
 
@@ -220,7 +227,10 @@ fn write_file(
 
 /// Repeats an interrupted call. Repeats it without `O_DIRECT` if the kernel cannot transfer
 /// directly to or from this memory, which may be misaligned or of a type that cannot be pinned.
-fn transfer(file: &OpenFile, mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+pub(super) fn transfer(
+    file: &OpenFile,
+    mut call: impl FnMut() -> io::Result<usize>,
+) -> io::Result<usize> {
     loop {
         let error = match file::retry(&mut call) {
             Ok(count) => return Ok(count),
@@ -248,6 +258,6 @@ fn offset_after(offset: u64, done: usize) -> io::Result<u64> {
         .ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))
 }
 
-fn to_len(size: u32) -> usize {
+pub(super) fn to_len(size: u32) -> usize {
     usize::try_from(size).unwrap_or(usize::MAX)
 }

@@ -9,64 +9,85 @@
 //! is in them, and remember the same of themselves, up to the share's root. A remembered directory
 //! says what was found once; it depends on no inode that the guest knows, and does not follow
 //! renames. What is found by it must be compared with the identity that it remembers.
+//!
+//! A directory is a block of the arena's heap ([`DirBlock`]), which counts what uses it: the
+//! directories and inodes in it, and the [`RememberedDir`]s that requests have. The block is freed
+//! with the last one.
+//!
+//! **Order of changes.** A use is counted before the block with it is taken, and uncounted after
+//! that block is freed. So a count is never too low. If the worker dies, what its requests had
+//! stays counted, and those directories take memory until the guest holds nothing
+//! ([`RememberedDirs::forget_lost`]).
+//!
+//! The directories by identity are on the worker's heap. The next worker knows none of them at
+//! first, so it may remember a directory a second time.
 
 use std::collections::HashMap;
 use std::ffi::CStr;
 use std::io;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use parking_lot::{Mutex, MutexGuard};
+use gangplank_service::rate_limited;
+use parking_lot::Mutex;
 
 use super::inode_memory::InodeMemory;
 use super::inode_ref::BirthTime;
 use super::mounts::Identity;
+use super::remembered_dir_block::{DirBlock, NameBuffer};
+use crate::state::change::Place;
+use crate::state::heap::{Block, Heap};
 
 /// Limit of components in a remembered path, the inode's own name included. Inodes at deeper paths
-/// keep their descriptors. Also the depth of the recursion when a directory is dropped with those
-/// around it.
+/// keep their descriptors.
 pub(super) const MAX_DEPTH: usize = 64;
 
-/// Bytes of a remembered directory besides its name: the allocation, those of its names, and its
-/// part of the map.
-const DIR_BYTES: u64 = 176;
+/// Bytes of a remembered directory besides its name: its block, and its part of the map.
+const DIR_BYTES: u64 = 112;
 
-/// Fewest directories in the map before those no longer in use are removed.
-const FIRST_SWEEP: usize = 64;
+/// Directories for which the map keeps room.
+const FEW_DIRS: usize = 64;
 
 /// The name of an inode, and the directory that holds it.
 #[derive(Debug, Clone)]
 pub(super) struct RememberedName {
     /// The directory; `None` is the share's root.
-    pub(super) dir: Option<Arc<RememberedDir>>,
+    pub(super) dir: Option<RememberedDir>,
     /// A single component.
     pub(super) name: Box<CStr>,
 }
 
-/// A directory on the way to remembered inodes.
+/// A directory on the way to remembered inodes. It exists as long as this value.
 #[derive(Debug)]
 pub(super) struct RememberedDir {
-    /// Its own name.
-    pub(super) name: RememberedName,
-    /// What it is.
-    pub(super) identity: Identity,
-    /// Its birth time, if the file system has one.
-    pub(super) birth_time: Option<BirthTime>,
-    memory: Arc<InodeMemory>,
+    dirs: Arc<Known>,
+    block: Block,
+}
+
+/// A directory that exists as long as one below it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ancestor<'a> {
+    dirs: &'a Known,
+    block: Block,
 }
 
 /// The remembered directories of a guest.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct RememberedDirs {
-    memory: Arc<InodeMemory>,
-    known: Mutex<Known>,
+    known: Arc<Known>,
 }
 
 #[derive(Debug)]
 struct Known {
+    heap: Arc<Heap>,
+    memory: Arc<InodeMemory>,
     /// The latest of each identity.
-    dirs: HashMap<Identity, Weak<RememberedDir>>,
-    /// Number of directories at which those no longer in use are removed.
-    sweep_at: usize,
+    ///
+    /// Under this lock a count changes from or to 0, blocks are freed, and nothing but the heap is
+    /// locked.
+    by_identity: Mutex<HashMap<Identity, Block>>,
+    /// Number of `RememberedDir` values.
+    in_hand: AtomicUsize,
 }
 
 impl RememberedName {
@@ -77,55 +98,109 @@ impl RememberedName {
 }
 
 impl RememberedDir {
+    /// The directory, and those that hold it, up to the one in the share's root.
+    pub(super) fn and_above(&self) -> impl Iterator<Item = Ancestor<'_>> {
+        let dirs = &*self.dirs;
+        let above = |block: &Block| dirs.content(*block).parent();
+        std::iter::successors(Some(self.block), above)
+            .map(move |block| Ancestor { dirs, block })
+            .take(MAX_DEPTH)
+    }
+
+    /// Its birth time, if the file system has one.
+    pub(super) fn birth_time(&self) -> Option<BirthTime> {
+        self.dirs.content(self.block).birth_time()
+    }
+
     /// Whether this is the path of the directory, relative to the share's root.
     pub(super) fn has_path(&self, path: &[u8]) -> bool {
-        let mut dir = Some(self);
-        for component in path.rsplit(|byte| *byte == b'/') {
-            match dir {
-                Some(named) if named.name.name.to_bytes() == component => {
-                    dir = named.name.dir.as_deref();
-                }
-                _ => return false,
-            }
-        }
-        dir.is_none()
+        let mut dirs = self.and_above();
+        let mut components = path.rsplit(|byte| *byte == b'/');
+        components.all(|component| {
+            dirs.next()
+                .is_some_and(|dir| dir.name().to_bytes() == component)
+        }) && dirs.next().is_none()
     }
 
-    fn is(&self, name: &RememberedName, birth_time: Option<BirthTime>) -> bool {
-        let same_dir = match (&self.name.dir, &name.dir) {
-            (None, None) => true,
-            (Some(own), Some(other)) => Arc::ptr_eq(own, other),
-            _ => false,
-        };
-        same_dir && self.name.name == name.name && self.birth_time == birth_time
+    /// Counts one use more, by something that is to be stored in the arena.
+    /// [`RememberedDirs::unlink`] ends it.
+    pub(super) fn link(&self) -> Block {
+        self.dirs.content(self.block).count().add(1);
+        self.block
     }
+}
 
-    fn bytes(name: &RememberedName) -> u64 {
-        DIR_BYTES + name.len() as u64
+impl PartialEq for RememberedDir {
+    fn eq(&self, other: &Self) -> bool {
+        self.block == other.block
+    }
+}
+
+impl Clone for RememberedDir {
+    fn clone(&self) -> Self {
+        self.link();
+        RememberedDirs::hand_out(&self.dirs, self.block)
     }
 }
 
 impl Drop for RememberedDir {
     fn drop(&mut self) {
-        self.memory.give_back(Self::bytes(&self.name));
+        self.dirs.uncount(self.block);
+        self.dirs.in_hand.fetch_sub(1, Ordering::Release);
+    }
+}
+
+impl Ancestor<'_> {
+    /// What it is.
+    pub(super) fn identity(self) -> Identity {
+        self.content().identity()
+    }
+
+    /// Its birth time, if the file system has one.
+    pub(super) fn birth_time(self) -> Option<BirthTime> {
+        self.content().birth_time()
+    }
+
+    /// Its own name.
+    pub(super) fn name(self) -> NameBuffer {
+        self.content().name()
+    }
+
+    fn content(&self) -> DirBlock<'_> {
+        self.dirs.content(self.block)
     }
 }
 
 impl RememberedDirs {
-    /// None yet. Their bytes are taken from `memory`.
-    pub(super) fn new(memory: Arc<InodeMemory>) -> Self {
+    /// Those in a heap. Their bytes are taken from `memory`, which has those of an earlier worker's
+    /// directories already ([`crate::state::heap::HeapRecord::directory_bytes`]).
+    pub(super) fn new(heap: Arc<Heap>, memory: Arc<InodeMemory>) -> Self {
         Self {
-            memory,
-            known: Mutex::new(Known {
-                dirs: HashMap::new(),
-                sweep_at: FIRST_SWEEP,
+            known: Arc::new(Known {
+                heap,
+                memory,
+                by_identity: Mutex::default(),
+                in_hand: AtomicUsize::new(0),
             }),
         }
     }
 
     /// The directory as it was remembered last.
-    pub(super) fn find(&self, identity: Identity) -> Option<Arc<RememberedDir>> {
-        self.lock().dirs.get(&identity)?.upgrade()
+    pub(super) fn find(&self, identity: Identity) -> Option<RememberedDir> {
+        let by_identity = self.known.by_identity.lock();
+        let block = *by_identity.get(&identity)?;
+        Some(self.share(block))
+    }
+
+    /// A directory whose use is stored, and stays stored until this returns.
+    pub(super) fn share(&self, block: Block) -> RememberedDir {
+        self.known.content(block).count().add(1);
+        Self::hand_out(&self.known, block)
+    }
+
+    /// Ends a use that was stored, after that has been removed.
+    pub(super) fn unlink(&self, block: Block) {
+        self.known.uncount(block);
     }
 
     /// Remembers a directory, or finds it if it is remembered by this name.
@@ -137,96 +212,111 @@ impl RememberedDirs {
         name: RememberedName,
         identity: Identity,
         birth_time: Option<BirthTime>,
-    ) -> io::Result<Arc<RememberedDir>> {
-        let found = self.find(identity);
-        if let Some(found) = found.filter(|found| found.is(&name, birth_time)) {
-            return Ok(found);
+    ) -> io::Result<RememberedDir> {
+        let known = &*self.known;
+        let bytes = DIR_BYTES + name.len() as u64;
+        let parent = name.dir.as_ref().map(|dir| dir.block);
+        let mut by_identity = known.by_identity.lock();
+        if let Some(block) = by_identity.get(&identity)
+            && known.content(*block).is(parent, &name.name, birth_time)
+        {
+            return Ok(self.share(*block));
         }
-        self.memory.take(RememberedDir::bytes(&name))?;
-        let dir = Arc::new(RememberedDir {
-            name,
-            identity,
-            birth_time,
-            memory: Arc::clone(&self.memory),
-        });
-        let mut known = self.lock();
-        if known.dirs.len() >= known.sweep_at {
-            known.dirs.retain(|_, dir| dir.strong_count() > 0);
-            known.dirs.shrink_to_fit();
-            known.sweep_at = (2 * known.dirs.len()).max(FIRST_SWEEP);
-        }
-        known.dirs.insert(identity, Arc::downgrade(&dir));
-        Ok(dir)
+        known.memory.take(bytes)?;
+        known.heap.record().directory_bytes.add(bytes);
+        let linked = name.dir.as_ref().map(RememberedDir::link);
+        let Some(block) = known.heap.allocate(DirBlock::len(&name.name)) else {
+            drop(by_identity);
+            linked.into_iter().for_each(|dir| known.uncount(dir));
+            known.give_back(bytes);
+            return Err(heap_is_full(&known.heap));
+        };
+        known
+            .content(block)
+            .fill(parent, &name.name, identity, birth_time);
+        by_identity.insert(identity, block);
+        Ok(Self::hand_out(&self.known, block))
     }
 
-    // Under this lock no directory is dropped, and nothing else is locked.
-    fn lock(&self) -> MutexGuard<'_, Known> {
-        self.known.lock()
+    /// Frees the whole heap, with all that dead workers have lost there, and returns true, unless a
+    /// request has a directory. No use may be stored, nor be stored meanwhile.
+    pub(super) fn forget_lost(&self) -> bool {
+        let known = &*self.known;
+        let mut by_identity = known.by_identity.lock();
+        if known.in_hand.load(Ordering::Acquire) != 0 {
+            return false;
+        }
+        by_identity.clear();
+        known.heap.free_all();
+        let bytes = &known.heap.record().directory_bytes;
+        known.memory.give_back(bytes.load(Ordering::Relaxed));
+        bytes.set(0);
+        true
     }
+
+    /// A value for a use that is counted.
+    fn hand_out(dirs: &Arc<Known>, block: Block) -> RememberedDir {
+        dirs.in_hand.fetch_add(1, Ordering::Relaxed);
+        RememberedDir {
+            dirs: Arc::clone(dirs),
+            block,
+        }
+    }
+}
+
+impl Known {
+    fn content(&self, block: Block) -> DirBlock<'_> {
+        DirBlock::new(self.heap.words(block))
+    }
+
+    /// Counts one use fewer. Frees the directory with the last one, and then those above it that
+    /// nothing else uses.
+    fn uncount(&self, block: Block) {
+        let mut next = Some(block);
+        while let Some(block) = next {
+            let dir = self.content(block);
+            let is_used_otherwise = |count: u64| (count > 1).then(|| count - 1);
+            if dir.count().change_if_some(is_used_otherwise) {
+                return;
+            }
+            let mut by_identity = self.by_identity.lock();
+            // Another thread may have found it since.
+            if dir.count().subtract(1) > 1 {
+                return;
+            }
+            next = dir.parent();
+            let bytes = DIR_BYTES + dir.name().to_bytes().len() as u64;
+            let identity = dir.identity();
+            if by_identity.get(&identity) == Some(&block) {
+                by_identity.remove(&identity);
+            }
+            let room = 2 * by_identity.len() + FEW_DIRS;
+            if by_identity.capacity() > 2 * room {
+                by_identity.shrink_to(room);
+            }
+            self.heap.free(block);
+            drop(by_identity);
+            self.give_back(bytes);
+        }
+    }
+
+    /// Gives the bytes of a directory back.
+    fn give_back(&self, bytes: u64) {
+        self.heap.record().directory_bytes.subtract(bytes);
+        self.memory.give_back(bytes);
+    }
+}
+
+/// ENOMEM, with a line in the log.
+pub(super) fn heap_is_full(heap: &Heap) -> io::Error {
+    rate_limited!(
+        error,
+        "the names and file handles by which a guest's inodes are found again take {} bytes and \
+         have no room for another, so the guest gets ENOMEM; raise --max-inode-memory",
+        heap.bytes_in_use()
+    );
+    io::Error::from_raw_os_error(libc::ENOMEM)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::file_type::FileType;
-    use super::super::mounts::MountIndex;
-    use super::*;
-
-    fn identity(ino: u64) -> Identity {
-        Identity {
-            mount: MountIndex::ROOT,
-            ino,
-            file_type: FileType::Directory,
-        }
-    }
-
-    fn in_dir(dir: Option<&Arc<RememberedDir>>, name: &CStr) -> RememberedName {
-        RememberedName {
-            dir: dir.cloned(),
-            name: name.into(),
-        }
-    }
-
-    #[test]
-    fn a_directory_is_remembered_once_and_by_its_latest_name() {
-        let memory = InodeMemory::new(u64::MAX);
-        let dirs = RememberedDirs::new(Arc::clone(&memory));
-        let remember = |name, number| dirs.remember(name, identity(number), None).expect("room");
-        let a = remember(in_dir(None, c"a"), 1);
-        let b = remember(in_dir(Some(&a), c"b\xff"), 2);
-        assert!(Arc::ptr_eq(&b, &remember(in_dir(Some(&a), c"b\xff"), 2)));
-        assert!(b.has_path(b"a/b\xff"));
-        for other in [&b"b\xff"[..], b"a", b"x/a/b\xff", b"a/b", b""] {
-            assert!(!b.has_path(other), "{other:?}");
-        }
-        let renamed = remember(in_dir(None, c"c"), 2);
-        assert!(renamed.has_path(b"c") && b.has_path(b"a/b\xff"));
-        assert!(Arc::ptr_eq(
-            &renamed,
-            &dirs.find(identity(2)).expect("known")
-        ));
-        drop((a, b, renamed));
-        assert_eq!(memory.used(), 0);
-        assert!(dirs.find(identity(1)).is_none());
-    }
-
-    #[test]
-    fn what_is_no_longer_in_use_is_removed() {
-        let dirs = RememberedDirs::new(InodeMemory::new(u64::MAX));
-        for number in 0..10_000 {
-            dirs.remember(in_dir(None, c"name"), identity(number), None)
-                .expect("room");
-        }
-        assert!(dirs.lock().dirs.len() <= FIRST_SWEEP);
-    }
-
-    #[test]
-    fn a_directory_that_does_not_fit_is_not_remembered() {
-        let memory = InodeMemory::new(2 * DIR_BYTES);
-        let dirs = RememberedDirs::new(Arc::clone(&memory));
-        let first = dirs.remember(in_dir(None, c"first"), identity(1), None);
-        let second = dirs.remember(in_dir(None, c"second"), identity(2), None);
-        assert!(first.is_ok() && second.is_err());
-        drop((first, second));
-        assert_eq!(memory.used(), 0);
-    }
-}
+mod tests;

@@ -171,23 +171,21 @@ impl PassthroughFs {
     fn open_name(&self, name: &RememberedName) -> io::Result<OwnedFd> {
         let mut way_down = Vec::new();
         let mut open = None;
-        let mut next = name.dir.as_deref();
-        while let Some(dir) = next {
-            open = self.state.inodes.descriptor_of(dir.identity);
+        for dir in name.dir.iter().flat_map(RememberedDir::and_above) {
+            open = self.state.inodes.descriptor_of(dir.identity());
             if open.is_some() {
                 break;
             }
             way_down.push(dir);
-            next = dir.name.dir.as_deref();
         }
         let start = open.unwrap_or_else(|| Arc::clone(&self.share.root));
         let mut reached: Option<OwnedFd> = None;
         for dir in way_down.into_iter().rev() {
             let from = reached.as_ref().map_or(start.as_fd(), AsFd::as_fd);
-            let found = open_component(from, &dir.name.name)?;
+            let found = open_component(from, &dir.name())?;
             self.check(
-                dir.identity,
-                dir.birth_time,
+                dir.identity(),
+                dir.birth_time(),
                 &file::identity(found.as_fd())?,
             )?;
             reached = Some(found);
@@ -230,20 +228,20 @@ impl PassthroughFs {
     }
 
     /// Remembers the directory at `path`, and those on the way, and opens it.
-    fn remember_dir(&self, path: &[u8]) -> io::Result<(Arc<RememberedDir>, OwnedFd)> {
+    fn remember_dir(&self, path: &[u8]) -> io::Result<(RememberedDir, OwnedFd)> {
         let dirs = self.state.inodes.remembered_dirs();
         // Usually many inodes of a directory are evicted, so it is remembered. Without openat2(2)
         // it is opened step by step each time.
         if let Ok(opened) = file::open_dir_beneath(self.share.root.as_fd(), path) {
             let (identity, birth_time) = self.identify(opened.as_fd())?;
             if let Some(known) = dirs.find(identity)
-                && known.birth_time == birth_time
+                && known.birth_time() == birth_time
                 && known.has_path(path)
             {
                 return Ok((known, opened));
             }
         }
-        let mut reached: Option<(Arc<RememberedDir>, OwnedFd)> = None;
+        let mut reached: Option<(RememberedDir, OwnedFd)> = None;
         for name in path.split(|byte| *byte == b'/') {
             let name = component(name)?;
             let (dir, opened) = reached.unzip();

@@ -14,6 +14,7 @@ use super::id_map::IdMap;
 use super::mount_handles::OpenableHandle;
 use super::mounts::{Identity, Mount, MountIndex, Mounts};
 use super::options::{InodeFileHandles, Options};
+use crate::state::arena::Arena;
 use crate::sys::file::{self, Statx};
 
 /// What the process may do. Determined when the process is confined.
@@ -31,6 +32,12 @@ pub enum ShareError {
     /// `statx(2)` on the directory failed.
     #[error("cannot read the attributes of the shared directory")]
     Attributes(#[source] io::Error),
+    /// The guest's earlier workers shared a directory of another mount.
+    #[error(
+        "the guest's state is that of a directory of another mount; end the guest's session and \
+         start a new one"
+    )]
+    OtherMount,
     /// The path is not a directory.
     #[error("the shared path is not a directory")]
     NotDirectory,
@@ -46,6 +53,8 @@ pub enum ShareError {
 /// confined.
 #[derive(Debug)]
 pub struct Share {
+    /// The memory of the guest's state.
+    pub(super) arena: Arc<Arena>,
     pub(super) root: Arc<Descriptor>,
     pub(super) root_identity: Identity,
     pub(super) proc_self_fd: OwnedFd,
@@ -53,13 +62,14 @@ pub struct Share {
     pub(super) abilities: Abilities,
     pub(super) timeouts: CacheTimeouts,
     pub(super) id_map: IdMap,
-    pub(super) mounts: Mounts,
+    pub(super) mounts: Arc<Mounts>,
     pub(super) budget: Arc<Budget>,
 }
 
 impl Share {
-    /// Shares the directory `root`. `proc_self_fd` is an open `/proc/self/fd`; the process reopens
-    /// its own descriptors through it, also inside a chroot.
+    /// Shares the directory `root` with the guest whose state is in `arena`. `proc_self_fd` is an
+    /// open `/proc/self/fd`; the process reopens its own descriptors through it, also inside a
+    /// chroot.
     ///
     /// # Errors
     /// See [`ShareError`].
@@ -68,15 +78,19 @@ impl Share {
         proc_self_fd: OwnedFd,
         options: Options,
         abilities: Abilities,
+        arena: Arc<Arena>,
     ) -> Result<Arc<Self>, ShareError> {
         let stat = file::stat(root.as_fd()).map_err(ShareError::Attributes)?;
         if FileType::of(&stat) != FileType::Directory {
             return Err(ShareError::NotDirectory);
         }
-        let mounts = Mounts::default();
+        let mounts = Arc::new(Mounts::restore(&arena));
         let mount = mounts
-            .find_or_add(&stat, root.as_fd())
-            .map_err(ShareError::Attributes)?;
+            .find_or_add_root(&stat, root.as_fd())
+            .map_err(|error| match error.raw_os_error() {
+                Some(libc::ESTALE) => ShareError::OtherMount,
+                _ => ShareError::Attributes(error),
+            })?;
         if options.inode_file_handles == InodeFileHandles::Mandatory {
             let handle = mount.handles().openable_handle(
                 proc_self_fd.as_fd(),
@@ -90,6 +104,7 @@ impl Share {
         // The root's descriptor does not count against the guest's budget.
         let permit = Permit::uncounted();
         Ok(Arc::new(Self {
+            arena,
             root: Arc::new(Descriptor::new(root, permit)),
             root_identity: Identity::new(mount.index(), &stat),
             proc_self_fd,

@@ -1,19 +1,30 @@
 //! The directories that a session keeps open for SYNCFS, one for each mount that it writes to.
 
 use std::collections::BTreeMap;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use gangplank_fuse::NodeId;
 use parking_lot::{Mutex, MutexGuard};
 
-use super::budget::Descriptor;
+use super::budget::{Budget, Descriptor, Permit, PermitFor};
 use super::mounts::MountIndex;
+use crate::state::arena::{Arena, Part};
+use crate::state::descriptors::{Descriptors, Kind, Owner};
+use crate::state::files::SyncfsRecord;
+use crate::sys::process;
+
+const ANNOUNCED: u32 = 1;
+const WRITTEN: u32 = 2;
 
 /// The mounts of a session, and what is open of them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct SyncfsDirectories {
     mounts: Mutex<BTreeMap<MountIndex, SyncfsMount>>,
+    /// The same, for the next worker. A mount beyond its end is not noted there.
+    records: Part<SyncfsRecord>,
+    descriptors: Descriptors,
     /// Number of mounts other than the root's.
     submounts: AtomicUsize,
     /// Whether opening the root of the share has been tried.
@@ -41,9 +52,92 @@ pub(super) enum WrittenMount {
 }
 
 impl SyncfsDirectories {
+    /// What is in an arena. Its descriptors must be right: see [`SyncfsDirectories::correct`].
+    pub(super) fn new(arena: &Arena, budget: &Arc<Budget>) -> Self {
+        let records = arena.syncfs_mounts();
+        let known = records.iter().enumerate().filter_map(|(index, record)| {
+            let mount = MountIndex(u32::try_from(index).ok()?);
+            let anchor = record.anchor.load(Ordering::Acquire);
+            let flags = record.flags.load(Ordering::Relaxed);
+            let adopted = descriptor_of(record).and_then(|number| process::adopt(number).ok());
+            let open = adopted.map(|fd| {
+                let permit = match mount {
+                    MountIndex::ROOT => Permit::uncounted(),
+                    _ => {
+                        budget.count_earlier(0, 1);
+                        Permit::of_counted(budget, PermitFor::File)
+                    }
+                };
+                Arc::new(Descriptor::new(fd, permit))
+            });
+            let known = SyncfsMount {
+                anchor: NodeId::new(anchor),
+                is_announced: flags & ANNOUNCED != 0,
+                is_written: flags & WRITTEN != 0,
+                open,
+            };
+            (anchor != 0).then_some((mount, known))
+        });
+        let mounts: BTreeMap<_, _> = known.collect();
+        let directories = Self {
+            root_tried: AtomicBool::new(mounts.contains_key(&MountIndex::ROOT)),
+            records,
+            descriptors: Descriptors::new(arena),
+            submounts: AtomicUsize::new(0),
+            mounts: Mutex::default(),
+        };
+        directories.count(&mounts);
+        *directories.mounts.lock() = mounts;
+        directories
+    }
+
+    /// Disowns descriptors that a worker was about to note, or had just given up, when it died.
+    pub(super) fn correct(arena: &Arena) {
+        let records = arena.syncfs_mounts();
+        Descriptors::new(arena).correct(Kind::Syncfs, |mount, descriptor| {
+            let record = records.get(mount as usize);
+            record.and_then(descriptor_of) == Some(descriptor)
+        });
+    }
+
+    /// Notes a mount for the next worker.
+    fn note(&self, mount: MountIndex, known: &SyncfsMount) {
+        let Some(record) = self.records.get(mount.0 as usize) else {
+            return;
+        };
+        let flag = |is_set, flag| if is_set { flag } else { 0 };
+        let flags = flag(known.is_announced, ANNOUNCED) | flag(known.is_written, WRITTEN);
+        record.flags.store(flags, Ordering::Relaxed);
+        if let Some(open) = &known.open
+            && descriptor_of(record).is_none()
+        {
+            let descriptor = open.as_fd().as_raw_fd();
+            let owner = Owner::new(Kind::Syncfs, mount.0);
+            self.descriptors.own(descriptor, owner);
+            let number = u32::try_from(descriptor).map_or(0, |number| number + 1);
+            record.descriptor.store(number, Ordering::Release);
+        }
+        record.anchor.store(known.anchor.get(), Ordering::Release);
+    }
+
+    /// The next worker is to know nothing of the mount.
+    fn unnote(&self, mount: MountIndex) {
+        let Some(record) = self.records.get(mount.0 as usize) else {
+            return;
+        };
+        record.anchor.store(0, Ordering::Release);
+        if let Some(descriptor) = descriptor_of(record) {
+            record.descriptor.store(0, Ordering::Release);
+            self.descriptors.disown(descriptor);
+        }
+    }
+
     /// Closes all directories.
     pub(super) fn clear(&self) {
-        let old = std::mem::take(&mut *self.lock());
+        let mut mounts = self.lock();
+        mounts.keys().for_each(|mount| self.unnote(*mount));
+        let old = std::mem::take(&mut *mounts);
+        drop(mounts);
         self.submounts.store(0, Ordering::Relaxed);
         self.root_tried.store(false, Ordering::Relaxed);
         drop(old);
@@ -53,12 +147,13 @@ impl SyncfsDirectories {
     /// the host can unmount what guests only look at.
     pub(super) fn register(&self, mount: MountIndex, anchor: NodeId, is_announced: bool) {
         let mut mounts = self.lock();
-        mounts.entry(mount).or_insert(SyncfsMount {
+        let known = mounts.entry(mount).or_insert(SyncfsMount {
             anchor,
             is_announced,
             is_written: false,
             open: None,
         });
+        self.note(mount, known);
         self.count(&mounts);
     }
 
@@ -78,6 +173,7 @@ impl SyncfsDirectories {
             open: None,
         });
         known.is_written = true;
+        self.note(mount, known);
         let anchor = known.open.is_none().then_some(known.anchor);
         self.count(&mounts);
         anchor
@@ -86,7 +182,11 @@ impl SyncfsDirectories {
     /// Keeps a mount open. Returns what is kept, which another thread may have opened.
     pub(super) fn keep(&self, mount: MountIndex, opened: Arc<Descriptor>) -> Arc<Descriptor> {
         let kept = match self.lock().get_mut(&mount) {
-            Some(known) => Arc::clone(known.open.get_or_insert_with(|| Arc::clone(&opened))),
+            Some(known) => {
+                let kept = Arc::clone(known.open.get_or_insert_with(|| Arc::clone(&opened)));
+                self.note(mount, known);
+                kept
+            }
             None => Arc::clone(&opened),
         };
         // The loser of a race is closed here, without the lock.
@@ -129,6 +229,7 @@ impl SyncfsDirectories {
             })
             .collect();
         self.count(&mounts);
+        forgotten.iter().for_each(|(mount, _)| self.unnote(*mount));
         drop(mounts);
         drop(forgotten);
     }
@@ -141,4 +242,9 @@ impl SyncfsDirectories {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<MountIndex, SyncfsMount>> {
         self.mounts.lock()
     }
+}
+
+fn descriptor_of(record: &SyncfsRecord) -> Option<RawFd> {
+    let noted = record.descriptor.load(Ordering::Acquire);
+    RawFd::try_from(noted.checked_sub(1)?).ok()
 }

@@ -21,30 +21,48 @@ const FILE_SERVER: [Capability; 8] = [
 /// The capability needed to open a file by its handle (open_by_handle_at(2)).
 const OPEN_BY_HANDLE: Capability = Capability::CAP_DAC_READ_SEARCH;
 
-/// The capability by which a worker detaches its `/proc/self/fd` and leaves the acceptor's mount
-/// namespace.
-const ENTER_SANDBOX: Capability = Capability::CAP_SYS_ADMIN;
+/// The capability by which a worker detaches its `/proc/self/fd`, and a keeper leaves the acceptor's
+/// mount namespace.
+const DETACH: Capability = Capability::CAP_SYS_ADMIN;
+
+/// The capability by which a keeper makes the share its root.
+const CHANGE_ROOT: Capability = Capability::CAP_SYS_CHROOT;
 
 /// The capability that the supervisor needs to remove the socket from another user's directory.
 const SUPERVISOR: Capability = Capability::CAP_DAC_OVERRIDE;
 
 /// Reduces all capability sets of the acceptor and returns the capabilities that workers keep.
 ///
-/// The acceptor stays permitted to raise the workers' capabilities and [`ENTER_SANDBOX`], which
-/// its keepers and workers inherit by fork. [`capabilities::suspend`] makes none of them effective.
+/// The acceptor stays permitted to raise the workers' capabilities, [`DETACH`] and, if
+/// `keepers_change_root`, [`CHANGE_ROOT`], which its keepers and workers inherit by fork.
+/// [`capabilities::suspend`] makes none of them effective.
 ///
 /// A needed capability that the process does not have is no error: an ordinary user serves with
 /// fewer.
-pub(super) fn reduce(changes: &ModCaps, keep_handles: bool) -> Result<CapsHashSet, Error> {
+pub(super) fn reduce(
+    changes: &ModCaps,
+    keep_handles: bool,
+    keepers_change_root: bool,
+) -> Result<CapsHashSet, Error> {
     let permitted = capabilities::permitted()?;
     let keep = selection(&permitted, changes, keep_handles)?;
     let acceptor: CapsHashSet = keep
         .iter()
-        .chain(permitted.get(&ENTER_SANDBOX))
+        .chain(permitted.get(&DETACH))
+        .chain(permitted.get(&CHANGE_ROOT).filter(|_| keepers_change_root))
         .copied()
         .collect();
     capabilities::reduce(&acceptor)?;
     Ok(keep)
+}
+
+/// Reduces the capabilities of a keeper: it stays permitted to hand `kept` and [`DETACH`] down to
+/// its workers, and none is effective.
+pub(super) fn restrict_keeper(kept: &CapsHashSet) -> Result<(), Error> {
+    let permitted = capabilities::permitted()?;
+    let handed_down: CapsHashSet = kept.iter().chain(permitted.get(&DETACH)).copied().collect();
+    capabilities::restrict(&handed_down)?;
+    Ok(capabilities::suspend()?)
 }
 
 /// Reduces the capability sets of the supervisor.

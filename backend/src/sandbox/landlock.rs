@@ -14,7 +14,7 @@ use crate::passthrough::options::InodeFileHandles;
 /// How the daemon uses Landlock and file handles together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Use {
-    /// Whether workers and keepers restrict themselves.
+    /// Whether workers restrict themselves.
     pub(super) landlock: bool,
     /// Whether files may be opened by handle.
     pub(super) handles: bool,

@@ -7,14 +7,19 @@
 //! ```text
 //! gangplankd ─┬─ fork ── supervisor: stays outside, forwards signals, removes the socket
 //!             └─ acceptor: namespaces ─ pivot_root │ chroot ─ capabilities ─ seccomp
-//!                  └─ keeper of a guest: no capabilities ─ seccomp
-//!                       └─ worker: mount namespace ─ capabilities ─ seccomp ─ serves the guest
+//!                  └─ keeper of a guest: mount namespace ─ capabilities ─ seccomp
+//!                       └─ worker: capabilities ─ landlock ─ seccomp ─ serves the guest
 //! ```
 //!
 //! With `--sandbox=none` the process that the operator started is the acceptor, and no process
-//! moves. A list of system calls can only become stricter, so the acceptor's permits all that a
-//! keeper and a worker may do, and they install their own over it before the worker reads the first
-//! byte from the guest.
+//! moves.
+//!
+//! Lists of system calls, Landlock and the permitted capabilities can only become stricter, and a
+//! process inherits them. So the acceptor's permit all that a keeper may do, and the keeper's all
+//! that a worker does until it has confined itself: a keeper starts a worker again after a death.
+//! What a keeper could do with that, it has no reason to do: it reads nothing from the guest, and of
+//! what its worker writes only some numbers in the shared state. A worker confines itself before it
+//! reads the first byte from the guest, or from the state that the worker before it has left.
 
 mod capabilities;
 mod chroot;
@@ -30,13 +35,14 @@ pub mod rlimit;
 mod seccomp;
 mod supervisor;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use caps::CapsHashSet;
 use gangplank_sandbox::capabilities::{restrict, resume, suspend};
 use gangplank_sandbox::landlock as rules;
 use rustix::fs::{CWD, Mode as FileMode, OFlags};
+use rustix::process::fchdir;
 
 use crate::passthrough::Abilities;
 use crate::passthrough::options::InodeFileHandles;
@@ -47,7 +53,7 @@ use options::{Mode, Seccomp};
 use seccomp::Process;
 pub use supervisor::Supervisor;
 
-/// What the acceptor needs to confine workers, and what it found out about their permissions.
+/// What the acceptor needs to confine keepers, and what it found out about workers' permissions.
 #[derive(Debug)]
 pub struct Confined {
     /// The shared directory, `O_PATH`, as the acceptor sees it.
@@ -58,6 +64,18 @@ pub struct Confined {
     seccomp: Seccomp,
     use_landlock: bool,
     /// The capabilities of a worker.
+    kept: CapsHashSet,
+    /// What a worker may do.
+    pub abilities: Abilities,
+}
+
+/// What a keeper needs to confine workers.
+#[derive(Debug)]
+pub struct ConfinedKeeper {
+    /// The shared directory, `O_PATH`, in the mount namespace of the keeper and its workers.
+    root: OwnedFd,
+    seccomp: Seccomp,
+    use_landlock: bool,
     kept: CapsHashSet,
     /// What a worker may do.
     pub abilities: Abilities,
@@ -94,6 +112,8 @@ pub fn confine(
     handles: InodeFileHandles,
     shared_dir: &Path,
 ) -> Result<Role, Error> {
+    // The first call reads the auxiliary vector, by calls that are not on any list.
+    let _ = rustix::param::page_size();
     let keep_handles = handles != InodeFileHandles::Never;
     // Before the fork, so that the process that the operator started reports a mistyped path.
     let share = open_share(shared_dir)?;
@@ -124,7 +144,11 @@ pub fn confine(
     oom_score::protect(&proc);
     // The guest decides the permissions of new files.
     rustix::process::umask(FileMode::empty());
-    let kept = capabilities::reduce(&options.modcaps, keep_handles)?;
+    let kept = capabilities::reduce(
+        &options.modcaps,
+        keep_handles,
+        options.mode == Mode::Namespace,
+    )?;
     gangplank_sandbox::set_no_new_privs()?;
 
     // A worker opens every file this way, so a failure must show before a guest connects.
@@ -156,44 +180,64 @@ pub fn confine(
 }
 
 impl Confined {
-    /// Confines the calling process, a worker that the acceptor's keeper has just cloned: it
-    /// reaches nothing but the share, has the capabilities of a file server, and makes no
-    /// processes.
+    /// Confines the calling process, a keeper that the acceptor has just forked. It enters the mount
+    /// namespace of its guest and stays permitted what a worker does until it is confined.
+    ///
+    /// The working directory becomes the `/proc` by which workers open their own descriptors. Unlike
+    /// a descriptor, a worker can give it up while the keeper keeps it.
     ///
     /// # Errors
     /// The first mechanism that fails.
-    pub fn confine_worker(self) -> Result<ConfinedWorker, Error> {
-        oom_score::unprotect(&self.proc);
-        resume()?;
-        let worker = match self.mode {
+    pub fn confine_keeper(self) -> Result<ConfinedKeeper, Error> {
+        let (root, proc) = match self.mode {
             Mode::Namespace => {
-                let (root, proc_self_fd) = namespaces::enter_worker()?;
-                ConfinedWorker { root, proc_self_fd }
+                drop((self.root, self.proc));
+                resume()?;
+                namespaces::enter_guest()?
             }
-            Mode::Chroot | Mode::None => ConfinedWorker {
-                root: self.root,
-                proc_self_fd: proc_self::open(self.proc.as_fd())?,
-            },
+            Mode::Chroot | Mode::None => (self.root, self.proc),
         };
+        fchdir(&proc).map_err(|error| Error::ProcSelfFd(error.into()))?;
+        drop(proc);
+        capabilities::restrict_keeper(&self.kept)?;
+        seccomp::install(self.seccomp, Process::Keeper)?;
+        Ok(ConfinedKeeper {
+            root,
+            seccomp: self.seccomp,
+            use_landlock: self.use_landlock,
+            kept: self.kept,
+            abilities: self.abilities,
+        })
+    }
+}
+
+impl ConfinedKeeper {
+    /// Confines the calling process, a worker that its keeper has just cloned: it reaches nothing
+    /// but the share, has the capabilities of a file server, and makes no processes.
+    ///
+    /// # Errors
+    /// The first mechanism that fails.
+    pub fn confine_worker(&self) -> Result<ConfinedWorker, Error> {
+        oom_score::unprotect(CWD);
+        resume()?;
+        let proc_self_fd = proc_self::open(CWD)?;
+        fchdir(&self.root).map_err(|error| Error::Reopen(error.into()))?;
+        // The keeper has the same descriptors and needs its own for the next worker.
+        let root = self.root.try_clone().map_err(Error::Reopen)?;
         if self.use_landlock {
-            rules::restrict(Some(worker.root.as_fd()))?;
+            rules::restrict(Some(root.as_fd()))?;
         }
         restrict(&self.kept)?;
         seccomp::install(self.seccomp, Process::Worker)?;
-        Ok(worker)
+        Ok(ConfinedWorker { root, proc_self_fd })
     }
 
-    /// Confines the calling process, a keeper that has cloned its worker: it has no capabilities,
-    /// waits for its worker, and writes to the log.
+    /// The numbers of the calling process's descriptors.
     ///
     /// # Errors
-    /// The first mechanism that fails.
-    pub fn confine_keeper(&self) -> Result<(), Error> {
-        if self.use_landlock {
-            rules::restrict(None)?;
-        }
-        restrict(&CapsHashSet::new())?;
-        seccomp::install(self.seccomp, Process::Keeper)
+    /// `/proc` cannot be read.
+    pub fn descriptors(&self) -> Result<Vec<RawFd>, Error> {
+        proc_self::numbers(CWD)
     }
 }
 

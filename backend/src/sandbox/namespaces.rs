@@ -2,7 +2,7 @@
 //! for an ordinary user.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::thread::UnshareFlags;
@@ -39,13 +39,12 @@ pub(super) fn enter(shared_dir: &Path) -> Result<OwnedFd, Error> {
     pivot::enter_acceptor_root(shared_dir)
 }
 
-/// Moves a worker into a mount namespace whose root is the share. Returns the root and the
-/// process's `/proc/self/fd`.
-pub(super) fn enter_worker() -> Result<(OwnedFd, OwnedFd), Error> {
+/// Moves a keeper, and the workers that it starts, into a mount namespace of their own, in which
+/// the share is the root. Returns the root, and the namespace's `/proc`, which is outside the root.
+pub(super) fn enter_guest() -> Result<(OwnedFd, OwnedFd), Error> {
     new_namespaces(UnshareFlags::NEWNS, "a mount namespace")?;
-    let proc_self_fd = proc_self::open(proc_self::open_proc()?.as_fd())?;
-    let root = pivot::enter_worker_root()?;
-    Ok((root, proc_self_fd))
+    let proc = proc_self::open_proc()?;
+    Ok((pivot::enter_guest_root()?, proc))
 }
 
 fn new_namespaces(namespaces: UnshareFlags, what: &'static str) -> Result<(), Error> {

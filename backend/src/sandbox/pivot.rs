@@ -1,7 +1,10 @@
-//! The roots of the mount namespaces: the acceptor's has the share and `/proc`, a worker's has the
-//! share alone.
+//! The roots of the processes: the acceptor's has the share and `/proc`, the root of a keeper and
+//! its workers is the share.
 //!
 //! A worker needs `/proc` once, to open its own `/proc/self/fd`, and must not reach it afterwards.
+//! All workers of a guest share a mount namespace, so that the numbers of mounts stay what they
+//! are, and `/proc` must be mounted in it as long as the keeper starts workers. So it is mounted
+//! outside the root, and only the keeper's working directory leads there.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -13,7 +16,7 @@ use rustix::mount::{
     OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
     mount_change, move_mount, open_tree, unmount,
 };
-use rustix::process::{fchdir, pivot_root};
+use rustix::process::{chroot, fchdir, pivot_root};
 
 use super::error::Error;
 use super::proc_self;
@@ -54,13 +57,16 @@ pub(super) fn enter_acceptor_root(shared_dir: &Path) -> Result<OwnedFd, Error> {
     open_directory("/share").map_err(failed("open the shared directory"))
 }
 
-/// Makes the share in the acceptor's root the root of a new mount namespace, without `/proc`.
-/// Returns the new root.
+/// Makes the share in the acceptor's root the root and working directory of the calling process and
+/// of those that it starts. Returns the new root.
 ///
-/// The process must have copied the acceptor's mount namespace and root.
-pub(super) fn enter_worker_root() -> Result<OwnedFd, Error> {
+/// The process must have copied the acceptor's mount namespace and root, and have CAP_SYS_CHROOT.
+pub(super) fn enter_guest_root() -> Result<OwnedFd, Error> {
     let share = open_directory("/share").map_err(failed("open the shared directory"))?;
-    pivot_into(&share)?;
+    fchdir(&share).map_err(failed("enter the shared directory"))?;
+    chroot(".").map_err(failed(
+        "make the share the root (chroot; it takes CAP_SYS_CHROOT)",
+    ))?;
     open_directory("/").map_err(failed("open the new root"))
 }
 

@@ -1,8 +1,8 @@
 //! Reopens the process's own descriptors by number after `/proc` is out of reach.
 
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{CWD, Dir, Mode, OFlags};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use super::error::Error;
@@ -31,6 +31,22 @@ pub(super) fn open(proc: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::openat(proc, PATH, flags, Mode::empty())
         .map_err(|error| Error::ProcSelfFd(error.into()))
+}
+
+/// The numbers of the calling process's descriptors, found in `proc`.
+pub(super) fn numbers(proc: BorrowedFd<'_>) -> Result<Vec<RawFd>, Error> {
+    let failed = |error: rustix::io::Errno| Error::ProcSelfFd(error.into());
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = rustix::fs::openat(proc, "self/fd", flags, Mode::empty()).map_err(failed)?;
+    let own = dir.as_raw_fd();
+    let mut numbers = Vec::new();
+    for entry in Dir::new(dir).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let number = entry.file_name().to_str().ok();
+        numbers.extend(number.and_then(|number| number.parse::<RawFd>().ok()));
+    }
+    numbers.retain(|number| *number != own);
+    Ok(numbers)
 }
 
 /// Reopens a directory's `O_PATH` descriptor for reading.

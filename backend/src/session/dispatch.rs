@@ -53,7 +53,7 @@ impl Call<'_, '_, '_> {
         }
     }
 
-    fn creator<'e>(&self, umask: u32, extensions: &Extensions<'e>) -> Creator<'e> {
+    pub(super) fn creator<'e>(&self, umask: u32, extensions: &Extensions<'e>) -> Creator<'e> {
         Creator {
             caller: self.caller(),
             umask,
@@ -76,7 +76,7 @@ impl Call<'_, '_, '_> {
         put_bytes(self.reply, bytes)
     }
 
-    fn put_opened(&mut self, (entry, opened): (EntryOut, OpenOut)) -> io::Result<usize> {
+    pub(super) fn put_opened(&mut self, (entry, opened): (EntryOut, OpenOut)) -> io::Result<usize> {
         Ok(put(self.reply, &entry)? + put(self.reply, &opened)?)
     }
 

@@ -140,9 +140,19 @@ pub trait SessionLifecycle {
     /// file system accepts. The session negotiates transport flags (message sizes) itself.
     fn init(&self, offered: InitFlags) -> InitFlags;
 
+    /// Continues the session that the worker before has left, which began with these flags. Returns
+    /// what [`SessionLifecycle::init`] returned then.
+    fn resume(&self, offered: InitFlags) -> InitFlags {
+        self.init(offered)
+    }
+
     /// Ends the session: frees all node ids, handles and locks. [`SessionLifecycle::init`] may
     /// follow.
     fn destroy(&self);
+
+    /// Closes a handle that the guest has never been told of, if there is one.
+    #[allow(unused_variables)]
+    fn abandon(&self, handle: Handle) {}
 }
 
 /// LOOKUP and FORGET.
@@ -286,6 +296,17 @@ pub trait FileData {
 
     /// Writes `args.size` bytes directly from `data` and returns their number.
     fn write(&self, node: NodeId, args: &WriteIn, data: &mut Reader<'_>) -> io::Result<usize>;
+
+    /// Writes at the end of the file what an earlier process may have written already, as far as it
+    /// is not there, and returns the number of bytes that are.
+    fn append_again(
+        &self,
+        node: NodeId,
+        args: &WriteIn,
+        data: &mut Reader<'_>,
+    ) -> io::Result<usize> {
+        self.write(node, args, data)
+    }
 }
 
 /// FALLOCATE, LSEEK and COPY_FILE_RANGE.

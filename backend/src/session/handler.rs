@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use gangplank_fuse::InHeader;
 use gangplank_service::rate_limited;
 
 use super::file_system::FileSystem;
@@ -10,6 +11,7 @@ use super::lock_waits::LockRequest;
 use super::reply::put_error;
 use super::{Served, Session};
 use crate::device::request::{Handled, Handler, IoMode, Request};
+use crate::state::requests::Interrupted;
 
 /// Serves a device's requests with a session.
 pub struct SessionHandler<F> {
@@ -28,9 +30,22 @@ impl<F: FileSystem + 'static> SessionHandler<F> {
         }
     }
 
+    fn handled(&self, mut request: Box<Request>, served: Served) -> Handled {
+        match served {
+            Served::WouldBlock => Handled::WouldBlock(request),
+            Served::Replied(len) => {
+                request.set_reply_len(len);
+                Handled::Replied(request)
+            }
+            Served::WaitsForLock(lock) => self.wait_on_other_thread(request, lock),
+        }
+    }
+
     /// Has another thread wait for the lock and return the request's chain. If no thread can be
     /// started, the reply is ENOLCK.
     fn wait_on_other_thread(&self, mut request: Box<Request>, lock: LockRequest) -> Handled {
+        // It has done nothing yet, and may wait for long.
+        request.park();
         if let Some(interruption) = self.session.lock_waits.interruption(lock.unique) {
             request.set_interruption(interruption);
         }
@@ -54,14 +69,32 @@ impl<F: FileSystem + 'static> SessionHandler<F> {
 impl<F: FileSystem + 'static> Handler for SessionHandler<F> {
     fn handle(&self, mut request: Box<Request>, mode: IoMode) -> Handled {
         let (mut reader, mut writer, scratch) = request.parts();
-        match self.session.serve(&mut reader, &mut writer, scratch, mode) {
-            Served::WouldBlock => Handled::WouldBlock(request),
-            Served::Replied(len) => {
-                request.set_reply_len(len);
-                Handled::Replied(request)
+        let served = self.session.serve(&mut reader, &mut writer, scratch, mode);
+        self.handled(request, served)
+    }
+
+    fn recover(&self, mut request: Box<Request>, interrupted: Interrupted) -> Handled {
+        let (mut reader, mut writer, scratch) = request.parts();
+        let served = self
+            .session
+            .repeat(&mut reader, &mut writer, scratch, interrupted.into());
+        self.handled(request, served)
+    }
+
+    fn refuse(&self, request: &mut Request) {
+        let (mut reader, mut writer, _) = request.parts();
+        let header = reader.read_value::<InHeader>();
+        let expects_reply = |header: &InHeader| {
+            let opcode = header.opcode();
+            opcode.map_or(true, gangplank_fuse::Opcode::expects_reply)
+        };
+        let written = match header {
+            Some(header) if expects_reply(&header) => {
+                put_error(&mut writer, header.unique(), libc::EIO)
             }
-            Served::WaitsForLock(lock) => self.wait_on_other_thread(request, lock),
-        }
+            _ => 0,
+        };
+        request.set_reply_len(written);
     }
 
     fn end_waits(&self) {

@@ -15,11 +15,13 @@ mod lock_waits;
 mod name;
 mod negotiation;
 mod receive;
+mod repeat;
 mod reply;
 #[cfg(test)]
 mod tests;
 
 use std::io;
+use std::sync::Arc;
 
 use gangplank_fuse::{Dialect, InitIn, InitOut, LkIn, NodeId, Opcode, Operation, Request, Unique};
 use gangplank_service::rate_limited;
@@ -28,12 +30,16 @@ use parking_lot::RwLock;
 pub use file_system::{Caller, Creator, FileSystem, LockWait};
 pub use lock_waits::LockRequest;
 pub use name::{InvalidName, Name};
+pub use repeat::Interrupted;
 
 use self::dispatch::{Call, dispatch};
 use self::lock_waits::LockWaits;
 use self::reply::{ReplyHeader, put, put_error};
 pub use crate::device::request::IoMode;
 use crate::device::request::Scratch;
+use crate::state::arena::Arena;
+use crate::state::requests;
+use crate::state::session::SessionRecord;
 use crate::sys::buffers::{Reader, Writer};
 
 /// One guest's session, on a file system of its own.
@@ -42,6 +48,8 @@ pub struct Session<F> {
     lock_waits: LockWaits,
     /// The protocol that INIT negotiated; `None` before INIT and after DESTROY.
     dialect: RwLock<Option<Dialect>>,
+    /// Where the session outlives the process; `None` in tests.
+    arena: Option<Arc<Arena>>,
 }
 
 /// The result of serving a request.
@@ -63,7 +71,27 @@ impl<F: FileSystem> Session<F> {
             file_system,
             lock_waits: LockWaits::default(),
             dialect: RwLock::new(None),
+            arena: None,
         }
+    }
+
+    /// The session whose state is in `arena`: the one that the worker before has left, or one before
+    /// INIT.
+    pub fn continued(file_system: F, arena: &Arc<Arena>) -> Self {
+        let dialect = arena.header().session.offer().map(|offer| {
+            let wanted = file_system.resume(offer.features());
+            negotiation::accept(&offer, wanted).dialect(&offer)
+        });
+        Self {
+            dialect: RwLock::new(dialect),
+            arena: Some(Arc::clone(arena)),
+            ..Self::new(file_system)
+        }
+    }
+
+    /// The file system.
+    pub fn file_system(&self) -> &F {
+        &self.file_system
     }
 
     /// Serves the request in `request` and writes its reply into `reply`.
@@ -76,6 +104,28 @@ impl<F: FileSystem> Session<F> {
         reply: &mut Writer<'_>,
         scratch: &mut Scratch,
         mode: IoMode,
+    ) -> Served {
+        self.serve_or_repeat(request, reply, scratch, mode, None)
+    }
+
+    /// Serves a request that an earlier process was serving when it died.
+    pub fn repeat(
+        &self,
+        request: &mut Reader<'_>,
+        reply: &mut Writer<'_>,
+        scratch: &mut Scratch,
+        earlier: Interrupted,
+    ) -> Served {
+        self.serve_or_repeat(request, reply, scratch, IoMode::Blocking, Some(earlier))
+    }
+
+    fn serve_or_repeat(
+        &self,
+        request: &mut Reader<'_>,
+        reply: &mut Writer<'_>,
+        scratch: &mut Scratch,
+        mode: IoMode,
+        earlier: Option<Interrupted>,
     ) -> Served {
         let (header, opcode) = match receive::receive(request, &mut scratch.input) {
             Ok(received) => received,
@@ -94,6 +144,10 @@ impl<F: FileSystem> Session<F> {
             }
         };
         log::debug!("{} of node {node}, unique {unique}", opcode.name());
+        // What is noted of a request that runs again stays: it began when it ran first.
+        if earlier.is_none() {
+            requests::note_operation(opcode as u32, begins_at_a_time(opcode));
+        }
 
         if let (Operation::Setlkw(args), Some(_)) = (&decoded.operation, dialect) {
             return self.lock_or_wait(reply, unique, node, *args);
@@ -119,7 +173,7 @@ impl<F: FileSystem> Session<F> {
                 buffer: &mut scratch.output,
                 mode,
             };
-            self.carry_out(&decoded, &mut call)
+            self.carry_out(&decoded, &mut call, earlier)
         };
         if mode == IoMode::NonBlocking && opcode == Opcode::Read && is_would_block(&result) {
             return Served::WouldBlock;
@@ -144,6 +198,9 @@ impl<F: FileSystem> Session<F> {
     /// Ends the session: fails all waits for locks, and frees everything the guest holds.
     pub fn end(&self) {
         let ended = self.dialect.write().take();
+        if let Some(record) = self.record() {
+            record.close();
+        }
         self.lock_waits.interrupt_all();
         if ended.is_some() {
             self.file_system.destroy();
@@ -152,7 +209,12 @@ impl<F: FileSystem> Session<F> {
 
     /// Carries out an operation, on the session or the file system, and writes the reply's payload.
     /// Returns the payload's length in bytes.
-    fn carry_out(&self, request: &Request<'_>, call: &mut Call<'_, '_, '_>) -> io::Result<usize> {
+    fn carry_out(
+        &self,
+        request: &Request<'_>,
+        call: &mut Call<'_, '_, '_>,
+        earlier: Option<Interrupted>,
+    ) -> io::Result<usize> {
         match &request.operation {
             Operation::Init(args) => put(call.reply, &self.init(args)?),
             Operation::Destroy => {
@@ -160,7 +222,13 @@ impl<F: FileSystem> Session<F> {
                 Ok(0)
             }
             Operation::Interrupt(args) => self.interrupt(Unique::new(args.unique)),
-            _ => dispatch(&self.file_system, request, call),
+            _ => match earlier {
+                None => {
+                    repeat::prepare(&self.file_system, request, call.header.node());
+                    dispatch(&self.file_system, request, call)
+                }
+                Some(earlier) => repeat::repeat(&self.file_system, request, call, earlier),
+            },
         }
     }
 
@@ -177,7 +245,14 @@ impl<F: FileSystem> Session<F> {
         let wanted = self.file_system.init(offer.features());
         let reply = negotiation::accept(offer, wanted);
         *self.dialect.write() = Some(reply.dialect(offer));
+        if let Some(record) = self.record() {
+            record.open(offer);
+        }
         Ok(reply)
+    }
+
+    fn record(&self) -> Option<&SessionRecord> {
+        Some(&self.arena.as_ref()?.header().session)
     }
 
     /// Ends the lock wait of a request.
@@ -227,6 +302,22 @@ fn usually_waits_for_disk(opcode: Opcode) -> bool {
             | Opcode::CopyFileRange
             | Opcode::CopyFileRange64
     )
+}
+
+/// Whether it matters after a death when the operation began: it makes or removes something, and
+/// would fail if it were done again.
+fn begins_at_a_time(opcode: Opcode) -> bool {
+    opcode.creates()
+        || matches!(
+            opcode,
+            Opcode::Link
+                | Opcode::Unlink
+                | Opcode::Rmdir
+                | Opcode::Rename
+                | Opcode::Rename2
+                | Opcode::Setxattr
+                | Opcode::Removexattr
+        )
 }
 
 fn is_would_block<T>(result: &io::Result<T>) -> bool {

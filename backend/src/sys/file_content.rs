@@ -1,9 +1,10 @@
 //! System calls on ranges of a file's content and on its writeback.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;
 
 use rustix::fs::{FallocateFlags, SeekFrom};
+use rustix::io::ReadWriteFlags;
 
 use super::file::retry;
 
@@ -13,6 +14,35 @@ use super::file::retry;
 /// Those of `ftruncate(2)`.
 pub fn truncate(file: BorrowedFd<'_>, size: u64) -> io::Result<()> {
     retry(|| rustix::fs::ftruncate(file, size))
+}
+
+/// Appends bytes to a file that is open for writing, and returns how many.
+///
+/// # Errors
+/// Those of `pwritev2(2)`.
+pub fn append(file: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    let parts = [IoSlice::new(bytes)];
+    Ok(rustix::io::pwritev2(
+        file,
+        &parts,
+        0,
+        ReadWriteFlags::APPEND,
+    )?)
+}
+
+/// Fills `bytes` with what a file that is open for reading has from `offset` on.
+///
+/// # Errors
+/// Those of `pread(2)`; UnexpectedEof if the file ends before.
+pub fn read_exact_at(file: BorrowedFd<'_>, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+    let mut done = 0;
+    while let Some(rest @ [_, ..]) = bytes.get_mut(done..) {
+        match retry(|| rustix::io::pread(file, &mut *rest, offset + done as u64))? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            read => done += read,
+        }
+    }
+    Ok(())
 }
 
 /// Allocates, punches, zeroes, collapses or inserts a range; `mode` holds `FALLOC_FL_*`.

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// Maximum length of a handle in bytes (`MAX_HANDLE_SZ`, `linux/exportfs.h`).
-const MAX_BYTES: usize = 128;
+pub const MAX_BYTES: usize = 128;
 
 /// `struct file_handle` with room for the longest handle.
 #[repr(C)]
@@ -45,6 +45,24 @@ impl FileHandle {
     #[allow(clippy::len_without_is_empty)] // no handle is empty
     pub fn len(&self) -> usize {
         self.data.len()
+    }
+
+    /// The handle with this type and these bytes, which another handle had.
+    pub fn from_parts(kind: i32, data: &[u8]) -> Self {
+        Self {
+            kind,
+            data: data.into(),
+        }
+    }
+
+    /// The handle's type, which the file system defines.
+    pub fn kind(&self) -> i32 {
+        self.kind
+    }
+
+    /// The handle's bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.data
     }
 
     fn name_to_handle_at(

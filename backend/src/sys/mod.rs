@@ -12,6 +12,7 @@ pub mod mount;
 pub mod namespace_ops;
 pub mod process;
 pub mod setattr;
+pub mod shared_memory;
 pub mod thread;
 pub mod volatile;
 pub mod xattr;

@@ -80,18 +80,49 @@ pub fn unshare(namespaces: UnshareFlags) -> io::Result<()> {
 
 /// Takes ownership of a descriptor that the process inherited.
 ///
-/// The caller passes a number from the command line, before the process opens descriptors itself.
+/// The caller passes a number from the command line, before the process opens descriptors itself, or
+/// one that the worker before has left, before anything else owns it.
 ///
 /// # Errors
 /// `EBADF` if the descriptor is not open.
 pub fn adopt(number: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: F_GETFD takes no pointers and accepts any number.
-    if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+    if !is_open(number) {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the descriptor is open, and by this function's contract nothing in the program owns
     // it.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Whether a descriptor of this number is open.
+pub fn is_open(number: RawFd) -> bool {
+    // SAFETY: F_GETFD takes no pointers and accepts any number.
+    unsafe { libc::fcntl(number, libc::F_GETFD) >= 0 }
+}
+
+/// Closes all descriptors from `first` to `last`, as far as they are open.
+///
+/// The caller must know that nothing in the program owns one of them.
+///
+/// # Errors
+/// Those of close_range(2).
+pub fn close_range(first: u32, last: u32) -> io::Result<()> {
+    // SAFETY: nothing in the program owns the descriptors, by this function's contract.
+    if unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    if error.raw_os_error() != Some(libc::ENOSYS) {
+        return Err(error);
+    }
+    // Before Linux 5.9. No process has more descriptors than `fs.nr_open` permitted there.
+    for number in first..=last.min(1 << 20) {
+        if let Ok(number) = RawFd::try_from(number) {
+            // SAFETY: as above.
+            unsafe { libc::close(number) };
+        }
+    }
+    Ok(())
 }
 
 /// Sets the signals on which the daemon depends, whatever it has inherited. Processes that it forks

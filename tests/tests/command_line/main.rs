@@ -6,4 +6,5 @@ mod fixture;
 mod frontend;
 mod installed_files;
 mod other_programs;
+mod process;
 mod sandbox;

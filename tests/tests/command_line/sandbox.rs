@@ -3,10 +3,10 @@
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 use std::process::Command;
 
 use crate::fixture::{Fixture, root_or_skip};
+use crate::process::Process;
 use anyhow::{Context, Result};
 use gangplank_tests::process::User;
 use rustix::process::Signal;
@@ -16,6 +16,7 @@ const NEEDED: u64 = 1 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 27 | 1
 const DAC_READ_SEARCH: u64 = 1 << 2;
 const CHOWN: u64 = 1;
 const SYS_ADMIN: u64 = 1 << 21;
+const SYS_CHROOT: u64 = 1 << 18;
 const SYS_NICE: u64 = 1 << 23;
 
 #[test]
@@ -71,15 +72,21 @@ fn acceptor_and_keeper_can_do_nothing_themselves() -> Result<()> {
     assert_eq!(acceptor.status("Seccomp")?, "2");
     assert_eq!(acceptor.status("Threads")?, "1");
     assert_eq!(acceptor.capabilities("CapEff")?, 0);
-    // What a worker keeps, and what it needs to leave the acceptor's mount namespace.
+    // What a worker keeps, and what it and its keeper need to leave the acceptor's root.
     assert_eq!(
         acceptor.capabilities("CapPrm")?,
-        NEEDED | DAC_READ_SEARCH | SYS_ADMIN
+        NEEDED | DAC_READ_SEARCH | SYS_ADMIN | SYS_CHROOT
     );
     let keeper = Process(guest.keeper);
     assert_eq!(keeper.status("Seccomp")?, "2");
     assert_eq!(keeper.status("Threads")?, "1");
-    assert_eq!(keeper.capabilities("CapPrm")?, 0);
+    assert_eq!(keeper.capabilities("CapEff")?, 0);
+    // What a worker begins with.
+    assert_eq!(
+        keeper.capabilities("CapPrm")?,
+        NEEDED | DAC_READ_SEARCH | SYS_ADMIN
+    );
+    assert!(keeper.has_root(&fixture.file("share"))?);
     assert!(daemon.signal(Signal::TERM)?.status.success());
     Ok(())
 }
@@ -315,19 +322,19 @@ fn the_end_of_a_process_ends_those_below_it() -> Result<()> {
 }
 
 #[test]
-fn the_end_of_a_worker_or_keeper_is_told_and_no_other_guests_concern() -> Result<()> {
+fn the_end_of_a_keeper_is_told_and_a_worker_is_replaced() -> Result<()> {
     let fixture = Fixture::new()?;
     let daemon = fixture.serve(&["--sandbox=none"])?;
     let mut lost_worker = daemon.connect()?;
     let mut lost_keeper = daemon.connect()?;
     let mut other = daemon.connect()?;
     kill(lost_worker.worker)?;
-    gone(lost_worker.keeper)?;
+    gone(lost_worker.worker)?;
     kill(lost_keeper.keeper)?;
     gone(lost_keeper.worker)?;
-    for lost in [&mut lost_worker, &mut lost_keeper] {
-        assert_eq!(lost.stream.read(&mut [0; 8])?, 0, "the connection ends");
-    }
+    let ended = lost_keeper.stream.read(&mut [0; 8])?;
+    assert_eq!(ended, 0, "the connection ends");
+    lost_worker.get_features()?;
     other.get_features()?;
     daemon.connect()?.get_features()?;
     let ended = daemon.signal(Signal::TERM)?;
@@ -402,7 +409,8 @@ fn ordinary_users_place(test: &str) -> Result<Option<Fixture>> {
     Fixture::of(Some(User::NOBODY)).map(Some)
 }
 
-/// Fails if a descriptor of the process is a file or directory outside the share, except its log.
+/// Fails if a descriptor of the process is a file or directory outside the share, except its log and
+/// its guest's state.
 fn assert_nothing_leads_out(fixture: &Fixture, process: &Process) -> Result<()> {
     for entry in fs::read_dir(format!("/proc/{}/fd", process.0))? {
         let entry = entry?;
@@ -413,64 +421,20 @@ fn assert_nothing_leads_out(fixture: &Fixture, process: &Process) -> Result<()> 
         let share = fs::metadata(fixture.file("share"))?;
         let in_share =
             target.is_dir() && (target.dev(), target.ino()) == (share.dev(), share.ino());
+        let link = fs::read_link(entry.path())?;
+        let state = link.as_os_str() == "/memfd:gangplank-guest (deleted)";
         let own_descriptors = target.dev() == fs::metadata("/proc")?.dev();
         assert!(
-            number <= 2 || in_share || own_descriptors || !(target.is_dir() || target.is_file()),
-            "descriptor {number} leads to {:?}",
-            fs::read_link(entry.path())
+            number <= 2
+                || in_share
+                || state
+                || own_descriptors
+                || !(target.is_dir() || target.is_file()),
+            "descriptor {number} leads to {}",
+            link.display()
         );
     }
     Ok(())
-}
-
-/// A process, read from /proc.
-struct Process(u32);
-
-impl Process {
-    fn read(&self, file: &str) -> Result<String> {
-        let path = format!("/proc/{}/{file}", self.0);
-        fs::read_to_string(&path).with_context(|| format!("reading {path}"))
-    }
-
-    /// A field of its status, without the space around it.
-    fn status(&self, field: &str) -> Result<String> {
-        let status = self.read("status")?;
-        status
-            .lines()
-            .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
-            .map(|value| value.trim().to_owned())
-            .with_context(|| format!("no {field} in {status}"))
-    }
-
-    fn is_alive(&self) -> bool {
-        self.status("State")
-            .is_ok_and(|state| !state.starts_with('Z'))
-    }
-
-    fn capabilities(&self, set: &str) -> Result<u64> {
-        Ok(u64::from_str_radix(&self.status(set)?, 16)?)
-    }
-
-    fn namespace(&self, kind: &str) -> Result<PathBuf> {
-        Ok(fs::read_link(format!("/proc/{}/ns/{kind}", self.0))?)
-    }
-
-    /// Its mount points, as it sees them.
-    fn mounts(&self) -> Result<Vec<String>> {
-        let mounts = self.read("mountinfo")?;
-        Ok(mounts
-            .lines()
-            .filter_map(|line| line.split_whitespace().nth(4))
-            .map(str::to_owned)
-            .collect())
-    }
-
-    /// Whether this directory is its root.
-    fn has_root(&self, directory: &std::path::Path) -> Result<bool> {
-        let root = fs::metadata(format!("/proc/{}/root/.", self.0))?;
-        let directory = fs::metadata(directory)?;
-        Ok((root.dev(), root.ino()) == (directory.dev(), directory.ino()))
-    }
 }
 
 fn kill(pid: u32) -> Result<()> {

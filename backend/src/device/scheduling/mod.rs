@@ -30,11 +30,12 @@ use std::time::{Duration, Instant};
 use self::blocking_pool::BlockingPool;
 use self::busy_poll::BusyPoll;
 use self::interrupt_coalescing::{InterruptCoalescing, NotifyMode};
-use self::run::{run, run_to_end};
+use self::run::{recover, run, run_to_end};
 use self::thread_pool::ThreadPool;
 use super::options::Options;
 use super::request::{Handled, Handler, IoMode, Request};
 use super::vring::Vring;
+use crate::state::requests::Interrupted;
 use crate::sys::thread::preemptions;
 
 /// Index of the high-priority ring (virtio 1.2, 5.11.2).
@@ -216,6 +217,21 @@ impl RingScheduler {
                 run(&*self.handler, ring, request, batch.io_mode)
             }
         }
+    }
+
+    /// Runs a request that was running when the worker before died.
+    pub(super) fn recover(
+        &self,
+        ring: &Vring,
+        request: Box<Request>,
+        interrupted: Interrupted,
+    ) -> Handled {
+        recover(&*self.handler, ring, request, interrupted)
+    }
+
+    /// Answers a request with an error, without running it.
+    pub(super) fn refuse(&self, request: &mut Request) {
+        self.handler.refuse(request);
     }
 
     /// Runs a request that would block on the blocking pool, or here if the pool is full.

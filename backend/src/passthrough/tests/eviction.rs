@@ -323,6 +323,7 @@ fn demanded_handles_are_used_or_refused_at_the_start() {
             proc_self_fd,
             options.clone(),
             abilities,
+            arena(),
         )
     };
     assert!(matches!(attempt(false), Err(ShareError::NoHandles)));

@@ -16,6 +16,12 @@ static ALLOCATOR: Counting = Counting;
 
 thread_local! {
     static ALLOCATED: Cell<isize> = const { Cell::new(0) };
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Number of allocations that the thread has made.
+pub(in crate::passthrough) fn allocations() -> usize {
+    ALLOCATIONS.get()
 }
 
 /// Adds bytes as malloc(3) takes them: with a word of its own, in steps of 16.
@@ -28,6 +34,7 @@ fn count(bytes: usize, sign: isize) {
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size(), 1);
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
         // SAFETY: as the caller says.
         unsafe { System.alloc(layout) }
     }

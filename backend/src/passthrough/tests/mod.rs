@@ -9,12 +9,14 @@ mod hostile;
 mod identity;
 mod keep_cache;
 mod locks;
-mod memory;
+pub(in crate::passthrough) mod memory;
 mod namespace_ops;
 mod no_open;
 mod read_write;
 mod readdir;
+mod recovery;
 mod remembered;
+mod repeat;
 mod set_id_bits;
 mod submounts;
 
@@ -36,6 +38,7 @@ use crate::session::file_system::{
     Namespace, SessionLifecycle, Superblock, Xattrs,
 };
 use crate::session::{Caller, Creator, IoMode, Name};
+use crate::state::arena::{Arena, Limits};
 use crate::sys::buffers::Segments;
 
 /// The guest's root user.
@@ -199,14 +202,36 @@ impl Guest {
 }
 
 fn share(directory: &Path, options: Options, abilities: Abilities) -> Arc<Share> {
+    share_in(arena(), directory, options, abilities)
+}
+
+/// The share of a guest whose state is in `arena`.
+fn share_in(
+    arena: Arc<Arena>,
+    directory: &Path,
+    options: Options,
+    abilities: Abilities,
+) -> Arc<Share> {
     let open = |path: &Path| OwnedFd::from(File::open(path).expect("opened"));
     Share::new(
         open(directory),
         open("/proc/self/fd".as_ref()),
         options,
         abilities,
+        arena,
     )
     .expect("shared")
+}
+
+/// Memory for the state of a guest that holds nothing.
+fn arena() -> Arc<Arena> {
+    let limits = Limits {
+        inode_bytes: 2 << 30,
+        descriptors: 1 << 17,
+        rings: 1,
+        ring_size: 64,
+    };
+    Arena::new(limits).expect("an arena")
 }
 
 /// The test process's privileges.

@@ -25,7 +25,7 @@ pub(in crate::sandbox) enum Process {
     /// Accepts connections and forks keepers. Keepers and workers inherit its list, so it permits
     /// what they need.
     Acceptor,
-    /// Waits for its worker.
+    /// Starts a worker, which inherits its list, and waits for it.
     Keeper,
     /// Serves one guest.
     Worker,
@@ -76,7 +76,8 @@ const ACCEPTOR: &[&[c_long]] = &[
     SOCKETS,
     ENDING,
     WAITING,
-    CONFINING,
+    CONFINING_WORKER,
+    CONFINING_KEEPER,
     SIGNAL_SENDING,
     TIME,
     SIGNALS,
@@ -86,19 +87,24 @@ const ACCEPTOR: &[&[c_long]] = &[
     X86_64_FORK,
 ];
 
+/// What a worker does, and what a keeper needs to start workers and to wait for them.
 const KEEPER: &[&[c_long]] = &[
-    &[
-        libc::SYS_close,
-        libc::SYS_write,
-        libc::SYS_writev,
-        libc::SYS_fstat,
-        libc::SYS_getrusage,
-    ],
-    WAITING,
-    ENDING,
+    FILES,
+    DATA,
+    ATTRIBUTES,
+    CREDENTIALS,
+    THREADS,
     MEMORY,
+    EVENTS,
+    SOCKETS,
+    ENDING,
+    WAITING,
+    CONFINING_WORKER,
+    SIGNAL_SENDING,
     TIME,
     SIGNALS,
+    #[cfg(target_arch = "x86_64")]
+    X86_64,
 ];
 
 /// Names and descriptors below the share.
@@ -197,19 +203,21 @@ const CREDENTIALS: &[c_long] = &[
     libc::SYS_getgroups,
 ];
 
-/// What a keeper and a worker do before they install their own lists.
-const CONFINING: &[c_long] = &[
+/// What a worker does before it installs its own list.
+const CONFINING_WORKER: &[c_long] = &[
     libc::SYS_seccomp,
     libc::SYS_landlock_create_ruleset,
     libc::SYS_landlock_add_rule,
     libc::SYS_landlock_restrict_self,
     libc::SYS_open_tree,
-    libc::SYS_pivot_root,
-    libc::SYS_umount2,
     libc::SYS_getppid,
     // glibc registers a forked process's thread anew.
     libc::SYS_set_tid_address,
 ];
+
+/// What a keeper does before it installs its own list: it creates the guest's state and enters the
+/// guest's mount namespace.
+const CONFINING_KEEPER: &[c_long] = &[libc::SYS_memfd_create, libc::SYS_chroot];
 
 /// Signals to threads of any process. Its number is known only once the process exists.
 const SIGNAL_SENDING: &[c_long] = &[libc::SYS_tgkill];
@@ -248,11 +256,8 @@ pub(super) const REFUSED: &[(c_long, i32)] = &[
 pub(super) fn conditional(process: Process) -> Vec<Conditional> {
     let (int, long) = (Conditional::int, Conditional::long);
     let mut rows = common::runtime();
-    if process != Process::Acceptor {
+    if process == Process::Worker {
         rows.push(common::own_signals());
-    }
-    if process == Process::Keeper {
-        return rows;
     }
     rows.extend([
         // Only Unix sockets, which cannot leave this host.
@@ -276,14 +281,21 @@ pub(super) fn conditional(process: Process) -> Vec<Conditional> {
         int(libc::SYS_fcntl, 1, libc::F_OFD_SETLKW),
     ]);
     rows.extend(common::descriptor_flags());
-    if process == Process::Acceptor {
+    if process != Process::Worker {
         rows.extend([
-            // Keepers and workers.
+            // Keepers and workers: processes with memory of their own.
             common::process(),
-            int(libc::SYS_unshare, 0, libc::CLONE_NEWNS),
+            // The size of a page, which the workers then know, for the memory of a guest's state.
+            int(libc::SYS_prctl, 0, PR_GET_AUXV),
             int(libc::SYS_prctl, 0, libc::PR_SET_PDEATHSIG),
             int(libc::SYS_prctl, 0, libc::PR_SET_NO_NEW_PRIVS),
         ]);
     }
+    if process == Process::Acceptor {
+        rows.push(int(libc::SYS_unshare, 0, libc::CLONE_NEWNS));
+    }
     rows
 }
+
+/// Reads the process's auxiliary vector (`linux/prctl.h`). The C libraries' bindings lack it.
+const PR_GET_AUXV: i32 = 0x4155_5856;

@@ -53,6 +53,8 @@ fn operations_reach_the_file_system_with_their_arguments() {
         [
             "lookup 1 name",
             "create 1 name 640 [5, 6]",
+            "lookup 1 name",
+            "forget 77 1",
             "rename 1 name 3 new 2",
             "getattr 1 Some(Handle(8))",
             "getattr 1 None"

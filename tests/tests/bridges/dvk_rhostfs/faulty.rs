@@ -11,6 +11,7 @@ use gangplank_backend::device::Options;
 use gangplank_backend::device::connection;
 use gangplank_backend::device::request::{Handled, Handler, Request};
 use gangplank_backend::session::IoMode;
+use gangplank_backend::state::arena::{Arena, Limits};
 use gangplank_fuse::dir::DirentWriter;
 use gangplank_fuse::{
     Attr, AttrOut, Dialect, EntryOut, InHeader, InitFlags, InitOut, NodeId, Opcode, OpenOut,
@@ -140,7 +141,17 @@ fn serve(listener: &UnixListener, stop: &OwnedFd, state: &Daemon) {
         let served = stream.try_clone().expect("a descriptor");
         let handler: Arc<dyn Handler> = Arc::new(state.clone());
         let thread = thread::spawn(move || {
-            let result = connection::serve(&served, &Options::default(), &handler);
+            let limits = Limits {
+                inode_bytes: 0,
+                descriptors: 1024,
+                rings: 2,
+                ring_size: 1024,
+            };
+            let guest = connection::Guest {
+                number: 1,
+                arena: &Arena::new(limits).expect("memory for its state"),
+            };
+            let result = connection::serve(&served, &Options::default(), &handler, guest);
             result.expect("the daemon serves");
         });
         connections.push((stream, thread));

@@ -1,0 +1,282 @@
+//! Records what the frontend sets up, so that the next worker can set it up again.
+//!
+//! Of a message without a reply, the record is stored before the message is handled: if the worker
+//! dies, the next one sets up what the record says, and nobody can tell the difference. A message
+//! whose reply the frontend waits for is stored as pending before it is handled. When
+//! vhost-user-backend has replied, one store makes the message's effect part of the record and ends
+//! that it is pending, and then the reply is sent. If the worker dies before that store, the next
+//! one handles the message again.
+//!
+//! A message is read without taking it out of the socket, stored, and then taken out. The next worker
+//! finds a message that is stored as arriving at the head of the socket if it has not been taken
+//! out, and takes it out. A message that came in several parts cannot be read as a whole; it is
+//! taken out first, and lost if the worker dies before it is stored.
+//!
+//! A window of a few instructions remains, between the store that ends a message and sending its
+//! reply. A worker that dies there leaves a frontend that waits for a reply for ever. The other order, to send a reply first,
+//! has a worse window: the frontend wakes up, may take the CPU, and gets the reply twice if the
+//! worker is killed before it runs again. Tests hit that one within seconds.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
+
+use gangplank_vhost_user::message::payload::{NO_DESCRIPTOR, VRING_INDEX_MASK};
+use gangplank_vhost_user::message::{
+    FrontendReq, MemoryRegion, MemoryTableHead, Message, ProtocolFeatures, VringAddr, VringState,
+    payload,
+};
+
+use crate::state::arena::Arena;
+use crate::state::device::{DeviceState, PendingMessage, RegionState};
+use crate::state::requests::RingRequests;
+use crate::sys::process;
+
+/// Bytes of padding before the region of ADD_MEM_REG and REM_MEM_REG.
+const REGION_PADDING: usize = 8;
+
+/// What one frontend has set up, with the descriptors.
+#[derive(Debug)]
+pub(super) struct Recorder {
+    arena: Arc<Arena>,
+    rings: usize,
+    state: DeviceState,
+    /// The descriptors of the state.
+    descriptors: HashMap<RawFd, OwnedFd>,
+}
+
+impl Recorder {
+    /// Continues the record in the arena, for a device with this number of rings.
+    ///
+    /// # Errors
+    /// The record cannot be read, or one of its descriptors is closed.
+    pub(super) fn load(arena: &Arc<Arena>, rings: usize) -> io::Result<Self> {
+        let state = DeviceState::load(arena).ok_or_else(|| {
+            io::Error::other("the record of what the frontend has set up is damaged")
+        })?;
+        let mut descriptors = HashMap::new();
+        for number in state.descriptors() {
+            if let Entry::Vacant(entry) = descriptors.entry(number) {
+                entry.insert(process::adopt(number)?);
+            }
+        }
+        Ok(Self {
+            arena: Arc::clone(arena),
+            rings,
+            state,
+            descriptors,
+        })
+    }
+
+    /// What the frontend has set up.
+    pub(super) const fn state(&self) -> &DeviceState {
+        &self.state
+    }
+
+    /// Whether the frontend waits for a reply.
+    pub(super) const fn is_pending(&self) -> bool {
+        self.state.pending.is_some()
+    }
+
+    /// The descriptor of this number, if it is one of the record's.
+    pub(super) fn descriptor(&self, number: RawFd) -> Option<BorrowedFd<'_>> {
+        self.descriptors.get(&number).map(AsFd::as_fd)
+    }
+
+    /// Records a message of the frontend before it is handled. Takes its descriptors and returns
+    /// their numbers. `arriving` is the message as it is in the socket, if it is still there.
+    pub(super) fn begin(&mut self, message: &mut Message, arriving: Option<Vec<u8>>) -> Vec<RawFd> {
+        let mut numbers = Vec::with_capacity(message.descriptors.len());
+        for descriptor in message.descriptors.drain(..) {
+            numbers.push(descriptor.as_raw_fd());
+            self.descriptors.insert(descriptor.as_raw_fd(), descriptor);
+        }
+        let pending = PendingMessage {
+            request: message.request,
+            flags: message.flags,
+            payload: message.payload.clone(),
+            descriptors: numbers.clone(),
+        };
+        self.state.arriving = arriving;
+        if self.has_reply(message) {
+            self.state.pending = Some(pending);
+        } else {
+            self.apply(&pending);
+        }
+        self.store();
+        numbers
+    }
+
+    /// The arriving message was taken out of the socket.
+    pub(super) fn taken_out(&mut self) {
+        if self.state.arriving.take().is_some() {
+            self.store();
+        }
+    }
+
+    /// Closes the descriptors that are not part of the record, after the message was passed on.
+    pub(super) fn close_unused(&mut self) {
+        let used = self.state.descriptors();
+        self.descriptors.retain(|number, _| used.contains(number));
+    }
+
+    /// vhost-user-backend has replied to the pending message. The reply is to be sent next.
+    pub(super) fn end(&mut self, reply: &Message) {
+        let Some(pending) = self.state.pending.take() else {
+            return;
+        };
+        let is_acknowledgement = !always_has_reply(pending.request);
+        if !is_acknowledgement || reply.u64() == Some(0) {
+            self.apply(&pending);
+        }
+        self.store();
+    }
+
+    fn store(&self) {
+        if !self.state.store(&self.arena) {
+            log::error!("a guest's set-up is too large to be recorded; please report this");
+        }
+    }
+
+    /// Whether vhost-user-backend replies to a message.
+    fn has_reply(&self, message: &Message) -> bool {
+        if always_has_reply(message.request) {
+            return true;
+        }
+        let mut features = self.state.protocol_features;
+        if message.frontend_request() == Some(FrontendReq::SET_PROTOCOL_FEATURES) {
+            features = message.u64();
+        }
+        let acknowledges =
+            features.is_some_and(|features| features & ProtocolFeatures::REPLY_ACK.bits() != 0);
+        message.needs_reply() && acknowledges && self.state.has_asked_features
+    }
+
+    /// Makes a message's effect part of the state. vhost-user-backend refuses what is malformed.
+    fn apply(&mut self, message: &PendingMessage) {
+        let Ok(request) = FrontendReq::try_from(message.request) else {
+            return;
+        };
+        let state = &mut self.state;
+        let number = payload::to_u64(&message.payload);
+        let first = message.descriptors.first().copied();
+        match request {
+            FrontendReq::SET_OWNER => state.is_owned = true,
+            FrontendReq::RESET_OWNER => {
+                state.is_owned = false;
+                (state.features, state.protocol_features) = (None, None);
+            }
+            FrontendReq::GET_FEATURES => state.has_asked_features = true,
+            FrontendReq::SET_FEATURES => state.features = number,
+            FrontendReq::SET_PROTOCOL_FEATURES => state.protocol_features = number,
+            FrontendReq::SET_BACKEND_REQ_FD => state.backend_channel = first,
+            FrontendReq::SET_MEM_TABLE => {
+                let offset = size_of::<MemoryTableHead>();
+                state.regions = regions(&message.payload, offset, &message.descriptors);
+            }
+            FrontendReq::ADD_MEM_REG => {
+                let added = regions(&message.payload, REGION_PADDING, &message.descriptors);
+                state.regions.extend(added);
+            }
+            FrontendReq::REM_MEM_REG => {
+                for removed in regions(&message.payload, REGION_PADDING, &[0]) {
+                    state.regions.retain(|region| {
+                        (region.guest_address, region.len) != (removed.guest_address, removed.len)
+                    });
+                }
+            }
+            FrontendReq::RESET_DEVICE => {
+                state.features = None;
+                state
+                    .rings
+                    .iter_mut()
+                    .for_each(|ring| ring.is_enabled = false);
+            }
+            _ => self.apply_to_ring(request, message),
+        }
+    }
+
+    fn apply_to_ring(&mut self, request: FrontendReq, message: &PendingMessage) {
+        let address: Option<VringAddr> = payload::decode(&message.payload);
+        let value: Option<VringState> = payload::decode(&message.payload);
+        let number = payload::to_u64(&message.payload);
+        let index = match request {
+            FrontendReq::SET_VRING_KICK
+            | FrontendReq::SET_VRING_CALL
+            | FrontendReq::SET_VRING_ERR => number.map(|number| number & VRING_INDEX_MASK),
+            FrontendReq::SET_VRING_ADDR => address.map(|address| address.index.into()),
+            _ => value.map(|value| value.index.into()),
+        };
+        let index = index.and_then(|index| usize::try_from(index).ok());
+        let Some(index) = index.filter(|index| *index < self.rings) else {
+            return;
+        };
+        let ring = self.state.ring(index);
+        let given = message.descriptors.first().copied();
+        let descriptor = given.filter(|_| number.is_some_and(|n| n & NO_DESCRIPTOR == 0));
+        match (request, value, address) {
+            (FrontendReq::SET_VRING_KICK, ..) => ring.kick = descriptor,
+            (FrontendReq::SET_VRING_CALL, ..) => ring.call = descriptor,
+            (FrontendReq::SET_VRING_ERR, ..) => ring.error = descriptor,
+            (FrontendReq::SET_VRING_NUM, Some(value), _) => ring.size = value.num,
+            (FrontendReq::SET_VRING_ENABLE, Some(value), _) => ring.is_enabled = value.num != 0,
+            (FrontendReq::GET_VRING_BASE, ..) => (ring.kick, ring.call) = (None, None),
+            (FrontendReq::SET_VRING_ADDR, _, Some(address)) => {
+                ring.addresses = Some([
+                    address.flags.into(),
+                    address.descriptor,
+                    address.used,
+                    address.available,
+                    address.log,
+                ]);
+            }
+            (FrontendReq::SET_VRING_BASE, Some(value), _) if ring.kick.is_none() => {
+                if let Some(requests) = RingRequests::new(&self.arena, index) {
+                    // The ring is stopped. An index has 16 bits.
+                    requests.set_up(u16::try_from(value.num & 0xffff).unwrap_or_default());
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Whether a message has a reply of its own, rather than an acknowledgement.
+fn always_has_reply(request: u32) -> bool {
+    matches!(
+        FrontendReq::try_from(request),
+        Ok(FrontendReq::GET_FEATURES
+            | FrontendReq::GET_PROTOCOL_FEATURES
+            | FrontendReq::GET_QUEUE_NUM
+            | FrontendReq::GET_VRING_BASE
+            | FrontendReq::GET_CONFIG
+            | FrontendReq::GET_MAX_MEM_SLOTS
+            | FrontendReq::GET_INFLIGHT_FD
+            | FrontendReq::GET_SHARED_OBJECT
+            | FrontendReq::GET_SHMEM_CONFIG
+            | FrontendReq::SET_DEVICE_STATE_FD
+            | FrontendReq::CHECK_DEVICE_STATE)
+    )
+}
+
+/// The regions of a message from the byte `offset` on, with their files.
+fn regions(payload: &[u8], offset: usize, files: &[RawFd]) -> Vec<RegionState> {
+    let bytes = payload.get(offset..).unwrap_or_default();
+    let regions = bytes.chunks_exact(size_of::<MemoryRegion>());
+    let regions = regions.filter_map(payload::decode::<MemoryRegion>);
+    regions
+        .zip(files)
+        .map(|(region, file)| RegionState {
+            guest_address: region.guest_phys_addr,
+            len: region.memory_size,
+            user_address: region.user_addr,
+            file_offset: region.mmap_offset,
+            file: *file,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,521 @@
+//! Requests that a worker was running when it died, run again by the next one: the reply and the
+//! share are those of a run that nothing disturbed, whether the host had carried the operation out
+//! or not.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use gangplank_fuse::reply::{self, Reply};
+use gangplank_fuse::{
+    Dialect, Extensions, FallocateIn, ForgetIn, InitIn, LinkIn, MkdirIn, MknodIn, Operation,
+    Rename2In, RenameIn, Request, RequestHeader, SetxattrIn, Unique,
+};
+use rustix::time::ClockId;
+
+use super::*;
+use crate::device::request::Scratch;
+use crate::session::{Interrupted, Served, Session};
+use crate::state::requests::{Current, RingRequests};
+
+const ROOT: NodeId = NodeId::ROOT;
+/// Two ticks of the kernel's clock, which has at least 100 a second.
+const TWO_TICKS: Duration = Duration::from_millis(25);
+
+const DATA: &[u8] = b"one line\n";
+
+/// A guest that sends bytes, and what it found out before the request that is interrupted.
+struct Player {
+    session: Session<PassthroughFs>,
+    scratch: Scratch,
+    directory: TempDir,
+}
+
+/// A reply: its payload, or the errno.
+type Answer = Result<Vec<u8>, i32>;
+
+/// A request as bytes.
+type Bytes = Vec<u8>;
+
+impl Player {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let permit = |path: &Path, mode| {
+            let permissions = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(path, permissions).expect("changed");
+        };
+        for name in ["old", "other", "gone"] {
+            let path = directory.path().join(name);
+            std::fs::write(&path, name).expect("written");
+            permit(&path, 0o644);
+        }
+        let empty = directory.path().join("empty");
+        std::fs::create_dir(&empty).expect("made");
+        permit(&empty, 0o755);
+        let options = Options {
+            xattr: true,
+            ..Options::default()
+        };
+        let fs = PassthroughFs::new(share(directory.path(), options, abilities()));
+        let mut player = Self {
+            session: Session::new(fs),
+            scratch: Scratch::default(),
+            directory,
+        };
+        let mut init = InitIn {
+            major: 7,
+            minor: 38,
+            ..InitIn::default()
+        };
+        init.set_features(InitFlags::all() - InitFlags::NO_OPEN_SUPPORT);
+        player.ask(ROOT, Operation::Init(init)).expect("INIT");
+        player
+    }
+
+    fn serve(&mut self, bytes: &Bytes, earlier: Option<Interrupted>) -> Answer {
+        let (mut bytes, mut room) = (bytes.clone(), vec![0; 1 << 16]);
+        let (mut readable, mut writable) = (Segments::default(), Segments::default());
+        assert!(readable.push_slice(&mut bytes) && writable.push_slice(&mut room));
+        #[allow(unsafe_code)]
+        // SAFETY: the bytes outlive the call and are not used otherwise meanwhile.
+        let mut reader = unsafe { readable.reader() };
+        #[allow(unsafe_code)]
+        // SAFETY: the same holds for the room.
+        let mut writer = unsafe { writable.writer() };
+        let scratch = &mut self.scratch;
+        let served = match earlier {
+            None => {
+                let mode = IoMode::Blocking;
+                self.session.serve(&mut reader, &mut writer, scratch, mode)
+            }
+            Some(earlier) => self
+                .session
+                .repeat(&mut reader, &mut writer, scratch, earlier),
+        };
+        let Served::Replied(len) = served else {
+            panic!("{served:?}");
+        };
+        if len == 0 {
+            return Ok(Vec::new());
+        }
+        let reply = Reply::decode(&room[..len]).expect("a reply");
+        reply.result.map(<[u8]>::to_vec)
+    }
+
+    fn ask(&mut self, node: NodeId, operation: Operation<'_>) -> Answer {
+        self.serve(&encode(node, operation, &[]), None)
+    }
+
+    fn find(&mut self, name: &CStr) -> NodeId {
+        let entry = self.ask(ROOT, Operation::Lookup { name }).expect("found");
+        let entry = reply::decode_entry(&entry).expect("an entry");
+        NodeId::new(entry.nodeid)
+    }
+
+    fn open(&mut self, node: NodeId, flags: i32) -> u64 {
+        let args = OpenIn {
+            flags: flags.cast_unsigned() | LARGE_FILE,
+            ..OpenIn::default()
+        };
+        let opened = self.ask(node, Operation::Open(args)).expect("opened");
+        reply::decode_open(&opened).expect("an open reply").fh
+    }
+
+    /// What is in the share: for each path its type and permissions, number of links, and content.
+    fn tree(&self) -> BTreeMap<String, (u32, u64, Vec<u8>)> {
+        let entries = std::fs::read_dir(self.directory.path()).expect("listed");
+        let described = entries.map(|entry| {
+            let entry = entry.expect("an entry");
+            let stat = entry.path().symlink_metadata().expect("attributes");
+            let content = match stat.file_type() {
+                kind if kind.is_file() => std::fs::read(entry.path()).expect("read"),
+                kind if kind.is_symlink() => {
+                    let target = std::fs::read_link(entry.path()).expect("read");
+                    target.into_os_string().into_encoded_bytes()
+                }
+                _ => Vec::new(),
+            };
+            let name = entry.file_name().into_string().expect("text");
+            (name, (stat.permissions().mode(), stat.nlink(), content))
+        });
+        described.collect()
+    }
+}
+
+fn encode(node: NodeId, operation: Operation<'_>, data: &[u8]) -> Bytes {
+    let header = RequestHeader {
+        unique: Unique::new(42),
+        node,
+        uid: 0,
+        gid: 0,
+        pid: 7,
+    };
+    let dialect = Dialect {
+        minor: 38,
+        setxattr_ext: false,
+        security_ctx: false,
+    };
+    let request = Request {
+        operation,
+        extensions: Extensions::default(),
+    };
+    let mut bytes = Vec::new();
+    request
+        .encode(&header, dialect, &mut bytes)
+        .expect("encodable");
+    bytes.extend_from_slice(data);
+    let len = u32::try_from(bytes.len()).expect("short");
+    bytes[..4].copy_from_slice(&len.to_ne_bytes());
+    bytes
+}
+
+/// The clock of `Interrupted::began`, in nanoseconds.
+fn coarse_clock() -> i64 {
+    nanoseconds(ClockId::RealtimeCoarse)
+}
+
+fn nanoseconds(clock: ClockId) -> i64 {
+    let now = rustix::time::clock_gettime(clock);
+    now.tv_sec * 1_000_000_000 + now.tv_nsec
+}
+
+fn earlier(began: i64, note: u64) -> Interrupted {
+    Interrupted {
+        began,
+        ended: nanoseconds(ClockId::Realtime),
+        note,
+    }
+}
+
+fn create(name: &CStr, mode: u32) -> Bytes {
+    let args = CreateIn {
+        flags: (libc::O_CREAT | libc::O_WRONLY).cast_unsigned() | LARGE_FILE,
+        mode: libc::S_IFREG | mode,
+        ..CreateIn::default()
+    };
+    encode(ROOT, Operation::Create { args, name }, &[])
+}
+
+fn append(player: &mut Player, name: &CStr, data: &[u8]) -> Bytes {
+    let node = player.find(name);
+    let flags = libc::O_WRONLY | libc::O_APPEND;
+    let fh = player.open(node, flags);
+    let size = std::fs::metadata(player.directory.path().join(name.to_str().expect("text")));
+    let args = WriteIn {
+        fh,
+        offset: size.expect("attributes").len(),
+        size: u32::try_from(data.len()).expect("short"),
+        flags: flags.cast_unsigned(),
+        ..WriteIn::default()
+    };
+    encode(node, Operation::Write(args), data)
+}
+
+fn rename(flags: u32) -> Bytes {
+    let args = Rename2In {
+        newdir: ROOT.get(),
+        flags,
+        padding: 0,
+    };
+    let new_name = match flags {
+        libc::RENAME_NOREPLACE => c"new",
+        _ => c"other",
+    };
+    let name = c"old";
+    encode(
+        ROOT,
+        Operation::Rename2 {
+            args,
+            name,
+            new_name,
+        },
+        &[],
+    )
+}
+
+fn set_xattr(player: &mut Player, flags: i32) -> Bytes {
+    let value = b"value";
+    let args = SetxattrIn {
+        size: 5,
+        flags: flags.cast_unsigned(),
+        ..SetxattrIn::default()
+    };
+    let name = c"user.name";
+    encode(
+        player.find(c"old"),
+        Operation::Setxattr { args, name, value },
+        &[],
+    )
+}
+
+/// Prepares an operation and returns its request.
+type Prepare = fn(&mut Player) -> Bytes;
+
+/// The operations that change something, or add a handle: by name.
+const CASES: [(&str, Prepare); 24] = [
+    ("MKDIR", |_| {
+        let args = MkdirIn {
+            mode: 0o700,
+            umask: 0,
+        };
+        let name = c"new";
+        encode(ROOT, Operation::Mkdir { args, name }, &[])
+    }),
+    ("MKDIR of a name that is taken", |_| {
+        let args = MkdirIn {
+            mode: 0o700,
+            umask: 0,
+        };
+        let name = c"empty";
+        encode(ROOT, Operation::Mkdir { args, name }, &[])
+    }),
+    ("MKNOD", |_| {
+        let args = MknodIn {
+            mode: libc::S_IFIFO | 0o600,
+            ..MknodIn::default()
+        };
+        let name = c"new";
+        encode(ROOT, Operation::Mknod { args, name }, &[])
+    }),
+    ("SYMLINK", |_| {
+        let (name, target) = (c"new", c"target");
+        encode(ROOT, Operation::Symlink { name, target }, &[])
+    }),
+    ("CREATE", |_| create(c"new", 0o644)),
+    ("CREATE of a file that nobody may write", |_| {
+        create(c"new", 0o400)
+    }),
+    ("CREATE of a name that is taken", |_| create(c"old", 0o644)),
+    ("TMPFILE", |_| {
+        let args = CreateIn {
+            flags: libc::O_RDWR.cast_unsigned() | LARGE_FILE,
+            mode: libc::S_IFREG | 0o600,
+            ..CreateIn::default()
+        };
+        let name = c"/";
+        encode(ROOT, Operation::Tmpfile { args, name }, &[])
+    }),
+    ("OPEN", |player| {
+        let node = player.find(c"old");
+        let args = OpenIn {
+            flags: LARGE_FILE,
+            ..OpenIn::default()
+        };
+        encode(node, Operation::Open(args), &[])
+    }),
+    ("OPENDIR", |player| {
+        let node = player.find(c"empty");
+        encode(node, Operation::Opendir(OpenIn::default()), &[])
+    }),
+    ("LINK", |player| {
+        let args = LinkIn {
+            oldnodeid: player.find(c"old").get(),
+        };
+        let name = c"new";
+        encode(ROOT, Operation::Link { args, name }, &[])
+    }),
+    ("UNLINK", |_| {
+        let name = c"gone";
+        encode(ROOT, Operation::Unlink { name }, &[])
+    }),
+    ("RMDIR", |_| {
+        let name = c"empty";
+        encode(ROOT, Operation::Rmdir { name }, &[])
+    }),
+    ("RENAME", |_| {
+        let args = RenameIn { newdir: ROOT.get() };
+        let (name, new_name) = (c"old", c"new");
+        encode(
+            ROOT,
+            Operation::Rename {
+                args,
+                name,
+                new_name,
+            },
+            &[],
+        )
+    }),
+    ("RENAME over another", |_| rename(0)),
+    ("RENAME without replacement", |_| {
+        rename(libc::RENAME_NOREPLACE)
+    }),
+    ("RENAME, exchange", |_| rename(libc::RENAME_EXCHANGE)),
+    ("WRITE", |player| {
+        let node = player.find(c"old");
+        let args = WriteIn {
+            fh: player.open(node, libc::O_WRONLY),
+            offset: 1,
+            size: 9,
+            ..WriteIn::default()
+        };
+        encode(node, Operation::Write(args), DATA)
+    }),
+    ("WRITE at the end", |player| append(player, c"old", DATA)),
+    ("WRITE at the end, of the same as before", |player| {
+        let path = player.directory.path().join("old");
+        std::fs::write(path, DATA.repeat(2)).expect("written");
+        append(player, c"old", DATA)
+    }),
+    ("FALLOCATE, collapse", |player| {
+        let path = player.directory.path().join("old");
+        std::fs::write(path, [1; 1 << 16]).expect("written");
+        let node = player.find(c"old");
+        let args = FallocateIn {
+            fh: player.open(node, libc::O_RDWR),
+            length: 1 << 12,
+            mode: libc::FALLOC_FL_COLLAPSE_RANGE.cast_unsigned(),
+            ..FallocateIn::default()
+        };
+        encode(node, Operation::Fallocate(args), &[])
+    }),
+    ("SETXATTR of a new one", |player| {
+        set_xattr(player, libc::XATTR_CREATE)
+    }),
+    ("REMOVEXATTR", |player| {
+        let request = set_xattr(player, 0);
+        player.serve(&request, None).expect("set");
+        let name = c"user.name";
+        let node = player.find(c"old");
+        encode(node, Operation::Removexattr { name }, &[])
+    }),
+    ("RELEASE", |player| {
+        let node = player.find(c"old");
+        let args = ReleaseIn {
+            fh: player.open(node, 0),
+            ..ReleaseIn::default()
+        };
+        encode(node, Operation::Release(args), &[])
+    }),
+];
+
+/// The answer without what differs from run to run: numbers of nodes and handles, times.
+fn shape(answer: &Answer) -> Result<usize, i32> {
+    answer.as_ref().map(Vec::len).map_err(|errno| *errno)
+}
+
+#[test]
+fn a_request_that_is_run_again_ends_as_if_nothing_had_happened() {
+    if skipped_without_root("a_request_that_is_run_again_ends_as_if_nothing_had_happened") {
+        return;
+    }
+    for (name, prepare) in CASES {
+        let mut undisturbed = Player::new();
+        let request = prepare(&mut undisturbed);
+        let expected = undisturbed.serve(&request, None);
+        assert_ne!(
+            expected.is_ok(),
+            name.ends_with("taken"),
+            "{name}: {expected:?}"
+        );
+        let tree = undisturbed.tree();
+        let open = undisturbed.session.file_system().open_files();
+
+        // The host had not heard of it.
+        let mut player = Player::new();
+        let request = prepare(&mut player);
+        // What is there was not made in the tick in which the request begins.
+        std::thread::sleep(TWO_TICKS);
+        let answer = player.serve(&request, Some(earlier(coarse_clock(), 0)));
+        assert_eq!(shape(&answer), shape(&expected), "{name}, not begun");
+        assert_eq!(player.tree(), tree, "{name}, not begun");
+
+        // The host had carried it out, and the reply was lost.
+        let mut player = Player::new();
+        let request = prepare(&mut player);
+        std::thread::sleep(TWO_TICKS);
+        let began = coarse_clock();
+        let arena = arena();
+        let ring = RingRequests::new(&arena, 0).expect("a ring");
+        let current = Current::enter(&ring, 0);
+        let lost = player.serve(&request, None);
+        drop(current);
+        let slots = arena.request_slots(0).expect("slots");
+        let noted = slots[0].auxiliary.load(Ordering::Relaxed);
+        assert_eq!(shape(&lost), shape(&expected), "{name}");
+        let again = earlier(began, noted);
+        let answer = player.serve(&request, Some(again));
+        assert_eq!(shape(&answer), shape(&expected), "{name}, carried out");
+        assert_eq!(player.tree(), tree, "{name}, carried out");
+        assert_eq!(player.session.file_system().open_files(), open, "{name}");
+    }
+}
+
+#[test]
+fn a_forget_counts_once() {
+    let mut player = Player::new();
+    let node = player.find(c"old");
+    player.find(c"old");
+    let forget = encode(node, Operation::Forget(ForgetIn { nlookup: 1 }), &[]);
+    player.serve(&forget, None).expect("forgotten");
+    player
+        .serve(&forget, Some(earlier(coarse_clock(), 0)))
+        .expect("not again");
+    assert_eq!(player.session.file_system().held_inodes(), 1);
+}
+
+#[test]
+fn what_another_has_made_is_not_taken_for_the_guests_own() {
+    let mut player = Player::new();
+    let path = player.directory.path().join("new");
+    let mkdir = {
+        let args = MkdirIn {
+            mode: 0o700,
+            umask: 0,
+        };
+        let name = c"new";
+        encode(ROOT, Operation::Mkdir { args, name }, &[])
+    };
+    std::fs::create_dir(&path).expect("made");
+    std::thread::sleep(TWO_TICKS);
+    let answer = player.serve(&mkdir, Some(earlier(coarse_clock(), 0)));
+    assert_eq!(answer, Err(libc::EEXIST), "made before");
+    std::fs::remove_dir(&path).expect("removed");
+
+    let (before, death) = (coarse_clock(), nanoseconds(ClockId::Realtime));
+    std::thread::sleep(TWO_TICKS);
+    std::fs::create_dir(&path).expect("made");
+    let again = Interrupted {
+        began: before,
+        ended: death,
+        note: 0,
+    };
+    assert_eq!(
+        player.serve(&mkdir, Some(again)),
+        Err(libc::EEXIST),
+        "made after the death"
+    );
+
+    symlink("elsewhere", player.directory.path().join("link")).expect("made");
+    let (name, target) = (c"link", c"target");
+    let symlink = encode(ROOT, Operation::Symlink { name, target }, &[]);
+    let answer = player.serve(&symlink, Some(earlier(before, 0)));
+    assert_eq!(answer, Err(libc::EEXIST), "another target");
+}
+
+#[test]
+fn a_name_that_was_used_again_meanwhile_is_not_removed() {
+    let mut player = Player::new();
+    let path = player.directory.path().join("gone");
+    let name = c"gone";
+    let unlink = encode(ROOT, Operation::Unlink { name }, &[]);
+    let began = coarse_clock();
+    player.serve(&unlink, None).expect("removed");
+    std::thread::sleep(TWO_TICKS);
+    std::fs::write(&path, "another's").expect("written");
+    player
+        .serve(&unlink, Some(earlier(began, 0)))
+        .expect("done");
+    assert!(path.exists());
+}
+
+#[test]
+fn a_write_at_the_end_that_was_cut_short_is_completed() {
+    let mut player = Player::new();
+    let request = append(&mut player, c"old", DATA);
+    let path = player.directory.path().join("old");
+    std::fs::write(&path, [b"old", &DATA[..4]].concat()).expect("written");
+    let answer = player.serve(&request, Some(earlier(coarse_clock(), 0)));
+    assert_eq!(shape(&answer), Ok(8));
+    assert_eq!(std::fs::read(path).expect("read"), [b"old", DATA].concat());
+}

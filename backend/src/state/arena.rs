@@ -1,0 +1,377 @@
+//! The memory that holds one guest's state: where each part of it lies.
+//!
+//! The arena is a sparse memory file. Each part has room for the largest guest that the options
+//! permit, and takes memory as it fills. Numbers stand for pointers: an entry of a table has an
+//! index, a descriptor its number.
+//!
+//! One process at a time uses the arena, the guest's worker, and it can be killed between any two
+//! instructions. So each part says in which order it changes what is in it. All values are atomics,
+//! which keeps the compiler to that order.
+
+use std::io;
+use std::mem::offset_of;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use super::device::DEVICE_WORDS;
+use super::files::{FileRecord, LockRecord, SyncfsRecord};
+use super::heap::{self, ChunkRecord, HeapRecord};
+use super::inodes::{InodeRecord, SHARDS};
+use super::mounts::{MAX_MOUNTS, MountRecord};
+use super::requests::{RequestSlot, RingRecord};
+use super::session::SessionRecord;
+use super::table::TableRecord;
+use crate::sys::shared_memory::{Shared, SharedMemory, SharedSlice, shared_struct};
+
+/// Version of the layout of all parts. Another version of the daemon that has another layout does
+/// not read it.
+pub const LAYOUT: u32 = 1;
+
+/// The arena's first bytes, as a little-endian number.
+const MAGIC: u64 = u64::from_le_bytes(*b"GANGPLNK");
+
+/// Bytes that one inode takes at most of the memory that `--max-inode-memory` permits.
+const INODE_BYTES: u64 = 160;
+
+/// Inodes of a shard at least and at most: an index has 24 bits (`Key`).
+const INODES_PER_SHARD: (u64, u64) = (1 << 12, 1 << 24);
+
+/// Descriptors whose owners can be noted: more than the kernel permits a process by default
+/// (`fs.nr_open`, 2^20).
+const MAX_DESCRIPTORS: u64 = 1 << 22;
+
+/// What the arena has room for.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes of memory that the guest's inodes may take.
+    pub inode_bytes: u64,
+    /// Descriptors that the worker may have.
+    pub descriptors: u64,
+    /// Rings of the device.
+    pub rings: usize,
+    /// Descriptors of the largest ring.
+    pub ring_size: usize,
+}
+
+shared_struct! {
+    /// The beginning of the arena.
+    #[derive(Debug, Default)]
+    pub struct Header {
+        magic: AtomicU64,
+        layout: AtomicU32,
+        /// Number of workers that were started.
+        pub workers: AtomicU32,
+        /// Workers that ended abnormally.
+        pub deaths: AtomicU32,
+        /// The last such worker's signal; 0 if it found a fault in itself.
+        pub last_signal: AtomicU32,
+        /// When the last such worker ended (`CLOCK_MONOTONIC`), in nanoseconds; 0 once the guest is
+        /// served again.
+        pub died: AtomicU64,
+        /// How long the guest was not served after the last death, in nanoseconds.
+        pub last_pause: AtomicU64,
+        /// Which copy of the device's state is valid; see [`super::device`].
+        pub device: AtomicU64,
+        /// The FUSE session.
+        pub session: SessionRecord,
+        /// What the worker derives hashes from. Chosen at random, so that no guest can choose
+        /// inodes whose hashes collide.
+        pub hash_seed: AtomicU64,
+        /// The descriptors with lower numbers may have owners.
+        pub descriptors_end: AtomicU32,
+        reserved: AtomicU32,
+        /// Number of mounts.
+        pub mounts: AtomicU32,
+        reserved_mounts: AtomicU32,
+        /// The heap.
+        pub heap: HeapRecord,
+        /// The shards of the inode table.
+        shards: [TableRecord; SHARDS],
+        /// The table of open files.
+        files: TableRecord,
+        /// The table of locks.
+        locks: TableRecord,
+    }
+}
+
+/// The memory of one guest's state.
+#[derive(Debug)]
+pub struct Arena {
+    memory: Arc<SharedMemory>,
+    header: Part<Header>,
+    layout: Layout,
+}
+
+/// Byte offsets and lengths of the parts.
+#[derive(Debug, Clone, Copy)]
+struct Layout {
+    inodes_per_shard: usize,
+    rings: usize,
+    ring_size: usize,
+    ring_records: usize,
+    request_slots: usize,
+    device: usize,
+    inodes: usize,
+    used_inodes: usize,
+    inode_index: usize,
+    descriptors: usize,
+    descriptor_owners: usize,
+    files: usize,
+    used_files: usize,
+    locks: usize,
+    used_locks: usize,
+    syncfs_mounts: usize,
+    mounts: usize,
+    chunks: usize,
+    heap_chunks: usize,
+    heap_words: usize,
+    len: usize,
+}
+
+/// A part of an arena: an array, which keeps the arena mapped.
+pub type Part<T> = SharedSlice<T>;
+
+impl Layout {
+    fn new(limits: Limits) -> Self {
+        // A shard may get more than its share.
+        let even = limits.inode_bytes / INODE_BYTES / SHARDS as u64;
+        let (least, most) = INODES_PER_SHARD;
+        let inodes_per_shard = (even + even / 4).clamp(least, most).next_power_of_two();
+        let inodes_per_shard = usize::try_from(inodes_per_shard).unwrap_or(1 << 24);
+        let descriptors = limits.descriptors.clamp(1 << 10, MAX_DESCRIPTORS);
+        let descriptors = descriptors.next_multiple_of(64);
+        let descriptors = usize::try_from(descriptors).unwrap_or(1 << 20);
+        // The first one is never used.
+        let chunks = limits.inode_bytes / heap::CHUNK as u64 + heap::SPARE_CHUNKS + 1;
+        let chunks = usize::try_from(chunks.min(heap::MAX_CHUNKS)).unwrap_or(1 << 24);
+        let mut end = 0;
+        let mut place = |bytes: usize| {
+            let start = end;
+            end = start + bytes.next_multiple_of(rustix::param::page_size());
+            start
+        };
+        place(size_of::<Header>());
+        Self {
+            inodes_per_shard,
+            rings: limits.rings,
+            ring_size: limits.ring_size,
+            ring_records: place(limits.rings * size_of::<RingRecord>()),
+            request_slots: place(limits.rings * limits.ring_size * size_of::<RequestSlot>()),
+            device: place(2 * DEVICE_WORDS * size_of::<AtomicU64>()),
+            inodes: place(SHARDS * inodes_per_shard * size_of::<InodeRecord>()),
+            used_inodes: place(SHARDS * inodes_per_shard / 8),
+            descriptors,
+            descriptor_owners: place(descriptors * size_of::<AtomicU32>()),
+            files: place(descriptors * size_of::<FileRecord>()),
+            used_files: place(descriptors / 8),
+            locks: place(descriptors * size_of::<LockRecord>()),
+            used_locks: place(descriptors / 8),
+            syncfs_mounts: place(MAX_MOUNTS * size_of::<SyncfsRecord>()),
+            inode_index: place(SHARDS * index_room(inodes_per_shard) * size_of::<AtomicU64>()),
+            mounts: place(MAX_MOUNTS * size_of::<MountRecord>()),
+            chunks,
+            heap_chunks: place(chunks * size_of::<ChunkRecord>()),
+            heap_words: place(chunks * heap::CHUNK),
+            len: end,
+        }
+    }
+}
+
+/// Places that a shard's index needs for all its sizes.
+const fn index_room(inodes: usize) -> usize {
+    // The largest has twice as many places as inodes, and lies behind all smaller ones.
+    4 * inodes
+}
+
+impl Arena {
+    /// An arena with nothing in it.
+    ///
+    /// # Errors
+    /// The memory cannot be mapped, or the system has no random numbers.
+    pub fn new(limits: Limits) -> io::Result<Arc<Self>> {
+        let layout = Layout::new(limits);
+        let memory = Arc::new(SharedMemory::new("gangplank-guest", layout.len)?);
+        let header = Part::new(&memory, 0, 1);
+        let arena = Self {
+            memory,
+            header,
+            layout,
+        };
+        let mut seed = [0; 8];
+        rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
+        let header = arena.header();
+        header
+            .hash_seed
+            .store(u64::from_ne_bytes(seed), Ordering::Relaxed);
+        header.layout.store(LAYOUT, Ordering::Relaxed);
+        header.magic.store(MAGIC, Ordering::Release);
+        Ok(Arc::new(arena))
+    }
+
+    /// The beginning.
+    pub fn header(&self) -> &Header {
+        // The array has one element.
+        &self.header[0]
+    }
+
+    /// The beginning, as an array of one element.
+    pub fn header_part(&self) -> Part<Header> {
+        self.header.clone()
+    }
+
+    /// The table of a shard's inodes, one element.
+    pub fn inode_table(&self, shard: usize) -> Part<TableRecord> {
+        self.part(offset_of!(Header, shards), shard, 1)
+    }
+
+    /// The record of ring number `index`; `None` if there is no such ring.
+    pub fn ring(&self, index: usize) -> Option<Part<RingRecord>> {
+        let has_ring = index < self.layout.rings;
+        has_ring.then(|| self.part(self.layout.ring_records, index, 1))
+    }
+
+    /// The slots of the requests of ring number `index`; `None` if there is no such ring.
+    pub fn request_slots(&self, index: usize) -> Option<Part<RequestSlot>> {
+        let has_ring = index < self.layout.rings;
+        has_ring.then(|| self.part(self.layout.request_slots, index, self.layout.ring_size))
+    }
+
+    /// The two copies of the device's state.
+    pub fn device(&self, copy: usize) -> Part<AtomicU64> {
+        self.part(self.layout.device, copy.min(1), DEVICE_WORDS)
+    }
+
+    /// The records of a shard's inodes.
+    pub fn inodes(&self, shard: usize) -> Part<InodeRecord> {
+        let count = self.layout.inodes_per_shard;
+        self.part(self.layout.inodes, shard, count)
+    }
+
+    /// A bit for each record of a shard's inodes: whether it is used.
+    pub fn used_inodes(&self, shard: usize) -> Part<AtomicU64> {
+        self.part(
+            self.layout.used_inodes,
+            shard,
+            self.layout.inodes_per_shard / 64,
+        )
+    }
+
+    /// The places of a shard's index.
+    pub fn inode_index(&self, shard: usize) -> Part<AtomicU64> {
+        let count = index_room(self.layout.inodes_per_shard);
+        self.part(self.layout.inode_index, shard, count)
+    }
+
+    /// The owner of each descriptor, by its number.
+    pub fn descriptor_owners(&self) -> Part<AtomicU32> {
+        self.part(self.layout.descriptor_owners, 0, self.layout.descriptors)
+    }
+
+    /// The table of open files, one element; the records; a bit for each record: whether it is used.
+    pub fn files(&self) -> (Part<TableRecord>, Part<FileRecord>, Part<AtomicU64>) {
+        let count = self.layout.descriptors;
+        (
+            self.part(offset_of!(Header, files), 0, 1),
+            self.part(self.layout.files, 0, count),
+            self.part(self.layout.used_files, 0, count / 64),
+        )
+    }
+
+    /// The same of locks.
+    pub fn locks(&self) -> (Part<TableRecord>, Part<LockRecord>, Part<AtomicU64>) {
+        let count = self.layout.descriptors;
+        (
+            self.part(offset_of!(Header, locks), 0, 1),
+            self.part(self.layout.locks, 0, count),
+            self.part(self.layout.used_locks, 0, count / 64),
+        )
+    }
+
+    /// What is open of each mount for SYNCFS, by the mount's index.
+    pub fn syncfs_mounts(&self) -> Part<SyncfsRecord> {
+        self.part(self.layout.syncfs_mounts, 0, MAX_MOUNTS)
+    }
+
+    /// The records of mounts.
+    pub fn mounts(&self) -> Part<MountRecord> {
+        self.part(self.layout.mounts, 0, MAX_MOUNTS)
+    }
+
+    /// The records of the heap's chunks.
+    pub fn heap_chunks(&self) -> Part<ChunkRecord> {
+        self.part(self.layout.heap_chunks, 0, self.layout.chunks)
+    }
+
+    /// The memory of the heap's chunks.
+    pub fn heap_words(&self) -> Part<AtomicU64> {
+        let words = self.layout.chunks * heap::CHUNK / size_of::<AtomicU64>();
+        self.part(self.layout.heap_words, 0, words)
+    }
+
+    /// Bytes of memory that the arena takes.
+    ///
+    /// # Errors
+    /// Those of fstat(2); `Unsupported` if it has no file.
+    #[cfg(test)]
+    pub(crate) fn used_bytes(&self) -> io::Result<u64> {
+        let file = self.memory.file().ok_or(io::ErrorKind::Unsupported)?;
+        let blocks = rustix::fs::fstat(file)?.st_blocks;
+        Ok(blocks.unsigned_abs() * 512)
+    }
+
+    /// The array of `count` elements that is number `index` from `offset` on.
+    fn part<T: Shared>(&self, offset: usize, index: usize, count: usize) -> Part<T> {
+        Part::new(&self.memory, offset + index * count * size_of::<T>(), count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: Limits = Limits {
+        inode_bytes: 1 << 20,
+        descriptors: 1024,
+        rings: 2,
+        ring_size: 8,
+    };
+
+    #[test]
+    fn an_arena_begins_empty_and_its_parts_do_not_overlap() {
+        let arena = Arena::new(SMALL).expect("an arena");
+        assert_eq!(arena.header().workers.load(Ordering::Relaxed), 0);
+        for shard in 0..SHARDS {
+            let (inodes, used) = (arena.inodes(shard), arena.used_inodes(shard));
+            let index = arena.inode_index(shard);
+            let (last, end) = (inodes.len() - 1, index.len() - 1);
+            assert_eq!(inodes[last].key.swap(1, Ordering::Relaxed), 0);
+            assert_eq!(used[last / 64].swap(2, Ordering::Relaxed), 0);
+            assert_eq!(index[0].swap(3, Ordering::Relaxed), 0);
+            assert_eq!(index[end].swap(4, Ordering::Relaxed), 0);
+        }
+        let (mounts, chunks) = (arena.mounts(), arena.heap_chunks());
+        let words = arena.heap_words();
+        assert_eq!(mounts[0].mount_id.swap(5, Ordering::Relaxed), 0);
+        let last = &mounts[mounts.len() - 1].references;
+        assert_eq!(last.swap(6, Ordering::Relaxed), 0);
+        assert_eq!(chunks.len() * heap::CHUNK / 8, words.len());
+        for word in [&words[0], &words[words.len() - 1]] {
+            assert_eq!(word.swap(7, Ordering::Relaxed), 0);
+        }
+        assert_eq!(arena.header().magic.load(Ordering::Relaxed), MAGIC);
+    }
+
+    #[test]
+    fn the_largest_guest_takes_address_space_and_no_memory() {
+        let limits = Limits {
+            inode_bytes: 1 << 40,
+            descriptors: 1 << 20,
+            rings: 64,
+            ring_size: 1 << 15,
+        };
+        let arena = Arena::new(limits).expect("an arena");
+        assert_eq!(arena.inodes(15).len(), 1 << 24);
+        let used = arena.used_bytes().expect("attributes");
+        assert!(used <= 16 * 4096, "{used} bytes");
+    }
+}

@@ -1,0 +1,150 @@
+//! Which record each open descriptor belongs to.
+//!
+//! The keeper and all workers of a guest share one descriptor table, so a descriptor outlives the
+//! worker that opened it. The next worker finds the descriptors that belong to the guest's state in
+//! the records, and closes all others: what the dead worker had open for a moment.
+//!
+//! A descriptor's owner is stored after the record that has its number, and cleared before that
+//! record forgets the number, both while the record's table is marked as changing. After a death,
+//! the owners of marked tables are corrected by their records.
+
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::arena::{Arena, Header, Part};
+use crate::sys::process;
+
+/// Number of bits of an owner that are for its kind.
+const KIND_SHIFT: u32 = 28;
+
+/// The record to which a descriptor belongs: its kind, and its number among those of the kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner(u32);
+
+/// The kinds of owners.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Kind {
+    /// An inode: shard and index.
+    Inode = 1,
+    /// An open file or directory.
+    File = 2,
+    /// A lock.
+    Lock = 3,
+    /// A mount that is open for SYNCFS: its index.
+    Syncfs = 4,
+    /// A mount whose file handles are in use.
+    Mount = 5,
+    /// What stays open as long as the guest has its processes, or until somebody disowns it.
+    Process = 15,
+}
+
+impl Owner {
+    /// What stays open as long as the guest has its processes.
+    pub const PROCESS: Self = Self((Kind::Process as u32) << KIND_SHIFT);
+
+    /// The record with a number of less than 28 bits.
+    pub fn new(kind: Kind, number: u32) -> Self {
+        Self((kind as u32) << KIND_SHIFT | number & ((1 << KIND_SHIFT) - 1))
+    }
+
+    /// The record's number, if it is of this kind.
+    pub fn number(self, kind: Kind) -> Option<u32> {
+        (self.0 >> KIND_SHIFT == kind as u32).then_some(self.0 & ((1 << KIND_SHIFT) - 1))
+    }
+}
+
+/// The owners of a guest's descriptors.
+#[derive(Debug, Clone)]
+pub struct Descriptors {
+    header: Part<Header>,
+    owners: Part<AtomicU32>,
+}
+
+impl Descriptors {
+    /// Those in an arena.
+    pub fn new(arena: &Arena) -> Self {
+        Self {
+            owners: arena.descriptor_owners(),
+            header: arena.header_part(),
+        }
+    }
+
+    /// Notes the owner of a descriptor.
+    pub fn own(&self, descriptor: RawFd, owner: Owner) {
+        let Ok(number) = u32::try_from(descriptor) else {
+            return;
+        };
+        if let Some(place) = self.owners.get(number as usize) {
+            let end = &self.header[0].descriptors_end;
+            if end.load(Ordering::Relaxed) <= number {
+                end.fetch_max(number + 1, Ordering::Relaxed);
+            }
+            place.store(owner.0, Ordering::Release);
+        }
+    }
+
+    /// The descriptor belongs to nobody: it will be closed.
+    pub fn disown(&self, descriptor: RawFd) {
+        let place = usize::try_from(descriptor);
+        if let Some(place) = place.ok().and_then(|number| self.owners.get(number)) {
+            place.store(0, Ordering::Release);
+        }
+    }
+
+    /// Disowns each descriptor whose owner is of this kind and whose record, by its number, does not
+    /// have the descriptor.
+    pub fn correct(&self, kind: Kind, has: impl Fn(u32, RawFd) -> bool) {
+        for (number, place) in self.known().iter().enumerate() {
+            let owner = Owner(place.load(Ordering::Relaxed)).number(kind);
+            let descriptor = RawFd::try_from(number).unwrap_or(RawFd::MAX);
+            if owner.is_some_and(|owner| !has(owner, descriptor)) {
+                place.store(0, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Gives the descriptors that are open now, with numbers below `end`, to the process.
+    pub fn own_open(&self, end: RawFd) {
+        for descriptor in 0..end {
+            if process::is_open(descriptor) {
+                self.own(descriptor, Owner::PROCESS);
+            }
+        }
+    }
+
+    /// Closes all open descriptors without an owner. No other thread may run.
+    ///
+    /// One system call for each gap between numbers with owners: the kernel hands out the lowest free
+    /// number, so there are few.
+    ///
+    /// # Errors
+    /// Those of close_range(2).
+    pub fn close_unowned(&self) -> io::Result<()> {
+        let known = self.known();
+        let mut first = 0;
+        for (number, place) in known.iter().enumerate() {
+            if place.load(Ordering::Relaxed) != 0 {
+                close(first, number)?;
+                first = number + 1;
+            }
+        }
+        close(first, usize::MAX)
+    }
+
+    /// The descriptors that ever had an owner, by number.
+    fn known(&self) -> &[AtomicU32] {
+        let end = self.header[0].descriptors_end.load(Ordering::Relaxed) as usize;
+        &self.owners[..end.min(self.owners.len())]
+    }
+}
+
+/// Closes the descriptors `first..end`.
+fn close(first: usize, end: usize) -> io::Result<()> {
+    if first >= end {
+        return Ok(());
+    }
+    let number = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    process::close_range(number(first), number(end - 1))
+}

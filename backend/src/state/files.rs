@@ -1,0 +1,68 @@
+//! The records of the files and directories that a guest has open, and of the locks that it holds on
+//! the host's files. Each kind is one table ([`super::slab`]) under a lock of the worker's.
+
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use super::slab::Record;
+use crate::sys::shared_memory::shared_struct;
+
+shared_struct! {
+    /// One open file or directory.
+    #[derive(Debug, Default)]
+    pub struct FileRecord {
+        /// The key; 0 if the entry is unused. Stored last, cleared first.
+        pub key: AtomicU64,
+        /// The node that is open.
+        pub node: AtomicU64,
+        /// Number of the descriptor.
+        pub descriptor: AtomicU32,
+        /// What the worker knows of the file, as it packs it.
+        pub flags: AtomicU32,
+        /// Index of the mount.
+        pub mount: AtomicU32,
+        reserved: AtomicU32,
+    }
+}
+
+shared_struct! {
+    /// An open file description that holds the POSIX locks of one owner on one inode.
+    #[derive(Debug, Default)]
+    pub struct LockRecord {
+        /// The key; 0 if the entry is unused. Stored last, cleared first.
+        pub key: AtomicU64,
+        /// The inode.
+        pub node: AtomicU64,
+        /// The owner, a number of the guest's.
+        pub owner: AtomicU64,
+        /// Number of the descriptor.
+        pub descriptor: AtomicU32,
+        reserved: AtomicU32,
+    }
+}
+
+shared_struct! {
+    /// A mount that the guest has come upon, and what is open of it for SYNCFS. The records are an
+    /// array by the mount's index.
+    #[derive(Debug, Default)]
+    pub struct SyncfsRecord {
+        /// An inode of the mount; 0 if the mount is not known. Stored last, cleared first.
+        pub anchor: AtomicU64,
+        /// Number of the open descriptor, plus one; 0 if there is none. Stored after the
+        /// descriptor's owner, and cleared before it.
+        pub descriptor: AtomicU32,
+        /// 1: the guest knows of the mount. 2: the guest has written to it.
+        pub flags: AtomicU32,
+    }
+}
+
+impl Record for FileRecord {
+    fn key(&self) -> &AtomicU64 {
+        &self.key
+    }
+}
+
+impl Record for LockRecord {
+    fn key(&self) -> &AtomicU64 {
+        &self.key
+    }
+}

@@ -1,0 +1,85 @@
+//! Deaths of a guest's workers, and the descriptors that the next worker keeps.
+
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+use super::arena::Arena;
+use super::device::DeviceState;
+use super::requests::Blame;
+
+/// Notes that a worker has died, by this signal or of a fault that it found itself.
+pub fn note_death(arena: &Arena, signal: Option<i32>) {
+    let header = arena.header();
+    header.deaths.fetch_add(1, Ordering::Relaxed);
+    let signal = signal.map_or(0, i32::cast_unsigned);
+    header.last_signal.store(signal, Ordering::Relaxed);
+    // The pause begins with the first of several deaths before the guest is served again.
+    if header.died.load(Ordering::Relaxed) == 0 {
+        header.died.store(now(), Ordering::Release);
+    }
+}
+
+/// Whether the calling worker follows one that died.
+pub fn is_after_death(arena: &Arena) -> bool {
+    arena.header().died.load(Ordering::Acquire) != 0
+}
+
+/// How much the last death counts against the requests that were running.
+pub fn blame(arena: &Arena) -> Blame {
+    match i32::try_from(arena.header().last_signal.load(Ordering::Relaxed)) {
+        Ok(libc::SIGKILL | libc::SIGTERM) => Blame::Killed,
+        _ => Blame::Failed,
+    }
+}
+
+/// The guest is served again. Returns for how long it was not.
+pub fn note_recovered(arena: &Arena) -> Duration {
+    let header = arena.header();
+    let pause = now().saturating_sub(header.died.load(Ordering::Relaxed));
+    header.last_pause.store(pause, Ordering::Relaxed);
+    header.died.store(0, Ordering::Release);
+    Duration::from_nanos(pause)
+}
+
+/// The descriptors that the state in the arena refers to.
+pub fn descriptors(arena: &Arc<Arena>) -> Vec<RawFd> {
+    DeviceState::load(arena).unwrap_or_default().descriptors()
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds.
+fn now() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    let nanoseconds = now.tv_sec.wrapping_mul(1_000_000_000) + now.tv_nsec;
+    nanoseconds.cast_unsigned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::arena::Limits;
+    use super::*;
+
+    #[test]
+    fn the_pause_begins_with_the_first_death() {
+        let limits = Limits {
+            inode_bytes: 0,
+            descriptors: 16,
+            rings: 1,
+            ring_size: 1,
+        };
+        let arena = Arena::new(limits).expect("an arena");
+        assert!(!is_after_death(&arena));
+        note_death(&arena, Some(libc::SIGKILL));
+        assert_eq!(blame(&arena), Blame::Killed);
+        std::thread::sleep(Duration::from_millis(2));
+        note_death(&arena, None);
+        assert_eq!(blame(&arena), Blame::Failed);
+        assert!(is_after_death(&arena));
+        assert!(note_recovered(&arena) >= Duration::from_millis(2));
+        assert!(!is_after_death(&arena));
+        assert_eq!(arena.header().deaths.load(Ordering::Relaxed), 2);
+    }
+}

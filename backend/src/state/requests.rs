@@ -1,0 +1,431 @@
+//! The requests of a guest that its device has taken off the rings and not yet returned.
+//!
+//! Each ring has one slot for each head that a chain can have, and the number of chains taken so
+//! far, whose lower 16 bits are the next index in the available ring (virtio 1.2, 2.7.6).
+//!
+//! ```text
+//!        take            start           done            publish            free
+//! FREE ───────> TAKEN ─────────> RUNNING ─────> DONE ────────────> PUBLISHING ────> FREE
+//!                 ^                │ │
+//!                 └───── park ─────┘ └ a death ─> INTERRUPTED ── start ──> RUNNING
+//! ```
+//!
+//! A worker can be killed between any two stores, so their order is part of the format:
+//!
+//! - Taking: the content of each slot, its state, and after all slots of the batch the ring's
+//!   number of chains. A slot that is `TAKEN` with a position at or behind that number was not
+//!   taken: it becomes free, and the chain is taken again.
+//! - Running: `RUNNING` before the handler is called. What the handler notes of itself (opcode,
+//!   time, auxiliary number) was cleared by taking, so it belongs to this request. A request that
+//!   only waits (for a lock, or for a thread) is `TAKEN`: it has done nothing yet that may not be
+//!   done again.
+//! - Completing: the reply in guest memory, then `DONE` with the reply's length. To publish it, the
+//!   index that it gets in the used ring, then the used ring's element, then the used ring's index,
+//!   then `FREE`. One request of a ring at a time is `PUBLISHING`. If the used ring's index is the
+//!   noted one, the request has not been published; if not, it has.
+//!
+//! So after a death, `DONE` is published and not run, `TAKEN` is run, and what was `RUNNING` may
+//! have happened in part, as a whole, or not at all: the handler decides. All stores have release
+//! ordering, which keeps the compiler to their order; a signal that ends a process comes between
+//! two instructions, so that the CPU's order does not matter.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+
+use super::arena::{Arena, Part};
+use crate::sys::shared_memory::shared_struct;
+
+shared_struct! {
+    /// One ring.
+    #[derive(Debug, Default)]
+    pub struct RingRecord {
+        /// Chains that were ever taken. The lower 16 bits are the next index in the available ring.
+        pub taken: AtomicU64,
+        reserved: [AtomicU64; 7],
+    }
+}
+
+shared_struct! {
+    /// One request.
+    #[derive(Debug, Default)]
+    pub struct RequestSlot {
+        /// State, blame, index in the used ring and reply length in one word (`Word`).
+        pub state: AtomicU64,
+        /// Number of chains of the ring that were taken before this one.
+        pub position: AtomicU64,
+        /// When the handler began to change something, in nanoseconds since the epoch
+        /// (`CLOCK_REALTIME_COARSE`, as files' times); 0 if it did not.
+        pub time: AtomicU64,
+        /// What the handler notes of the operation, such as the number that it is about to give out.
+        pub auxiliary: AtomicU64,
+        /// The operation, as the handler numbers it; 0 if the handler has not got so far.
+        pub opcode: AtomicU32,
+        reserved: AtomicU32,
+        reserved_words: [AtomicU64; 3],
+    }
+}
+
+const _: () = assert!(size_of::<RequestSlot>() == 64);
+const _: () = assert!(size_of::<RingRecord>() == 64);
+
+/// The states of a slot. Zeroed memory is free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum State {
+    Free = 0,
+    Taken = 1,
+    Running = 2,
+    /// A worker died while the request was running, and it has not been run again since.
+    Interrupted = 3,
+    Done = 4,
+    Publishing = 5,
+}
+
+/// A slot's state with what belongs to it, in one word:
+/// `reply length << 32 | used index << 16 | blame << 8 | state`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Word {
+    state: State,
+    /// See [`Blame`].
+    blame: u8,
+    /// Of `Publishing`: index in the used ring.
+    used: u16,
+    /// Of `Done` and `Publishing`: bytes.
+    reply_len: u32,
+}
+
+impl Word {
+    const fn new(state: State, blame: u8) -> Self {
+        Self {
+            state,
+            blame,
+            used: 0,
+            reply_len: 0,
+        }
+    }
+
+    fn from_bits(bits: u64) -> Self {
+        let [state, blame, used_low, used_high, reply_len @ ..] = bits.to_le_bytes();
+        Self {
+            state: match state {
+                1 => State::Taken,
+                2 => State::Running,
+                3 => State::Interrupted,
+                4 => State::Done,
+                5 => State::Publishing,
+                _ => State::Free,
+            },
+            blame,
+            used: u16::from_le_bytes([used_low, used_high]),
+            reply_len: u32::from_le_bytes(reply_len),
+        }
+    }
+
+    fn to_bits(self) -> u64 {
+        u64::from(self.reply_len) << 32
+            | u64::from(self.used) << 16
+            | u64::from(self.blame) << 8
+            | u64::from(self.state as u8)
+    }
+}
+
+/// How much a death counts against the requests that were running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// The worker failed. At the second such death the request is answered with an error.
+    Failed = 3,
+    /// Something else may have killed the worker: SIGKILL comes from the kernel when memory runs
+    /// out, and from a person. At the sixth such death the request is answered with an error.
+    Killed = 1,
+}
+
+/// The blame from which on a request is not run again.
+const POISONED: u8 = 6;
+
+/// What is to be done with a request that a dead worker left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pending {
+    /// It was not run: run it.
+    Taken,
+    /// Its reply of this many bytes is complete: return it.
+    Done(u32),
+    /// It may have been carried out.
+    Interrupted(Interrupted),
+}
+
+/// What is known of a request that was running when the worker died.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Interrupted {
+    /// The operation, as the handler numbers it; 0 if the handler had not got so far.
+    pub opcode: u32,
+    /// When the operation began, since the epoch; zero if it only reads, or had not begun.
+    pub time: Duration,
+    /// What [`note_auxiliary`] noted; 0 if nothing.
+    pub auxiliary: u64,
+    /// The request was running at so many deaths that it is not run again.
+    pub is_poisoned: bool,
+}
+
+/// The requests of one ring.
+#[derive(Debug)]
+pub struct RingRequests {
+    record: Part<RingRecord>,
+    slots: Part<RequestSlot>,
+}
+
+/// A chain cannot be taken: the driver offers one that it has not got back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InFlight {
+    /// Number of chains of the batch before it, which were taken.
+    pub taken: usize,
+}
+
+impl RingRequests {
+    /// The requests of ring number `index`; `None` if the arena has no room for that ring.
+    pub fn new(arena: &Arc<Arena>, index: usize) -> Option<Arc<Self>> {
+        Some(Arc::new(Self {
+            record: arena.ring(index)?,
+            slots: arena.request_slots(index)?,
+        }))
+    }
+
+    /// The next index in the available ring.
+    pub fn next_available(&self) -> u16 {
+        low(self.taken())
+    }
+
+    /// Forgets all requests, and continues at the index `next` of the available ring: the frontend
+    /// sets the ring up.
+    pub fn set_up(&self, next: u16) {
+        self.clear();
+        self.move_to(next);
+    }
+
+    /// Continues at the index `next` of the available ring.
+    pub fn move_to(&self, next: u16) {
+        // Positions go on increasing.
+        let taken = (self.taken() | 0xffff) + 1 + u64::from(next);
+        store(&self.record[0].taken, taken);
+    }
+
+    /// Forgets all requests.
+    pub fn clear(&self) {
+        for slot in &*self.slots {
+            if slot.state.load(Ordering::Relaxed) != 0 {
+                store(&slot.state, 0);
+            }
+        }
+    }
+
+    /// Takes a batch of chains off the available ring: those of `heads`, from the ring's next index
+    /// on.
+    ///
+    /// A head outside the ring is counted and has no slot; its chain is malformed.
+    ///
+    /// # Errors
+    /// A chain is in flight already. Those before it are taken.
+    pub fn take(&self, heads: impl IntoIterator<Item = u16>) -> Result<(), InFlight> {
+        let mut position = self.taken();
+        let first = position;
+        let mut result = Ok(());
+        for head in heads {
+            if let Some(slot) = self.slot(head) {
+                if slot.state.load(Ordering::Relaxed) != 0 {
+                    let taken = usize::try_from(position - first).unwrap_or(usize::MAX);
+                    result = Err(InFlight { taken });
+                    break;
+                }
+                for note in [&slot.time, &slot.auxiliary] {
+                    if note.load(Ordering::Relaxed) != 0 {
+                        store(note, 0);
+                    }
+                }
+                if slot.opcode.load(Ordering::Relaxed) != 0 {
+                    slot.opcode.store(0, Ordering::Release);
+                }
+                store(&slot.position, position);
+                store(&slot.state, Word::new(State::Taken, 0).to_bits());
+            }
+            position += 1;
+        }
+        store(&self.record[0].taken, position);
+        result
+    }
+
+    /// The handler is about to be called for the request at `head`.
+    pub fn start(&self, head: u16) {
+        self.change(head, |word| Word::new(State::Running, word.blame));
+    }
+
+    /// The request at `head` waits, and has done nothing that may not be done again.
+    pub fn park(&self, head: u16) {
+        self.change(head, |_| Word::new(State::Taken, 0));
+    }
+
+    /// The reply to the request at `head` is complete in guest memory.
+    pub fn done(&self, head: u16, reply_len: u32) {
+        self.change(head, |_| Word {
+            reply_len,
+            ..Word::new(State::Done, 0)
+        });
+    }
+
+    /// The reply is about to be returned at index `used` of the used ring.
+    pub fn publish(&self, head: u16, used: u16, reply_len: u32) {
+        self.change(head, |_| Word {
+            used,
+            reply_len,
+            ..Word::new(State::Publishing, 0)
+        });
+    }
+
+    /// The chain was returned.
+    pub fn free(&self, head: u16) {
+        self.change(head, |_| Word::new(State::Free, 0));
+    }
+
+    /// The requests that a dead worker left, oldest first, each with its head. `used` is the index
+    /// of the used ring in guest memory.
+    ///
+    /// `blame` says what the worker died of. Calling it again, after another death, counts only
+    /// what ran since.
+    pub fn recover(&self, used: u16, blame: Blame) -> Vec<(u16, Pending)> {
+        let taken = self.taken();
+        let mut found = Vec::new();
+        for (head, slot) in (0..=u16::MAX).zip(&*self.slots) {
+            let word = Word::from_bits(slot.state.load(Ordering::Acquire));
+            let position = slot.position.load(Ordering::Relaxed);
+            let pending = match word.state {
+                State::Free => continue,
+                State::Taken if position >= taken => {
+                    self.free(head);
+                    continue;
+                }
+                State::Taken => Pending::Taken,
+                State::Running => {
+                    let blame = word.blame.saturating_add(blame as u8);
+                    self.change(head, |_| Word::new(State::Interrupted, blame));
+                    Pending::Interrupted(slot.interrupted(blame))
+                }
+                State::Interrupted => Pending::Interrupted(slot.interrupted(word.blame)),
+                State::Done => Pending::Done(word.reply_len),
+                State::Publishing if word.used == used => {
+                    // Another request may get that index now.
+                    self.done(head, word.reply_len);
+                    Pending::Done(word.reply_len)
+                }
+                State::Publishing => {
+                    self.free(head);
+                    continue;
+                }
+            };
+            found.push((position, head, pending));
+        }
+        found.sort_unstable_by_key(|(position, ..)| *position);
+        let found = found.into_iter();
+        found.map(|(_, head, pending)| (head, pending)).collect()
+    }
+
+    fn taken(&self) -> u64 {
+        self.record[0].taken.load(Ordering::Relaxed)
+    }
+
+    fn slot(&self, head: u16) -> Option<&RequestSlot> {
+        self.slots.get(usize::from(head))
+    }
+
+    fn change(&self, head: u16, change: impl FnOnce(Word) -> Word) {
+        if let Some(slot) = self.slot(head) {
+            let before = Word::from_bits(slot.state.load(Ordering::Relaxed));
+            store(&slot.state, change(before).to_bits());
+        }
+    }
+}
+
+impl RequestSlot {
+    fn interrupted(&self, blame: u8) -> Interrupted {
+        Interrupted {
+            opcode: self.opcode.load(Ordering::Relaxed),
+            time: Duration::from_nanos(self.time.load(Ordering::Relaxed)),
+            auxiliary: self.auxiliary.load(Ordering::Relaxed),
+            is_poisoned: blame >= POISONED,
+        }
+    }
+}
+
+thread_local! {
+    /// The ring of the request that this thread ran last.
+    static RING: RefCell<Option<Arc<RingRequests>>> = const { RefCell::new(None) };
+    /// The head of the request that this thread runs.
+    static HEAD: Cell<Option<u16>> = const { Cell::new(None) };
+}
+
+/// The calling thread runs a request, until this is dropped.
+#[derive(Debug)]
+pub struct Current(());
+
+impl Current {
+    /// From now on the calling thread runs the request at `head` of `ring`.
+    pub fn enter(ring: &Arc<RingRequests>, head: u16) -> Self {
+        RING.with_borrow_mut(|last| match last {
+            Some(last) if Arc::ptr_eq(last, ring) => {}
+            last => *last = Some(Arc::clone(ring)),
+        });
+        HEAD.set(Some(head));
+        Self(())
+    }
+}
+
+impl Drop for Current {
+    fn drop(&mut self) {
+        HEAD.set(None);
+    }
+}
+
+/// Notes the operation of the calling thread's request. If it changes something, notes the time as
+/// well, before it begins.
+pub fn note_operation(opcode: u32, changes: bool) {
+    with_current(|slot| {
+        slot.opcode.store(opcode, Ordering::Release);
+        if changes {
+            // The clock of files' times. It makes no system call.
+            let now = clock_gettime(ClockId::RealtimeCoarse);
+            let nanoseconds = now.tv_sec.wrapping_mul(1_000_000_000) + now.tv_nsec;
+            store(&slot.time, nanoseconds.cast_unsigned());
+        }
+    });
+}
+
+/// Notes a number with the calling thread's request, such as that of an open file which the
+/// operation is about to add. [`Interrupted::auxiliary`] has it after a death.
+pub fn note_auxiliary(number: u64) {
+    with_current(|slot| store(&slot.auxiliary, number));
+}
+
+fn with_current(note: impl FnOnce(&RequestSlot)) {
+    let Some(head) = HEAD.get() else { return };
+    RING.with_borrow(|ring| {
+        if let Some(slot) = ring.as_ref().and_then(|ring| ring.slot(head)) {
+            note(slot);
+        }
+    });
+}
+
+/// The lower 16 bits.
+fn low(number: u64) -> u16 {
+    u16::try_from(number & 0xffff).unwrap_or_default()
+}
+
+/// Stores a value behind all stores before it.
+fn store(target: &AtomicU64, value: u64) {
+    #[cfg(test)]
+    tests::kill_point();
+    target.store(value, Ordering::Release);
+}
+
+#[cfg(test)]
+mod tests;

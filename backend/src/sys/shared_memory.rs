@@ -1,0 +1,269 @@
+//! Memory that a process shares with the processes that it starts: it outlives each of them.
+#![allow(
+    unsafe_code,
+    reason = "mappings, and references into them, have no safe wrapper"
+)]
+
+use std::ffi::c_void;
+use std::num::NonZeroUsize;
+use std::ops::Deref;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU8, AtomicU16, AtomicU32, AtomicU64};
+use std::{fmt, io};
+
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::io::Errno;
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
+
+/// A type that may lie in shared memory: each content is valid, zeros included, and it changes
+/// through atomics only. `shared_struct!` implements it
+/// for structures.
+///
+/// # Safety
+/// The type consists of atomic integers alone.
+pub unsafe trait Shared: Sync {}
+
+macro_rules! shared {
+    ($($name:ty),*) => {
+        $(
+            // SAFETY: it is an atomic integer.
+            unsafe impl Shared for $name {}
+        )*
+    };
+}
+
+shared!(
+    AtomicU8, AtomicU16, AtomicU32, AtomicU64, AtomicI32, AtomicI64
+);
+
+// SAFETY: it consists of elements that are.
+unsafe impl<T: Shared, const N: usize> Shared for [T; N] {}
+
+/// Defines a structure of `#[repr(C)]` that may lie in shared memory. Its fields are of types that
+/// may.
+macro_rules! shared_struct {
+    (
+        $(#[$attribute:meta])*
+        $visibility:vis struct $name:ident {
+            $($(#[$field_attribute:meta])* $field_visibility:vis $field:ident: $type:ty,)*
+        }
+    ) => {
+        $(#[$attribute])*
+        #[repr(C)]
+        $visibility struct $name {
+            $($(#[$field_attribute])* $field_visibility $field: $type,)*
+        }
+
+        #[allow(unsafe_code, reason = "the constant checks each field")]
+        const _: () = {
+            const fn check<T: $crate::sys::shared_memory::Shared>() {}
+            $(check::<$type>();)*
+            // SAFETY: each field may lie in shared memory, as checked above.
+            unsafe impl $crate::sys::shared_memory::Shared for $name {}
+        };
+    };
+}
+pub(crate) use shared_struct;
+
+/// Zeroed shared memory. Pages take memory once they are written to.
+#[derive(Debug)]
+pub struct SharedMemory {
+    base: NonNull<u8>,
+    len: NonZeroUsize,
+    file: Option<OwnedFd>,
+}
+
+// SAFETY: the mapping belongs to this value until it is dropped.
+unsafe impl Send for SharedMemory {}
+// SAFETY: as above.
+unsafe impl Sync for SharedMemory {}
+
+impl SharedMemory {
+    /// Maps `len` bytes, rounded up to whole pages, of a new memory file `name`. Without a file if
+    /// the process's limit of file sizes (`RLIMIT_FSIZE`) does not permit that length.
+    ///
+    /// # Errors
+    /// Those of memfd_create(2), ftruncate(2) and mmap(2).
+    pub fn new(name: &str, len: usize) -> io::Result<Self> {
+        let len = len.max(1).next_multiple_of(rustix::param::page_size());
+        let file = memfd_create(name, MemfdFlags::CLOEXEC)?;
+        let file = match ftruncate(&file, len as u64) {
+            Ok(()) => Some(file),
+            Err(Errno::FBIG) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = MapFlags::SHARED | MapFlags::NORESERVE;
+        let base = match &file {
+            // SAFETY: a new mapping at an address that the kernel chooses.
+            Some(file) => unsafe { mmap(std::ptr::null_mut(), len, protection, flags, file, 0) }?,
+            // SAFETY: as above.
+            None => unsafe { mmap_anonymous(std::ptr::null_mut(), len, protection, flags) }?,
+        };
+        let failed = || io::Error::from_raw_os_error(libc::ENOMEM);
+        Ok(Self {
+            base: NonNull::new(base.cast()).ok_or_else(failed)?,
+            len: NonZeroUsize::new(len).ok_or_else(failed)?,
+            file,
+        })
+    }
+
+    /// The memory file, if there is one.
+    pub fn file(&self) -> Option<BorrowedFd<'_>> {
+        self.file.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Gives the whole pages in `offset..offset + len` back to the system: they read as zeros, and
+    /// take memory once they are written to again.
+    ///
+    /// # Errors
+    /// Those of madvise(2).
+    fn release(&self, offset: usize, len: usize) -> io::Result<()> {
+        let page = rustix::param::page_size();
+        let first = offset.next_multiple_of(page);
+        let end = offset.saturating_add(len).min(self.len.get()) / page * page;
+        let Some(len @ 1..) = end.checked_sub(first) else {
+            return Ok(());
+        };
+        // SAFETY: `first` is within the mapping.
+        let start: *mut c_void = unsafe { self.base.add(first) }.as_ptr().cast();
+        // SAFETY: the range is within the mapping, and what is in it may change at any time.
+        unsafe { madvise(start, len, Advice::LinuxRemove) }.map_err(io::Error::from)
+    }
+}
+
+/// An array in shared memory, which it keeps mapped.
+pub struct SharedSlice<T> {
+    memory: Arc<SharedMemory>,
+    start: NonNull<T>,
+    count: usize,
+}
+
+// SAFETY: it gives out references to types that may be shared between threads.
+unsafe impl<T: Shared> Send for SharedSlice<T> {}
+// SAFETY: as above.
+unsafe impl<T: Shared> Sync for SharedSlice<T> {}
+
+impl<T: Shared> SharedSlice<T> {
+    /// `count` values from the byte `offset` on.
+    ///
+    /// # Panics
+    /// The values do not lie in the memory, or are not aligned. Offsets are computed at start, so
+    /// that no guest causes this.
+    pub fn new(memory: &Arc<SharedMemory>, offset: usize, count: usize) -> Self {
+        let end = count
+            .checked_mul(size_of::<T>())
+            .and_then(|bytes| bytes.checked_add(offset));
+        let is_inside = end.is_some_and(|end| end <= memory.len.get());
+        assert!(is_inside, "out of range");
+        assert!(offset.is_multiple_of(align_of::<T>()), "not aligned");
+        // SAFETY: `offset` is within the mapping, as checked above.
+        let start = unsafe { memory.base.add(offset) };
+        Self {
+            memory: Arc::clone(memory),
+            start: start.cast(),
+            count,
+        }
+    }
+
+    /// Gives the memory of the elements `from..to` back to the system, as far as they fill pages.
+    /// Those become zero.
+    ///
+    /// # Errors
+    /// Those of madvise(2).
+    pub fn release(&self, from: usize, to: usize) -> io::Result<()> {
+        let to = to.min(self.count);
+        let base = self.memory.base.addr().get();
+        let start = self.start.addr().get() - base + from * size_of::<T>();
+        self.memory
+            .release(start, to.saturating_sub(from) * size_of::<T>())
+    }
+}
+
+impl<T: Shared> Deref for SharedSlice<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // SAFETY: `new` has checked that the mapping holds the values, aligned, and `memory` keeps it
+        // mapped. Each content is valid for the type, and changes through atomics only.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.count) }
+    }
+}
+
+impl<T> Clone for SharedSlice<T> {
+    fn clone(&self) -> Self {
+        Self {
+            memory: Arc::clone(&self.memory),
+            ..*self
+        }
+    }
+}
+
+impl<T> fmt::Debug for SharedSlice<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedSlice").finish_non_exhaustive()
+    }
+}
+
+impl Drop for SharedMemory {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `new`, and all references into it have ended.
+        let _ = unsafe { munmap(self.base.as_ptr().cast(), self.len.get()) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::super::process::{self, Forked};
+    use super::*;
+
+    fn memory(len: usize) -> Arc<SharedMemory> {
+        Arc::new(SharedMemory::new("test", len).expect("mapped"))
+    }
+
+    #[test]
+    fn what_a_process_wrote_outlives_it() {
+        let memory = memory(1 << 30);
+        assert!(memory.file().is_some());
+        let values = SharedSlice::<AtomicU64>::new(&memory, 1 << 29, 2);
+        match process::clone_sharing_descriptors().expect("cloned") {
+            Forked::Child => {
+                values[1].store(7, Ordering::Relaxed);
+                process::exit(0)
+            }
+            Forked::Parent(child) => {
+                rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty())
+                    .expect("ended");
+            }
+        }
+        assert_eq!(values[1].load(Ordering::Relaxed), 7);
+    }
+
+    #[test]
+    fn released_pages_read_as_zeros() {
+        let page = rustix::param::page_size();
+        let values = SharedSlice::<AtomicU64>::new(&memory(4 * page), 0, 4 * page / 8);
+        values
+            .iter()
+            .for_each(|value| value.store(1, Ordering::Relaxed));
+        // The part of a page at the beginning stays.
+        values.release(1, 1 + 2 * page / 8).expect("released");
+        let zeros = |page_index: usize| {
+            let from = page_index * page / 8;
+            values[from..from + page / 8]
+                .iter()
+                .all(|value| value.load(Ordering::Relaxed) == 0)
+        };
+        assert_eq!([0, 1, 2, 3].map(zeros), [false, true, false, false]);
+    }
+
+    #[test]
+    #[should_panic(expected = "out of range")]
+    fn values_lie_in_the_memory() {
+        SharedSlice::<AtomicU64>::new(&memory(1), 0, 1 << 20);
+    }
+}
