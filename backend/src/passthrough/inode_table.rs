@@ -14,7 +14,6 @@ use std::{fmt, io};
 
 use foldhash::fast::FixedState;
 use gangplank_fuse::NodeId;
-use gangplank_service::rate_limited;
 use parking_lot::{RwLock, RwLockReadGuard};
 
 use super::budget::{Budget, Descriptor, Permit, PermitFor};
@@ -30,7 +29,7 @@ use super::inode_shard::{
 use super::mounts::{Identity, Mounts};
 use super::remembered_names::RememberedDirs;
 use crate::state::arena::Arena;
-use crate::state::heap::{Block, Heap};
+use crate::state::heap::Heap;
 use crate::state::slab::Key;
 use crate::sys::process;
 
@@ -82,13 +81,6 @@ pub(super) enum Found {
     New,
 }
 
-/// What an inode had that the guest has forgotten.
-#[derive(Debug)]
-struct Removed {
-    descriptor: Option<Arc<Descriptor>>,
-    inode_ref: Option<Block>,
-}
-
 /// Whether a lookup found an inode that the guest did not know before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum IsNew {
@@ -137,6 +129,11 @@ impl InodeTable {
     /// Number of inodes.
     pub(super) fn len(&self) -> usize {
         (0..SHARDS).map(|shard| self.read(shard).slab.len()).sum()
+    }
+
+    /// The guest's descriptors, counted.
+    pub(super) fn budget(&self) -> &Arc<Budget> {
+        &self.budget
     }
 
     /// Descriptors of closed files. Forgetting an inode closes its descriptors here.
@@ -342,78 +339,6 @@ impl InodeTable {
         Ok(())
     }
 
-    /// Subtracts lookups. At zero the inode is removed and its descriptor closed.
-    pub(super) fn forget(&self, id: NodeId, count: u64) {
-        let Ok((shard_index, key)) = decode_node_id(id) else {
-            rate_limited!(
-                warn,
-                "a guest sent FORGET for node {:#x}, which is not a valid node id",
-                id.get()
-            );
-            return;
-        };
-        let emptied = {
-            let shard = self.read(shard_index);
-            let Some(inode) = shard.slab.get(key) else {
-                rate_limited!(
-                    warn,
-                    "a guest sent FORGET for node {:#x}, which it does not hold",
-                    id.get()
-                );
-                return;
-            };
-            inode.remove_lookups(id, count)
-        };
-        if emptied && let Some(removed) = self.remove_unused(shard_index, key) {
-            self.discard(removed);
-            self.fd_cache.remove(id);
-        }
-    }
-
-    /// Removes an inode unless another thread has looked it up in the meantime.
-    fn remove_unused(&self, shard_index: usize, key: Key) -> Option<Removed> {
-        let mut shard = self.write(shard_index);
-        let inode = shard.slab.get(key)?;
-        if inode.lookup_count.load(Ordering::Relaxed) != 0 {
-            return None;
-        }
-        if !inode.has_descriptor() || held_descriptor(&shard, key).is_some() {
-            return self.remove(&mut shard, key);
-        }
-        drop(shard);
-        // The descriptor has to be closed, and so must be taken over.
-        let _ = self.adopt(shard_index, key);
-        let mut shard = self.write(shard_index);
-        let inode = shard.slab.get(key)?;
-        let is_unused = inode.lookup_count.load(Ordering::Relaxed) == 0;
-        is_unused.then(|| self.remove(&mut shard, key))?
-    }
-
-    /// Removes an inode. The caller unlocks the shard and discards what it had.
-    fn remove(&self, shard: &mut Shard, key: Key) -> Option<Removed> {
-        let identity = shard.slab.get(key)?.identity();
-        shard.unindex(shard.hash_of(identity), key);
-        shard.note_descriptor(key, None);
-        let inode_ref = shard.slab.get(key)?.inode_ref();
-        let held = shard.slab.remove(key)?;
-        shard.trim();
-        let extra = inode_ref.map_or(0, |inode_ref| self.refs.extra_bytes(inode_ref));
-        shard.extra_bytes().fetch_sub(extra, Ordering::Relaxed);
-        self.memory.give_back(INODE_BYTES + extra);
-        Some(Removed {
-            descriptor: held,
-            inode_ref,
-        })
-    }
-
-    /// Frees what an inode had. No shard may be locked, because close may block.
-    fn discard(&self, removed: Removed) {
-        drop(removed.descriptor);
-        if let Some(inode_ref) = removed.inode_ref {
-            self.refs.free(inode_ref);
-        }
-    }
-
     /// Counts one open file more or one fewer and returns the new number.
     pub(super) fn count_open(&self, id: NodeId, change: OpenChange) -> u32 {
         let Ok((shard, key)) = decode_node_id(id) else {
@@ -482,34 +407,6 @@ impl InodeTable {
         }
         hold(&mut shard, key, &descriptor);
         Ok(descriptor)
-    }
-
-    /// Removes all inodes.
-    pub(super) fn clear(&self) {
-        for shard_index in 0..SHARDS {
-            let mut shard = self.write(shard_index);
-            let keys: Vec<Key> = shard.slab.iter_from(0).map(|(key, _)| key).collect();
-            let mut removed = Vec::with_capacity(keys.len());
-            for key in keys {
-                let number = shard.slab.get(key).and_then(descriptor_of);
-                if held_descriptor(&shard, key).is_none()
-                    && let Some(number) = number
-                {
-                    let permit = Permit::of_counted(&self.budget, PermitFor::Inode);
-                    let adopted = process::adopt(number);
-                    let descriptor = adopted.map(|fd| Descriptor::new(fd, permit));
-                    removed.extend(descriptor.ok().map(|descriptor| Removed {
-                        descriptor: Some(Arc::new(descriptor)),
-                        inode_ref: None,
-                    }));
-                }
-                removed.extend(self.remove(&mut shard, key));
-            }
-            drop(shard);
-            removed.into_iter().for_each(|one| self.discard(one));
-        }
-        self.refs.forget_lost();
-        self.fd_cache.clear();
     }
 
     fn locate(&self, identity: Identity) -> (u64, usize) {

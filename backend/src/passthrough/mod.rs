@@ -10,7 +10,8 @@
 //! | `budget`, `inode_memory` | counted descriptors and bytes |
 //! | `mount_handles`, `mounts` | mounts, their file handles, identity of an inode |
 //! | `inode_ref`, `remembered_dir_block`, `remembered_names`, `inode_refs` | reopening an inode |
-//! | `inode`, `inode_shard`, `fd_cache`, `inode_table`, `inode_eviction` | the guest's inodes |
+//! | `inode`, `inode_shard`, `fd_cache`, `inode_table` | the guest's inodes |
+//! | `inode_eviction`, `inode_removal` | inodes without a descriptor; forgotten inodes |
 //! | `credentials`, `cache_timeouts`, `share` | the directory |
 //! | `open_flags`, `dir_stream`, `open_files`, `posix_locks`, `syncfs_directories` | open files |
 //! | `negotiated_flags`, `lookup_predictor`, `ctime_stability`, `inode_numbers` | other state |
@@ -44,6 +45,7 @@ mod inode_memory;
 mod inode_numbers;
 mod inode_ref;
 mod inode_refs;
+mod inode_removal;
 mod inode_shard;
 mod inode_table;
 mod keep_cache;
