@@ -17,6 +17,12 @@ struct RawHandle {
     data: [u8; MAX_BYTES],
 }
 
+/// How often [`FileHandle::open`] asks again after ENOMEM.
+///
+/// Linux says so, and not ESTALE, while the number of a removed inode is given to a new one at that
+/// moment (`iget_locked`, `fs/inode.c`, finds an inode in `I_CREATING`).
+const OPEN_ATTEMPTS: usize = 10;
+
 /// Names an inode on its file system, distinct from later inodes with the same number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileHandle {
@@ -118,19 +124,31 @@ impl FileHandle {
             .get_mut(..self.data.len())
             .ok_or_else(|| io::Error::from_raw_os_error(libc::EOVERFLOW))?;
         room.copy_from_slice(&self.data);
-        // SAFETY: `raw` holds the number of bytes in its `bytes` field and outlives the call.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_open_by_handle_at,
-                mount.as_raw_fd(),
-                &raw mut raw,
-                flags | libc::O_CLOEXEC,
-            )
-        };
-        match i32::try_from(result) {
-            // SAFETY: the kernel has just created this descriptor; nothing else owns it.
-            Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
-            _ => Err(io::Error::last_os_error()),
+        for _ in 0..OPEN_ATTEMPTS {
+            match open_raw(mount, &mut raw, flags) {
+                Err(error) if error.raw_os_error() == Some(libc::ENOMEM) => {
+                    std::thread::yield_now();
+                }
+                result => return result,
+            }
         }
+        open_raw(mount, &mut raw, flags)
+    }
+}
+
+fn open_raw(mount: BorrowedFd<'_>, raw: &mut RawHandle, flags: i32) -> io::Result<OwnedFd> {
+    // SAFETY: `raw` holds the number of bytes in its `bytes` field and outlives the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_open_by_handle_at,
+            mount.as_raw_fd(),
+            std::ptr::from_mut(raw),
+            flags | libc::O_CLOEXEC,
+        )
+    };
+    match i32::try_from(result) {
+        // SAFETY: the kernel has just created this descriptor; nothing else owns it.
+        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(io::Error::last_os_error()),
     }
 }
