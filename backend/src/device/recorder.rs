@@ -222,7 +222,9 @@ impl Recorder {
             (FrontendReq::SET_VRING_ERR, ..) => ring.error = descriptor,
             (FrontendReq::SET_VRING_NUM, Some(value), _) => ring.size = value.num,
             (FrontendReq::SET_VRING_ENABLE, Some(value), _) => ring.is_enabled = value.num != 0,
-            (FrontendReq::GET_VRING_BASE, ..) => (ring.kick, ring.call) = (None, None),
+            (FrontendReq::GET_VRING_BASE, ..) => {
+                (ring.kick, ring.call, ring.addresses) = (None, None, None);
+            }
             (FrontendReq::SET_VRING_ADDR, _, Some(address)) => {
                 ring.addresses = Some([
                     address.flags.into(),
@@ -232,7 +234,10 @@ impl Recorder {
                     address.log,
                 ]);
             }
-            (FrontendReq::SET_VRING_BASE, Some(value), _) if ring.kick.is_none() => {
+            // User Mode Linux stops a ring by disabling it.
+            (FrontendReq::SET_VRING_BASE, Some(value), _)
+                if ring.kick.is_none() || !ring.is_enabled =>
+            {
                 if let Some(requests) = RingRequests::new(&self.arena, index) {
                     // The ring is stopped. An index has 16 bits.
                     requests.set_up(u16::try_from(value.num & 0xffff).unwrap_or_default());

@@ -3,8 +3,9 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use gangplank_fuse::{Handle, NodeId, WriteIn};
+use gangplank_fuse::{Handle, NodeId, WriteFlags, WriteIn};
 
+use super::credentials::without_set_id;
 use super::fs::PassthroughFs;
 use super::read_write::{to_len, transfer};
 use crate::sys::buffers::Reader;
@@ -42,11 +43,19 @@ impl PassthroughFs {
             let is_last = last.is_some_and(|offset| is_at(offset, &bytes));
             done = if is_last { bytes.len() } else { 0 };
         }
-        while let Some(rest @ [_, ..]) = bytes.get(done..) {
-            match transfer(&file, || file_content::append(file.as_fd(), rest))? {
-                0 => return Err(io::Error::from_raw_os_error(libc::EIO)),
-                written => done += written,
+        let mut complete = || {
+            while let Some(rest @ [_, ..]) = bytes.get(done..) {
+                match transfer(&file, || file_content::append(file.as_fd(), rest))? {
+                    0 => return Err(io::Error::from_raw_os_error(libc::EIO)),
+                    written => done += written,
+                }
             }
+            Ok(())
+        };
+        let flags = WriteFlags::from_bits_retain(args.write_flags);
+        match flags.contains(WriteFlags::KILL_SUIDGID) {
+            true => without_set_id(complete)?,
+            false => complete()?,
         }
         self.state
             .inodes

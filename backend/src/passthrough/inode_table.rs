@@ -194,6 +194,12 @@ impl InodeTable {
     /// ESTALE if the guest does not hold the node id.
     pub(super) fn get(&self, id: NodeId) -> io::Result<ResolvedInode> {
         let (shard_index, key) = decode_node_id(id)?;
+        // Another thread may evict the descriptor before this one takes it over.
+        let resolved = self.resolve(shard_index, key);
+        resolved.or_else(|_| self.resolve(shard_index, key))
+    }
+
+    fn resolve(&self, shard_index: usize, key: Key) -> io::Result<ResolvedInode> {
         let shard = self.read(shard_index);
         let inode = shard.slab.get(key).ok_or_else(stale)?;
         inode.touch();

@@ -260,8 +260,12 @@ impl PassthroughFs {
         flags: FopenFlags,
     ) -> io::Result<OpenOut> {
         let node = file.node;
-        let handle = self.state.files.insert(file)?;
-        self.state.inodes.count_open(node, OpenChange::Opened);
+        // Counted first: a count that is too high after a death only keeps locks longer.
+        let inodes = &self.state.inodes;
+        inodes.count_open(node, OpenChange::Opened);
+        let handle = self.state.files.insert(file).inspect_err(|_| {
+            inodes.count_open(node, OpenChange::Closed);
+        })?;
         Ok(OpenOut {
             fh: handle.get(),
             open_flags: flags.bits(),

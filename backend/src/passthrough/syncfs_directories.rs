@@ -55,6 +55,18 @@ impl SyncfsDirectories {
     /// What is in an arena. Its descriptors must be right: see [`SyncfsDirectories::correct`].
     pub(super) fn new(arena: &Arena, budget: &Arc<Budget>) -> Self {
         let records = arena.syncfs_mounts();
+        let descriptors = Descriptors::new(arena);
+        for record in records.iter() {
+            // The worker died before it noted the mount whose descriptor it had noted.
+            if record.anchor.load(Ordering::Acquire) == 0
+                && let Some(descriptor) = descriptor_of(record)
+            {
+                record.descriptor.store(0, Ordering::Release);
+                descriptors.disown(descriptor);
+                // Closes it.
+                let _ = process::adopt(descriptor);
+            }
+        }
         let known = records.iter().enumerate().filter_map(|(index, record)| {
             let mount = MountIndex(u32::try_from(index).ok()?);
             let anchor = record.anchor.load(Ordering::Acquire);
@@ -82,7 +94,7 @@ impl SyncfsDirectories {
         let directories = Self {
             root_tried: AtomicBool::new(mounts.contains_key(&MountIndex::ROOT)),
             records,
-            descriptors: Descriptors::new(arena),
+            descriptors,
             submounts: AtomicUsize::new(0),
             mounts: Mutex::default(),
         };
@@ -125,11 +137,11 @@ impl SyncfsDirectories {
         let Some(record) = self.records.get(mount.0 as usize) else {
             return;
         };
-        record.anchor.store(0, Ordering::Release);
         if let Some(descriptor) = descriptor_of(record) {
             record.descriptor.store(0, Ordering::Release);
             self.descriptors.disown(descriptor);
         }
+        record.anchor.store(0, Ordering::Release);
     }
 
     /// Closes all directories.

@@ -8,6 +8,9 @@ use thiserror::Error;
 /// A mechanism of the sandbox that fails, and what the operator can pass instead.
 #[derive(Debug, Error)]
 pub enum Error {
+    /// A worker has replaced the shared directory's descriptor.
+    #[error("the descriptor of the shared directory has become another: a worker was taken over")]
+    RootReplaced,
     /// The shared directory cannot be opened.
     #[error("cannot open shared directory {path:?}")]
     SharedDir {

@@ -46,6 +46,7 @@ use rustix::process::fchdir;
 
 use crate::passthrough::Abilities;
 use crate::passthrough::options::InodeFileHandles;
+use crate::sys::file;
 use crate::sys::file_handle::FileHandle;
 pub use error::Error;
 pub use options::Options;
@@ -74,6 +75,8 @@ pub struct Confined {
 pub struct ConfinedKeeper {
     /// The shared directory, `O_PATH`, in the mount namespace of the keeper and its workers.
     root: OwnedFd,
+    /// What `root` was when the keeper was confined, in the keeper's own memory.
+    root_identity: (u64, u32, u32, u64),
     seccomp: Seccomp,
     use_landlock: bool,
     kept: CapsHashSet,
@@ -202,6 +205,7 @@ impl Confined {
         capabilities::restrict_keeper(&self.kept)?;
         seccomp::install(self.seccomp, Process::Keeper)?;
         Ok(ConfinedKeeper {
+            root_identity: identity_of(&root)?,
             root,
             seccomp: self.seccomp,
             use_landlock: self.use_landlock,
@@ -224,6 +228,11 @@ impl ConfinedKeeper {
         fchdir(&self.root).map_err(|error| Error::Reopen(error.into()))?;
         // The keeper has the same descriptors and needs its own for the next worker.
         let root = self.root.try_clone().map_err(Error::Reopen)?;
+        // Workers share the table of descriptors, and one that was taken over could have put another
+        // directory in its place.
+        if identity_of(&root)? != self.root_identity {
+            return Err(Error::RootReplaced);
+        }
         if self.use_landlock {
             rules::restrict(Some(root.as_fd()))?;
         }
@@ -239,6 +248,13 @@ impl ConfinedKeeper {
     pub fn descriptors(&self) -> Result<Vec<RawFd>, Error> {
         proc_self::numbers(CWD)
     }
+}
+
+/// Mount, device and inode number of a directory.
+fn identity_of(directory: &OwnedFd) -> Result<(u64, u32, u32, u64), Error> {
+    let stat = file::stat(directory.as_fd()).map_err(Error::Reopen)?;
+    let device = (stat.stx_dev_major, stat.stx_dev_minor);
+    Ok((stat.stx_mnt_id, device.0, device.1, stat.stx_ino))
 }
 
 fn open_share(path: &Path) -> Result<OwnedFd, Error> {

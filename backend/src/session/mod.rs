@@ -144,6 +144,9 @@ impl<F: FileSystem> Session<F> {
             }
         };
         log::debug!("{} of node {node}, unique {unique}", opcode.name());
+        // Without a time, the operation had not begun.
+        let has_begun = |earlier: &Interrupted| earlier.began != 0 || !begins_at_a_time(opcode);
+        let earlier = earlier.filter(has_begun);
         // What is noted of a request that runs again stays: it began when it ran first.
         if earlier.is_none() {
             requests::note_operation(opcode as u32, begins_at_a_time(opcode));
@@ -198,12 +201,13 @@ impl<F: FileSystem> Session<F> {
     /// Ends the session: fails all waits for locks, and frees everything the guest holds.
     pub fn end(&self) {
         let ended = self.dialect.write().take();
-        if let Some(record) = self.record() {
-            record.close();
-        }
         self.lock_waits.interrupt_all();
         if ended.is_some() {
             self.file_system.destroy();
+        }
+        // Last, so that the next worker ends a session that this one could not end.
+        if let Some(record) = self.record() {
+            record.close();
         }
     }
 

@@ -10,7 +10,7 @@
 //! | LINK | EEXIST | the name leads to the same inode |
 //! | UNLINK, RMDIR | ENOENT | always. A name made after the beginning of the request is another's, and stays |
 //! | RENAME | ENOENT | the new name's inode has changed since the beginning |
-//! | RENAME, exchange | | the new name has the inode that the old one had; noted before |
+//! | RENAME, exchange or whiteout | | the new name has the inode that the old one had; noted before |
 //! | WRITE at the end of the file | | the data is there: the part that is not is written |
 //! | FALLOCATE that moves data | | the size is no longer the one noted before |
 //! | SETXATTR, only a new one | EEXIST | it has this value |
@@ -71,7 +71,7 @@ const TICK: i64 = 10_000_000;
 /// before it runs.
 pub(super) fn prepare(fs: &impl FileSystem, request: &Request<'_>, parent: NodeId) {
     match &request.operation {
-        Operation::Rename2 { args, name, .. } if args.flags & libc::RENAME_EXCHANGE != 0 => {
+        Operation::Rename2 { args, name, .. } if leaves_the_name(args.flags) => {
             if let Some(ino) = Name::new(name)
                 .ok()
                 .and_then(|name| ino_of(fs, parent, name))
@@ -172,7 +172,7 @@ pub(super) fn repeat(
         }
         Op::Rename2 { args, new_name, .. } => {
             let to = NodeId::new(args.newdir);
-            if args.flags & libc::RENAME_EXCHANGE == 0 {
+            if !leaves_the_name(args.flags) {
                 return renamed(fs, request, call, earlier, (to, new_name));
             }
             let there = ino_of(fs, to, Name::new(new_name)?);
@@ -284,8 +284,10 @@ fn find_made(
         _ => true,
     };
     let birth = birth_of(fs, node).unwrap_or_else(|| changed_at(&entry));
+    // A daemon that may not act as others creates everything as its own user.
+    let own_uid = rustix::process::geteuid().as_raw();
     let is_ours = expected.is_certain
-        || entry.attr.uid == expected.uid
+        || [expected.uid, own_uid].contains(&entry.attr.uid)
             && is_empty
             && (earlier.began..=earlier.ended).contains(&birth);
     if same_kind && is_ours {
@@ -365,6 +367,12 @@ fn nanoseconds(seconds: i64, nanoseconds: u32) -> i64 {
     seconds
         .saturating_mul(1_000_000_000)
         .saturating_add(nanoseconds.into())
+}
+
+/// Whether there is something of the old name after a RENAME with these flags: what the new name
+/// had, or a whiteout.
+fn leaves_the_name(flags: u32) -> bool {
+    flags & (libc::RENAME_EXCHANGE | libc::RENAME_WHITEOUT) != 0
 }
 
 /// Whether FALLOCATE with this mode moves data, so that twice is not the same as once.

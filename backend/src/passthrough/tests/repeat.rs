@@ -107,7 +107,7 @@ fn set_xattr(player: &mut Player, flags: i32) -> Bytes {
 type Prepare = fn(&mut Player) -> Bytes;
 
 /// The operations that change something, or add a handle: by name.
-const CASES: [(&str, Prepare); 24] = [
+const CASES: [(&str, Prepare); 25] = [
     ("MKDIR", |_| {
         let args = MkdirIn {
             mode: 0o700,
@@ -195,6 +195,7 @@ const CASES: [(&str, Prepare); 24] = [
         rename(libc::RENAME_NOREPLACE)
     }),
     ("RENAME, exchange", |_| rename(libc::RENAME_EXCHANGE)),
+    ("RENAME with a whiteout", |_| rename(libc::RENAME_WHITEOUT)),
     ("WRITE", |player| {
         let node = player.find(c"old");
         let args = WriteIn {
@@ -361,6 +362,23 @@ fn a_name_that_was_used_again_meanwhile_is_not_removed() {
         .serve(&unlink, Some(earlier(began, 0)))
         .expect("done");
     assert!(path.exists());
+}
+
+#[test]
+fn a_request_that_had_not_begun_is_carried_out() {
+    let mut player = Player::new();
+    let name = c"gone";
+    let unlink = encode(ROOT, Operation::Unlink { name }, &[]);
+    player.serve(&unlink, Some(earlier(0, 0))).expect("removed");
+    assert!(!player.directory.path().join("gone").exists());
+    let args = MkdirIn {
+        mode: 0o700,
+        umask: 0,
+    };
+    let name = c"empty";
+    let mkdir = encode(ROOT, Operation::Mkdir { args, name }, &[]);
+    let answer = player.serve(&mkdir, Some(earlier(0, 0)));
+    assert_eq!(answer, Err(libc::EEXIST), "another's");
 }
 
 #[test]
