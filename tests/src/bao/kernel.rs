@@ -3,7 +3,6 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,7 +10,7 @@ use anyhow::{Context, Result};
 use rustix::io::Errno;
 
 use super::abi::{Abi, argument_len};
-use super::device::Device;
+use super::device::{Device, Inode, inode_of};
 use super::eventfds::IoEventFdArgument;
 use super::faults::Faults;
 use super::seccomp::{self, Answer, Call, Listener, Notification};
@@ -122,7 +121,7 @@ impl Kernel {
                 let device = self.devices.iter().find(|device| device.opens(inode));
                 let answer = if let Some(device) = device {
                     self.on_device(listener, note, device, number, argument)
-                } else if fs::metadata(&self.node).is_ok_and(|node| node.ino() == inode) {
+                } else if fs::metadata(&self.node).is_ok_and(|node| inode_of(&node) == inode) {
                     Some(self.on_node(listener, note, number, argument))
                 } else {
                     Some(Answer::GoesOn)
@@ -267,6 +266,8 @@ impl Kernel {
 }
 
 /// The inode of a descriptor of `thread`.
-fn inode(thread: u32, file: u32) -> io::Result<u64> {
-    Ok(fs::metadata(format!("/proc/{thread}/fd/{file}"))?.ino())
+fn inode(thread: u32, file: u32) -> io::Result<Inode> {
+    Ok(inode_of(&fs::metadata(format!(
+        "/proc/{thread}/fd/{file}"
+    ))?))
 }

@@ -11,7 +11,7 @@ mod calls;
 mod script;
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,6 +27,14 @@ use super::abi::{Abi, Request, WRITE, word};
 use super::eventfds::{EventFds, Kick};
 use super::faults::Faults;
 use super::seccomp;
+
+/// Device number and inode number. The latter alone is not unique.
+pub(super) type Inode = (u64, u64);
+
+/// The inode of a file with these attributes.
+pub(super) fn inode_of(file: &Metadata) -> Inode {
+    (file.dev(), file.ino())
+}
 
 /// One device.
 pub struct Device {
@@ -119,17 +127,18 @@ impl Device {
     }
 
     /// Whether `inode` is the device's or its memory's.
-    pub(super) fn is_at(&self, inode: u64) -> bool {
+    pub(super) fn is_at(&self, inode: Inode) -> bool {
         self.opens(inode)
             || self
                 .memory
                 .metadata()
-                .is_ok_and(|memory| memory.ino() == inode)
+                .is_ok_and(|memory| inode_of(&memory) == inode)
     }
 
     /// Whether `inode` is the device's.
-    pub(super) fn opens(&self, inode: u64) -> bool {
-        self.file.metadata().is_ok_and(|file| file.ino() == inode)
+    pub(super) fn opens(&self, inode: Inode) -> bool {
+        let file = self.file.metadata();
+        file.is_ok_and(|file| inode_of(&file) == inode)
     }
 
     /// Opens the device once more.
