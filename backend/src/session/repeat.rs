@@ -24,6 +24,8 @@
 //! What remains: another guest or process that does the same to the same name within the
 //! milliseconds between the beginning of the request and the death. And an FSYNC that failed, whose
 //! reply was lost: a host reports a write error once.
+//! And CREATE of a file that its own mode forbids to open, by a daemon without CAP_DAC_OVERRIDE: the
+//! file is there, and the guest gets EACCES.
 
 use std::io;
 
