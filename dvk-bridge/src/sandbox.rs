@@ -18,34 +18,17 @@
 //! that it reads files to resolve names. The kernel lets no process that Landlock restricts unmount
 //! anything, so it is not used for `mount`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use gangplank_sandbox::landlock::Files;
 use gangplank_sandbox::seccomp::{self, CallList, Conditional, Seccomp, common};
-use gangplank_sandbox::{Capability, Kept};
+use gangplank_sandbox::{Capability, Error, Kept};
 
 use crate::abi::ioctl;
 use crate::carrier::node::NodeConfig;
 
 /// Ports below this one take a capability (ip(7), `ip_unprivileged_port_start`).
 const FIRST_UNPRIVILEGED_PORT: u16 = 1024;
-
-/// Why a program is not confined.
-#[derive(Debug, thiserror::Error)]
-pub enum SandboxError {
-    /// The directory of a socket cannot be opened.
-    #[error("cannot open the directory of {}", path.display())]
-    Directory {
-        /// The socket.
-        path: PathBuf,
-        /// The system's error.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A mechanism of the kernel fails.
-    #[error(transparent)]
-    Confine(#[from] gangplank_sandbox::Error),
-}
 
 /// What a command needs.
 #[derive(Clone, Debug, Default)]
@@ -67,18 +50,18 @@ pub(crate) struct Needs<'a> {
 }
 
 /// Confines the process to `needs`. It must have one thread.
-pub(crate) fn confine(seccomp: Seccomp, needs: &Needs<'_>) -> Result<(), SandboxError> {
+pub(crate) fn confine(seccomp: Seccomp, needs: &Needs<'_>) -> Result<(), Error> {
     let kept = Kept {
         capabilities: &needs.capabilities(),
         files: needs.files()?,
         calls: &needs.calls(),
     };
-    Ok(gangplank_sandbox::confine(seccomp, kept)?)
+    gangplank_sandbox::confine(seccomp, kept)
 }
 
 /// Gives up mounting, in all threads.
-pub(crate) fn after_mounting(seccomp: Seccomp, needs: &Needs<'_>) -> Result<(), SandboxError> {
-    Ok(seccomp::install(seccomp, &needs.mounted_calls())?)
+pub(crate) fn after_mounting(seccomp: Seccomp, needs: &Needs<'_>) -> Result<(), Error> {
+    seccomp::install(seccomp, &needs.mounted_calls())
 }
 
 impl Needs<'_> {
@@ -107,7 +90,7 @@ impl Needs<'_> {
             .is_some_and(|node| node.peers.iter().any(|peer| !peer.has_address()))
     }
 
-    fn files(&self) -> Result<Option<Files>, SandboxError> {
+    fn files(&self) -> Result<Option<Files>, Error> {
         if self.mount {
             return Ok(None);
         }
@@ -116,11 +99,7 @@ impl Needs<'_> {
             false => Files::default(),
         };
         for path in &self.sockets {
-            let removable = files.remove_beside(path);
-            removable.map_err(|source| SandboxError::Directory {
-                path: (*path).to_owned(),
-                source,
-            })?;
+            files.remove_beside(path)?;
         }
         Ok(Some(files))
     }
@@ -154,12 +133,7 @@ impl Needs<'_> {
             list.refused.extend(common::NO_FILES);
         }
         if self.device {
-            list.conditional.push(Conditional::long(
-                libc::SYS_ioctl,
-                1,
-                IOCTL_TYPE_MASK,
-                u64::from(ioctl::TYPE) << IOCTL_TYPE_SHIFT,
-            ));
+            list.conditional.push(common::ioctls_of_type(ioctl::TYPE));
         }
         if self.daemon {
             list.allowed.push(SHARED_MEMORY);
@@ -207,36 +181,17 @@ const FIONREAD: u32 = 0x541b;
 /// `FUSE_DEV_IOC_CLONE` (linux/fuse.h).
 const FUSE_CLONE: u32 = 0x8004_e500;
 
-/// The bits of an `ioctl`'s request that are its type (asm-generic/ioctl.h).
-const IOCTL_TYPE_MASK: u64 = 0xff << IOCTL_TYPE_SHIFT;
-
-const IOCTL_TYPE_SHIFT: u32 = 8;
-
 #[cfg(all(test, any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod tests {
     use std::net::{TcpListener, ToSocketAddrs};
     use std::os::unix::net::UnixStream;
 
-    use gangplank_sandbox::seccomp::SeccompAction;
+    use gangplank_sandbox::seccomp::testing::under;
     use rustix::io::Errno;
 
     use super::*;
     use crate::abi::NodeId;
     use crate::carrier::node::PeerConfig;
-
-    /// Runs `body` in a thread under `list`, which fails calls outside of it with EDOM.
-    fn under(list: &CallList, body: impl FnOnce() + Send + 'static) {
-        let action = SeccompAction::Errno(Errno::DOM.raw_os_error().cast_unsigned());
-        let programs = seccomp::programs(action, list).unwrap();
-        std::thread::spawn(move || {
-            for program in &programs {
-                seccomp::apply_to_thread(program).unwrap();
-            }
-            body();
-        })
-        .join()
-        .unwrap();
-    }
 
     fn node(host: &str) -> NodeConfig {
         let mut node = NodeConfig::new(NodeId::FIRST);

@@ -14,7 +14,7 @@ use rustix::fd::OwnedFd;
 use rustix::fs::Mode;
 
 use crate::carrier::stream::{AcceptBackoff, MAX_POLL_WAIT, poll_for};
-use crate::sandbox::{self, Needs, SandboxError};
+use crate::sandbox::{self, Needs};
 
 /// Time limit to read a status.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
@@ -45,7 +45,7 @@ pub enum StatusError {
     },
     /// The program cannot be confined.
     #[error(transparent)]
-    Sandbox(#[from] SandboxError),
+    Sandbox(#[from] gangplank_sandbox::Error),
     /// The status cannot be read.
     #[error("cannot ask {} for a status", path.display())]
     Ask {

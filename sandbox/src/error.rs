@@ -1,6 +1,7 @@
 //! Why a process cannot be confined.
 
 use std::io;
+use std::path::PathBuf;
 
 use thiserror::Error;
 
@@ -18,6 +19,15 @@ pub enum Error {
     /// `no_new_privs` cannot be set.
     #[error("cannot set no_new_privs")]
     NoNewPrivileges(#[source] io::Error),
+    /// A file or directory that the process is to keep cannot be opened.
+    #[error("cannot open {}, which the program needs when it is confined", path.display())]
+    Keep {
+        /// The file or directory.
+        path: PathBuf,
+        /// The system's error.
+        #[source]
+        source: io::Error,
+    },
     /// The kernel has Landlock and refuses the restriction.
     #[error("cannot restrict the process by Landlock")]
     Landlock(#[source] landlock::RulesetError),

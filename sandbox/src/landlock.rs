@@ -3,7 +3,6 @@
 //!
 //! It adds to the other mechanisms and replaces none, so a kernel without it is no error.
 
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -72,8 +71,8 @@ impl Files {
     /// as the process's own socket.
     ///
     /// # Errors
-    /// `open(2)`'s.
-    pub fn remove_beside(&mut self, path: &Path) -> io::Result<()> {
+    /// [`Error::Keep`].
+    pub fn remove_beside(&mut self, path: &Path) -> Result<(), Error> {
         let directory = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
@@ -86,17 +85,20 @@ impl Files {
     /// Adds the right to read and write the file at `path`, and to make ioctls on it.
     ///
     /// # Errors
-    /// `open(2)`'s.
-    pub fn write(&mut self, path: &Path) -> io::Result<()> {
+    /// [`Error::Keep`].
+    pub fn write(&mut self, path: &Path) -> Result<(), Error> {
         let rights = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
         self.rules.push((open_path(path)?, rights));
         Ok(())
     }
 }
 
-fn open_path(path: &Path) -> io::Result<OwnedFd> {
+fn open_path(path: &Path) -> Result<OwnedFd, Error> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+    rustix::fs::open(path, flags, Mode::empty()).map_err(|error| Error::Keep {
+        path: path.to_owned(),
+        source: error.into(),
+    })
 }
 
 /// Restricts the calling thread, and those that it starts later, to `files`. Descriptors that are

@@ -23,6 +23,7 @@ mod tests {
     use std::os::unix::process::ExitStatusExt;
     use std::process::{Command, Stdio};
 
+    use gangplank_sandbox::seccomp::testing::under;
     use gangplank_sandbox::seccomp::{Conditional, SeccompAction};
     use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat};
     use rustix::io::Errno;
@@ -33,18 +34,9 @@ mod tests {
     /// The variable by which a test tells its own program to abort, as which process.
     const ABORTING_PROCESS: &str = "GANGPLANK_TEST_ABORTING_PROCESS";
 
-    /// Runs `body` in a thread under the filters, which fail calls outside the list with EDOM.
+    /// Runs `body` in a thread under a worker's list. A call outside of it fails with EDOM.
     fn with_filter(body: impl FnOnce() + Send + 'static) {
-        std::thread::spawn(|| {
-            let action = SeccompAction::Errno(libc::EDOM.cast_unsigned());
-            let list = calls::list(Process::Worker);
-            for program in seccomp::programs(action, &list).expect("the list compiles") {
-                seccomp::apply_to_thread(&program).expect("the kernel has seccomp");
-            }
-            body();
-        })
-        .join()
-        .expect("the body succeeds");
+        under(&calls::list(Process::Worker), body);
     }
 
     fn errno_of<T>(result: io::Result<T>) -> Option<i32> {

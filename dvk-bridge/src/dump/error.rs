@@ -10,7 +10,7 @@ use crate::abi::{Generation, HeaderError};
 pub enum DumpError {
     /// The program cannot be confined.
     #[error(transparent)]
-    Sandbox(#[from] crate::sandbox::SandboxError),
+    Sandbox(#[from] gangplank_sandbox::Error),
     /// The capture cannot be read.
     #[error("cannot read {what}")]
     Read {

@@ -18,7 +18,7 @@ use crate::carrier::local::{Local, LocalError};
 use crate::carrier::node::{Node, NodeConfig, NodeError};
 use crate::cli_types::PeerName;
 use crate::endpoint::{Carrier, EndpointError};
-use crate::sandbox::{self, Needs, SandboxError};
+use crate::sandbox::{self, Needs};
 use crate::server_addr::ServerAddr;
 use crate::status::{self, Report, StatusError, StatusServer};
 
@@ -42,7 +42,7 @@ pub enum ForwardError {
     Status(#[from] StatusError),
     /// The program cannot be confined.
     #[error(transparent)]
-    Sandbox(#[from] SandboxError),
+    Sandbox(#[from] gangplank_sandbox::Error),
     /// The command line names no server.
     #[error("no server is given: use --peer and --node, or --switch")]
     NoServer,

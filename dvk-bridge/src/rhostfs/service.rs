@@ -19,7 +19,7 @@ use crate::carrier::device::{self, Device, DeviceError};
 use crate::carrier::local::{Local, LocalError};
 use crate::carrier::node::{Node, NodeConfig, NodeError};
 use crate::endpoint::{BoundEndpoint, Carrier, EndpointError};
-use crate::sandbox::{self, Needs, SandboxError};
+use crate::sandbox::{self, Needs};
 use crate::status::{self, Report, StatusError, StatusServer};
 
 /// Wait before the next bind of an endpoint whose carrier is not available yet.
@@ -71,7 +71,7 @@ pub enum ServeError {
     Status(#[from] StatusError),
     /// The program cannot be confined.
     #[error(transparent)]
-    Sandbox(#[from] SandboxError),
+    Sandbox(#[from] gangplank_sandbox::Error),
     /// A server needs a carrier that was not started.
     #[error("{server}: the carrier for its rhs_carrier was not started")]
     NoCarrier {

@@ -10,7 +10,6 @@ use rustix::process::geteuid;
 
 use super::bind_permissions::Admission;
 use crate::abi::{DcId, DcLimits};
-use crate::sandbox::SandboxError;
 use crate::status::StatusError;
 
 /// A switch's configuration.
@@ -56,7 +55,7 @@ pub enum SwitchError {
     Status(#[from] StatusError),
     /// The switch cannot be confined.
     #[error(transparent)]
-    Sandbox(#[from] SandboxError),
+    Sandbox(#[from] gangplank_sandbox::Error),
     /// The system refuses to wait for events.
     #[error("cannot wait for programs")]
     Wait(#[source] io::Error),

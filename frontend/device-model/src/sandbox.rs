@@ -9,11 +9,11 @@
 //!
 //! The fd store opens no file, makes no connection, and starts neither thread nor process.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use gangplank_sandbox::landlock::Files;
 use gangplank_sandbox::seccomp::{CallList, Conditional, Seccomp, common};
-use gangplank_sandbox::{Capability, Kept};
+use gangplank_sandbox::{Capability, Error, Kept};
 use libc::c_long;
 
 use crate::bao;
@@ -27,56 +27,34 @@ const CAPABILITIES: [Capability; 2] = [
     Capability::CAP_SYS_RESOURCE,
 ];
 
-/// Why a process is not confined.
-#[derive(Debug, thiserror::Error)]
-pub enum SandboxError {
-    /// A file that the device model needs later cannot be opened.
-    #[error("cannot open {}, or its directory", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// The system's error.
-        #[source]
-        source: std::io::Error,
-    },
-    /// A mechanism of the kernel fails.
-    #[error(transparent)]
-    Confine(#[from] gangplank_sandbox::Error),
-}
-
 /// Confines the device model, whose status socket is `status`. It must have one thread, and have
 /// opened the hypervisor's driver and the devices' memory.
-pub(crate) fn confine(seccomp: Seccomp, status: Option<&Path>) -> Result<(), SandboxError> {
+pub(crate) fn confine(seccomp: Seccomp, status: Option<&Path>) -> Result<(), Error> {
     let kept = Kept {
         capabilities: &CAPABILITIES,
         files: Some(files(status)?),
         calls: &model_calls(),
     };
-    Ok(gangplank_sandbox::confine(seccomp, kept)?)
+    gangplank_sandbox::confine(seccomp, kept)
 }
 
 /// Confines the fd store. It must have one thread.
-pub(crate) fn confine_fd_store(seccomp: Seccomp) -> Result<(), SandboxError> {
+pub(crate) fn confine_fd_store(seccomp: Seccomp) -> Result<(), Error> {
     let kept = Kept {
         capabilities: &[],
         files: Some(Files::default()),
         calls: &fd_store_calls(),
     };
-    Ok(gangplank_sandbox::confine(seccomp, kept)?)
+    gangplank_sandbox::confine(seccomp, kept)
 }
 
-fn files(status: Option<&Path>) -> Result<Files, SandboxError> {
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source| SandboxError::File { path, source }
-    };
+fn files(status: Option<&Path>) -> Result<Files, Error> {
     let mut files = Files::readable();
     if let Some(path) = status {
-        files.remove_beside(path).map_err(failed(path))?;
+        files.remove_beside(path)?;
     }
     // The standard output of a new fd store.
-    let null = Path::new("/dev/null");
-    files.write(null).map_err(failed(null))?;
+    files.write(Path::new("/dev/null"))?;
     Ok(files)
 }
 
@@ -98,12 +76,7 @@ fn model_calls() -> CallList {
     list.conditional.extend([
         Conditional::int(libc::SYS_fcntl, 1, libc::F_ADD_SEALS),
         Conditional::int(libc::SYS_fcntl, 1, libc::F_GET_SEALS),
-        Conditional::long(
-            libc::SYS_ioctl,
-            1,
-            IOCTL_TYPE_MASK,
-            u64::from(bao::IOCTL_TYPE) << IOCTL_TYPE_SHIFT,
-        ),
+        common::ioctls_of_type(bao::IOCTL_TYPE),
         // The fd store's own limits.
         Conditional::int(libc::SYS_prlimit64, 0, 0),
     ]);
@@ -165,35 +138,16 @@ const STARTING: &[c_long] = &[
 #[cfg(target_arch = "x86_64")]
 const STARTING_X86_64: &[c_long] = &[libc::SYS_fork, libc::SYS_vfork, libc::SYS_arch_prctl];
 
-/// The bits of an `ioctl`'s request that are its type (asm-generic/ioctl.h).
-const IOCTL_TYPE_MASK: u64 = 0xff << IOCTL_TYPE_SHIFT;
-
-const IOCTL_TYPE_SHIFT: u32 = 8;
-
 #[cfg(all(test, any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod tests {
     use std::net::UdpSocket;
     use std::os::unix::net::UnixStream;
     use std::process::Command;
 
-    use gangplank_sandbox::seccomp::{self, SeccompAction};
+    use gangplank_sandbox::seccomp::testing::under;
     use rustix::io::Errno;
 
     use super::*;
-
-    /// Runs `body` in a thread under `list`, which fails calls outside of it with EDOM.
-    fn under(list: &CallList, body: impl FnOnce() + Send + 'static) {
-        let action = SeccompAction::Errno(Errno::DOM.raw_os_error().cast_unsigned());
-        let programs = seccomp::programs(action, list).unwrap();
-        std::thread::spawn(move || {
-            for program in &programs {
-                seccomp::apply_to_thread(program).unwrap();
-            }
-            body();
-        })
-        .join()
-        .unwrap();
-    }
 
     #[test]
     fn device_model_starts_programs_and_uses_no_network() {

@@ -8,9 +8,7 @@ use std::path::Path;
 
 use gangplank_sandbox::landlock::Files;
 use gangplank_sandbox::seccomp::{CallList, Seccomp, common};
-use gangplank_sandbox::{Capability, Kept};
-
-use super::serve::Error;
+use gangplank_sandbox::{Capability, Error, Kept};
 
 /// Needed to connect to another user's socket, and to remove the own one from another user's
 /// directory.
@@ -23,18 +21,14 @@ pub(super) fn confine<'a>(
 ) -> Result<(), Error> {
     let mut files = Files::default();
     for path in sockets {
-        let removable = files.remove_beside(path);
-        removable.map_err(|source| Error::Directory {
-            path: path.to_owned(),
-            source,
-        })?;
+        files.remove_beside(path)?;
     }
     let kept = Kept {
         capabilities: &CAPABILITIES,
         files: Some(files),
         calls: &calls(),
     };
-    Ok(gangplank_sandbox::confine(seccomp, kept)?)
+    gangplank_sandbox::confine(seccomp, kept)
 }
 
 /// The system calls that the relay may make.
@@ -50,24 +44,10 @@ mod tests {
     use std::os::unix::net::{UnixListener, UnixStream};
     use std::process::{Command, Stdio};
 
-    use gangplank_sandbox::seccomp::{self, SeccompAction};
+    use gangplank_sandbox::seccomp::testing::under;
     use rustix::io::Errno;
 
     use super::*;
-
-    /// Runs `body` in a thread under `list`, which fails calls outside of it with EDOM.
-    fn under(list: &CallList, body: impl FnOnce() + Send + 'static) {
-        let action = SeccompAction::Errno(Errno::DOM.raw_os_error().cast_unsigned());
-        let programs = seccomp::programs(action, list).unwrap();
-        std::thread::spawn(move || {
-            for program in &programs {
-                seccomp::apply_to_thread(program).unwrap();
-            }
-            body();
-        })
-        .join()
-        .unwrap();
-    }
 
     #[test]
     fn relay_connects_and_does_nothing_else() {

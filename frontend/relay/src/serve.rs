@@ -54,15 +54,6 @@ pub enum Error {
     /// A running relay answered that the command failed, or the command line is incomplete.
     #[error("{0}")]
     Refused(String),
-    /// The directory of a socket cannot be opened.
-    #[error("cannot open the directory of {}", path.display())]
-    Directory {
-        /// The socket.
-        path: PathBuf,
-        /// The system's error.
-        #[source]
-        source: io::Error,
-    },
     /// The relay cannot be confined.
     #[error(transparent)]
     Confine(#[from] gangplank_sandbox::Error),

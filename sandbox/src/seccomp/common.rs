@@ -15,21 +15,7 @@ use super::{CallList, Conditional, Width};
 pub fn server() -> CallList {
     let mut conditional = runtime();
     conditional.extend([own_signals(), thread()]);
-    conditional.extend(descriptor_flags());
-    let int = Conditional::int;
-    conditional.extend([
-        int(libc::SYS_socket, 0, libc::AF_UNIX),
-        int(libc::SYS_socketpair, 0, libc::AF_UNIX),
-        // Reading limits, without a new limit.
-        Conditional::long(libc::SYS_prlimit64, 2, u64::MAX, 0),
-        // Descriptors' flags and copies. F_SETOWN and F_SETSIG would send any signal to any process
-        // of the user.
-        int(libc::SYS_fcntl, 1, libc::F_GETFD),
-        int(libc::SYS_fcntl, 1, libc::F_SETFD),
-        int(libc::SYS_fcntl, 1, libc::F_GETFL),
-        int(libc::SYS_fcntl, 1, libc::F_SETFL),
-        int(libc::SYS_fcntl, 1, libc::F_DUPFD_CLOEXEC),
-    ]);
+    conditional.extend(descriptors());
     CallList {
         allowed: vec![
             IO,
@@ -81,7 +67,7 @@ pub const IO: &[c_long] = &[
     libc::SYS_unlink,
 ];
 
-/// Connections. `socket` and `socketpair` are in [`server`].
+/// Connections. `socket` and `socketpair` are in [`descriptors`].
 pub const SOCKETS: &[c_long] = &[
     libc::SYS_bind,
     libc::SYS_listen,
@@ -282,17 +268,41 @@ pub fn confining() -> [Conditional; 4] {
     ]
 }
 
-/// The standard library sets sockets non-blocking and descriptors close-on-exec by ioctl. No ioctl
-/// of a device or file system is permitted.
+/// Unix sockets, which cannot leave this host; the flags and copies of descriptors; the process's
+/// limits.
 #[must_use]
-pub fn descriptor_flags() -> [Conditional; 2] {
-    [ioctl(FIONBIO), ioctl(FIOCLEX)]
+pub fn descriptors() -> [Conditional; 10] {
+    let int = Conditional::int;
+    [
+        int(libc::SYS_socket, 0, libc::AF_UNIX),
+        int(libc::SYS_socketpair, 0, libc::AF_UNIX),
+        // F_SETOWN and F_SETSIG would send any signal to any process of the user.
+        int(libc::SYS_fcntl, 1, libc::F_GETFD),
+        int(libc::SYS_fcntl, 1, libc::F_SETFD),
+        int(libc::SYS_fcntl, 1, libc::F_GETFL),
+        int(libc::SYS_fcntl, 1, libc::F_SETFL),
+        int(libc::SYS_fcntl, 1, libc::F_DUPFD_CLOEXEC),
+        // The standard library sets sockets non-blocking and descriptors close-on-exec by ioctl. No
+        // ioctl of a device or file system is permitted.
+        ioctl(FIONBIO),
+        ioctl(FIOCLEX),
+        // Reading limits, without a new limit.
+        Conditional::long(libc::SYS_prlimit64, 2, u64::MAX, 0),
+    ]
 }
 
 /// An `ioctl` by its request.
 #[must_use]
 pub fn ioctl(request: u32) -> Conditional {
     Conditional::long(libc::SYS_ioctl, 1, LOWER_HALF, u64::from(request))
+}
+
+/// All `ioctl`s of one type, a byte (asm-generic/ioctl.h).
+#[must_use]
+pub fn ioctls_of_type(type_byte: u32) -> Conditional {
+    const TYPE_SHIFT: u32 = 8;
+    let mask = 0xff << TYPE_SHIFT;
+    Conditional::long(libc::SYS_ioctl, 1, mask, u64::from(type_byte) << TYPE_SHIFT)
 }
 
 // Numbers of asm-generic/ioctls.h; the libc crate's constants differ in type between C libraries.

@@ -35,14 +35,6 @@ pub fn install(action: Seccomp, list: &CallList) -> Result<(), Error> {
     Ok(())
 }
 
-/// Installs a filter for the calling thread alone, for tests.
-///
-/// # Errors
-/// [`Error::SeccompInstall`].
-pub fn apply_to_thread(program: &BpfProgram) -> Result<(), Error> {
-    seccompiler::apply_filter(program).map_err(Error::SeccompInstall)
-}
-
 /// The filters of `list`, in the order of their installation. `mismatch` is the action on a call
 /// outside the list.
 ///

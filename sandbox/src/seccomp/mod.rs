@@ -3,6 +3,11 @@
 pub mod common;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod filter;
+#[cfg(all(
+    feature = "testing",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+))]
+pub mod testing;
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +15,7 @@ use std::str::FromStr;
 use libc::c_long;
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-pub use filter::{BpfProgram, SeccompAction, apply_to_thread, install, programs};
+pub use filter::{BpfProgram, SeccompAction, install, programs};
 
 /// The action on a system call outside the permitted list (`--seccomp`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

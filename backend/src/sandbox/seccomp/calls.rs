@@ -6,7 +6,7 @@
 #[cfg(target_arch = "x86_64")]
 use gangplank_sandbox::seccomp::common::X86_64;
 use gangplank_sandbox::seccomp::common::{
-    self, CLONE3, ENDING, EVENTS, MEMORY, SIGNALS, THREADS, TIME, WAITING,
+    self, CLONE3, ENDING, EVENTS, MEMORY, SIGNALS, SOCKETS, THREADS, TIME, WAITING,
 };
 use gangplank_sandbox::seccomp::{CallList, Conditional};
 use libc::c_long;
@@ -222,22 +222,6 @@ const CONFINING_KEEPER: &[c_long] = &[libc::SYS_memfd_create, libc::SYS_chroot];
 /// Signals to threads of any process. Its number is known only once the process exists.
 const SIGNAL_SENDING: &[c_long] = &[libc::SYS_tgkill];
 
-/// Guests' connections. `socket` and `socketpair` are in [`conditional`].
-const SOCKETS: &[c_long] = &[
-    libc::SYS_bind,
-    libc::SYS_listen,
-    libc::SYS_accept4,
-    libc::SYS_connect,
-    libc::SYS_sendmsg,
-    libc::SYS_recvmsg,
-    libc::SYS_recvfrom,
-    libc::SYS_getsockname,
-    libc::SYS_getpeername,
-    libc::SYS_getsockopt,
-    libc::SYS_setsockopt,
-    libc::SYS_shutdown,
-];
-
 /// musl's fork().
 #[cfg(target_arch = "x86_64")]
 const X86_64_FORK: &[c_long] = &[libc::SYS_fork];
@@ -254,33 +238,21 @@ pub(super) const REFUSED: &[(c_long, i32)] = &[
 /// The calls that a process may make with some arguments only. If a call has several rows, any of
 /// them permits it.
 pub(super) fn conditional(process: Process) -> Vec<Conditional> {
-    let (int, long) = (Conditional::int, Conditional::long);
+    let int = Conditional::int;
     let mut rows = common::runtime();
     if process == Process::Worker {
         rows.push(common::own_signals());
     }
+    rows.extend(common::descriptors());
     rows.extend([
-        // Only Unix sockets, which cannot leave this host.
-        int(libc::SYS_socket, 0, libc::AF_UNIX),
-        int(libc::SYS_socketpair, 0, libc::AF_UNIX),
         common::thread(),
         // A working directory and umask per thread.
         int(libc::SYS_unshare, 0, libc::CLONE_FS),
-        // Reading limits, without a new limit.
-        long(libc::SYS_prlimit64, 2, u64::MAX, 0),
-        // Descriptors' flags, copies and locks. F_SETOWN and F_SETSIG would send any signal to any
-        // process of the user.
-        int(libc::SYS_fcntl, 1, libc::F_GETFD),
-        int(libc::SYS_fcntl, 1, libc::F_SETFD),
-        int(libc::SYS_fcntl, 1, libc::F_GETFL),
-        // O_DIRECT and O_APPEND of an open file.
-        int(libc::SYS_fcntl, 1, libc::F_SETFL),
-        int(libc::SYS_fcntl, 1, libc::F_DUPFD_CLOEXEC),
+        // Locks of files.
         int(libc::SYS_fcntl, 1, libc::F_OFD_GETLK),
         int(libc::SYS_fcntl, 1, libc::F_OFD_SETLK),
         int(libc::SYS_fcntl, 1, libc::F_OFD_SETLKW),
     ]);
-    rows.extend(common::descriptor_flags());
     if process != Process::Worker {
         rows.extend([
             // Keepers and workers: processes with memory of their own.

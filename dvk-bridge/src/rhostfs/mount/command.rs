@@ -19,7 +19,7 @@ use crate::carrier::local::{Local, LocalConfig, LocalError};
 use crate::carrier::node::{Node, NodeConfig, NodeError};
 use crate::cli_types::PeerName;
 use crate::endpoint::Carrier;
-use crate::sandbox::{self, Needs, SandboxError};
+use crate::sandbox::{self, Needs};
 use crate::server_addr::ServerAddr;
 
 /// The line that reports the mount.
@@ -36,7 +36,7 @@ pub enum CommandError {
     Local(#[from] LocalError),
     /// The program cannot be confined.
     #[error(transparent)]
-    Sandbox(#[from] SandboxError),
+    Sandbox(#[from] gangplank_sandbox::Error),
     /// The command line names no way to reach the server.
     #[error("no server is given: use --peer and --node, or --switch")]
     NoServer,

@@ -9,7 +9,6 @@ use gangplank_service::unix_listener::BindError;
 use crate::config::ConfigError;
 use crate::fd_store::FdStoreError;
 use crate::hypervisor_driver::HypervisorError;
-use crate::sandbox::SandboxError;
 
 /// Why no device was served.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +36,7 @@ pub enum Error {
     Hypervisor(#[from] HypervisorError),
     /// The program cannot be confined.
     #[error(transparent)]
-    Sandbox(#[from] SandboxError),
+    Sandbox(#[from] gangplank_sandbox::Error),
     /// No process keeps the devices over a restart.
     #[error(transparent)]
     FdStore(#[from] FdStoreError),

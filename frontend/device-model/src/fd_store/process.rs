@@ -18,7 +18,7 @@ use rustix::net::{SocketFlags, SocketType, accept_with};
 use super::channel::{Received, receive, send};
 use super::message::{Answer, Request};
 use super::store::{Client, Store};
-use crate::sandbox::{self, SandboxError};
+use crate::sandbox;
 
 /// Most connections; further ones wait.
 const MAX_CLIENTS: usize = 64;
@@ -40,7 +40,7 @@ pub enum RunError {
     NotStarted,
     /// It cannot be confined.
     #[error(transparent)]
-    Sandbox(#[from] SandboxError),
+    Sandbox(#[from] gangplank_sandbox::Error),
     /// The host refused a resource.
     #[error("cannot {doing}")]
     System {
