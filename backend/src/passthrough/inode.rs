@@ -62,7 +62,7 @@ impl InodeRecord {
         self.ino.store(identity.ino, Ordering::Relaxed);
         let file_type = identity.file_type.number();
         self.file_type.store(file_type, Ordering::Relaxed);
-        self.descriptor.store(0, Ordering::Relaxed);
+        self.descriptor.set(None);
         self.reference.store(0, Ordering::Relaxed);
         self.replaced.store(0, Ordering::Relaxed);
         self.used.store(1, Ordering::Relaxed);
@@ -84,7 +84,7 @@ impl InodeRecord {
 
     /// Whether the inode has a descriptor.
     pub(super) fn has_descriptor(&self) -> bool {
-        self.descriptor.load(Ordering::Acquire) != 0
+        self.descriptor.get().is_some()
     }
 
     /// How to reopen the inode when it has no descriptor.

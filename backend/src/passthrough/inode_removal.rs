@@ -8,7 +8,7 @@ use gangplank_service::rate_limited;
 
 use super::budget::{Descriptor, Permit, PermitFor};
 use super::inode_memory::INODE_BYTES;
-use super::inode_shard::{SHARDS, Shard, decode_node_id, descriptor_of};
+use super::inode_shard::{SHARDS, Shard, decode_node_id};
 use super::inode_table::{InodeTable, held_descriptor};
 use crate::state::heap::Block;
 use crate::state::slab::Key;
@@ -101,7 +101,8 @@ impl InodeTable {
             let keys: Vec<Key> = shard.slab.iter_from(0).map(|(key, _)| key).collect();
             let mut removed = Vec::with_capacity(keys.len());
             for key in keys {
-                let number = shard.slab.get(key).and_then(descriptor_of);
+                let inode = shard.slab.get(key);
+                let number = inode.and_then(|inode| inode.descriptor.get());
                 if held_descriptor(&shard, key).is_none()
                     && let Some(number) = number
                 {

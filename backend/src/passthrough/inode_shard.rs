@@ -2,7 +2,6 @@
 
 use std::hash::{BuildHasher, Hasher};
 use std::io;
-use std::ops::{Deref, DerefMut};
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -18,8 +17,8 @@ use crate::state::arena::{Arena, Part};
 use crate::state::descriptors::{Descriptors, Kind, Owner};
 use crate::state::index::Index;
 use crate::state::inodes::{self, InodeRecord};
-use crate::state::slab::{KEY_BITS, Key, Slab};
-use crate::state::table::TableRecord;
+use crate::state::slab::{CAPACITY, KEY_BITS, Key, Slab};
+use crate::state::table::{Changing, Marked, TableRecord};
 
 /// Number of shards: the bits of a node id above a [`Key`] select the shard.
 pub(super) const SHARDS: usize = inodes::SHARDS;
@@ -42,35 +41,11 @@ pub(super) struct Shard {
 }
 
 /// A shard that is locked for changes, and marked as changing in the arena.
-pub(super) struct Changing<'a>(RwLockWriteGuard<'a, Shard>);
+pub(super) type ChangingShard<'a> = Changing<RwLockWriteGuard<'a, Shard>>;
 
-impl<'a> Changing<'a> {
-    pub(super) fn new(shard: RwLockWriteGuard<'a, Shard>) -> Self {
-        shard.table[0].begin_change();
-        Self(shard)
-    }
-}
-
-impl Deref for Changing<'_> {
-    type Target = Shard;
-
-    fn deref(&self) -> &Shard {
-        &self.0
-    }
-}
-
-impl DerefMut for Changing<'_> {
-    fn deref_mut(&mut self) -> &mut Shard {
-        &mut self.0
-    }
-}
-
-impl Drop for Changing<'_> {
-    fn drop(&mut self) {
-        // After a panic in the middle of a change, the next worker corrects the shard.
-        if !std::thread::panicking() {
-            self.0.table[0].end_change();
-        }
+impl Marked for Shard {
+    fn mark(&self) -> &TableRecord {
+        &self.table[0]
     }
 }
 
@@ -100,12 +75,8 @@ impl Shard {
             return;
         }
         let shard = Self::new(arena, number);
-        let (mut descriptors, mut searchable) = (0, Vec::new());
+        let mut searchable = Vec::new();
         for (key, inode) in shard.slab.iter_from(0) {
-            if let Some(descriptor) = descriptor_of(inode) {
-                descriptors += 1;
-                shard.descriptors.own(descriptor, shard.owner(key.index()));
-            }
             if inode.replaced.load(Ordering::Relaxed) == 0 {
                 let hash = hash_of(&shard.hasher, inode.identity());
                 searchable.push((key.index(), hash));
@@ -114,16 +85,11 @@ impl Shard {
         shard
             .index
             .rebuild(shard.slab.len(), searchable.into_iter());
-        let table = &shard.table[0];
+        let descriptors = shard
+            .descriptors
+            .correct_by(&shard.slab, shard.first_owner());
+        let table = shard.mark();
         table.descriptors.store(descriptors, Ordering::Relaxed);
-        shard.descriptors.correct(Kind::Inode, |owner, descriptor| {
-            let index = owner & ((1 << 24) - 1);
-            (owner >> 24) as usize != number
-                || shard
-                    .slab
-                    .at(index)
-                    .is_some_and(|(_, inode)| descriptor_of(inode) == Some(descriptor))
-        });
         table.end_change();
     }
 
@@ -181,30 +147,23 @@ impl Shard {
             return;
         };
         let count = &self.table[0].descriptors;
-        if let Some(old) = descriptor_of(inode) {
+        if let Some(old) = inode.descriptor.get() {
             self.descriptors.disown(old);
             count.fetch_sub(1, Ordering::Relaxed);
         }
-        let number = descriptor.and_then(|number| u32::try_from(number).ok());
-        let noted = number.map_or(0, |number| number + 1);
-        inode.descriptor.store(noted, Ordering::Release);
+        inode.descriptor.set(descriptor);
         if let Some(descriptor) = descriptor {
-            self.descriptors.own(descriptor, self.owner(key.index()));
+            let owner = Owner::new(Kind::Inode, self.first_owner() + key.index());
+            self.descriptors.own(descriptor, owner);
             count.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn owner(&self, index: u32) -> Owner {
+    /// The number that the inode at index 0 has among the owners of descriptors.
+    fn first_owner(&self) -> u32 {
         // There are 16 shards.
-        let shard = u32::try_from(self.number).unwrap_or(0);
-        Owner::new(Kind::Inode, shard << 24 | index)
+        u32::try_from(self.number * CAPACITY).unwrap_or(0)
     }
-}
-
-/// The number of an inode's descriptor.
-pub(super) fn descriptor_of(inode: &InodeRecord) -> Option<RawFd> {
-    let noted = inode.descriptor.load(Ordering::Acquire);
-    RawFd::try_from(noted.checked_sub(1)?).ok()
 }
 
 /// The hash under which the index stores an identity.

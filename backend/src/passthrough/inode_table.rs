@@ -23,9 +23,7 @@ use super::inode::KnownSize;
 use super::inode_memory::{INODE_BYTES, InodeMemory};
 use super::inode_ref::{InodeFingerprint, InodeRef};
 use super::inode_refs::InodeRefs;
-use super::inode_shard::{
-    Changing, SHARDS, Shard, decode_node_id, descriptor_of, encode_node_id, hash_of,
-};
+use super::inode_shard::{ChangingShard, SHARDS, Shard, decode_node_id, encode_node_id, hash_of};
 use super::mounts::{Identity, Mounts};
 use super::remembered_names::RememberedDirs;
 use crate::state::arena::Arena;
@@ -180,7 +178,7 @@ impl InodeTable {
             return Ok(Arc::clone(held));
         }
         let inode = shard.slab.get(key).ok_or_else(stale)?;
-        let number = descriptor_of(inode).ok_or_else(stale)?;
+        let number = inode.descriptor.get().ok_or_else(stale)?;
         // The budget counts it since this worker began.
         let permit = Permit::of_counted(&self.budget, PermitFor::Inode);
         let descriptor = Arc::new(Descriptor::new(process::adopt(number)?, permit));
@@ -427,8 +425,8 @@ impl InodeTable {
     }
 
     /// Locks a shard for changes.
-    pub(super) fn write(&self, shard_index: usize) -> Changing<'_> {
-        Changing::new(self.shards[shard_index % SHARDS].write())
+    pub(super) fn write(&self, shard_index: usize) -> ChangingShard<'_> {
+        ChangingShard::new(self.shards[shard_index % SHARDS].write())
     }
 }
 
@@ -440,7 +438,8 @@ pub(super) fn held_descriptor(shard: &Shard, key: Key) -> Option<&Arc<Descriptor
 /// Stores a descriptor of an inode that holds none.
 fn hold(shard: &mut Shard, key: Key, descriptor: &Arc<Descriptor>) {
     let number = descriptor.as_fd().as_raw_fd();
-    if shard.slab.get(key).and_then(descriptor_of) != Some(number) {
+    let noted = shard.slab.get(key).map(|inode| inode.descriptor.get());
+    if noted.flatten() != Some(number) {
         shard.note_descriptor(key, Some(number));
     }
     if let Some(held) = shard.slab.held_mut(key) {

@@ -86,7 +86,7 @@ impl MountHandles {
 
     /// Takes over the recorded descriptor, or closes it if the guest's state has no handles.
     fn adopt(&self) {
-        let Some(number) = self.record().and_then(MountRecord::descriptor) else {
+        let Some(number) = self.record().and_then(|record| record.descriptor.get()) else {
             return;
         };
         let opened = process::adopt(number).map(Arc::new);
@@ -101,7 +101,7 @@ impl MountHandles {
                 mount.recorded = Some(opened);
             }
             (opened, Some(record)) => {
-                record.descriptor.set(0);
+                record.descriptor.set(None);
                 drop(opened);
             }
             (_, None) => {}
@@ -116,8 +116,7 @@ impl MountHandles {
         };
         let mut mount = self.mount.lock();
         if mount.recorded.is_none() {
-            let number = handle.mount.as_raw_fd().unsigned_abs();
-            record.descriptor.set(number + 1);
+            record.descriptor.set(Some(handle.mount.as_raw_fd()));
             mount.recorded = Some(Arc::clone(&handle.mount));
         }
         record.references.add(1);
@@ -136,7 +135,7 @@ impl MountHandles {
             return;
         }
         if record.references.load(Ordering::Acquire) == 0 {
-            record.descriptor.set(0);
+            record.descriptor.set(None);
             let closed = mount.recorded.take();
             drop(mount);
             drop(closed);
@@ -150,7 +149,7 @@ impl MountHandles {
         };
         let mut mount = self.mount.lock();
         record.references.set(0);
-        record.descriptor.set(0);
+        record.descriptor.set(None);
         let closed = mount.recorded.take();
         drop(mount);
         drop(closed);
@@ -315,18 +314,12 @@ mod tests {
     use std::fs::File;
 
     use super::*;
-    use crate::state::arena::{Arena, Limits};
+    use crate::state::arena::Arena;
     use crate::state::change::killing;
     use crate::state::mounts;
 
     fn arena() -> Arc<Arena> {
-        let arena = Arena::new(Limits {
-            inode_bytes: 1 << 20,
-            descriptors: 1024,
-            rings: 1,
-            ring_size: 64,
-        });
-        let arena = arena.expect("an arena");
+        let arena = Arena::small();
         arena.header().mounts.store(1, Ordering::Relaxed);
         arena
     }
@@ -467,7 +460,7 @@ mod tests {
         let arena = arena();
         let record = &arena.mounts()[0];
         record.references.store(1, Ordering::Relaxed);
-        record.descriptor.store(1_000_000_001, Ordering::Relaxed);
+        record.descriptor.set(Some(1_000_000_000));
         let handles = MountHandles::restore(arena.mounts(), 0);
         let Some(handle) = handle_of_file(&handles) else {
             return;

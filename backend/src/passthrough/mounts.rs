@@ -344,18 +344,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
-    use crate::state::arena::Limits;
     use crate::state::change::killing;
-
-    fn arena() -> Arc<Arena> {
-        let limits = Limits {
-            inode_bytes: 1 << 20,
-            descriptors: 1024,
-            rings: 1,
-            ring_size: 64,
-        };
-        Arena::new(limits).expect("an arena")
-    }
 
     fn index_of(mounts: &Mounts, path: &str) -> MountIndex {
         let file = File::open(path).expect("opened");
@@ -380,7 +369,7 @@ mod tests {
 
     #[test]
     fn two_directories_of_one_file_system_are_one_place_and_proc_is_another() {
-        let mounts = Mounts::restore(&arena());
+        let mounts = Mounts::restore(&Arena::small());
         let directory = tempfile::tempdir().expect("a directory");
         let inner = directory.path().join("inner");
         std::fs::create_dir(&inner).expect("made");
@@ -404,7 +393,7 @@ mod tests {
     #[test]
     fn the_next_worker_has_the_same_list_and_adds_to_it() {
         for kill_at in 0.. {
-            let arena = arena();
+            let arena = Arena::small();
             let first = Mounts::restore(&arena);
             index_of(&first, "/");
             let added = killing::until(kill_at, || index_of(&first, "/proc"));
@@ -430,7 +419,7 @@ mod tests {
 
     #[test]
     fn the_roots_mount_is_the_first_or_the_state_is_of_another_directory() {
-        let mounts = Mounts::restore(&arena());
+        let mounts = Mounts::restore(&Arena::small());
         let root = |path: &str| {
             let file = File::open(path).expect("opened");
             let stat = file::stat(file.as_fd()).expect("attributes");
@@ -444,7 +433,7 @@ mod tests {
 
     #[test]
     fn each_mount_that_is_known_has_a_record() {
-        let arena = arena();
+        let arena = Arena::small();
         let count = u32::try_from(MAX_MOUNTS).expect("32 bits");
         arena.header().mounts.store(count, Ordering::Relaxed);
         let mounts = Mounts::restore(&arena);

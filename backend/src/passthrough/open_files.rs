@@ -1,7 +1,7 @@
 //! The files and directories that a guest has open.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,12 +13,12 @@ use super::dir_stream::DirStream;
 use super::errno::bad_handle;
 use super::mounts::{Mount, MountIndex};
 use super::open_flags::OpenFlags;
-use crate::state::arena::{Arena, Part};
+use crate::state::arena::Arena;
 use crate::state::descriptors::{Descriptors, Kind, Owner};
 use crate::state::files::FileRecord;
 use crate::state::requests;
 use crate::state::slab::{Key, Slab};
-use crate::state::table::TableRecord;
+use crate::state::table::{Changing, Marked};
 use crate::sys::process;
 
 /// One open file or directory.
@@ -148,35 +148,18 @@ impl OpenFile {
 #[derive(Debug)]
 pub(super) struct OpenFiles {
     table: RwLock<Table>,
-    mark: Part<TableRecord>,
     descriptors: Descriptors,
     budget: Arc<Budget>,
 }
 
 type Table = Slab<FileRecord, Arc<OpenFile>>;
 
-/// The table, locked for changes and marked as changing in the arena.
-struct Changing<'a> {
-    table: RwLockWriteGuard<'a, Table>,
-    mark: &'a TableRecord,
-}
-
-impl Drop for Changing<'_> {
-    fn drop(&mut self) {
-        // After a panic in the middle of a change, the next worker corrects the table.
-        if !std::thread::panicking() {
-            self.mark.end_change();
-        }
-    }
-}
-
 impl OpenFiles {
     /// The table that is in an arena. It must be whole: see [`OpenFiles::correct`].
     pub(super) fn new(arena: &Arc<Arena>, budget: &Arc<Budget>) -> Self {
         let (mark, records, used) = arena.files();
         Self {
-            table: RwLock::new(Slab::new(mark.clone(), records, used)),
-            mark,
+            table: RwLock::new(Slab::new(mark, records, used)),
             descriptors: Descriptors::new(arena),
             budget: Arc::clone(budget),
         }
@@ -188,23 +171,13 @@ impl OpenFiles {
         if !mark[0].is_changing() {
             return;
         }
-        let table = Table::new(mark.clone(), records, used);
-        let descriptors = Descriptors::new(arena);
-        for (key, file) in table.iter_from(0) {
-            descriptors.own(descriptor_of(file), owner(key));
-        }
-        descriptors.correct(Kind::File, |index, descriptor| {
-            let found = table.at(index);
-            found.is_some_and(|(_, file)| descriptor_of(file) == descriptor)
-        });
-        mark[0].end_change();
+        let table = Table::new(mark, records, used);
+        Descriptors::new(arena).correct_by(&table, 0);
+        table.mark().end_change();
     }
 
-    fn write(&self) -> Changing<'_> {
-        let table = self.table.write();
-        let mark = &self.mark[0];
-        mark.begin_change();
-        Changing { table, mark }
+    fn write(&self) -> Changing<RwLockWriteGuard<'_, Table>> {
+        Changing::new(self.table.write())
     }
 
     /// Adds an open file.
@@ -215,17 +188,17 @@ impl OpenFiles {
         let (node, flags) = (file.node, file.pack());
         let descriptor = file.descriptor.as_fd().as_raw_fd();
         let mount = file.dir_stream.as_ref().map_or(0, |stream| stream.mount.0);
-        let mut changing = self.write();
-        let key = changing.table.insert(Arc::new(file), |record, key| {
+        let mut table = self.write();
+        let key = table.insert(Arc::new(file), |record, key| {
             record.node.store(node.get(), Ordering::Relaxed);
-            let number = u32::try_from(descriptor).unwrap_or(u32::MAX);
-            record.descriptor.store(number, Ordering::Relaxed);
+            record.descriptor.set(Some(descriptor));
             record.flags.store(flags, Ordering::Relaxed);
             record.mount.store(mount, Ordering::Relaxed);
             // Before the file is in the table, so that whoever runs the request again finds it.
             requests::note_auxiliary(key.raw());
         })?;
-        self.descriptors.own(descriptor, owner(key));
+        let owner = Owner::new(Kind::File, key.index());
+        self.descriptors.own(descriptor, owner);
         Ok(Handle::new(key.raw()))
     }
 
@@ -246,19 +219,20 @@ impl OpenFiles {
 
     /// Takes over a file that an earlier worker opened.
     fn adopt(&self, key: Key, node: NodeId) -> io::Result<Arc<OpenFile>> {
-        let mut changing = self.write();
-        let record = changing.table.get(key).ok_or_else(bad_handle)?;
+        let mut table = self.write();
+        let record = table.get(key).ok_or_else(bad_handle)?;
         if record.node.load(Ordering::Relaxed) != node.get() {
             return Err(bad_handle());
         }
-        if let Some(file) = changing.table.held(key) {
+        if let Some(file) = table.held(key) {
             return Ok(Arc::clone(file));
         }
         // The budget counts it since this worker began.
         let permit = Permit::of_counted(&self.budget, PermitFor::File);
-        let descriptor = Descriptor::new(process::adopt(descriptor_of(record))?, permit);
+        let number = record.descriptor.get().ok_or_else(bad_handle)?;
+        let descriptor = Descriptor::new(process::adopt(number)?, permit);
         let file = Arc::new(OpenFile::from_record(record, descriptor));
-        if let Some(held) = changing.table.held_mut(key) {
+        if let Some(held) = table.held_mut(key) {
             *held = Some(Arc::clone(&file));
         }
         Ok(file)
@@ -271,14 +245,14 @@ impl OpenFiles {
     pub(super) fn remove(&self, handle: Handle, node: NodeId) -> io::Result<Arc<OpenFile>> {
         let file = self.get(handle, node)?;
         let key = Key::from_raw(handle.get()).ok_or_else(bad_handle)?;
-        let mut changing = self.write();
+        let mut table = self.write();
         // Another thread may have removed it meanwhile.
-        if changing.table.get(key).is_none() {
+        if table.get(key).is_none() {
             return Err(bad_handle());
         }
         self.descriptors.disown(file.as_fd().as_raw_fd());
-        changing.table.remove(key);
-        changing.table.trim();
+        table.remove(key);
+        table.trim();
         Ok(file)
     }
 
@@ -320,13 +294,4 @@ impl OpenFiles {
     pub(super) fn len(&self) -> usize {
         self.table.read().len()
     }
-}
-
-fn owner(key: Key) -> Owner {
-    Owner::new(Kind::File, key.index())
-}
-
-fn descriptor_of(file: &FileRecord) -> RawFd {
-    let number = file.descriptor.load(Ordering::Relaxed);
-    RawFd::try_from(number).unwrap_or(-1)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -10,11 +10,12 @@ use gangplank_fuse::NodeId;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::budget::{Budget, Descriptor, Permit, PermitFor};
-use crate::state::arena::{Arena, Part};
+use super::errno::bad_handle;
+use crate::state::arena::Arena;
 use crate::state::descriptors::{Descriptors, Kind, Owner};
 use crate::state::files::LockRecord;
 use crate::state::slab::{Key, Slab};
-use crate::state::table::TableRecord;
+use crate::state::table::{Changing, Marked, TableRecord};
 use crate::sys::file_lock::{self, LockKind, RangeLock};
 use crate::sys::process;
 
@@ -25,17 +26,11 @@ pub(super) type LockOwner = (NodeId, u64);
 #[derive(Debug)]
 pub(super) struct PosixLocks {
     table: Mutex<LockFiles>,
-    mark: Part<TableRecord>,
 }
 
-/// The locked table of [`PosixLocks`], marked as changing in the arena.
-pub(super) struct Changing<'a> {
-    files: MutexGuard<'a, LockFiles>,
-    mark: &'a TableRecord,
-}
-
+/// The table of [`PosixLocks`].
 #[derive(Debug)]
-struct LockFiles {
+pub(super) struct LockFiles {
     by_owner: HashMap<LockOwner, (Key, Arc<Descriptor>)>,
     records: Slab<LockRecord, ()>,
     descriptors: Descriptors,
@@ -45,12 +40,13 @@ impl PosixLocks {
     /// The locks that are in an arena. Their table must be whole: see [`PosixLocks::correct`].
     pub(super) fn new(arena: &Arc<Arena>, budget: &Arc<Budget>) -> Self {
         let (mark, records, used) = arena.locks();
-        let records = Slab::<LockRecord, ()>::new(mark.clone(), records, used);
+        let records = Slab::<LockRecord, ()>::new(mark, records, used);
         let mut by_owner = HashMap::new();
         for (key, record) in records.iter_from(0) {
             // The budget counts it since this worker began.
             let permit = Permit::of_counted(budget, PermitFor::File);
-            match process::adopt(descriptor_of(record)) {
+            let number = record.descriptor.get().ok_or_else(bad_handle);
+            match number.and_then(process::adopt) {
                 Ok(fd) => {
                     let lock_file = Arc::new(Descriptor::new(fd, permit));
                     by_owner.insert(owner_of(record), (key, lock_file));
@@ -64,7 +60,6 @@ impl PosixLocks {
                 records,
                 descriptors: Descriptors::new(arena),
             }),
-            mark,
         }
     }
 
@@ -74,16 +69,9 @@ impl PosixLocks {
         if !mark[0].is_changing() {
             return;
         }
-        let records = Slab::<LockRecord, ()>::new(mark.clone(), records, used);
-        let descriptors = Descriptors::new(arena);
-        for (key, record) in records.iter_from(0) {
-            descriptors.own(descriptor_of(record), Owner::new(Kind::Lock, key.index()));
-        }
-        descriptors.correct(Kind::Lock, |index, descriptor| {
-            let found = records.at(index);
-            found.is_some_and(|(_, record)| descriptor_of(record) == descriptor)
-        });
-        mark[0].end_change();
+        let records = Slab::<LockRecord, ()>::new(mark, records, used);
+        Descriptors::new(arena).correct_by(&records, 0);
+        records.mark().end_change();
     }
 
     /// Number of open file descriptions.
@@ -133,18 +121,21 @@ impl PosixLocks {
     }
 
     /// Locks the table.
-    pub(super) fn lock(&self) -> Changing<'_> {
-        let files = self.table.lock();
-        let mark = &self.mark[0];
-        mark.begin_change();
-        Changing { files, mark }
+    pub(super) fn lock(&self) -> Changing<MutexGuard<'_, LockFiles>> {
+        Changing::new(self.table.lock())
     }
 }
 
-impl Changing<'_> {
+impl Marked for LockFiles {
+    fn mark(&self) -> &TableRecord {
+        self.records.mark()
+    }
+}
+
+impl LockFiles {
     /// The open file description of an owner.
     pub(super) fn get(&self, owner: LockOwner) -> Option<&Arc<Descriptor>> {
-        self.files.by_owner.get(&owner).map(|(_, file)| file)
+        self.by_owner.get(&owner).map(|(_, file)| file)
     }
 
     /// Adds the open file description of an owner that has none.
@@ -154,28 +145,27 @@ impl Changing<'_> {
     pub(super) fn insert(&mut self, owner: LockOwner, file: Arc<Descriptor>) -> io::Result<()> {
         let descriptor = file.as_fd().as_raw_fd();
         let (node, number) = owner;
-        let key = self.files.records.insert((), |record, _| {
+        let key = self.records.insert((), |record, _| {
             record.node.store(node.get(), Ordering::Relaxed);
             record.owner.store(number, Ordering::Relaxed);
-            let descriptor = u32::try_from(descriptor).unwrap_or(u32::MAX);
-            record.descriptor.store(descriptor, Ordering::Relaxed);
+            record.descriptor.set(Some(descriptor));
         })?;
         let of_record = Owner::new(Kind::Lock, key.index());
-        self.files.descriptors.own(descriptor, of_record);
-        self.files.by_owner.insert(owner, (key, file));
+        self.descriptors.own(descriptor, of_record);
+        self.by_owner.insert(owner, (key, file));
         Ok(())
     }
 
     fn remove(&mut self, owner: LockOwner) -> Option<Arc<Descriptor>> {
-        let (key, file) = self.files.by_owner.remove(&owner)?;
-        self.files.descriptors.disown(file.as_fd().as_raw_fd());
-        self.files.records.remove(key);
-        self.files.records.trim();
+        let (key, file) = self.by_owner.remove(&owner)?;
+        self.descriptors.disown(file.as_fd().as_raw_fd());
+        self.records.remove(key);
+        self.records.trim();
         Some(file)
     }
 
     fn remove_all(&mut self, is_meant: impl Fn(LockOwner) -> bool) -> Vec<Arc<Descriptor>> {
-        let owners = self.files.by_owner.keys().copied();
+        let owners = self.by_owner.keys().copied();
         let meant: Vec<_> = owners.filter(|owner| is_meant(*owner)).collect();
         meant
             .into_iter()
@@ -184,39 +174,18 @@ impl Changing<'_> {
     }
 }
 
-impl Drop for Changing<'_> {
-    fn drop(&mut self) {
-        // After a panic in the middle of a change, the next worker corrects the table.
-        if !std::thread::panicking() {
-            self.mark.end_change();
-        }
-    }
-}
-
 fn owner_of(record: &LockRecord) -> LockOwner {
     let node = NodeId::new(record.node.load(Ordering::Relaxed));
     (node, record.owner.load(Ordering::Relaxed))
 }
 
-fn descriptor_of(record: &LockRecord) -> RawFd {
-    let number = record.descriptor.load(Ordering::Relaxed);
-    RawFd::try_from(number).unwrap_or(-1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::arena::Limits;
 
     #[test]
     fn no_lock_is_taken_while_a_file_is_counted_out() {
-        let limits = Limits {
-            inode_bytes: 1 << 20,
-            descriptors: 64,
-            rings: 1,
-            ring_size: 64,
-        };
-        let arena = Arena::new(limits).expect("an arena");
+        let arena = Arena::small();
         let locks = PosixLocks::new(&arena, &Budget::new(10));
         let mut was_free = true;
         locks.release_with_last(NodeId::new(99), || {

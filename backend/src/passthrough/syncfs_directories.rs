@@ -1,7 +1,7 @@
 //! The directories that a session keeps open for SYNCFS, one for each mount that it writes to.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -59,9 +59,9 @@ impl SyncfsDirectories {
         for record in records.iter() {
             // The worker died before it noted the mount whose descriptor it had noted.
             if record.anchor.load(Ordering::Acquire) == 0
-                && let Some(descriptor) = descriptor_of(record)
+                && let Some(descriptor) = record.descriptor.get()
             {
-                record.descriptor.store(0, Ordering::Release);
+                record.descriptor.set(None);
                 descriptors.disown(descriptor);
                 // Closes it.
                 let _ = process::adopt(descriptor);
@@ -71,7 +71,8 @@ impl SyncfsDirectories {
             let mount = MountIndex(u32::try_from(index).ok()?);
             let anchor = record.anchor.load(Ordering::Acquire);
             let flags = record.flags.load(Ordering::Relaxed);
-            let adopted = descriptor_of(record).and_then(|number| process::adopt(number).ok());
+            let descriptor = record.descriptor.get();
+            let adopted = descriptor.and_then(|number| process::adopt(number).ok());
             let open = adopted.map(|fd| {
                 let permit = match mount {
                     MountIndex::ROOT => Permit::uncounted(),
@@ -108,7 +109,7 @@ impl SyncfsDirectories {
         let records = arena.syncfs_mounts();
         Descriptors::new(arena).correct(Kind::Syncfs, |mount, descriptor| {
             let record = records.get(mount as usize);
-            record.and_then(descriptor_of) == Some(descriptor)
+            record.and_then(|record| record.descriptor.get()) == Some(descriptor)
         });
     }
 
@@ -121,13 +122,12 @@ impl SyncfsDirectories {
         let flags = flag(known.is_announced, ANNOUNCED) | flag(known.is_written, WRITTEN);
         record.flags.store(flags, Ordering::Relaxed);
         if let Some(open) = &known.open
-            && descriptor_of(record).is_none()
+            && record.descriptor.get().is_none()
         {
             let descriptor = open.as_fd().as_raw_fd();
             let owner = Owner::new(Kind::Syncfs, mount.0);
             self.descriptors.own(descriptor, owner);
-            let number = u32::try_from(descriptor).map_or(0, |number| number + 1);
-            record.descriptor.store(number, Ordering::Release);
+            record.descriptor.set(Some(descriptor));
         }
         record.anchor.store(known.anchor.get(), Ordering::Release);
     }
@@ -137,8 +137,8 @@ impl SyncfsDirectories {
         let Some(record) = self.records.get(mount.0 as usize) else {
             return;
         };
-        if let Some(descriptor) = descriptor_of(record) {
-            record.descriptor.store(0, Ordering::Release);
+        if let Some(descriptor) = record.descriptor.get() {
+            record.descriptor.set(None);
             self.descriptors.disown(descriptor);
         }
         record.anchor.store(0, Ordering::Release);
@@ -254,9 +254,4 @@ impl SyncfsDirectories {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<MountIndex, SyncfsMount>> {
         self.mounts.lock()
     }
-}
-
-fn descriptor_of(record: &SyncfsRecord) -> Option<RawFd> {
-    let noted = record.descriptor.load(Ordering::Acquire);
-    RawFd::try_from(noted.checked_sub(1)?).ok()
 }

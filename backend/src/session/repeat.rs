@@ -29,7 +29,7 @@
 
 use std::io;
 
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::ClockId;
 
 use gangplank_fuse::{
     EntryOut, GetattrFlags, Handle, NodeId, OpenIn, Operation, Request, StatxIn, WriteFlags,
@@ -41,6 +41,7 @@ use super::file_system::{Creator, FileSystem};
 use super::name::Name;
 use super::reply::put;
 use crate::state::requests::{self, note_auxiliary};
+use crate::sys::clock;
 
 /// What is known of a request that a worker was running when it died.
 #[derive(Debug, Clone, Copy)]
@@ -57,10 +58,9 @@ pub struct Interrupted {
 impl From<requests::Interrupted> for Interrupted {
     /// The worker is found dead at the moment of this call.
     fn from(interrupted: requests::Interrupted) -> Self {
-        let now = clock_gettime(ClockId::Realtime);
         Self {
             began: i64::try_from(interrupted.time.as_nanos()).unwrap_or(i64::MAX),
-            ended: nanoseconds(now.tv_sec, u32::try_from(now.tv_nsec).unwrap_or(0)),
+            ended: clock::now(ClockId::Realtime),
             note: interrupted.auxiliary,
         }
     }

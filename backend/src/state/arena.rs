@@ -59,12 +59,11 @@ shared_struct! {
     pub struct Header {
         magic: AtomicU64,
         layout: AtomicU32,
-        /// Number of workers that were started.
-        pub workers: AtomicU32,
         /// Workers that ended abnormally.
         pub deaths: AtomicU32,
         /// The last such worker's signal; 0 if it found a fault in itself.
         pub last_signal: AtomicU32,
+        reserved_deaths: AtomicU32,
         /// When the last such worker ended (`CLOCK_MONOTONIC`), in nanoseconds; 0 once the guest is
         /// served again.
         pub died: AtomicU64,
@@ -326,20 +325,32 @@ impl Arena {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SMALL: Limits = Limits {
+impl Limits {
+    /// Enough for most tests.
+    pub(crate) const SMALL: Self = Self {
         inode_bytes: 1 << 20,
         descriptors: 1024,
         rings: 2,
         ring_size: 8,
     };
+}
+
+#[cfg(test)]
+impl Arena {
+    /// An arena of [`Limits::SMALL`].
+    pub(crate) fn small() -> Arc<Self> {
+        Self::new(Limits::SMALL).expect("an arena")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     #[test]
     fn an_arena_begins_empty_and_its_parts_do_not_overlap() {
-        let arena = Arena::new(SMALL).expect("an arena");
-        assert_eq!(arena.header().workers.load(Ordering::Relaxed), 0);
+        let arena = Arena::small();
+        assert_eq!(arena.header().deaths.load(Ordering::Relaxed), 0);
         for shard in 0..SHARDS {
             let (inodes, used) = (arena.inodes(shard), arena.used_inodes(shard));
             let index = arena.inode_index(shard);

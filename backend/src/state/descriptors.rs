@@ -13,7 +13,10 @@ use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::arena::{Arena, Header, Part};
+use super::change::Place;
+use super::slab::{CAPACITY, Record, Slab};
 use crate::sys::process;
+use crate::sys::shared_memory::shared_struct;
 
 /// Number of bits of an owner that are for its kind.
 const KIND_SHIFT: u32 = 28;
@@ -21,6 +24,38 @@ const KIND_SHIFT: u32 = 28;
 /// The record to which a descriptor belongs: its kind, and its number among those of the kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owner(u32);
+
+shared_struct! {
+    /// The number of a record's descriptor, or none.
+    #[derive(Debug, Default)]
+    pub struct DescriptorNumber {
+        /// The number plus one; 0 if there is none.
+        plus_one: AtomicU32,
+    }
+}
+
+impl DescriptorNumber {
+    /// The number.
+    pub fn get(&self) -> Option<RawFd> {
+        let number = self.plus_one.load(Ordering::Acquire).checked_sub(1)?;
+        RawFd::try_from(number).ok()
+    }
+
+    /// Stores another number, or that there is none.
+    pub fn set(&self, descriptor: Option<RawFd>) {
+        let number = descriptor.and_then(|descriptor| u32::try_from(descriptor).ok());
+        self.plus_one.set(number.map_or(0, |number| number + 1));
+    }
+}
+
+/// A record of a table that has a descriptor.
+pub trait HasDescriptor: Record {
+    /// The kind of owner that the record is.
+    const KIND: Kind;
+
+    /// The descriptor's number.
+    fn descriptor(&self) -> &DescriptorNumber;
+}
 
 /// The kinds of owners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,13 +140,25 @@ impl Descriptors {
         }
     }
 
-    /// Gives the descriptors that are open now, with numbers below `end`, to the process.
-    pub fn own_open(&self, end: RawFd) {
-        for descriptor in 0..end {
-            if process::is_open(descriptor) {
-                self.own(descriptor, Owner::PROCESS);
+    /// Makes the owners of a table's descriptors right by its records. `first` is the number among
+    /// the owners of their kind that the table's index 0 has. Returns the number of descriptors.
+    pub fn correct_by<R: HasDescriptor, H>(&self, records: &Slab<R, H>, first: u32) -> u64 {
+        let mut count = 0;
+        for (key, record) in records.iter_from(0) {
+            if let Some(descriptor) = record.descriptor().get() {
+                self.own(descriptor, Owner::new(R::KIND, first + key.index()));
+                count += 1;
             }
         }
+        self.correct(R::KIND, |number, descriptor| {
+            let Some(index) = number.checked_sub(first) else {
+                return true;
+            };
+            let record = records.at(index).map(|(_, record)| record);
+            index as usize >= CAPACITY
+                || record.is_some_and(|record| record.descriptor().get() == Some(descriptor))
+        });
+        count
     }
 
     /// Closes all open descriptors without an owner. No other thread may run.

@@ -306,18 +306,7 @@ fn from_fd(descriptor: RawFd) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::arena::Limits;
     use super::*;
-
-    fn arena() -> Arc<Arena> {
-        let limits = Limits {
-            inode_bytes: 0,
-            descriptors: 16,
-            rings: 1,
-            ring_size: 1,
-        };
-        Arena::new(limits).expect("an arena")
-    }
 
     fn large() -> DeviceState {
         let ring = RingState {
@@ -355,7 +344,7 @@ mod tests {
 
     #[test]
     fn the_largest_state_fits_and_comes_back() {
-        let arena = arena();
+        let arena = Arena::small();
         assert_eq!(DeviceState::load(&arena), Some(DeviceState::default()));
         for state in [large(), DeviceState::default(), large()] {
             assert!(state.store(&arena));
@@ -366,7 +355,7 @@ mod tests {
 
     #[test]
     fn a_state_that_is_half_written_is_not_the_state() {
-        let arena = arena();
+        let arena = Arena::small();
         assert!(large().store(&arena));
         // The next copy.
         for word in &arena.device(1)[..] {

@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
+use super::descriptors::{DescriptorNumber, HasDescriptor, Kind};
 use super::slab::Record;
 use crate::sys::shared_memory::shared_struct;
 
@@ -14,8 +15,8 @@ shared_struct! {
         pub key: AtomicU64,
         /// The node that is open.
         pub node: AtomicU64,
-        /// Number of the descriptor.
-        pub descriptor: AtomicU32,
+        /// The descriptor.
+        pub descriptor: DescriptorNumber,
         /// What the worker knows of the file, as it packs it.
         pub flags: AtomicU32,
         /// Index of the mount.
@@ -34,8 +35,8 @@ shared_struct! {
         pub node: AtomicU64,
         /// The owner, a number of the guest's.
         pub owner: AtomicU64,
-        /// Number of the descriptor.
-        pub descriptor: AtomicU32,
+        /// The descriptor.
+        pub descriptor: DescriptorNumber,
         reserved: AtomicU32,
     }
 }
@@ -47,9 +48,8 @@ shared_struct! {
     pub struct SyncfsRecord {
         /// An inode of the mount; 0 if the mount is not known. Stored last, cleared first.
         pub anchor: AtomicU64,
-        /// Number of the open descriptor, plus one; 0 if there is none. Stored after the
-        /// descriptor's owner, and cleared before it.
-        pub descriptor: AtomicU32,
+        /// The open descriptor. Stored after the descriptor's owner, and cleared before it.
+        pub descriptor: DescriptorNumber,
         /// 1: the guest knows of the mount. 2: the guest has written to it.
         pub flags: AtomicU32,
     }
@@ -64,5 +64,21 @@ impl Record for FileRecord {
 impl Record for LockRecord {
     fn key(&self) -> &AtomicU64 {
         &self.key
+    }
+}
+
+impl HasDescriptor for FileRecord {
+    const KIND: Kind = Kind::File;
+
+    fn descriptor(&self) -> &DescriptorNumber {
+        &self.descriptor
+    }
+}
+
+impl HasDescriptor for LockRecord {
+    const KIND: Kind = Kind::Lock;
+
+    fn descriptor(&self) -> &DescriptorNumber {
+        &self.descriptor
     }
 }

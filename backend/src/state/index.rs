@@ -181,17 +181,11 @@ fn index_in(value: u64) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::arena::{Arena, Limits};
+    use super::super::arena::Arena;
     use super::*;
 
     fn index() -> Index {
-        let limits = Limits {
-            inode_bytes: 1 << 20,
-            descriptors: 64,
-            rings: 1,
-            ring_size: 64,
-        };
-        let arena = Arena::new(limits).expect("an arena");
+        let arena = Arena::small();
         Index::new(arena.inode_table(0), arena.inode_index(0))
     }
 

@@ -7,6 +7,7 @@
 
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 
+use super::descriptors::{DescriptorNumber, HasDescriptor, Kind};
 use super::slab::Record;
 use crate::sys::shared_memory::shared_struct;
 
@@ -23,8 +24,8 @@ shared_struct! {
         pub ino: AtomicU64,
         /// Index of the mount.
         pub mount: AtomicU32,
-        /// Number of the `O_PATH` descriptor that pins the inode, plus one; 0 if there is none.
-        pub descriptor: AtomicU32,
+        /// The `O_PATH` descriptor that pins the inode.
+        pub descriptor: DescriptorNumber,
         /// Look-ups that the guest has not forgotten yet.
         pub lookup_count: AtomicU64,
         /// The ctime at the guest's last open, in nanoseconds since the epoch; 0 if it is not
@@ -53,5 +54,13 @@ const _: () = assert!(size_of::<InodeRecord>() == 64);
 impl Record for InodeRecord {
     fn key(&self) -> &AtomicU64 {
         &self.key
+    }
+}
+
+impl HasDescriptor for InodeRecord {
+    const KIND: Kind = Kind::Inode;
+
+    fn descriptor(&self) -> &DescriptorNumber {
+        &self.descriptor
     }
 }

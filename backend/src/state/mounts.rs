@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::arena::Arena;
+use super::descriptors::DescriptorNumber;
 use crate::sys::shared_memory::shared_struct;
 
 /// Limit of mounts: a reference has 16 bits for one.
@@ -29,18 +30,10 @@ shared_struct! {
         pub properties: AtomicU32,
         /// Whether file handles work.
         pub handles: AtomicU32,
-        /// Number of the descriptor that opens handles, plus one; 0 if there is none.
-        pub descriptor: AtomicU32,
+        /// The descriptor that opens handles.
+        pub descriptor: DescriptorNumber,
         /// File handles in the state that need the descriptor; never too few.
         pub references: AtomicU32,
-    }
-}
-
-impl MountRecord {
-    /// The number of the recorded descriptor.
-    pub fn descriptor(&self) -> Option<RawFd> {
-        let number = self.descriptor.load(Ordering::Acquire).checked_sub(1)?;
-        RawFd::try_from(number).ok()
     }
 }
 
@@ -50,5 +43,5 @@ pub fn descriptors(arena: &Arc<Arena>) -> Vec<RawFd> {
     let count = arena.header().mounts.load(Ordering::Acquire) as usize;
     let mounts = arena.mounts();
     let known = mounts.iter().take(count);
-    known.filter_map(MountRecord::descriptor).collect()
+    known.filter_map(|mount| mount.descriptor.get()).collect()
 }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::ClockId;
 
 use super::arena::Arena;
 use super::device::DeviceState;
 use super::requests::Blame;
+use crate::sys::clock;
 
 /// Notes that a worker has died, by this signal or of a fault that it found itself.
 pub fn note_death(arena: &Arena, signal: Option<i32>) {
@@ -52,25 +53,16 @@ pub fn descriptors(arena: &Arc<Arena>) -> Vec<RawFd> {
 
 /// `CLOCK_MONOTONIC` in nanoseconds.
 fn now() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    let nanoseconds = now.tv_sec.wrapping_mul(1_000_000_000) + now.tv_nsec;
-    nanoseconds.cast_unsigned()
+    clock::now(ClockId::Monotonic).cast_unsigned()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::arena::Limits;
     use super::*;
 
     #[test]
     fn the_pause_begins_with_the_first_death() {
-        let limits = Limits {
-            inode_bytes: 0,
-            descriptors: 16,
-            rings: 1,
-            ring_size: 1,
-        };
-        let arena = Arena::new(limits).expect("an arena");
+        let arena = Arena::small();
         assert!(!is_after_death(&arena));
         note_death(&arena, Some(libc::SIGKILL));
         assert_eq!(blame(&arena), Blame::Killed);

@@ -34,9 +34,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::ClockId;
 
 use super::arena::{Arena, Part};
+use crate::sys::clock;
 use crate::sys::shared_memory::shared_struct;
 
 shared_struct! {
@@ -392,10 +393,9 @@ pub fn note_operation(opcode: u32, changes: bool) {
     with_current(|slot| {
         slot.opcode.store(opcode, Ordering::Release);
         if changes {
-            // The clock of files' times. It makes no system call.
-            let now = clock_gettime(ClockId::RealtimeCoarse);
-            let nanoseconds = now.tv_sec.wrapping_mul(1_000_000_000) + now.tv_nsec;
-            store(&slot.time, nanoseconds.cast_unsigned());
+            // The clock of files' times.
+            let now = clock::now(ClockId::RealtimeCoarse);
+            store(&slot.time, now.cast_unsigned());
         }
     });
 }

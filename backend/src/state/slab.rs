@@ -17,7 +17,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::arena::Part;
-use super::table::{TableRecord, log_failure};
+use super::table::{Marked, TableRecord, log_failure};
 use crate::sys::shared_memory::Shared;
 
 /// Records per chunk: the bits of a `u64`.
@@ -310,6 +310,12 @@ impl<R: Record, H> Slab<R, H> {
     }
 }
 
+impl<R, H> Marked for Slab<R, H> {
+    fn mark(&self) -> &TableRecord {
+        &self.table[0]
+    }
+}
+
 fn nothing_held<H>() -> Held<H> {
     Box::new([const { None }; CHUNK])
 }
@@ -330,9 +336,7 @@ mod tests {
     fn arena() -> std::sync::Arc<Arena> {
         let limits = Limits {
             inode_bytes: 1 << 29,
-            descriptors: 64,
-            rings: 1,
-            ring_size: 64,
+            ..Limits::SMALL
         };
         Arena::new(limits).expect("an arena")
     }

@@ -1,6 +1,7 @@
 //! What the records of one table have in common.
 
 use std::io;
+use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence};
 
 use crate::sys::shared_memory::shared_struct;
@@ -46,6 +47,47 @@ impl TableRecord {
     /// The table is whole again.
     pub fn end_change(&self) {
         self.changing.store(0, Ordering::Release);
+    }
+}
+
+/// What a worker has of a table, together with the mark in the arena.
+pub trait Marked {
+    /// The beginning of the table.
+    fn mark(&self) -> &TableRecord;
+}
+
+/// A table that is locked for changes, by the guard `G`, and marked as changing in the arena.
+#[derive(Debug)]
+pub struct Changing<G: Deref<Target: Marked>>(G);
+
+impl<G: Deref<Target: Marked>> Changing<G> {
+    /// Marks the table.
+    pub fn new(locked: G) -> Self {
+        locked.mark().begin_change();
+        Self(locked)
+    }
+}
+
+impl<G: Deref<Target: Marked>> Deref for Changing<G> {
+    type Target = G::Target;
+
+    fn deref(&self) -> &G::Target {
+        &self.0
+    }
+}
+
+impl<G: DerefMut<Target: Marked>> DerefMut for Changing<G> {
+    fn deref_mut(&mut self) -> &mut G::Target {
+        &mut self.0
+    }
+}
+
+impl<G: Deref<Target: Marked>> Drop for Changing<G> {
+    fn drop(&mut self) {
+        // After a panic in the middle of a change, the next worker corrects the table.
+        if !std::thread::panicking() {
+            self.0.mark().end_change();
+        }
     }
 }
 

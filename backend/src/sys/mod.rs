@@ -1,6 +1,7 @@
 //! The only callers of libc and raw system calls: typed in, typed out.
 
 pub mod buffers;
+pub mod clock;
 pub mod file;
 pub mod file_content;
 pub mod file_handle;

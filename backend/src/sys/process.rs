@@ -86,18 +86,13 @@ pub fn unshare(namespaces: UnshareFlags) -> io::Result<()> {
 /// # Errors
 /// `EBADF` if the descriptor is not open.
 pub fn adopt(number: RawFd) -> io::Result<OwnedFd> {
-    if !is_open(number) {
+    // SAFETY: F_GETFD takes no pointers and accepts any number.
+    if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the descriptor is open, and by this function's contract nothing in the program owns
     // it.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
-}
-
-/// Whether a descriptor of this number is open.
-pub fn is_open(number: RawFd) -> bool {
-    // SAFETY: F_GETFD takes no pointers and accepts any number.
-    unsafe { libc::fcntl(number, libc::F_GETFD) >= 0 }
 }
 
 /// Closes all descriptors from `first` to `last`, as far as they are open.

@@ -22,10 +22,9 @@ impl Handler for Idle {
 
 fn arena() -> Arc<Arena> {
     let limits = Limits {
-        inode_bytes: 0,
-        descriptors: 16,
         rings: 9,
         ring_size: 1024,
+        ..Limits::SMALL
     };
     Arena::new(limits).expect("an arena")
 }

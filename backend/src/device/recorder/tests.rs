@@ -1,17 +1,6 @@
 use gangplank_vhost_user::message::payload::{encode, from_u64, memory_table, ring_state};
 
 use super::*;
-use crate::state::arena::Limits;
-
-fn arena() -> Arc<Arena> {
-    let limits = Limits {
-        inode_bytes: 0,
-        descriptors: 16,
-        rings: 2,
-        ring_size: 8,
-    };
-    Arena::new(limits).expect("an arena")
-}
 
 fn file() -> OwnedFd {
     std::fs::File::open("/dev/null").expect("a file").into()
@@ -32,7 +21,7 @@ fn record(recorder: &mut Recorder, request: FrontendReq, payload: Vec<u8>, files
 
 #[test]
 fn what_is_set_up_is_in_the_arena_and_keeps_its_descriptors() {
-    let arena = arena();
+    let arena = Arena::small();
     let mut recorder = Recorder::load(&arena, 2).expect("a record");
     record(&mut recorder, FrontendReq::SET_OWNER, vec![], 0);
     record(&mut recorder, FrontendReq::SET_FEATURES, from_u64(7), 0);
@@ -102,7 +91,7 @@ fn what_is_set_up_is_in_the_arena_and_keeps_its_descriptors() {
 
 #[test]
 fn a_message_with_a_reply_takes_effect_when_it_was_handled() {
-    let arena = arena();
+    let arena = Arena::small();
     let mut recorder = Recorder::load(&arena, 2).expect("a record");
     let ack = ProtocolFeatures::REPLY_ACK.bits();
     let ask = message(FrontendReq::GET_FEATURES, vec![], 0);

@@ -24,9 +24,7 @@ fn in_dir(dir: Option<&RememberedDir>, name: &CStr) -> RememberedName {
 fn arena() -> Arc<Arena> {
     let limits = Limits {
         inode_bytes: 4 << 20,
-        descriptors: 1024,
-        rings: 1,
-        ring_size: 64,
+        ..Limits::SMALL
     };
     Arena::new(limits).expect("an arena")
 }

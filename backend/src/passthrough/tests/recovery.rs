@@ -228,17 +228,13 @@ fn a_shard_that_was_half_changed_is_made_whole() {
     places
         .iter()
         .for_each(|place| place.store(1, std::sync::atomic::Ordering::Relaxed));
-    let descriptor = arena.inodes(shard)[key.index() as usize]
-        .descriptor
-        .load(std::sync::atomic::Ordering::Relaxed)
-        - 1;
+    let inode = &arena.inodes(shard)[key.index() as usize];
+    let descriptor = inode.descriptor.get().expect("a descriptor");
     let owners = arena.descriptor_owners();
-    owners[descriptor as usize].store(0, std::sync::atomic::Ordering::Relaxed);
+    let owner = &owners[usize::try_from(descriptor).expect("a number")];
+    owner.store(0, std::sync::atomic::Ordering::Relaxed);
     super::super::inode_shard::Shard::correct(&arena, shard);
-    assert_ne!(
-        owners[descriptor as usize].load(std::sync::atomic::Ordering::Relaxed),
-        0
-    );
+    assert_ne!(owner.load(std::sync::atomic::Ordering::Relaxed), 0);
     let guest = after_death(guest);
 
     assert_eq!(guest.fs.held_inodes(), 200);

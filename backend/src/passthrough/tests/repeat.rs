@@ -17,6 +17,7 @@ use self::player::{Answer, Bytes, Player, encode};
 use super::*;
 use crate::session::Interrupted;
 use crate::state::requests::{Current, RingRequests};
+use crate::sys::clock;
 
 const ROOT: NodeId = NodeId::ROOT;
 /// Two ticks of the kernel's clock, which has at least 100 a second.
@@ -26,20 +27,23 @@ const DATA: &[u8] = b"one line\n";
 
 /// The clock of `Interrupted::began`, in nanoseconds.
 fn coarse_clock() -> i64 {
-    nanoseconds(ClockId::RealtimeCoarse)
-}
-
-fn nanoseconds(clock: ClockId) -> i64 {
-    let now = rustix::time::clock_gettime(clock);
-    now.tv_sec * 1_000_000_000 + now.tv_nsec
+    clock::now(ClockId::RealtimeCoarse)
 }
 
 fn earlier(began: i64, note: u64) -> Interrupted {
     Interrupted {
         began,
-        ended: nanoseconds(ClockId::Realtime),
+        ended: clock::now(ClockId::Realtime),
         note,
     }
+}
+
+fn mkdir(name: &CStr) -> Bytes {
+    let args = MkdirIn {
+        mode: 0o700,
+        umask: 0,
+    };
+    encode(ROOT, Operation::Mkdir { args, name }, &[])
 }
 
 fn create(name: &CStr, mode: u32) -> Bytes {
@@ -108,22 +112,8 @@ type Prepare = fn(&mut Player) -> Bytes;
 
 /// The operations that change something, or add a handle: by name.
 const CASES: [(&str, Prepare); 25] = [
-    ("MKDIR", |_| {
-        let args = MkdirIn {
-            mode: 0o700,
-            umask: 0,
-        };
-        let name = c"new";
-        encode(ROOT, Operation::Mkdir { args, name }, &[])
-    }),
-    ("MKDIR of a name that is taken", |_| {
-        let args = MkdirIn {
-            mode: 0o700,
-            umask: 0,
-        };
-        let name = c"empty";
-        encode(ROOT, Operation::Mkdir { args, name }, &[])
-    }),
+    ("MKDIR", |_| mkdir(c"new")),
+    ("MKDIR of a name that is taken", |_| mkdir(c"empty")),
     ("MKNOD", |_| {
         let args = MknodIn {
             mode: libc::S_IFIFO | 0o600,
@@ -313,21 +303,14 @@ fn a_forget_counts_once() {
 fn what_another_has_made_is_not_taken_for_the_guests_own() {
     let mut player = Player::new();
     let path = player.directory.path().join("new");
-    let mkdir = {
-        let args = MkdirIn {
-            mode: 0o700,
-            umask: 0,
-        };
-        let name = c"new";
-        encode(ROOT, Operation::Mkdir { args, name }, &[])
-    };
+    let mkdir = mkdir(c"new");
     std::fs::create_dir(&path).expect("made");
     std::thread::sleep(TWO_TICKS);
     let answer = player.serve(&mkdir, Some(earlier(coarse_clock(), 0)));
     assert_eq!(answer, Err(libc::EEXIST), "made before");
     std::fs::remove_dir(&path).expect("removed");
 
-    let (before, death) = (coarse_clock(), nanoseconds(ClockId::Realtime));
+    let (before, death) = (coarse_clock(), clock::now(ClockId::Realtime));
     std::thread::sleep(TWO_TICKS);
     std::fs::create_dir(&path).expect("made");
     let again = Interrupted {
@@ -371,12 +354,7 @@ fn a_request_that_had_not_begun_is_carried_out() {
     let unlink = encode(ROOT, Operation::Unlink { name }, &[]);
     player.serve(&unlink, Some(earlier(0, 0))).expect("removed");
     assert!(!player.directory.path().join("gone").exists());
-    let args = MkdirIn {
-        mode: 0o700,
-        umask: 0,
-    };
-    let name = c"empty";
-    let mkdir = encode(ROOT, Operation::Mkdir { args, name }, &[]);
+    let mkdir = mkdir(c"empty");
     let answer = player.serve(&mkdir, Some(earlier(0, 0)));
     assert_eq!(answer, Err(libc::EEXIST), "another's");
 }

@@ -12,9 +12,7 @@ use super::*;
 fn arena(inode_bytes: u64) -> Arc<Arena> {
     Arena::new(Limits {
         inode_bytes,
-        descriptors: 1024,
-        rings: 1,
-        ring_size: 64,
+        ..Limits::SMALL
     })
     .expect("an arena")
 }

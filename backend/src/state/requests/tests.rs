@@ -164,10 +164,9 @@ impl Device<'_> {
 
 fn arena(ring_size: usize) -> Arc<Arena> {
     let limits = Limits {
-        inode_bytes: 0,
-        descriptors: 16,
         rings: 1,
         ring_size,
+        ..Limits::SMALL
     };
     Arena::new(limits).expect("an arena")
 }
