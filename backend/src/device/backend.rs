@@ -116,8 +116,8 @@ impl FsBackend {
         rings.cloned().collect()
     }
 
-    /// Waits until the threads of these rings have begun with what the worker before has left, for at
-    /// most `limit`. Messages for a ring must not overtake that. Returns whether all have.
+    /// Waits until the threads of these rings have begun with what the worker before has left, for
+    /// at most `limit`. Messages for a ring must not overtake that. Returns whether all have.
     pub(super) fn wait_until_begun(&self, rings: &[usize], limit: Duration) -> bool {
         let mut begun = self.recovery.begun.lock();
         let is_missing = |begun: &mut Vec<usize>| !rings.iter().all(|ring| begun.contains(ring));

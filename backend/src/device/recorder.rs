@@ -7,21 +7,21 @@
 //! that it is pending, and then the reply is sent. If the worker dies before that store, the next
 //! one handles the message again.
 //!
-//! A message is read without taking it out of the socket, stored, and then taken out. The next worker
-//! finds a message that is stored as arriving at the head of the socket if it has not been taken
-//! out, and takes it out. A message that came in several parts cannot be read as a whole; it is
-//! taken out first, and lost if the worker dies before it is stored.
+//! A message is read without taking it out of the socket, stored, and then taken out. The next
+//! worker finds a message that is stored as arriving at the head of the socket if it has not been
+//! taken out, and takes it out. A message that came in several parts cannot be read as a whole; it
+//! is taken out first, and lost if the worker dies before it is stored.
 //!
 //! Windows remain:
 //!
 //! - A few instructions between the store that ends a message and sending its reply. A worker that
 //!   dies there leaves a frontend that waits for a reply for ever. The other order, to send a reply
-//!   first, has a worse window: the frontend wakes up, may take the CPU, and gets the reply twice if
-//!   the worker is killed before it runs again. Tests hit that one within seconds.
+//!   first, has a worse window: the frontend wakes up, may take the CPU, and gets the reply twice
+//!   if the worker is killed before it runs again. Tests hit that one within seconds.
 //! - A worker that dies while it finishes a ring's requests because the frontend disables the ring.
 //!   The next worker does not run a disabled ring, and those requests have no reply.
-//! - A worker that dies after it took a message out, while the frontend has sent the same bytes once
-//!   more with another descriptor: the second message is taken for the first.
+//! - A worker that dies after it took a message out, while the frontend has sent the same bytes
+//!   once more with another descriptor: the second message is taken for the first.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

@@ -159,8 +159,8 @@ impl Worker {
             let (sent, room) = request.sizes();
             log::error!(
                 "a request of a guest is answered EIO, since its workers died while they served \
-                 it: opcode {}, {sent} bytes, and {room} bytes of room for the reply; please report \
-                 this",
+                 it: opcode {}, {sent} bytes, and {room} bytes of room for the reply; please \
+                 report this",
                 interrupted.opcode
             );
             self.scheduler.refuse(&mut request);

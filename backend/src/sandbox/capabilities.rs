@@ -21,8 +21,8 @@ const FILE_SERVER: [Capability; 8] = [
 /// The capability needed to open a file by its handle (open_by_handle_at(2)).
 const OPEN_BY_HANDLE: Capability = Capability::CAP_DAC_READ_SEARCH;
 
-/// The capability by which a worker detaches its `/proc/self/fd`, and a keeper leaves the acceptor's
-/// mount namespace.
+/// The capability by which a worker detaches its `/proc/self/fd`, and a keeper leaves the
+/// acceptor's mount namespace.
 const DETACH: Capability = Capability::CAP_SYS_ADMIN;
 
 /// The capability by which a keeper makes the share its root.

@@ -17,9 +17,9 @@
 //! Lists of system calls, Landlock and the permitted capabilities can only become stricter, and a
 //! process inherits them. So the acceptor's permit all that a keeper may do, and the keeper's all
 //! that a worker does until it has confined itself: a keeper starts a worker again after a death.
-//! What a keeper could do with that, it has no reason to do: it reads nothing from the guest, and of
-//! what its worker writes only some numbers in the shared state. A worker confines itself before it
-//! reads the first byte from the guest, or from the state that the worker before it has left.
+//! What a keeper could do with that, it has no reason to do: it reads nothing from the guest, and
+//! of what its worker writes only some numbers in the shared state. A worker confines itself before
+//! it reads the first byte from the guest, or from the state that the worker before it has left.
 
 mod capabilities;
 mod chroot;
@@ -183,11 +183,11 @@ pub fn confine(
 }
 
 impl Confined {
-    /// Confines the calling process, a keeper that the acceptor has just forked. It enters the mount
-    /// namespace of its guest and stays permitted what a worker does until it is confined.
+    /// Confines the calling process, a keeper that the acceptor has just forked. It enters the
+    /// mount namespace of its guest and stays permitted what a worker does until it is confined.
     ///
-    /// The working directory becomes the `/proc` by which workers open their own descriptors. Unlike
-    /// a descriptor, a worker can give it up while the keeper keeps it.
+    /// The working directory becomes the `/proc` by which workers open their own descriptors.
+    /// Unlike a descriptor, a worker can give it up while the keeper keeps it.
     ///
     /// # Errors
     /// The first mechanism that fails.
@@ -228,8 +228,8 @@ impl ConfinedKeeper {
         fchdir(&self.root).map_err(|error| Error::Reopen(error.into()))?;
         // The keeper has the same descriptors and needs its own for the next worker.
         let root = self.root.try_clone().map_err(Error::Reopen)?;
-        // Workers share the table of descriptors, and one that was taken over could have put another
-        // directory in its place.
+        // Workers share the table of descriptors, and one that was taken over could have put
+        // another directory in its place.
         if identity_of(&root)? != self.root_identity {
             return Err(Error::RootReplaced);
         }

@@ -75,8 +75,8 @@ impl<F: FileSystem> Session<F> {
         }
     }
 
-    /// The session whose state is in `arena`: the one that the worker before has left, or one before
-    /// INIT.
+    /// The session whose state is in `arena`: the one that the worker before has left, or one
+    /// before INIT.
     pub fn continued(file_system: F, arena: &Arc<Arena>) -> Self {
         let dialect = arena.header().session.offer().map(|offer| {
             let wanted = file_system.resume(offer.features());

@@ -18,14 +18,14 @@
 //! | RELEASE, RELEASEDIR | EBADF | always |
 //! | FORGET | not run again | always: at worst a look-up counts until the session ends |
 //!
-//! OPEN, OPENDIR, CREATE and TMPFILE note the handle before they add it ([`note_auxiliary`]). The guest never
-//! heard of that handle, so it is closed before the operation runs again.
+//! OPEN, OPENDIR, CREATE and TMPFILE note the handle before they add it ([`note_auxiliary`]). The
+//! guest never heard of that handle, so it is closed before the operation runs again.
 //!
 //! What remains: another guest or process that does the same to the same name within the
 //! milliseconds between the beginning of the request and the death. And an FSYNC that failed, whose
-//! reply was lost: a host reports a write error once.
-//! And CREATE of a file that its own mode forbids to open, by a daemon without CAP_DAC_OVERRIDE: the
-//! file is there, and the guest gets EACCES.
+//! reply was lost: a host reports a write error once. And CREATE of a file that its own mode
+//! forbids to open, by a daemon without CAP_DAC_OVERRIDE: the file is there, and the guest gets
+//! EACCES.
 
 use std::io;
 

@@ -266,7 +266,8 @@ impl Arena {
         self.part(self.layout.descriptor_owners, 0, self.layout.descriptors)
     }
 
-    /// The table of open files, one element; the records; a bit for each record: whether it is used.
+    /// The table of open files, one element; the records; a bit for each record: whether it is
+    /// used.
     pub fn files(&self) -> (Part<TableRecord>, Part<FileRecord>, Part<AtomicU64>) {
         let count = self.layout.descriptors;
         (

@@ -128,8 +128,8 @@ impl Descriptors {
         }
     }
 
-    /// Disowns each descriptor whose owner is of this kind and whose record, by its number, does not
-    /// have the descriptor.
+    /// Disowns each descriptor whose owner is of this kind and whose record, by its number, does
+    /// not have the descriptor.
     pub fn correct(&self, kind: Kind, has: impl Fn(u32, RawFd) -> bool) {
         for (number, place) in self.known().iter().enumerate() {
             let owner = Owner(place.load(Ordering::Relaxed)).number(kind);
@@ -163,8 +163,8 @@ impl Descriptors {
 
     /// Closes all open descriptors without an owner. No other thread may run.
     ///
-    /// One system call for each gap between numbers with owners: the kernel hands out the lowest free
-    /// number, so there are few.
+    /// One system call for each gap between numbers with owners: the kernel hands out the lowest
+    /// free number, so there are few.
     ///
     /// # Errors
     /// Those of close_range(2).

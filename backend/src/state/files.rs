@@ -1,5 +1,5 @@
-//! The records of the files and directories that a guest has open, and of the locks that it holds on
-//! the host's files. Each kind is one table ([`super::slab`]) under a lock of the worker's.
+//! The records of the files and directories that a guest has open, and of the locks that it holds
+//! on the host's files. Each kind is one table ([`super::slab`]) under a lock of the worker's.
 
 use std::sync::atomic::{AtomicU32, AtomicU64};
 

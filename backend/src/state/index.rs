@@ -1,8 +1,8 @@
 //! Finds records by a hash: an open-addressing table of their indices, in the arena.
 //!
 //! A place is 0 (empty), 1 (removed), or the upper half of a hash and an index above 1. Places are
-//! probed one after another. Tables of all sizes lie behind each other, the one with 2^n places from
-//! place 2^n on.
+//! probed one after another. Tables of all sizes lie behind each other, the one with 2^n places
+//! from place 2^n on.
 //!
 //! Changes are made while [`TableRecord`] is marked, and after a death the index is built anew from
 //! the records.

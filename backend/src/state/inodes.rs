@@ -1,9 +1,9 @@
 //! The records of the inodes that a guest knows.
 //!
 //! Inodes are divided into shards, each a table ([`super::slab`]) under a lock of the worker's.
-//! Everything that belongs to a shard follows from its records: the index, the bits of used records,
-//! the counts. A thread that changes a shard marks it ([`super::table`]), so that a worker that
-//! starts after a death rebuilds what may be half done, and only that.
+//! Everything that belongs to a shard follows from its records: the index, the bits of used
+//! records, the counts. A thread that changes a shard marks it ([`super::table`]), so that a worker
+//! that starts after a death rebuilds what may be half done, and only that.
 
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 

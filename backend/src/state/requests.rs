@@ -61,7 +61,8 @@ shared_struct! {
         /// When the handler began to change something, in nanoseconds since the epoch
         /// (`CLOCK_REALTIME_COARSE`, as files' times); 0 if it did not.
         pub time: AtomicU64,
-        /// What the handler notes of the operation, such as the number that it is about to give out.
+        /// What the handler notes of the operation, such as the number that it is about to give
+        /// out.
         pub auxiliary: AtomicU64,
         /// The operation, as the handler numbers it; 0 if the handler has not got so far.
         pub opcode: AtomicU32,

@@ -10,9 +10,9 @@
 //! heap     chunks    what is held for each record of a chunk; none while the chunk is empty
 //! ```
 //!
-//! A record exists while its key is not 0. To add one, its fields are stored, then the key, then the
-//! bit. To remove one, the key is cleared first. So after a death, the keys are right, and the bits
-//! follow from them.
+//! A record exists while its key is not 0. To add one, its fields are stored, then the key, then
+//! the bit. To remove one, the key is cleared first. So after a death, the keys are right, and the
+//! bits follow from them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

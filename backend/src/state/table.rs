@@ -39,8 +39,8 @@ impl TableRecord {
     /// The calling thread begins to change the table.
     pub fn begin_change(&self) {
         self.changing.store(1, Ordering::Relaxed);
-        // Before all changes. A thread is killed between two instructions, and what it stored before
-        // is there, so that only the compiler must keep the order.
+        // Before all changes. A thread is killed between two instructions, and what it stored
+        // before is there, so that only the compiler must keep the order.
         compiler_fence(Ordering::SeqCst);
     }
 

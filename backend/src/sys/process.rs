@@ -80,8 +80,8 @@ pub fn unshare(namespaces: UnshareFlags) -> io::Result<()> {
 
 /// Takes ownership of a descriptor that the process inherited.
 ///
-/// The caller passes a number from the command line, before the process opens descriptors itself, or
-/// one that the worker before has left, before anything else owns it.
+/// The caller passes a number from the command line, before the process opens descriptors itself,
+/// or one that the worker before has left, before anything else owns it.
 ///
 /// # Errors
 /// `EBADF` if the descriptor is not open.

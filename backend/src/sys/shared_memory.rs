@@ -186,8 +186,8 @@ impl<T: Shared> Deref for SharedSlice<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        // SAFETY: `new` has checked that the mapping holds the values, aligned, and `memory` keeps it
-        // mapped. Each content is valid for the type, and changes through atomics only.
+        // SAFETY: `new` has checked that the mapping holds the values, aligned, and `memory` keeps
+        // it mapped. Each content is valid for the type, and changes through atomics only.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.count) }
     }
 }

@@ -409,8 +409,8 @@ fn ordinary_users_place(test: &str) -> Result<Option<Fixture>> {
     Fixture::of(Some(User::NOBODY)).map(Some)
 }
 
-/// Fails if a descriptor of the process is a file or directory outside the share, except its log and
-/// its guest's state.
+/// Fails if a descriptor of the process is a file or directory outside the share, except its log
+/// and its guest's state.
 fn assert_nothing_leads_out(fixture: &Fixture, process: &Process) -> Result<()> {
     for entry in fs::read_dir(format!("/proc/{}/fd", process.0))? {
         let entry = entry?;

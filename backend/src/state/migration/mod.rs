@@ -51,7 +51,8 @@
 //!
 //! Whoever can write the stream can choose every byte. Nothing is allocated by a count before the
 //! items are there, and every list, name and depth has a limit. A [`MigratedGuest`] is complete:
-//! its ids are unique, each parent and each handle's inode exists, and no name leads out of its parent.
+//! its ids are unique, each parent and each handle's inode exists, and no name leads out of its
+//! parent.
 
 mod check;
 mod decode;
