@@ -2,18 +2,32 @@
 
 use std::io;
 use std::ops::Deref;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use gangplank_service::rate_limited;
 use parking_lot::RwLock;
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 
 use super::memory_limits::MemoryLimits;
+use crate::sys::file::file_system_magic;
 use crate::sys::guest_memory::Guarded;
 
 /// How often the limits of a guest's memory may be reached at a time: by the current table, and by
 /// older tables that requests in flight still use.
 const MAX_TABLES: u64 = 3;
+
+/// File systems of memory (memfd, hugetlbfs) and of local disks (`linux/magic.h`;
+/// `fs/xfs/xfs_format.h`). overlayfs is none: it may lie on any other.
+const PROMPT: [u64; 6] = [
+    0x0102_1994, // tmpfs
+    0x9584_58f6, // hugetlbfs
+    0xef53,      // ext2, ext3, ext4
+    0x5846_5342, // xfs
+    0x9123_683e, // btrfs
+    0xf2f5_2010, // f2fs
+];
 
 /// One guest's current memory.
 ///
@@ -31,6 +45,7 @@ pub(super) struct GuardedMemory {
     // Fields drop in this order: a guard that outlived its mapping would cover the next mapping at
     // that address.
     guards: Vec<Guarded>,
+    may_stall: bool,
     _share: Option<InUseShare>,
     mmap: Arc<GuestMemoryMmap>,
 }
@@ -90,8 +105,17 @@ impl MemoryCell {
                 Guarded::new(region.as_ptr(), len)
             })
             .collect::<io::Result<Vec<_>>>()?;
+        let may_stall = !mmap.iter().all(is_always_there);
+        if may_stall {
+            rate_limited!(
+                info,
+                "the guest's memory is a file that is neither memory nor on a local disk; file \
+                 data is copied on its way, which is slower than with memfd or /dev/shm"
+            );
+        }
         let memory = Arc::new(GuardedMemory {
             guards,
+            may_stall,
             _share: Some(share),
             mmap,
         });
@@ -104,6 +128,11 @@ impl GuardedMemory {
     /// Whether the frontend truncated a region's file while it was mapped.
     pub(super) fn is_truncated(&self) -> bool {
         self.guards.iter().any(Guarded::is_truncated)
+    }
+
+    /// Whether an access may wait for somebody other than this host's kernel and disks.
+    pub(super) const fn may_stall(&self) -> bool {
+        self.may_stall
     }
 }
 
@@ -162,6 +191,18 @@ fn is_backed(region: &GuestRegionMmap) -> bool {
     }
 }
 
+/// Whether the pages of a region come from the host's memory or disks. Those of other file systems
+/// may come from a server that never answers: a FUSE server of the frontend's own user, for one.
+fn is_always_there(region: &GuestRegionMmap) -> bool {
+    let Some(offset) = region.file_offset() else {
+        return true;
+    };
+    let file = offset.file();
+    // The file system of a device's file says nothing about its memory.
+    file.metadata().is_ok_and(|file| file.is_file())
+        && file_system_magic(file.as_fd()).is_ok_and(|magic| PROMPT.contains(&magic))
+}
+
 #[cfg(test)]
 mod tests {
     use vm_memory::{FileOffset, GuestAddress};
@@ -216,6 +257,24 @@ mod tests {
             used.clear();
             cell.replace(memory(1)).expect("taken");
         }
+    }
+
+    #[test]
+    fn only_memory_of_the_hosts_own_is_always_there() {
+        let backed_by = |file: std::fs::File, len: usize| {
+            let backing = FileOffset::new(file, 0);
+            let range = (GuestAddress(0), len, Some(backing));
+            let cell = cell(u64::MAX, 509);
+            let mmap = GuestMemoryMmap::from_ranges_with_files([range]).expect("mapped");
+            cell.replace(Arc::new(mmap)).expect("taken");
+            cell.current().may_stall()
+        };
+        let memfd = rustix::fs::memfd_create("guest", rustix::fs::MemfdFlags::CLOEXEC);
+        let memfd = std::fs::File::from(memfd.expect("made"));
+        memfd.set_len(0x1000).expect("grown");
+        assert!(!backed_by(memfd, 0x1000));
+        let open = std::fs::File::options().read(true).write(true).clone();
+        assert!(backed_by(open.open("/dev/zero").expect("opened"), 0x1000));
     }
 
     #[test]

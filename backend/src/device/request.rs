@@ -156,6 +156,8 @@ impl Request {
         translator: &mut Translator,
     ) -> Result<(), MalformedChain> {
         self.reply_len = 0;
+        self.readable.set_copied(memory.may_stall());
+        self.writable.set_copied(memory.may_stall());
         translator
             .translate(chain, memory, &mut self.readable, &mut self.writable)
             .inspect_err(|_| self.clear_segments())?;

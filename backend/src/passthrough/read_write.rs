@@ -11,16 +11,12 @@
 //! | WRITE with `O_DIRECT` on a file with a page cache | becomes EIO (`fuse_get_res_by_io`) | all, or the error |
 //! | any other WRITE | the program writes the rest | the bytes written |
 //!
-//! A WRITE can stall while the kernel copies from guest memory: the memory may be a file on a slow
-//! or malicious file system, or pages that a `userfaultfd(2)` handler never provides. On most local
-//! file systems the kernel copies under the inode's lock (`i_rwsem`, `generic_file_write_iter`), so
-//! meanwhile other guests and host programs wait when they write to the *same* file, truncate it or
-//! change its attributes; on XFS also when they read it. Nothing else of theirs waits: each guest
-//! has its own threads, and the daemon holds no lock of its own during the call. The wait is as
-//! long as the page fault: it ends when the page arrives, or when the process that should provide
-//! it ends or its FUSE connection is aborted. Killing the guest's worker ends a wait for
-//! `userfaultfd(2)`, but not one for a request that a FUSE server has taken (`request_wait_answer`,
-//! `fs/fuse/dev.c`).
+//! The kernel copies between a file and guest memory while it holds the inode's lock (`i_rwsem`): on
+//! most local file systems for a WRITE (`generic_file_write_iter`), on XFS for a READ as well. Guest
+//! memory may be a file on a FUSE server that never provides a page. So data from and to memory that
+//! is neither the host's memory nor on a local disk goes through a buffer of the worker
+//! (`crate::sys::buffers`): the worker's own thread waits for the page, without a lock. An access
+//! to memory on a local disk waits as long as that disk takes.
 
 use std::io;
 use std::os::fd::AsFd;

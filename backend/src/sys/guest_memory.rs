@@ -11,7 +11,7 @@
 
 use std::io;
 use std::sync::Once;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering, compiler_fence};
 
 /// Limit of mappings: enough for three memory tables of one guest with the maximum of 509 regions
 /// each, those that requests in flight still use included.
@@ -19,6 +19,21 @@ const SLOTS: usize = 2048;
 
 /// All mappings. A signal handler must not take a lock, so each slot consists of atomics.
 static TABLE: [Slot; SLOTS] = [const { Slot::empty() }; SLOTS];
+
+thread_local! {
+    /// How often the thread's accesses met truncated memory. Constant and without a destructor, so
+    /// that the signal handler may use it.
+    static REPAIRS: AtomicUsize = const { AtomicUsize::new(0) };
+}
+
+/// How often an access of this thread met truncated memory, which zero pages have replaced since.
+/// If two calls return the same number, the thread read no such zeros between them, except where
+/// another thread had met them before.
+pub fn repairs() -> usize {
+    // The handler runs within what the compiler sees as ordinary loads.
+    compiler_fence(Ordering::SeqCst);
+    REPAIRS.with(|count| count.load(Ordering::Relaxed))
+}
 
 struct Slot {
     taken: AtomicBool,
@@ -134,6 +149,8 @@ extern "C" fn handle_sigbus(
     let address = unsafe { info.si_addr() };
     let page = page_size();
     let start = address.map_addr(|a| a & !(page - 1));
+    // The kernel runs the handler on the thread whose access failed.
+    REPAIRS.with(|count| count.fetch_add(1, Ordering::Relaxed));
     let mut repaired = false;
     // While a memory table changes, two slots may list the same mapping; both are marked.
     for slot in &TABLE {
@@ -195,8 +212,9 @@ mod tests {
         memory.write_obj(7u64, end).expect("in range");
         assert!(!guarded.is_truncated());
         file.set_len(page_size() as u64).expect("cut");
+        let before = repairs();
         assert_eq!(memory.read_obj::<u64>(end).expect("in range"), 0);
-        assert!(guarded.is_truncated());
+        assert!(guarded.is_truncated() && repairs() > before);
         memory.write_obj(9u64, end).expect("in range");
         assert_eq!(
             memory.read_obj::<u64>(GuestAddress(0)).expect("in range"),

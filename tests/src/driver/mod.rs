@@ -12,6 +12,7 @@ pub mod fixture;
 pub mod memory;
 pub mod neighbour;
 pub mod ring;
+pub mod stalling_memory;
 pub mod vhost_user;
 
 use std::collections::HashMap;

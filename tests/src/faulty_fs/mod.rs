@@ -147,6 +147,8 @@ impl FaultyFs {
 
 impl Drop for FaultyFs {
     fn drop(&mut self) {
+        // Otherwise a thread that waits would not end.
+        self.control.clear();
         // Forced, so that a daemon that holds the mount in its own namespace does not block these
         // threads.
         let flags = UnmountFlags::FORCE | UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
@@ -167,6 +169,11 @@ impl Control {
     /// Adds a rule.
     pub fn set(&self, rule: Rule) {
         self.0.rules.add(rule);
+    }
+
+    /// Makes this the only rule.
+    pub fn replace(&self, rule: Rule) {
+        self.0.rules.replace(rule);
     }
 
     /// Removes all rules.

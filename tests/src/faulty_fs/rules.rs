@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use rustix::io::Errno;
 
 /// A kind of request.
@@ -86,6 +86,8 @@ pub enum Fault {
         /// Whether later requests fail too.
         lasting: Lasting,
     },
+    /// The request is not answered while the rule holds.
+    Unanswered,
     /// A transfer moves no more bytes than this, except one of the kernel's page cache.
     AtMost {
         /// At least 1.
@@ -144,6 +146,7 @@ pub(super) enum Short {
 #[derive(Debug, Default)]
 pub(super) struct Rules {
     state: Mutex<State>,
+    cleared: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -153,6 +156,13 @@ struct State {
     calls: HashMap<Call, u64>,
 }
 
+impl State {
+    fn is_unanswered(&self, call: Call, file: &str) -> bool {
+        let mut rules = self.rules.iter();
+        rules.any(|(rule, _)| rule.fault == Fault::Unanswered && rule.concerns(call, file))
+    }
+}
+
 impl Rules {
     pub(super) fn add(&self, rule: Rule) {
         self.state.lock().rules.push((rule, 0));
@@ -160,6 +170,12 @@ impl Rules {
 
     pub(super) fn clear(&self) {
         self.state.lock().rules.clear();
+        self.cleared.notify_all();
+    }
+
+    pub(super) fn replace(&self, rule: Rule) {
+        self.state.lock().rules = vec![(rule, 0)];
+        self.cleared.notify_all();
     }
 
     pub(super) fn calls(&self, call: Call) -> u64 {
@@ -170,10 +186,14 @@ impl Rules {
         self.state.lock().calls.clear();
     }
 
-    /// Counts a request. Returns the errno if it fails as a whole.
+    /// Counts a request. Returns the errno if it fails as a whole. Waits as long as it may not be
+    /// answered.
     pub(super) fn check(&self, call: Call, file: &str) -> Result<(), Errno> {
         let mut state = self.state.lock();
         *state.calls.entry(call).or_default() += 1;
+        while state.is_unanswered(call, file) {
+            self.cleared.wait(&mut state);
+        }
         let mut result = Ok(());
         for (rule, seen) in &mut state.rules {
             if !rule.concerns(call, file) {

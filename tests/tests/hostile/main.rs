@@ -9,3 +9,4 @@ mod memory_limits;
 mod messages;
 mod requests;
 mod shared_descriptors;
+mod stalled_memory;

@@ -5,6 +5,7 @@
 //! only the copy is used.
 #![allow(unsafe_code)] // the only module that accesses guest memory by raw addresses
 
+mod copied;
 mod reader;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ const MAX_SEGMENTS_PER_CALL: usize = 1024;
 pub struct Segments {
     list: Vec<libc::iovec>,
     total: usize,
+    is_copied: bool,
 }
 
 // SAFETY: the list holds addresses, not references; the caller that creates a `Reader` or `Writer`
@@ -36,6 +38,7 @@ impl Segments {
         Self {
             list: Vec::with_capacity(capacity),
             total: 0,
+            is_copied: false,
         }
     }
 
@@ -71,6 +74,13 @@ impl Segments {
         self.push(buffer.as_mut_ptr(), buffer.len())
     }
 
+    /// Chooses whether transfers between files and the segments go through memory of this process.
+    ///
+    /// The kernel then never waits for a page of the segments while it holds a lock of the file.
+    pub fn set_copied(&mut self, is_copied: bool) {
+        self.is_copied = is_copied;
+    }
+
     /// Empties the list and keeps its allocation.
     pub fn clear(&mut self) {
         self.list.clear();
@@ -92,10 +102,7 @@ impl Segments {
     /// # Safety
     /// Each segment must be mapped and readable for the lifetime of the reader.
     pub unsafe fn reader(&mut self) -> Reader<'_> {
-        Reader(Cursor {
-            remaining: self.total,
-            rest: &mut self.list,
-        })
+        Reader(self.cursor())
     }
 
     /// Writes to the segments, starting at the first byte.
@@ -104,10 +111,15 @@ impl Segments {
     /// Each segment must be mapped and writable for the lifetime of the writer, and no Rust
     /// reference may point into it.
     pub unsafe fn writer(&mut self) -> Writer<'_> {
-        Writer(Cursor {
+        Writer(self.cursor())
+    }
+
+    fn cursor(&mut self) -> Cursor<'_> {
+        Cursor {
             remaining: self.total,
             rest: &mut self.list,
-        })
+            is_copied: self.is_copied,
+        }
     }
 }
 
@@ -115,6 +127,8 @@ impl Segments {
 struct Cursor<'a> {
     rest: &'a mut [libc::iovec],
     remaining: usize,
+    /// See [`Segments::set_copied`].
+    is_copied: bool,
 }
 
 impl<'a> Cursor<'a> {

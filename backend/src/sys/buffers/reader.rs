@@ -58,7 +58,7 @@ impl Reader<'_> {
     /// (`RWF_*`). Returns how many were written, which may be fewer.
     ///
     /// # Errors
-    /// Those of `pwritev2(2)`.
+    /// Those of `pwritev2(2)`. EFAULT if the memory was truncated.
     pub fn write_to(
         &mut self,
         file: BorrowedFd<'_>,
@@ -68,6 +68,9 @@ impl Reader<'_> {
     ) -> io::Result<usize> {
         let offset = libc::off_t::try_from(offset)
             .map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+        if self.0.is_copied {
+            return self.write_copy_to(file, count, offset, flags);
+        }
         self.0.vectored(count, |segments, used| {
             // SAFETY: `segments` points to `used` segments, which the caller of `Segments::reader`
             // keeps mapped; the kernel returns EFAULT if it cannot read them.

@@ -80,3 +80,51 @@ fn file_transfers_move_no_more_than_asked_and_go_on_from_there() {
     file.read_to_string(&mut content).expect("read");
     assert_eq!(content, "2345456789");
 }
+
+#[test]
+fn transfers_by_way_of_a_copy_move_the_same_bytes() {
+    let mut file = tempfile::tempfile().expect("a temporary file");
+    file.write_all(b"0123456789").expect("written");
+    let (mut a, mut b) = ([0u8; 3], [0u8; 6]);
+    let mut segments = Segments::default();
+    segments.set_copied(true);
+    assert!(segments.push_slice(&mut a) && segments.push_slice(&mut b));
+    // SAFETY: the arrays live to the end of the test.
+    let mut writer = unsafe { segments.writer() };
+    assert_eq!(writer.read_from(file.as_fd(), 5, 2, 0).expect("read"), 5);
+    assert_eq!(writer.read_from(file.as_fd(), 100, 9, 0).expect("read"), 1);
+    assert_eq!(writer.remaining(), 3);
+    assert_eq!((&a, &b), (b"234", b"569\0\0\0"));
+
+    segments.clear();
+    assert!(segments.push_slice(&mut a) && segments.push_slice(&mut b));
+    // SAFETY: the arrays live to the end of the test.
+    let mut reader = unsafe { segments.reader() };
+    assert_eq!(reader.write_to(file.as_fd(), 4, 0, 0).expect("written"), 4);
+    assert_eq!(
+        reader.write_to(file.as_fd(), 100, 10, 0).expect("written"),
+        5
+    );
+    let mut content = String::new();
+    file.rewind().expect("rewound");
+    file.read_to_string(&mut content).expect("read");
+    assert_eq!(content, "234545678969\0\0\0");
+}
+
+#[test]
+fn a_copy_is_aligned_for_direct_transfers_and_limited() {
+    let mut memory = vec![1; 3 << 20];
+    let mut segments = Segments::default();
+    segments.set_copied(true);
+    assert!(segments.push_slice(&mut memory[1..]));
+    let file = tempfile::tempfile().expect("a temporary file");
+    // Some file systems have no direct I/O. Others refuse memory that is not aligned.
+    let is_direct = crate::sys::file::set_direct(file.as_fd(), true).is_ok();
+    // SAFETY: the memory lives to the end of the test.
+    let mut reader = unsafe { segments.reader() };
+    let written = reader.write_to(file.as_fd(), 2 << 20, 0, 0);
+    assert_eq!(written.expect("written"), 1 << 20, "direct: {is_direct}");
+    // SAFETY: as above.
+    let writer = unsafe { segments.writer() };
+    assert_eq!(writer.max_per_call(2 << 20), 1 << 20);
+}

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use zerocopy::{Immutable, IntoBytes};
 
+use super::copied::MAX_COPY;
 use super::{Cursor, MAX_SEGMENTS_PER_CALL, byte_count, segment_count};
 use crate::sys::volatile::copy_to_guest;
 
@@ -56,6 +57,9 @@ impl<'a> Writer<'a> {
     /// How many of the next `count` bytes one call of [`Writer::read_from`] requests from the
     /// kernel. A smaller result is a short read.
     pub fn max_per_call(&self, count: usize) -> usize {
+        if self.0.is_copied {
+            return count.min(MAX_COPY);
+        }
         let count = count.min(MAX_BYTES_PER_CALL);
         if self.0.rest.len() <= MAX_SEGMENTS_PER_CALL {
             return count;
@@ -81,6 +85,9 @@ impl<'a> Writer<'a> {
     ) -> io::Result<usize> {
         let offset = libc::off_t::try_from(offset)
             .map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+        if self.0.is_copied {
+            return self.read_copy_from(file, count, offset, flags);
+        }
         self.0.vectored(count, |segments, used| {
             // SAFETY: `segments` points to `used` segments, which the caller of `Segments::writer`
             // keeps mapped; the kernel returns EFAULT if it cannot write them.

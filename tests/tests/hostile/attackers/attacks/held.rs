@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use gangplank_fuse::{MknodIn, NodeId, Operation};
+use gangplank_fuse::{LinkIn, MknodIn, NodeId, Operation};
 use gangplank_tests::driver::{Driver, Error, NodeAndFile, Setup};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -70,6 +70,79 @@ pub(super) fn nameless_nodes(target: &Target<'_>, round: u64) -> Result<()> {
     Ok(())
 }
 
+/// MKNOD, LINK and UNLINK of the first name without FORGET. Such a node is found by neither its path
+/// nor the name that the daemon has noted first.
+pub(super) fn other_names(target: &Target<'_>, round: u64) -> Result<()> {
+    let mut guest = target.guest(&Setup::default())?;
+    let args = MknodIn {
+        mode: 0o100_644,
+        ..MknodIn::default()
+    };
+    let mut made = Vec::new();
+    until_refused(|attempt| {
+        let text = |kind| CString::new(format!("{kind}-{round}-{attempt}")).unwrap_or_default();
+        let (first, second) = (text("first"), text("second"));
+        let operation = Operation::Mknod { args, name: &first };
+        guest.call(NodeId::ROOT, operation, &[], 512)?;
+        let node = NodeId::new(guest.lookup(NodeId::ROOT, &first)?.nodeid);
+        let operation = Operation::Link {
+            args: LinkIn {
+                oldnodeid: node.get(),
+            },
+            name: &second,
+        };
+        guest.call(NodeId::ROOT, operation, &[], 512)?;
+        guest.unlink(NodeId::ROOT, &first)?;
+        made.push((second, node));
+        Ok(())
+    })?;
+    for (name, node) in made {
+        guest
+            .getattr(node, None)
+            .with_context(|| format!("{name:?}"))?;
+        guest.unlink(NodeId::ROOT, &name)?;
+    }
+    Ok(())
+}
+
+/// Puts a device, or a FIFO in every second round, in the place of a file that the guest still
+/// knows, after the daemon had to close it. The number of the file's inode is then often used again.
+pub(super) fn devices_in_place_of_files(target: &Target<'_>, round: u64) -> Result<()> {
+    let mut guest = target.guest(&Setup::default())?;
+    let name = CString::new(format!("swapped-{round}"))?;
+    let mknod = |guest: &mut Driver, mode, rdev| {
+        let args = MknodIn {
+            mode,
+            rdev,
+            ..MknodIn::default()
+        };
+        let operation = Operation::Mknod { args, name: &name };
+        guest.call(NodeId::ROOT, operation, &[], 512).map(drop)
+    };
+    mknod(&mut guest, 0o100_644, 0)?;
+    let file = node(&mut guest, &name)?;
+    deep_look_ups(&mut guest)?;
+    guest.unlink(NodeId::ROOT, &name)?;
+    match round % 2 {
+        // /dev/zero. A daemon of an ordinary user may not make it.
+        0 => match mknod(&mut guest, 0o020_666, 1 << 8 | 5) {
+            Ok(()) | Err(Error::Errno(Errno::PERM)) => {}
+            Err(error) => return Err(error.into()),
+        },
+        _ => mknod(&mut guest, 0o010_666, 0)?,
+    }
+    if let Ok(opened) = guest.open(file, OFlags::RDWR) {
+        let file = NodeAndFile {
+            node: file,
+            file: opened,
+        };
+        let read = guest.read(file, 0, 16)?;
+        ensure!(read.is_empty(), "a device was opened: it reads {read:?}");
+    }
+    let _ = guest.unlink(NodeId::ROOT, &name);
+    Ok(())
+}
+
 pub(super) fn open_files(target: &Target<'_>, _: u64) -> Result<()> {
     let mut guest = target.guest(&Setup::default())?;
     let node = node(&mut guest, c"open")?;
@@ -93,8 +166,12 @@ pub(super) fn open_files(target: &Target<'_>, _: u64) -> Result<()> {
 }
 
 pub(super) fn deep_directories(target: &Target<'_>, _: u64) -> Result<()> {
-    let mut guest = target.guest(&Setup::default())?;
-    let mut dir = node(&mut guest, c"deep")?;
+    deep_look_ups(&mut target.guest(&Setup::default())?)
+}
+
+/// Looks several times as many files up as the guest may have descriptors.
+fn deep_look_ups(guest: &mut Driver) -> Result<()> {
+    let mut dir = node(guest, c"deep")?;
     for level in 1..LEVELS {
         for file in 0..FILES {
             let name = CString::new(format!("f{file}"))?;

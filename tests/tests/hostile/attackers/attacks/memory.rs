@@ -1,13 +1,18 @@
-//! Guest memory that is too large, in too many pieces, or gone.
+//! Guest memory that is too large, in too many pieces, gone, or never there.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::Result;
+use gangplank_fuse::NodeId;
+use gangplank_tests::driver::stalling_memory::StallingMemory;
 use gangplank_tests::driver::vhost_user::{message, words};
-use gangplank_tests::driver::{Driver, Setup};
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use gangplank_tests::driver::{Driver, NodeAndFile, Setup};
+use gangplank_tests::process::User;
+use rustix::fs::{MemfdFlags, OFlags, ftruncate, memfd_create};
 
-use super::Target;
+use super::{Target, node};
 
 /// Size of a sparse file, in bytes. 32 of them fill the address space of a process.
 const SPARSE: u64 = 4 << 40;
@@ -19,6 +24,9 @@ const FILES: u64 = 40;
 const REGIONS: u64 = 520;
 
 const PAGE: u64 = 4096;
+
+/// How long a page does not come.
+const STALLING: Duration = Duration::from_millis(500);
 
 /// Guest and user addresses of added regions, far from the driver's own.
 const FIRST_ADDRESS: u64 = 1 << 50;
@@ -62,5 +70,27 @@ pub(super) fn cut_off(target: &Target<'_>, _: u64) -> Result<()> {
     guest.rings[1].kick_anyway()?;
     // The daemon may as well end the connection.
     let _ = guest.rings[1].wait_for_error(super::rings::BRIEFLY);
+    Ok(())
+}
+
+/// Writes from memory whose server does not answer, to a file that others open meanwhile. Only root
+/// can mount such a server here.
+pub(super) fn unanswered(target: &Target<'_>, _: u64) -> Result<()> {
+    if !User::is_root() {
+        return Ok(());
+    }
+    let memory = StallingMemory::new()?;
+    let mut guest = target.guest(&Setup::default())?;
+    memory.add_to(&guest)?;
+    let node = node(&mut guest, c"open")?;
+    let file = guest.open(node, OFlags::RDWR)?;
+    memory.write_from(&mut guest, NodeAndFile { node, file })?;
+    let mut other = target.guest(&Setup::default())?;
+    let node = self::node(&mut other, c"open")?;
+    let file = other.open(node, OFlags::RDWR)?;
+    other.write(NodeAndFile { node, file }, 0, b"beside a write that waits")?;
+    thread::sleep(STALLING);
+    memory.release();
+    guest.getattr(NodeId::ROOT, None)?;
     Ok(())
 }

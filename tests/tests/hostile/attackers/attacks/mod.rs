@@ -67,13 +67,16 @@ pub(crate) const ATTACKERS: [&[Attack]; 6] = [
         "mapping huge sparse files": memory::map_sparse_files;
         "memory in 500 regions": memory::add_many_regions;
         "memory that is cut off in use": memory::cut_off;
+        "memory that never comes": memory::unanswered;
     },
     attacks! {
         "nameless nodes": held::nameless_nodes;
+        "nodes with another name": held::other_names;
         "open files": held::open_files;
     },
     attacks! {
         "deep directories": held::deep_directories;
+        "devices in place of files": held::devices_in_place_of_files;
     },
     attacks! {
         "waiting locks": held::waiting_locks;
