@@ -22,6 +22,7 @@ mod options;
 mod peek;
 mod quirks;
 mod recorder;
+mod reminder;
 mod replay;
 pub mod request;
 mod scheduling;

@@ -27,6 +27,7 @@ pub(super) struct Notifier {
     writing: BlockedThread,
     /// The connection ends: a signal without room is dropped.
     ending: AtomicBool,
+    is_pipe: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -54,7 +55,14 @@ impl Notifier {
             write_mode: write_mode(&file),
             file,
         });
+        let is_pipe = target.as_ref().is_some_and(|target| is_pipe(&target.file));
+        self.is_pipe.store(is_pipe, Ordering::Relaxed);
         *self.target.lock() = target;
+    }
+
+    /// Whether the descriptor is a pipe: User Mode Linux has pipes, and nobody else.
+    pub(super) fn is_pipe(&self) -> bool {
+        self.is_pipe.load(Ordering::Relaxed)
     }
 
     /// Signals once, if there is a descriptor. Waits while an eventfd has no room, until
@@ -117,6 +125,11 @@ pub(super) fn is_ready(
 ) -> rustix::io::Result<bool> {
     let mut ready = [PollFd::new(&file, events)];
     poll(&mut ready, Some(&Timespec::default())).map(|count| count > 0)
+}
+
+fn is_pipe(file: &File) -> bool {
+    rustix::fs::fstat(file)
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo)
 }
 
 fn write_mode(file: &File) -> WriteMode {

@@ -15,7 +15,7 @@ use rustix::event::PollFlags;
 use rustix::io::{Errno, ReadWriteFlags};
 use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT};
 use virtio_queue::{Error as QueueError, Queue, QueueOwnedT, QueueT};
-use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryAtomic, GuestMemoryMmap};
 
 use super::chain::{Chain, Table};
 use super::memory::GuardedMemory;
@@ -119,8 +119,9 @@ impl Vring {
     }
 
     /// Returns chains to the driver, each as its head and the bytes written into it, and notifies
-    /// the driver unless it suppresses notifications.
-    pub(super) fn complete(&self, memory: &GuardedMemory, used: &[(u16, u32)]) {
+    /// the driver unless it suppresses notifications. Returns whether the driver may miss the
+    /// notification: see [`super::reminder`].
+    pub(super) fn complete(&self, memory: &GuardedMemory, used: &[(u16, u32)]) -> bool {
         let mut state = self.0.state.get_mut();
         let queue = state.get_queue_mut();
         let requests = self.requests();
@@ -137,12 +138,38 @@ impl Vring {
         // Under the ring's lock: from now on the driver may offer these chains again.
         self.discard(used.len());
         match added.and_then(|()| queue.needs_notification(&**memory)) {
-            Ok(true) => self.0.call.signal(),
-            Ok(false) => {}
+            Ok(true) => {
+                self.0.call.signal();
+                self.0.call.is_pipe()
+            }
+            Ok(false) => false,
             Err(error) => {
                 self.set_broken(&format!("its used ring cannot be written: {error}"));
+                false
             }
         }
+    }
+
+    /// Whether the driver has not taken all chains that were returned to it. False if it does not
+    /// tell (`VIRTIO_F_EVENT_IDX`).
+    pub(super) fn has_untaken(&self, memory: &GuardedMemory) -> bool {
+        let state = self.0.state.get_ref();
+        let queue = state.get_queue();
+        // Behind the available ring's flags, index and entries (virtio 1.2, 2.7.6).
+        let used_event = 4 + 2 * u64::from(queue.size());
+        let Some(address) = queue.avail_ring().checked_add(used_event) else {
+            return false;
+        };
+        if !queue.event_idx_enabled() || !queue.ready() {
+            return false;
+        }
+        let taken = memory.load(GuestAddress(address), Ordering::Acquire);
+        taken.is_ok_and(|taken| u16::from_le(taken) != queue.next_used())
+    }
+
+    /// Notifies the driver again, of chains that it was notified of.
+    pub(super) fn signal_again(&self) {
+        self.0.call.signal();
     }
 
     /// Removes chains from the count in flight without returning them to the driver.

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::chain::{Chain, MalformedChain, Translator};
 use super::memory::{GuardedMemory, MemoryCell};
+use super::reminder::Reminder;
 use super::request::{Handled, Request};
 use super::scheduling::{Batch, RingScheduler};
 use super::vring::Vring;
@@ -25,6 +26,7 @@ pub(super) struct Worker {
     chains: Vec<Chain>,
     /// Replies to return: the chain's head and the bytes written into it.
     used: Vec<(u16, u32)>,
+    reminder: Reminder,
     /// A request whose allocations the next chain reuses.
     spare: Option<Box<Request>>,
 }
@@ -44,6 +46,7 @@ impl Worker {
             translator: Translator::default(),
             chains: Vec::with_capacity(BATCH),
             used: Vec::with_capacity(BATCH),
+            reminder: Reminder::default(),
             spare: None,
         }
     }
@@ -75,7 +78,15 @@ impl Worker {
                 idle_since = None;
             }
             let idle = idle_since.unwrap_or_else(Instant::now);
-            if served > 0 && self.scheduler.poll(idle, || ring.has_available(&memory)) {
+            let reminder = &self.reminder;
+            let has_request = || {
+                let untaken = || ring.has_untaken(&memory);
+                ring.has_available(&memory) || {
+                    reminder.look(untaken, || ring.signal_again());
+                    false
+                }
+            };
+            if served > 0 && self.scheduler.poll(idle, has_request) {
                 continue;
             }
             if !ring.allow_notifications(&memory) {
@@ -245,7 +256,9 @@ impl Worker {
     /// Returns the chains of the replies so far to the driver.
     fn complete(&mut self, ring: &Vring, memory: &GuardedMemory) {
         if !self.used.is_empty() {
-            ring.complete(memory, &self.used);
+            if ring.complete(memory, &self.used) {
+                self.reminder.signalled();
+            }
             self.used.clear();
         }
     }
