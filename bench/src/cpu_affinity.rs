@@ -30,3 +30,13 @@ pub fn only(number: usize) -> CpuSet {
 pub fn stay_on(number: usize) -> Result<()> {
     sched_setaffinity(None, &only(number))
 }
+
+/// Lets the calling thread, and what it starts from now on, run on each of `numbers`.
+///
+/// # Errors
+/// `sched_setaffinity(2)`'s.
+pub fn stay_on_any(numbers: &[usize]) -> Result<()> {
+    let mut set = CpuSet::new();
+    numbers.iter().for_each(|number| set.set(*number));
+    sched_setaffinity(None, &set)
+}

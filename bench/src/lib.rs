@@ -3,7 +3,7 @@
 //! | program | what it measures |
 //! | --- | --- |
 //! | `bench` | virtio-fs daemons side by side without a guest, and rhostfs beside virtio-fs |
-//! | `bench-guests` | one guest with the same host directory on several file systems |
+//! | `bench-guests` | guests with the same host directory on several file systems |
 //! | `guest-bench` | the workloads of `bench-guests`, inside the guest or on the host |
 //!
 //! `scripts/bench` builds and starts the first two.

@@ -1,11 +1,12 @@
-//! One guest that mounts a host directory in each of the compared ways.
+//! Guests that mount a host directory in each of the compared ways.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use gangplank_tests::daemon::{self, Daemon};
 use gangplank_tests::debian_tree;
 use gangplank_tests::guest::kernel::Release;
@@ -16,9 +17,16 @@ use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use rustix::io::Errno;
 use tempfile::TempDir;
 
-/// The names of gangplankd and of the host's own file system in the results.
+/// The names of gangplankd, of a second one, and of the host's own file system in the results.
 pub(crate) const OURS: &str = "gangplankd";
+pub(crate) const AGAIN: &str = "again";
 pub(crate) const HOST: &str = "host";
+
+/// The peer that is served by a daemon for each guest.
+const VIRTIOFSD: &str = "virtiofsd";
+
+/// Names that no further daemon may have.
+pub(crate) const RESERVED: [&str; 7] = [OURS, AGAIN, HOST, VIRTIOFSD, "hostfs", "9p", TOOLS];
 
 /// Longest message of 9P, in bytes.
 const PLAN9_MSIZE: u32 = 512 << 10;
@@ -29,16 +37,18 @@ const LIMIT: Duration = Duration::from_secs(300);
 /// Tag of the share that holds the programs.
 const TOOLS: &str = "tools";
 
-/// The guest, the daemons, and the directory whose parts they share.
+/// The guests, the daemons, and the directory whose parts they share.
 pub(crate) struct Fixture {
-    guest: Guest,
-    peers: Vec<&'static str>,
+    guests: Vec<Guest>,
+    /// File systems in the guests, gangplankd first.
+    systems: Vec<String>,
+    peers: Vec<String>,
     percent: u32,
     /// A Debian tree; the compared directories are in its `work`.
     tree: PathBuf,
     program: PathBuf,
     // Fields drop in this order.
-    _relay: Option<Relay>,
+    _relays: Vec<Relay>,
     _daemons: Vec<Daemon>,
     _dir: TempDir,
 }
@@ -60,90 +70,104 @@ fn make_devices(tree: &Path) -> Result<()> {
     Ok(())
 }
 
+/// The directory in which a guest works, of one of the file systems.
+fn place(tree: &str, system: &str, guest: usize) -> String {
+    format!("{tree}/work/{system}/{guest}")
+}
+
 impl Fixture {
-    /// Starts everything on `machine`. Workloads do `percent` of their usual amount.
-    pub(crate) fn new(machine: Machine, percent: u32) -> Result<Self> {
+    /// Starts as many guests on `machine`. Workloads do `percent` of their usual amount. `beside`
+    /// are further builds of gangplankd by name.
+    pub(crate) fn new(
+        machine: Machine,
+        percent: u32,
+        guests: usize,
+        beside: &[(String, PathBuf)],
+    ) -> Result<Self> {
         let dir = tempfile::Builder::new()
             .prefix("gangplank-bench-")
             .tempdir()?;
         let tree = dir.path().join("tree");
         debian_tree::copy_to(&tree, machine.arch())?;
         make_devices(&tree)?;
-        let work = |name: &str| -> Result<PathBuf> {
-            let path = tree.join("work").join(name);
-            fs::create_dir_all(&path)?;
-            Ok(path)
-        };
-        let cached = daemon::Options::new(&tree)
-            .tag(TOOLS)
-            .arguments(&["--cache=always"]);
-        let mut daemons = vec![
-            Daemon::start(&cached)?,
-            Daemon::start(&daemon::Options::new(&work(OURS)?).tag(OURS))?,
-        ];
-        let theirs = daemon::Options::new(&work("virtiofsd")?)
-            .tag("virtiofsd")
-            .program(&tools::virtiofsd()?);
-        daemons.push(Daemon::start(&theirs)?);
-        let mut relay = None;
-        let mut sockets: Vec<PathBuf> = daemons
-            .iter()
-            .map(|daemon| daemon.socket().to_owned())
-            .collect();
-        if machine == Machine::Uml
-            && let Some(last) = sockets.last_mut()
-        {
-            // User Mode Linux reaches virtiofsd only through the relay.
-            let started = Relay::start(last, &[])?;
-            *last = started.socket();
-            relay = Some(started);
-        }
-        let program = gangplank_bench::guest_bench(machine.arch())?;
-        let mut options = Options::new(machine).program("guest-bench", &program);
-        options.memory_mib = 1024;
-        for (socket, tag) in sockets.iter().zip([TOOLS, OURS, "virtiofsd"]) {
-            options = options.share(socket, tag);
-        }
-        // The file system that the hypervisor serves without a daemon.
         let own = match machine {
             Machine::Uml => "hostfs",
             _ => "9p",
         };
-        let directory = work(own)?;
-        if own == "9p" {
-            options.release = Release::General;
-            options.plan9.push((directory.clone(), own.to_owned()));
+        let ours = [OURS, AGAIN].map(|name| (name.to_owned(), None));
+        let others = beside
+            .iter()
+            .map(|(name, program)| (name.clone(), Some(program)));
+        let ours: Vec<(String, Option<&PathBuf>)> = ours.into_iter().chain(others).collect();
+        let mut systems: Vec<String> = ours.iter().map(|(name, _)| name.clone()).collect();
+        systems.extend([VIRTIOFSD, own].map(str::to_owned));
+        for name in systems.iter().map(String::as_str).chain([HOST]) {
+            for guest in 0..guests {
+                fs::create_dir_all(place(&tree.to_string_lossy(), name, guest))?;
+            }
         }
-        let mut guest = Guest::boot(&options)?;
-        guest.mount(TOOLS, "/tools")?;
-        guest.sh(
-            "mount -t tmpfs tmpfs /tools/tmp && mount -o bind /dev /tools/dev && mount -t \
-            proc proc /tools/proc",
-        )?;
-        for name in [OURS, "virtiofsd"] {
-            guest.sh(&format!("mount -t virtiofs {name} /tools/work/{name}"))?;
+        let work = |name: &str| tree.join("work").join(name);
+
+        let cached = daemon::Options::new(&tree)
+            .tag(TOOLS)
+            .arguments(&["--cache=always"]);
+        let mut daemons = vec![Daemon::start(&cached)?];
+        let mut sockets = vec![(TOOLS.to_owned(), daemons[0].socket().to_owned())];
+        for (name, program) in &ours {
+            let mut options = daemon::Options::new(&work(name)).tag(name);
+            if let Some(program) = program {
+                options = options.program(program);
+            }
+            let daemon = Daemon::start(&options)?;
+            sockets.push((name.clone(), daemon.socket().to_owned()));
+            daemons.push(daemon);
         }
-        let how = match own {
-            // The size that QEMU's documentation advises.
-            "9p" => format!("-t 9p -o trans=virtio,version=9p2000.L,msize={PLAN9_MSIZE} 9p"),
-            _ => format!("-t hostfs -o {} none", directory.display()),
-        };
-        guest.sh(&format!("mount {how} /tools/work/{own}"))?;
-        work(HOST)?;
+        let program = gangplank_bench::guest_bench(machine.arch())?;
+        let mut relays = Vec::new();
+        let mut booted = Vec::new();
+        for number in 0..guests {
+            // virtiofsd serves one guest.
+            let options = daemon::Options::new(&work(VIRTIOFSD))
+                .tag(VIRTIOFSD)
+                .program(&tools::virtiofsd()?);
+            let theirs = Daemon::start(&options)?;
+            let mut socket = theirs.socket().to_owned();
+            if machine == Machine::Uml {
+                // User Mode Linux reaches virtiofsd only through the relay.
+                let relay = Relay::start(&socket, &[])?;
+                socket = relay.socket();
+                relays.push(relay);
+            }
+            daemons.push(theirs);
+            let mut options = Options::new(machine).program("guest-bench", &program);
+            options.memory_mib = if guests == 1 { 1024 } else { 512 };
+            for (tag, socket) in &sockets {
+                options = options.share(socket, tag);
+            }
+            options = options.share(&socket, VIRTIOFSD);
+            if own == "9p" {
+                options.release = Release::General;
+                options.plan9.push((work(own), own.to_owned()));
+            }
+            let guest = boot(&options, &systems, own, &work(own));
+            booted.push(guest.with_context(|| format!("guest {number}"))?);
+        }
+        let peers = systems.iter().skip(1).cloned();
         Ok(Self {
-            guest,
-            peers: vec!["virtiofsd", own, HOST],
+            guests: booted,
+            peers: peers.chain([HOST.to_owned()]).collect(),
+            systems,
             percent,
             tree,
             program,
-            _relay: relay,
+            _relays: relays,
             _daemons: daemons,
             _dir: dir,
         })
     }
 
     /// What gangplankd is compared with, the host's own file system last.
-    pub(crate) fn peers(&self) -> &[&'static str] {
+    pub(crate) fn peers(&self) -> &[String] {
         &self.peers
     }
 
@@ -153,38 +177,97 @@ impl Fixture {
         Ok(listed.lines().map(str::to_owned).collect())
     }
 
-    /// Runs `workload` on every file system of the guest in turn, `rounds` times. Returns the
-    /// output of guest-bench.
-    pub(crate) fn in_guest(&mut self, workload: &str, rounds: u32) -> Result<String> {
-        let places: Vec<String> = std::iter::once(OURS)
-            .chain(self.peers.iter().copied().filter(|peer| *peer != HOST))
-            .map(|name| format!("{name}=/tools/work/{name}"))
-            .collect();
-        let command = format!(
-            "guest-bench --root /tools --drop-caches --rounds {rounds} --size {} {} -- {workload}",
-            self.percent,
-            places.join(" ")
-        );
-        let rounds = rounds.saturating_add(1);
-        self.guest.sh_within(&command, LIMIT * rounds)
+    /// Runs `workload` on every file system in turn, `rounds` times, in all guests at once. Returns
+    /// the outputs of guest-bench.
+    pub(crate) fn in_guests(&mut self, workload: &str, rounds: u32) -> Result<Vec<String>> {
+        if let [guest] = self.guests.as_mut_slice() {
+            let places: Vec<String> = self
+                .systems
+                .iter()
+                .map(|name| format!("{name}={}", place("/tools", name, 0)))
+                .collect();
+            let command = command(rounds, self.percent, &places.join(" "), workload);
+            let limit = LIMIT * rounds.saturating_add(1);
+            return Ok(vec![guest.sh_within(&command, limit)?]);
+        }
+        let mut printed = Vec::new();
+        for _ in 0..rounds {
+            for name in &self.systems {
+                // Together, so that all are on the same file system at the same time.
+                printed.extend(together(&mut self.guests, |number, guest| {
+                    let place = format!("{name}={}", place("/tools", name, number));
+                    guest.sh_within(&command(1, self.percent, &place, workload), LIMIT)
+                })?);
+            }
+        }
+        Ok(printed)
     }
 
-    /// Runs `workload` on the host's file system.
-    pub(crate) fn on_host(&self, workload: &str, rounds: u32) -> Result<String> {
-        let output = Command::new(&self.program)
-            .arg("--root")
-            .arg(&self.tree)
-            .args(["--rounds", &rounds.to_string()])
-            .args(["--size", &self.percent.to_string()])
-            .arg(format!(
-                "{HOST}={}",
-                self.tree.join("work").join(HOST).display()
-            ))
-            .args(["--", workload])
-            .output()
-            .context("running guest-bench on the host")?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        ensure!(output.status.success(), "guest-bench on the host: {text}");
-        Ok(text)
+    /// Runs `workload` on the host's file system, as often at once as there are guests.
+    pub(crate) fn on_host(&mut self, workload: &str, rounds: u32) -> Result<Vec<String>> {
+        let (tree, program, percent) = (&self.tree, &self.program, self.percent);
+        together(&mut self.guests, |number, _| {
+            let place = place(&tree.to_string_lossy(), HOST, number);
+            let output = Command::new(program)
+                .arg("--root")
+                .arg(tree)
+                .args(["--rounds", &rounds.to_string()])
+                .args(["--size", &percent.to_string()])
+                .arg(format!("{HOST}={place}"))
+                .args(["--", workload])
+                .output()
+                .context("running guest-bench on the host")?;
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            ensure!(output.status.success(), "guest-bench on the host: {text}");
+            Ok(text)
+        })
     }
+}
+
+/// Boots a guest that has every file system below `/tools/work`.
+fn boot(options: &Options, systems: &[String], own: &str, directory: &Path) -> Result<Guest> {
+    let mut guest = Guest::boot(options)?;
+    guest.mount(TOOLS, "/tools")?;
+    guest.sh(
+        "mount -t tmpfs tmpfs /tools/tmp && mount -o bind /dev /tools/dev && mount -t \
+        proc proc /tools/proc",
+    )?;
+    for name in systems.iter().filter(|name| *name != own) {
+        guest.sh(&format!("mount -t virtiofs {name} /tools/work/{name}"))?;
+    }
+    let how = match own {
+        // The size that QEMU's documentation advises.
+        "9p" => format!("-t 9p -o trans=virtio,version=9p2000.L,msize={PLAN9_MSIZE} 9p"),
+        _ => format!("-t hostfs -o {} none", directory.display()),
+    };
+    guest.sh(&format!("mount {how} /tools/work/{own}"))?;
+    Ok(guest)
+}
+
+/// The command line in a guest.
+fn command(rounds: u32, percent: u32, places: &str, workload: &str) -> String {
+    format!(
+        "guest-bench --root /tools --drop-caches --rounds {rounds} --size {percent} {places} -- \
+         {workload}"
+    )
+}
+
+/// Calls `work` for each guest with its number, on a thread each.
+fn together<T: Send>(
+    guests: &mut [Guest],
+    work: impl Fn(usize, &mut Guest) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    let work = &work;
+    thread::scope(|scope| {
+        let threads: Vec<_> = guests
+            .iter_mut()
+            .enumerate()
+            .map(|(number, guest)| scope.spawn(move || work(number, guest)))
+            .collect();
+        let joined = threads.into_iter().map(|thread| {
+            let result = thread.join();
+            result.unwrap_or_else(|_| Err(anyhow!("a thread panicked")))
+        });
+        joined.collect()
+    })
 }

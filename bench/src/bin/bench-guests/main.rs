@@ -1,47 +1,39 @@
-//! The benchmark in guests: common work on files, in one guest on several file systems in turn, and
-//! on the host.
-//!
-//!     bench-guests [uml|qemu-x86_64] [--rounds N] [--size PERCENT] [--apart] [--json FILE]
-//!                  [--svg FILE] [--document FILE] [WORKLOAD...]
+//! The benchmark in guests: common work on files, in stock guests on several file systems in turn,
+//! and on the host.
 //!
 //! In User Mode Linux the peers are hostfs and virtiofsd 1.14 behind the relay, in QEMU virtiofsd
-//! and 9p. All serve directories of one host file system, mounted side by side in one guest. Every
-//! round runs every workload on each of them. `guest-bench` is the program in the guest.
+//! and 9p. All serve directories of one host file system, mounted side by side in the guest. Every
+//! round runs a workload on each of them. gangplankd is measured twice, on two mounts: the ratio of
+//! the two is the noise of the machine. `guest-bench` is the program in the guest.
 //!
-//! Everything runs on one processor. With `--apart` the kernel places the processes: results then
-//! depend on how long a processor takes to wake up, which is long in virtual machines.
+//! Everything is measured in several [`situation`]s, since a fast reply can help where guest and
+//! daemon share a processor and harm where each has one. The worst one counts.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
     reason = "a program for the console"
 )]
 
+mod args;
 mod fixture;
 mod results;
+mod situation;
+mod summary;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
-use gangplank_bench::{cpu_affinity, document};
-use gangplank_tests::guest::Machine;
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use gangplank_bench::document;
 
+use crate::args::{Args, Kind};
 use crate::fixture::Fixture;
 use crate::results::Results;
+use crate::situation::Situation;
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::parse(std::env::args().skip(1)) {
-        Ok(arguments) => arguments,
-        Err(error) => {
-            eprintln!(
-                "bench-guests: {error:#}\nusage: bench-guests [uml|qemu-x86_64] [--rounds N] \
-                 [--size PERCENT] [--apart] \
-                 [--json FILE] [--svg FILE] [--document FILE] [WORKLOAD...]"
-            );
-            return ExitCode::from(2);
-        }
-    };
-    match run(&arguments) {
+    match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench-guests: {error:#}");
@@ -50,116 +42,121 @@ fn main() -> ExitCode {
     }
 }
 
-/// The arguments.
-struct Arguments {
-    machine: Machine,
-    rounds: u32,
-    percent: u32,
-    apart: bool,
-    json: Option<PathBuf>,
-    svg: Option<PathBuf>,
-    document: Option<PathBuf>,
-    workloads: Vec<String>,
+/// The results of one situation.
+struct Measured {
+    situation: Situation,
+    /// What gangplankd is compared with.
+    peers: Vec<String>,
+    results: Results,
 }
 
-impl Arguments {
-    fn parse(mut words: impl Iterator<Item = String>) -> Result<Self> {
-        let mut parsed = Self {
-            machine: Machine::Uml,
-            rounds: 5,
-            percent: 100,
-            apart: false,
-            json: None,
-            svg: None,
-            document: None,
-            workloads: Vec::new(),
-        };
-        while let Some(word) = words.next() {
-            let mut value = || words.next().with_context(|| format!("{word} has no value"));
-            match word.as_str() {
-                "uml" => parsed.machine = Machine::Uml,
-                "qemu-x86_64" => parsed.machine = Machine::QemuX86_64,
-                "--rounds" => parsed.rounds = value()?.parse().context("--rounds")?,
-                "--size" => parsed.percent = value()?.parse().context("--size")?,
-                "--apart" => parsed.apart = true,
-                "--document" => parsed.document = Some(value()?.into()),
-                "--json" => parsed.json = Some(value()?.into()),
-                "--svg" => parsed.svg = Some(value()?.into()),
-                option if option.starts_with('-') => bail!("there is no option {option}"),
-                workload => parsed.workloads.push(workload.to_owned()),
-            }
+fn run(args: &Args) -> Result<()> {
+    let mut measured = Vec::new();
+    for situation in &args.situations {
+        measured.push(measure(args, *situation)?);
+    }
+    let tables = tables(&measured);
+    println!("{tables}");
+    if let Some(path) = &args.json {
+        let parts: Vec<String> = measured
+            .iter()
+            .map(|measured| measured.results.json(measured.situation.name()))
+            .collect();
+        write(path, &format!("[\n{}\n]\n", parts.join(",\n")))?;
+    }
+    let svg = |path: &Path| match measured.first() {
+        Some(first) => {
+            let title = format!(
+                "files in a guest, {}, {}: rates, each workload to its own scale",
+                args.machine.name(),
+                first.situation.heading()
+            );
+            write(path, &first.results.drawing(&title, &first.peers))
         }
-        Ok(parsed)
-    }
-}
-
-fn run(arguments: &Arguments) -> Result<()> {
-    let machine = document::Machine::this();
-    if !arguments.apart {
-        let processor = cpu_affinity::allowed()?.first().copied();
-        cpu_affinity::stay_on(processor.context("no processor to run on")?)
-            .context("choosing a processor")?;
-    }
-    let mut fixture = Fixture::new(arguments.machine, arguments.percent)?;
-    let mut results = Results::default();
-    let workloads = match arguments.workloads.is_empty() {
-        true => fixture.workloads()?,
-        false => arguments.workloads.clone(),
+        None => Ok(()),
     };
-    for workload in &workloads {
-        eprintln!("{workload} ...");
-        results.read(&fixture.in_guest(workload, arguments.rounds)?)?;
-        results.read(&fixture.on_host(workload, arguments.rounds)?)?;
-    }
-    let table = results.table(fixture.peers());
-    println!("{table}");
-    let (mark, name) = told_of(arguments.machine);
-    let svg = |path: &Path| {
-        let title = format!("files in a guest, {name}: rates, each workload to its own scale");
-        write(path, &results.drawing(&title, fixture.peers()))
-    };
-    if let Some(path) = &arguments.json {
-        write(path, &results.json())?;
-    }
-    if let Some(path) = &arguments.svg {
+    if let Some(path) = &args.svg {
         svg(path)?;
     }
-    if let Some(path) = &arguments.document {
+    if let Some(path) = &args.document {
         let told = format!(
-            "{}; medians of {} interleaved rounds, workloads at {} % of their usual size, \
-             {}.\n\n{table}",
-            machine,
-            arguments.rounds,
-            arguments.percent,
-            if arguments.apart {
-                "processes wherever the kernel puts them"
-            } else {
-                "all on one processor"
-            }
+            "{}; medians of {} interleaved rounds, workloads at {} % of their usual size. The column \
+             \"again\" is the same daemon a second time: its ratio is the noise.\n\n{tables}",
+            document::Machine::this(),
+            args.rounds,
+            args.size,
         );
-        document::put(path, mark, &told)?;
-        let beside = document::beside(path, &format!("-{name}"));
+        document::put(path, mark(args.machine), &told)?;
+        let beside = document::beside(path, &format!("-{}", args.machine.name()));
         svg(&beside.with_extension("svg"))?;
     }
     Ok(())
+}
+
+fn measure(args: &Args, situation: Situation) -> Result<Measured> {
+    let entered = situation.enter()?;
+    let machine = args.machine.machine();
+    let mut fixture = Fixture::new(machine, args.size, situation.guests(), &args.beside)?;
+    let known = fixture.workloads()?;
+    for asked in &args.workloads {
+        ensure!(known.contains(asked), "there is no workload {asked}");
+    }
+    let workloads = match args.workloads.is_empty() {
+        true => known,
+        false => args.workloads.clone(),
+    };
+    let mut results = Results::default();
+    for workload in &workloads {
+        eprintln!("{}: {workload} ...", situation.name());
+        for printed in fixture.in_guests(workload, args.rounds)? {
+            results.read(&printed)?;
+        }
+        for printed in fixture.on_host(workload, args.rounds)? {
+            results.read(&printed)?;
+        }
+    }
+    let peers = fixture.peers().to_vec();
+    drop(fixture);
+    drop(entered);
+    Ok(Measured {
+        situation,
+        peers,
+        results,
+    })
+}
+
+/// The summary, and a table for each situation.
+fn tables(measured: &[Measured]) -> String {
+    let mut text = summary::table(measured);
+    for Measured {
+        situation,
+        peers,
+        results,
+    } in measured
+    {
+        text.push_str(&format!(
+            "\n**{}**: {}\n\n{}",
+            situation.name(),
+            situation.heading(),
+            results.table(peers)
+        ));
+    }
+    text
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
     std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))
 }
 
-/// The mark before the results of guests on `machine` in a document, and the name of the files
-/// beside it.
-const fn told_of(machine: Machine) -> (&'static str, &'static str) {
-    match machine {
-        Machine::Uml => (
-            "<!-- results in uml: scripts/bench --guests uml --document puts them here -->",
-            "uml",
-        ),
-        _ => (
+/// The mark before the results of such guests in a document.
+const fn mark(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Uml => {
+            "<!-- results in uml: scripts/bench --guests uml --document puts them here -->"
+        }
+        Kind::QemuX86_64 => {
             "<!-- results in qemu: scripts/bench --guests qemu-x86_64 --document puts them here \
-             -->",
-            "qemu-x86_64",
-        ),
+             -->"
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use anyhow::{Context, Result, ensure};
 use gangplank_bench::bar_chart::{self, Bar, Group};
 
-use crate::fixture::{HOST, OURS};
+use crate::fixture::{AGAIN, HOST, OURS};
 
 /// Rates by workload, in the order of measurement, and by file system.
 #[derive(Default)]
@@ -55,8 +55,19 @@ impl Results {
         Ok(())
     }
 
+    /// The names of the workloads, in the order of measurement.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.workloads.iter().map(|workload| workload.name.as_str())
+    }
+
+    /// gangplankd's rate as a multiple of a peer's.
+    pub(crate) fn ratio(&self, workload: &str, peer: &str) -> Option<f64> {
+        let workload = self.workloads.iter().find(|known| known.name == workload)?;
+        Some(workload.median(OURS)? / workload.median(peer)?)
+    }
+
     /// A Markdown table: gangplankd, and each of `peers` with the ratio of the rates.
-    pub(crate) fn table(&self, peers: &[&str]) -> String {
+    pub(crate) fn table(&self, peers: &[String]) -> String {
         let mut text = format!("| workload | unit/s | {OURS} |");
         for peer in peers {
             let _ = write!(text, " {peer} | ratio |");
@@ -75,7 +86,7 @@ impl Results {
             );
             for peer in peers {
                 let theirs = workload.median(peer);
-                let ratio = ours.zip(theirs).map(|(ours, theirs)| ours / theirs);
+                let ratio = self.ratio(&workload.name, peer);
                 let ratio = ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
                 let _ = write!(text, " {} | {ratio} |", told(theirs, scale));
             }
@@ -84,10 +95,12 @@ impl Results {
         text
     }
 
-    /// The rates as a chart, without the host, whose bars would be too long for the scale.
-    pub(crate) fn drawing(&self, title: &str, peers: &[&str]) -> String {
+    /// The rates as a chart, without the second gangplankd, and without the host, whose bars would
+    /// be too long for the scale.
+    pub(crate) fn drawing(&self, title: &str, peers: &[String]) -> String {
         let drawn = || {
-            let peers = peers.iter().copied().filter(|peer| *peer != HOST);
+            let peers = peers.iter().map(String::as_str);
+            let peers = peers.filter(|peer| ![HOST, AGAIN].contains(peer));
             std::iter::once(OURS).chain(peers)
         };
         let groups: Vec<Group> = self
@@ -102,10 +115,11 @@ impl Results {
         bar_chart::draw(title, &groups)
     }
 
-    /// The rates of every round as JSON, in units per second.
-    pub(crate) fn json(&self) -> String {
-        let workloads: Vec<String> = self.workloads.iter().map(Workload::json).collect();
-        format!("[\n{}\n]\n", workloads.join(",\n"))
+    /// The rates of every round as JSON objects, in units per second.
+    pub(crate) fn json(&self, situation: &str) -> String {
+        let workloads = self.workloads.iter();
+        let workloads: Vec<String> = workloads.map(|known| known.json(situation)).collect();
+        workloads.join(",\n")
     }
 }
 
@@ -137,7 +151,7 @@ impl Workload {
         })
     }
 
-    fn json(&self) -> String {
+    fn json(&self, situation: &str) -> String {
         let systems: Vec<String> = self
             .rates
             .iter()
@@ -147,7 +161,7 @@ impl Workload {
             })
             .collect();
         format!(
-            "  {{\"workload\": \"{}\", \"unit\": \"{}\", \"per_second\": {{{}}}}}",
+            "  {{\"situation\": \"{situation}\", \"workload\": \"{}\", \"unit\": \"{}\", \"per_second\": {{{}}}}}",
             self.name,
             self.unit,
             systems.join(", ")
@@ -173,7 +187,7 @@ mod tests {
         let printed = "find gangplankd 1.0 400 entries\nfind gangplankd 2.0 400 entries\n\
                        find gangplankd 4.0 400 entries\nfind hostfs 4.0 400 entries\n";
         results.read(printed).unwrap();
-        let table = results.table(&["hostfs", "host"]);
+        let table = results.table(&["hostfs", "host"].map(str::to_owned));
         assert!(
             table.ends_with("| find | entries | 200 | 100 | 2.00 | - | - |\n"),
             "{table}"
@@ -186,7 +200,7 @@ mod tests {
         let printed = "read gangplankd 1.0 1048576 bytes\nread gangplankd 2.0 1048576 bytes\n\
                        read hostfs 4.0 1048576 bytes\nread host 0.1 1048576 bytes\n";
         results.read(printed).unwrap();
-        let drawn = results.drawing("in a guest", &["hostfs", "host"]);
+        let drawn = results.drawing("in a guest", &["hostfs", "host"].map(str::to_owned));
         assert_eq!(drawn.matches("<path").count(), 2);
         assert!(drawn.contains("0.25 MiB/s"), "{drawn}");
     }

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -14,6 +14,13 @@ use crate::workload::{Measured, timed};
 /// Number of small files, and their size in bytes.
 const SMALL_FILES: u32 = 2000;
 const SMALL_SIZE: usize = 1536;
+
+/// Number of files that are created in one directory.
+const MANY_FILES: u32 = 5000;
+
+/// Number of directories that are made and removed, and of files in each.
+const MADE_DIRECTORIES: u32 = 100;
+const MADE_FILES: u32 = 30;
 
 /// Number of directories of the tree, and of files in each.
 const TREE_DIRECTORIES: u32 = 40;
@@ -110,6 +117,54 @@ pub(crate) fn create(dir: &WorkDir) -> Result<Measured> {
                 .write_all(&[b'y'; SMALL_SIZE])?;
         }
         Ok(files.into())
+    })
+}
+
+/// Creates many files in one directory, as unpacking and build systems do.
+pub(crate) fn create_many(dir: &WorkDir) -> Result<Measured> {
+    let files = dir.scaled(MANY_FILES);
+    let directory = dir.path("many");
+    timed(|| {
+        fs::create_dir(&directory)?;
+        for number in 0..files {
+            fs::write(directory.join(format!("{number:05}")), b"a line\n")?;
+        }
+        Ok(files.into())
+    })
+}
+
+/// Makes directories with files in them and removes them again.
+pub(crate) fn tree_made_and_removed(dir: &WorkDir) -> Result<Measured> {
+    let directories = dir.scaled(MADE_DIRECTORIES);
+    let tree = dir.path("made");
+    timed(|| {
+        fs::create_dir(&tree)?;
+        for directory in 0..directories {
+            let path = tree.join(format!("{directory:03}"));
+            fs::create_dir(&path)?;
+            for file in 0..MADE_FILES {
+                fs::write(path.join(format!("{file:02}")), b"a line\n")?;
+            }
+        }
+        fs::remove_dir_all(&tree)?;
+        Ok(u64::from(directories * MADE_FILES))
+    })
+}
+
+/// What `chmod -R` does: looks at every entry of the tree and changes its mode, there and back.
+pub(crate) fn chmod_tree(dir: &WorkDir) -> Result<Measured> {
+    let mut changed = 0;
+    timed(|| {
+        for bit in [0, 0o040] {
+            changed += walk(&dir.path("tree"), &mut |entry| {
+                let mode = entry.metadata()?.mode() & !0o040 | bit;
+                Ok(fs::set_permissions(
+                    entry.path(),
+                    fs::Permissions::from_mode(mode),
+                )?)
+            })?;
+        }
+        Ok(changed)
     })
 }
 

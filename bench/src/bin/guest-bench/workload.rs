@@ -73,6 +73,12 @@ const fn warm(mut workload: Workload) -> Workload {
 pub(crate) static WORKLOADS: &[Workload] = &[
     workload("untar", "files", programs::make_archive, programs::untar),
     cold(workload("find", "entries", names::make_tree, names::find)),
+    warm(workload(
+        "find-again",
+        "entries",
+        names::make_tree,
+        names::find,
+    )),
     cold(workload(
         "ls-lR",
         "entries",
@@ -105,6 +111,14 @@ pub(crate) static WORKLOADS: &[Workload] = &[
         programs::compile,
     ),
     workload("create", "files", nothing, names::create),
+    workload("create-many", "files", nothing, names::create_many),
+    workload(
+        "tree-made-and-removed",
+        "files",
+        nothing,
+        names::tree_made_and_removed,
+    ),
+    workload("chmod-tree", "entries", names::make_tree, names::chmod_tree),
     warm(workload("stat", "calls", names::make_small, names::stat)),
     warm(workload("missing", "calls", nothing, names::missing)),
     workload("rename", "calls", names::make_small, names::rename),
@@ -126,6 +140,12 @@ pub(crate) static WORKLOADS: &[Workload] = &[
     ),
     cold(workload(
         "sequential-read",
+        "bytes",
+        transfers::make_file,
+        transfers::sequential_read,
+    )),
+    warm(workload(
+        "sequential-read-again",
         "bytes",
         transfers::make_file,
         transfers::sequential_read,
