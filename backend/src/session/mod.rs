@@ -7,6 +7,7 @@
 //! INIT starts a session and ends the one before. DESTROY, a reset of the device and the end of the
 //! connection end it.
 
+mod dialect_cell;
 mod dispatch;
 pub mod file_system;
 pub mod handler;
@@ -23,15 +24,15 @@ mod tests;
 use std::io;
 use std::sync::Arc;
 
-use gangplank_fuse::{Dialect, InitIn, InitOut, LkIn, NodeId, Opcode, Operation, Request, Unique};
+use gangplank_fuse::{InitIn, InitOut, LkIn, NodeId, Opcode, Operation, Request, Unique};
 use gangplank_service::rate_limited;
-use parking_lot::RwLock;
 
 pub use file_system::{Caller, Creator, FileSystem, LockWait};
 pub use lock_waits::LockRequest;
 pub use name::{InvalidName, Name};
 pub use repeat::Interrupted;
 
+use self::dialect_cell::DialectCell;
 use self::dispatch::{Call, dispatch};
 use self::lock_waits::LockWaits;
 use self::reply::{ReplyHeader, put, put_error};
@@ -47,7 +48,7 @@ pub struct Session<F> {
     file_system: F,
     lock_waits: LockWaits,
     /// The protocol that INIT negotiated; `None` before INIT and after DESTROY.
-    dialect: RwLock<Option<Dialect>>,
+    dialect: DialectCell,
     /// Where the session outlives the process; `None` in tests.
     arena: Option<Arc<Arena>>,
 }
@@ -70,7 +71,7 @@ impl<F: FileSystem> Session<F> {
         Self {
             file_system,
             lock_waits: LockWaits::default(),
-            dialect: RwLock::new(None),
+            dialect: DialectCell::default(),
             arena: None,
         }
     }
@@ -83,7 +84,7 @@ impl<F: FileSystem> Session<F> {
             negotiation::accept(&offer, wanted).dialect(&offer)
         });
         Self {
-            dialect: RwLock::new(dialect),
+            dialect: DialectCell::new(dialect),
             arena: Some(Arc::clone(arena)),
             ..Self::new(file_system)
         }
@@ -134,7 +135,7 @@ impl<F: FileSystem> Session<F> {
             }
         };
         let (unique, node) = (header.unique(), header.node());
-        let dialect = *self.dialect.read();
+        let dialect = self.dialect.get();
         let decoded = Operation::decode(&header, &scratch.input, dialect.unwrap_or_default());
         let decoded = match decoded {
             Ok(decoded) => decoded,
@@ -200,7 +201,7 @@ impl<F: FileSystem> Session<F> {
 
     /// Ends the session: fails all waits for locks, and frees everything the guest holds.
     pub fn end(&self) {
-        let ended = self.dialect.write().take();
+        let ended = self.dialect.set(None);
         self.lock_waits.interrupt_all();
         if ended.is_some() {
             self.file_system.destroy();
@@ -248,7 +249,7 @@ impl<F: FileSystem> Session<F> {
         self.end();
         let wanted = self.file_system.init(offer.features());
         let reply = negotiation::accept(offer, wanted);
-        *self.dialect.write() = Some(reply.dialect(offer));
+        self.dialect.set(Some(reply.dialect(offer)));
         if let Some(record) = self.record() {
             record.open(offer);
         }

@@ -12,9 +12,9 @@ use gangplank_fuse::dir::DirentWriter;
 use gangplank_fuse::ops::attr::AttrOut;
 use gangplank_fuse::reply::Reply;
 use gangplank_fuse::{
-    BatchForget, CreateIn, EntryOut, Extensions, FileLock, ForgetIn, ForgetOne, GetattrFlags,
-    GetattrIn, GetxattrIn, Handle, InHeader, InitFlags, InitIn, InitOut, InterruptIn, Kstatfs,
-    OpenIn, OpenOut, OutHeader, ReadIn, ReleaseIn, Request, RequestHeader, SetattrIn,
+    BatchForget, CreateIn, Dialect, EntryOut, Extensions, FileLock, ForgetIn, ForgetOne,
+    GetattrFlags, GetattrIn, GetxattrIn, Handle, InHeader, InitFlags, InitIn, InitOut, InterruptIn,
+    Kstatfs, OpenIn, OpenOut, OutHeader, ReadIn, ReleaseIn, Request, RequestHeader, SetattrIn,
     SupplementaryGroups, WriteIn, WriteOut, reply,
 };
 use zerocopy::{FromBytes, IntoBytes};
