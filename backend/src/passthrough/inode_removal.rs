@@ -12,13 +12,15 @@ use super::inode_shard::{SHARDS, Shard, decode_node_id};
 use super::inode_table::{InodeTable, held_descriptor};
 use crate::state::heap::Block;
 use crate::state::slab::Key;
-use crate::sys::process;
+use crate::sys::{allocator, process};
 
 /// What an inode had that the guest has forgotten.
 #[derive(Debug)]
 struct Removed {
     descriptor: Option<Arc<Descriptor>>,
     inode_ref: Option<Block>,
+    /// Most of what there was is free now.
+    has_shrunk: bool,
 }
 
 impl InodeTable {
@@ -76,13 +78,14 @@ impl InodeTable {
         shard.note_descriptor(key, None);
         let inode_ref = shard.slab.get(key)?.inode_ref();
         let held = shard.slab.remove(key)?;
-        shard.trim();
+        let has_shrunk = shard.trim();
         let extra = inode_ref.map_or(0, |inode_ref| self.refs().extra_bytes(inode_ref));
         shard.extra_bytes().fetch_sub(extra, Ordering::Relaxed);
         self.memory().give_back(INODE_BYTES + extra);
         Some(Removed {
             descriptor: held,
             inode_ref,
+            has_shrunk,
         })
     }
 
@@ -91,6 +94,9 @@ impl InodeTable {
         drop(removed.descriptor);
         if let Some(inode_ref) = removed.inode_ref {
             self.refs().free(inode_ref);
+        }
+        if removed.has_shrunk {
+            allocator::give_back();
         }
     }
 
@@ -112,6 +118,7 @@ impl InodeTable {
                     removed.extend(descriptor.ok().map(|descriptor| Removed {
                         descriptor: Some(Arc::new(descriptor)),
                         inode_ref: None,
+                        has_shrunk: false,
                     }));
                 }
                 removed.extend(self.remove(&mut shard, key));

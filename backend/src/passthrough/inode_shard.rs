@@ -134,11 +134,13 @@ impl Shard {
         self.index.remove(hash, key.index());
     }
 
-    /// Frees memory when most of it is unused.
-    pub(super) fn trim(&mut self) {
+    /// Frees memory when most of it is unused. Returns whether the index became smaller, which it
+    /// does whenever the shard has lost nine tenths of its inodes.
+    pub(super) fn trim(&mut self) -> bool {
         let hash_of = |index| Some(self.hash_of(self.slab.at(index)?.1.identity()));
-        self.index.shrink(self.slab.len(), hash_of);
+        let has_shrunk = self.index.shrink(self.slab.len(), hash_of);
         self.slab.trim();
+        has_shrunk
     }
 
     /// Notes that an inode has a descriptor, or none any more.

@@ -79,11 +79,14 @@ impl Index {
     }
 
     /// Makes the index smaller if most of it is empty. `records` is the number of records in it.
-    pub fn shrink(&self, records: usize, hash_of: impl Fn(u32) -> Option<u64>) {
+    /// Returns whether it was.
+    pub fn shrink(&self, records: usize, hash_of: impl Fn(u32) -> Option<u64>) -> bool {
         let capacity = self.current().len();
-        if capacity > 1 << FIRST_BITS && capacity / 16 > records {
+        let is_large = capacity > 1 << FIRST_BITS && capacity / 16 > records;
+        if is_large {
             self.resize(records, hash_of);
         }
+        is_large
     }
 
     /// Builds the index anew from all records: their indices and hashes.

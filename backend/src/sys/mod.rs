@@ -1,5 +1,6 @@
 //! The only callers of libc and raw system calls: typed in, typed out.
 
+pub mod allocator;
 pub mod buffers;
 pub mod clock;
 pub mod file;
