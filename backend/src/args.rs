@@ -33,7 +33,6 @@ const UNSUPPORTED: &[&str] = &[
     "gid-map",
     "translate-uid",
     "translate-gid",
-    "preserve-noatime",
     "migration-mode",
     "migration-on-error",
     "migration-verify-handles",
@@ -163,6 +162,10 @@ pub struct Args {
     #[arg(long, value_name = "WHEN", value_parser = parse_inode_file_handles,
           default_value = "prefer", help_heading = FILES)]
     pub inode_file_handles: InodeFileHandlesArg,
+
+    /// Pass a guest's O_NOATIME on to the host's files
+    #[arg(long, help_heading = FILES)]
+    pub preserve_noatime: bool,
 
     /// Clear set-user-ID, set-group-ID and capabilities on writes in the daemon
     #[arg(long, overrides_with = "no_killpriv_v2", help_heading = FILES)]

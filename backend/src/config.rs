@@ -129,6 +129,7 @@ impl Config {
                 allow_direct_io: args.allow_direct_io,
                 killpriv_v2: args.killpriv_v2,
                 locks: args.locks,
+                preserve_noatime: args.preserve_noatime,
                 guest_arch: args.guest_arch.0,
                 max_inode_memory: args.max_inode_memory,
                 ..passthrough::Options::default()
@@ -305,7 +306,7 @@ mod tests {
              --busy-poll=30 --max-guest-memory=16G --max-memory-regions=32 --max-threads=20 \
              --readonly --no-announce-submounts --inode-file-handles=mandatory --cache metadata \
              --timeout 0.5 --negative-timeout=2 --allow-mmap --no-readdirplus --writeback \
-             --allow-direct-io --killpriv-v2 --locks=host --guest-arch=aarch64 \
+             --allow-direct-io --killpriv-v2 --locks=host --preserve-noatime --guest-arch=aarch64 \
              --exit-on-disconnect --sandbox=none --seccomp=log --modcaps=+sys_admin \
              --rlimit-nofile=4096 --max-inode-memory=64M --log-level=trace --syslog \
              --socket-group=kvm",
@@ -339,6 +340,7 @@ mod tests {
                 allow_direct_io: true,
                 killpriv_v2: true,
                 locks: Locks::Host,
+                preserve_noatime: true,
                 guest_arch: Some(GuestArch::Aarch64),
                 max_inode_memory: 64 << 20,
                 ..passthrough::Options::default()

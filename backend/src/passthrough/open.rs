@@ -164,6 +164,9 @@ impl PassthroughFs {
         if !self.share.options.allow_direct_io {
             request.direct = false;
         }
+        if !self.share.options.preserve_noatime {
+            request.no_atime = false;
+        }
         if self.state.negotiated.has(InitFlags::WRITEBACK_CACHE) && request.write {
             // With writeback caching the guest reads pages that it writes partially.
             request.read = true;

@@ -139,6 +139,9 @@ pub struct Options {
     /// The daemon clears set-user-ID, set-group-ID and capabilities on write
     /// (`FUSE_HANDLE_KILLPRIV_V2`).
     pub killpriv_v2: bool,
+    /// The guest's `O_NOATIME` applies to the host's file. Only the file's owner and
+    /// `CAP_FOWNER` may use it there.
+    pub preserve_noatime: bool,
     /// Where advisory locks are kept.
     pub locks: Locks,
     /// The guests' architecture; `None` detects it for each guest.
@@ -178,6 +181,7 @@ impl Default for Options {
             writeback: false,
             allow_direct_io: false,
             killpriv_v2: false,
+            preserve_noatime: false,
             locks: Locks::Guest,
             guest_arch: None,
             max_inode_memory: Self::DEFAULT_MAX_INODE_MEMORY,

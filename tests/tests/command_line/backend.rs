@@ -153,16 +153,22 @@ fn command_line_of_the_bao_demo_runs() -> Result<()> {
 #[test]
 fn command_line_of_the_c_daemon_runs_and_is_noticed() -> Result<()> {
     let fixture = Fixture::new()?;
+    fs::create_dir(fixture.file("share,s"))?;
     let daemon = fixture.start(&[
         "-f",
         "-d",
         "--socket-path=fs.sock",
         "-o",
-        "source=share,cache=none,no_flock",
+        "source=share,,s,cache=none,flock,no_posix_lock",
         "--sandbox=none",
     ])?;
     let ended = daemon.signal(Signal::TERM)?;
     assert!(ended.status.success());
+    assert!(
+        ended.errors.contains("sharing \"share,s\""),
+        "{}",
+        ended.errors
+    );
     for notice in ["-f is deprecated", "-d is deprecated", "-o is deprecated"] {
         assert!(ended.errors.contains(notice), "{notice}: {}", ended.errors);
     }
