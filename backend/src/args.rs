@@ -20,6 +20,7 @@ use log::LevelFilter;
 pub use self::migration::MigrationArgs;
 use self::size::parse_size;
 use crate::device;
+use crate::passthrough::id_map::IdRule;
 use crate::passthrough::options::{CachePolicy, GuestArch, InodeFileHandles, Locks};
 use crate::sandbox::options::{ModCaps, Mode, Seccomp};
 
@@ -31,8 +32,6 @@ const UNSUPPORTED: &[&str] = &[
     "security-label",
     "uid-map",
     "gid-map",
-    "translate-uid",
-    "translate-gid",
     "migration-mode",
     "migration-on-error",
     "migration-verify-handles",
@@ -162,6 +161,16 @@ pub struct Args {
     #[arg(long, value_name = "WHEN", value_parser = parse_inode_file_handles,
           default_value = "prefer", help_heading = FILES)]
     pub inode_file_handles: InodeFileHandlesArg,
+
+    /// Translate users between guests and the host, such as map:0:100000:65536 (guest, host,
+    /// count), guest:G:H:N, host:H:G:N, squash-guest:G:H:N, squash-host:H:G:N, forbid-guest:G:N;
+    /// repeatable
+    #[arg(long, value_name = "RULE", value_parser = IdRule::from_str, help_heading = FILES)]
+    pub translate_uid: Vec<IdRule>,
+
+    /// Translate groups in the same way
+    #[arg(long, value_name = "RULE", value_parser = IdRule::from_str, help_heading = FILES)]
+    pub translate_gid: Vec<IdRule>,
 
     /// Pass a guest's O_NOATIME on to the host's files
     #[arg(long, help_heading = FILES)]

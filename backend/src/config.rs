@@ -9,6 +9,7 @@ use log::LevelFilter;
 use thiserror::Error;
 
 use crate::args::{Args, MigrationArgs};
+use crate::passthrough::id_map::{IdMap, IdMapError};
 use crate::passthrough::options::CachePolicy;
 use crate::state::migration::{MigrationMode, MigrationOptions};
 use crate::{compat, device, passthrough, sandbox, socket};
@@ -74,6 +75,14 @@ pub enum Error {
         /// The smallest value.
         least: usize,
     },
+    /// Rules of `--translate-uid` or `--translate-gid` that exclude each other or an id.
+    #[error("{option}: {source}")]
+    IdMap {
+        /// The option.
+        option: &'static str,
+        /// The reason.
+        source: IdMapError,
+    },
     /// An invalid `-o` option.
     #[error(transparent)]
     Compat(#[from] compat::Error),
@@ -93,6 +102,7 @@ impl Config {
         check_handles(&args)?;
         let max_threads = max_threads(&args)?;
         let migration = migration(&args.migration)?;
+        let id_map = id_map(&args)?;
         let exit_on_disconnect = args.exit_on_disconnect || matches!(socket, socket::Source::Fd(_));
         let Some(shared_dir) = args.shared_dir else {
             return Err(Error::NoSharedDir);
@@ -129,6 +139,7 @@ impl Config {
                 allow_direct_io: args.allow_direct_io,
                 killpriv_v2: args.killpriv_v2,
                 locks: args.locks,
+                id_map,
                 preserve_noatime: args.preserve_noatime,
                 guest_arch: args.guest_arch.0,
                 max_inode_memory: args.max_inode_memory,
@@ -221,6 +232,16 @@ fn migration(args: &MigrationArgs) -> Result<MigrationOptions, Error> {
     })
 }
 
+fn id_map(args: &Args) -> Result<IdMap, Error> {
+    IdMap::new(&args.translate_uid, &args.translate_gid).map_err(|(is_of_users, source)| {
+        let option = match is_of_users {
+            true => "--translate-uid",
+            false => "--translate-gid",
+        };
+        Error::IdMap { option, source }
+    })
+}
+
 fn deprecations(args: &Args) -> Vec<&'static str> {
     [
         (
@@ -306,7 +327,9 @@ mod tests {
              --busy-poll=30 --max-guest-memory=16G --max-memory-regions=32 --max-threads=20 \
              --readonly --no-announce-submounts --inode-file-handles=mandatory --cache metadata \
              --timeout 0.5 --negative-timeout=2 --allow-mmap --no-readdirplus --writeback \
-             --allow-direct-io --killpriv-v2 --locks=host --preserve-noatime --guest-arch=aarch64 \
+             --allow-direct-io --killpriv-v2 --locks=host --preserve-noatime \
+             --translate-uid=map:0:1000:1 --translate-gid squash-guest:0:7:4294967295 \
+             --guest-arch=aarch64 \
              --exit-on-disconnect --sandbox=none --seccomp=log --modcaps=+sys_admin \
              --rlimit-nofile=4096 --max-inode-memory=64M --log-level=trace --syslog \
              --socket-group=kvm",
@@ -341,6 +364,11 @@ mod tests {
                 killpriv_v2: true,
                 locks: Locks::Host,
                 preserve_noatime: true,
+                id_map: IdMap::new(
+                    &["map:0:1000:1".parse().unwrap()],
+                    &["squash-guest:0:7:4294967295".parse().unwrap()]
+                )
+                .unwrap(),
                 guest_arch: Some(GuestArch::Aarch64),
                 max_inode_memory: 64 << 20,
                 ..passthrough::Options::default()
@@ -479,6 +507,11 @@ mod tests {
             (
                 "--shared-dir /srv --socket-path s --thread-pool-size=8 --max-threads=10",
                 "a guest needs 11",
+            ),
+            (
+                "--shared-dir /srv --socket-path s --translate-gid=guest:0:1:9 \
+                 --translate-gid=map:8:1:1",
+                "--translate-gid: 'guest:0:1:9' and 'map:8:1:1' translate the same guest id",
             ),
         ];
         for (line, hint) in table {

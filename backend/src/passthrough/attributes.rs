@@ -56,13 +56,15 @@ impl Attributes for PassthroughFs {
         let node = self.node(id)?;
         let valid = SetattrValid::from_bits_retain(args.valid);
         if valid.intersects(SetattrValid::UID | SetattrValid::GID) {
-            let id_map = self.share.id_map;
+            let id_map = &self.share.options.id_map;
             let uid = valid
                 .contains(SetattrValid::UID)
-                .then(|| id_map.host_uid(GuestUid::new(args.uid)));
+                .then(|| id_map.host_uid(GuestUid::new(args.uid)))
+                .transpose()?;
             let gid = valid
                 .contains(SetattrValid::GID)
-                .then(|| id_map.host_gid(GuestGid::new(args.gid)));
+                .then(|| id_map.host_gid(GuestGid::new(args.gid)))
+                .transpose()?;
             setattr::change_owner(node.as_fd(), uid, gid)?;
         }
         if valid.contains(SetattrValid::MODE) {

@@ -6,7 +6,7 @@
 //!
 //! | modules | content |
 //! | --- | --- |
-//! | `options`, `file_type`, `errno`, `id_map` | what all others use |
+//! | `id_map`, `options`, `file_type`, `errno` | what all others use |
 //! | `budget`, `inode_memory` | counted descriptors and bytes |
 //! | `mount_handles`, `mounts` | mounts, their file handles, identity of an inode |
 //! | `inode_ref`, `remembered_dir_block`, `remembered_names`, `inode_refs` | reopening an inode |
@@ -21,6 +21,7 @@
 //! | `negotiation`, `lookup`, `attributes`, `namespace_ops`, `open`, `readdir` | operations |
 //! | `read_write`, `append_again`, `fallocate_copy`, `xattr`, `locks` | operations |
 
+pub mod id_map;
 pub mod options;
 
 mod append_again;
@@ -38,7 +39,6 @@ mod fd_cache;
 mod file_type;
 mod fs;
 mod guest_state;
-mod id_map;
 mod inode;
 mod inode_eviction;
 mod inode_memory;

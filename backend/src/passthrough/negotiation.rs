@@ -7,7 +7,7 @@ use super::fs::PassthroughFs;
 use super::inode_table::OpenChange;
 use super::no_open::{NO_OPEN_FLAGS, allows_no_open};
 use super::options::{CachePolicy, Locks, Options};
-use crate::session::file_system::SessionLifecycle;
+use crate::session::file_system::{GuestUid, SessionLifecycle};
 use crate::sys::thread;
 
 impl SessionLifecycle for PassthroughFs {
@@ -24,6 +24,14 @@ impl SessionLifecycle for PassthroughFs {
     fn destroy(&self) {
         self.state.clear();
         self.state.negotiated.clear();
+    }
+
+    fn possible_owners(&self, caller: GuestUid) -> [GuestUid; 2] {
+        let id_map = &self.share.options.id_map;
+        // The thread's ids are those of the process between two requests.
+        let own = id_map.guest_uid(thread::initial_ids().0);
+        let owner = id_map.host_uid(caller).map(|uid| id_map.guest_uid(uid));
+        [owner.unwrap_or(own), own]
     }
 
     fn abandon(&self, handle: Handle) {

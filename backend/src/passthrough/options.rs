@@ -3,6 +3,8 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::id_map::IdMap;
+
 /// Timeout of the policies that trust the guest's cache: one day.
 const TRUSTED_TIMEOUT: Duration = Duration::from_secs(86_400);
 
@@ -142,6 +144,8 @@ pub struct Options {
     /// The guest's `O_NOATIME` applies to the host's file. Only the file's owner and
     /// `CAP_FOWNER` may use it there.
     pub preserve_noatime: bool,
+    /// Converts the ids of guests.
+    pub id_map: IdMap,
     /// Where advisory locks are kept.
     pub locks: Locks,
     /// The guests' architecture; `None` detects it for each guest.
@@ -182,6 +186,7 @@ impl Default for Options {
             allow_direct_io: false,
             killpriv_v2: false,
             preserve_noatime: false,
+            id_map: IdMap::default(),
             locks: Locks::Guest,
             guest_arch: None,
             max_inode_memory: Self::DEFAULT_MAX_INODE_MEMORY,

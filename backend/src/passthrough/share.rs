@@ -10,7 +10,6 @@ use super::budget::{Budget, Descriptor, Permit};
 use super::cache_timeouts::CacheTimeouts;
 use super::errno::stale;
 use super::file_type::FileType;
-use super::id_map::IdMap;
 use super::mount_handles::OpenableHandle;
 use super::mounts::{Identity, Mount, MountIndex, Mounts};
 use super::options::{InodeFileHandles, Options};
@@ -61,7 +60,6 @@ pub struct Share {
     pub(super) options: Options,
     pub(super) abilities: Abilities,
     pub(super) timeouts: CacheTimeouts,
-    pub(super) id_map: IdMap,
     pub(super) mounts: Arc<Mounts>,
     pub(super) budget: Arc<Budget>,
 }
@@ -112,7 +110,6 @@ impl Share {
             timeouts: CacheTimeouts::new(&options),
             options,
             abilities,
-            id_map: IdMap,
             mounts,
         }))
     }

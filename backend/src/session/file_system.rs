@@ -150,6 +150,14 @@ pub trait SessionLifecycle {
     /// follow.
     fn destroy(&self);
 
+    /// The users who may own what a request of this guest's user has made: those as whom the
+    /// daemon may have acted, as the guest sees them.
+    fn possible_owners(&self, caller: GuestUid) -> [GuestUid; 2] {
+        // A daemon that may not act as others creates everything as its own user.
+        let own_uid = rustix::process::geteuid().as_raw();
+        [caller, GuestUid::new(own_uid)]
+    }
+
     /// Closes a handle that the guest has never been told of, if there is one.
     #[allow(unused_variables)]
     fn abandon(&self, handle: Handle) {}

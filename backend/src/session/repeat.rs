@@ -37,7 +37,7 @@ use gangplank_fuse::{
 };
 
 use super::dispatch::{Call, dispatch};
-use super::file_system::{Creator, FileSystem};
+use super::file_system::{Creator, FileSystem, GuestUid};
 use super::name::Name;
 use super::reply::put;
 use crate::state::requests::{self, note_auxiliary};
@@ -223,7 +223,8 @@ pub(super) fn repeat(
 struct Expected<'a> {
     /// Type bits of the mode.
     kind: u32,
-    uid: u32,
+    /// The user whose request it was.
+    uid: GuestUid,
     /// The content of a symbolic link.
     target: Option<&'a [u8]>,
     /// The request is known to have made it.
@@ -235,7 +236,7 @@ impl Expected<'_> {
         Self {
             // MKNOD without a type makes a regular file (mknod(2)).
             kind: if kind == 0 { libc::S_IFREG } else { kind },
-            uid: creator.caller.uid.get(),
+            uid: creator.caller.uid,
             target: None,
             is_certain: false,
         }
@@ -286,10 +287,9 @@ fn find_made(
         _ => true,
     };
     let birth = birth_of(fs, node).unwrap_or_else(|| changed_at(&entry));
-    // A daemon that may not act as others creates everything as its own user.
-    let own_uid = rustix::process::geteuid().as_raw();
+    let owner = GuestUid::new(entry.attr.uid);
     let is_ours = expected.is_certain
-        || [expected.uid, own_uid].contains(&entry.attr.uid)
+        || fs.possible_owners(expected.uid).contains(&owner)
             && is_empty
             && (earlier.began..=earlier.ended).contains(&birth);
     if same_kind && is_ours {
