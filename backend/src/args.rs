@@ -22,7 +22,7 @@ use self::size::parse_size;
 use crate::device;
 use crate::passthrough::id_map::IdRule;
 use crate::passthrough::options::{CachePolicy, GuestArch, InodeFileHandles, Locks};
-use crate::sandbox::options::{ModCaps, Mode, Seccomp};
+use crate::sandbox::options::{IdMapping, ModCaps, Mode, Seccomp};
 
 /// virtiofsd's options that the daemon does not support yet. It refuses them by name, so that they
 /// do not look like typing errors.
@@ -30,8 +30,6 @@ const UNSUPPORTED: &[&str] = &[
     "posix-acl",
     "xattrmap",
     "security-label",
-    "uid-map",
-    "gid-map",
     "migration-mode",
     "migration-on-error",
     "migration-verify-handles",
@@ -188,6 +186,17 @@ pub struct Args {
     #[arg(long, value_name = "HOW", value_parser = Mode::from_str, default_value = "namespace",
           help_heading = CONFINEMENT)]
     pub sandbox: Mode,
+
+    /// Users of the host in the user namespace of --sandbox=namespace, for an ordinary user, such
+    /// as :0:100000:65536: (namespace, host, count); repeatable
+    #[arg(long, value_name = "RANGE", value_parser = IdMapping::from_str,
+          help_heading = CONFINEMENT)]
+    pub uid_map: Vec<IdMapping>,
+
+    /// Groups in the same way
+    #[arg(long, value_name = "RANGE", value_parser = IdMapping::from_str,
+          help_heading = CONFINEMENT)]
+    pub gid_map: Vec<IdMapping>,
 
     /// Action on a system call outside the permitted list: kill, log, trap, none
     #[arg(long, value_name = "ACTION", value_parser = Seccomp::from_str, default_value = "kill",

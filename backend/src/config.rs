@@ -11,6 +11,7 @@ use thiserror::Error;
 use crate::args::{Args, MigrationArgs};
 use crate::passthrough::id_map::{IdMap, IdMapError};
 use crate::passthrough::options::CachePolicy;
+use crate::sandbox::options::Mode;
 use crate::state::migration::{MigrationMode, MigrationOptions};
 use crate::{compat, device, passthrough, sandbox, socket};
 
@@ -103,6 +104,15 @@ impl Config {
         let max_threads = max_threads(&args)?;
         let migration = migration(&args.migration)?;
         let id_map = id_map(&args)?;
+        let sandbox = sandbox::Options {
+            mode: args.sandbox,
+            seccomp: args.seccomp,
+            modcaps: args.modcaps.unwrap_or_default(),
+            rlimit_nofile: args.rlimit_nofile,
+            uid_map: args.uid_map,
+            gid_map: args.gid_map,
+        };
+        check_mapped_ids(&sandbox)?;
         let exit_on_disconnect = args.exit_on_disconnect || matches!(socket, socket::Source::Fd(_));
         let Some(shared_dir) = args.shared_dir else {
             return Err(Error::NoSharedDir);
@@ -146,12 +156,7 @@ impl Config {
                 ..passthrough::Options::default()
             },
             migration,
-            sandbox: sandbox::Options {
-                mode: args.sandbox,
-                seccomp: args.seccomp,
-                modcaps: args.modcaps.unwrap_or_default(),
-                rlimit_nofile: args.rlimit_nofile,
-            },
+            sandbox,
             logging: logging::Options {
                 syslog: args.syslog,
                 ..logging::Options::new(
@@ -232,6 +237,18 @@ fn migration(args: &MigrationArgs) -> Result<MigrationOptions, Error> {
     })
 }
 
+/// Refuses ids of a user namespace without a namespace.
+fn check_mapped_ids(options: &sandbox::Options) -> Result<(), Error> {
+    let Some(option) = options.mapped_ids() else {
+        return Ok(());
+    };
+    match options.mode {
+        Mode::Namespace => Ok(()),
+        Mode::Chroot => Err(Error::Conflict(option, "--sandbox=chroot")),
+        Mode::None => Err(Error::Conflict(option, "--sandbox=none")),
+    }
+}
+
 fn id_map(args: &Args) -> Result<IdMap, Error> {
     IdMap::new(&args.translate_uid, &args.translate_gid).map_err(|(is_of_users, source)| {
         let option = match is_of_users {
@@ -274,7 +291,7 @@ fn deprecations(args: &Args) -> Vec<&'static str> {
 mod tests {
     use super::*;
     use crate::passthrough::options::{GuestArch, InodeFileHandles, Locks};
-    use crate::sandbox::options::{Mode, Seccomp};
+    use crate::sandbox::options::Seccomp;
 
     fn config(line: &str) -> Result<Config, Error> {
         let words = std::iter::once("gangplankd").chain(line.split_whitespace());
@@ -381,6 +398,7 @@ mod tests {
                 seccomp: Seccomp::Log,
                 modcaps: "+sys_admin".parse().unwrap(),
                 rlimit_nofile: Some(4096),
+                ..sandbox::Options::default()
             }
         );
         assert_eq!(config.logging.level, LevelFilter::Trace);
@@ -507,6 +525,10 @@ mod tests {
             (
                 "--shared-dir /srv --socket-path s --thread-pool-size=8 --max-threads=10",
                 "a guest needs 11",
+            ),
+            (
+                "--shared-dir /srv --socket-path s --sandbox=none --gid-map=:0:1:1:",
+                "--gid-map cannot be used together with --sandbox=none",
             ),
             (
                 "--shared-dir /srv --socket-path s --translate-gid=guest:0:1:9 \

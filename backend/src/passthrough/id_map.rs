@@ -78,7 +78,10 @@ impl FromStr for IdRule {
                 .map(|number| number.parse::<u32>())
                 .collect::<Result<Vec<_>, _>>()
                 .map_err(|_| {
-                    format!("expected numbers from 0 to {} after '{name}{separator}'", u32::MAX)
+                    format!(
+                        "expected numbers from 0 to {} after '{name}{separator}'",
+                        u32::MAX
+                    )
                 })?,
         };
         let (first, target, count) = match numbers[..] {
@@ -199,8 +202,12 @@ impl Translation {
                 ..
             } = *rule;
             match kind {
-                Kind::Guest => to_host.push((Range::new(rule, first, Action::Shift(target))?, *rule)),
-                Kind::Host => to_guest.push((Range::new(rule, first, Action::Shift(target))?, *rule)),
+                Kind::Guest => {
+                    to_host.push((Range::new(rule, first, Action::Shift(target))?, *rule))
+                }
+                Kind::Host => {
+                    to_guest.push((Range::new(rule, first, Action::Shift(target))?, *rule))
+                }
                 Kind::SquashGuest => {
                     to_host.push((Range::new(rule, first, Action::Squash(target))?, *rule));
                 }
@@ -211,7 +218,9 @@ impl Translation {
                     to_host.push((Range::new(rule, first, Action::Shift(target))?, *rule));
                     to_guest.push((Range::new(rule, target, Action::Shift(first))?, *rule));
                 }
-                Kind::ForbidGuest => to_host.push((Range::new(rule, first, Action::Forbid)?, *rule)),
+                Kind::ForbidGuest => {
+                    to_host.push((Range::new(rule, first, Action::Forbid)?, *rule))
+                }
             }
         }
         Ok(Self {
@@ -226,10 +235,7 @@ impl Translation {
 struct Ranges(Vec<Range>);
 
 impl Ranges {
-    fn new(
-        mut ranges: Vec<(Range, IdRule)>,
-        direction: &'static str,
-    ) -> Result<Self, IdMapError> {
+    fn new(mut ranges: Vec<(Range, IdRule)>, direction: &'static str) -> Result<Self, IdMapError> {
         ranges.retain(|(range, _)| range.first != range.end);
         ranges.sort_by_key(|(range, _)| range.first);
         for pair in ranges.windows(2) {
@@ -290,7 +296,10 @@ mod tests {
     use super::*;
 
     fn rules(texts: &[&str]) -> Vec<IdRule> {
-        let rule = |text: &&str| text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
+        let rule = |text: &&str| {
+            text.parse()
+                .unwrap_or_else(|error| panic!("{text}: {error}"))
+        };
         texts.iter().map(rule).collect()
     }
 
@@ -317,7 +326,9 @@ mod tests {
 
     #[test]
     fn each_type_translates_its_direction() {
-        let table: [(&str, [(u32, (Option<u32>, u32)); 4]); 6] = [
+        /// An id, and what [`both`] says of it.
+        type Case = (u32, (Option<u32>, u32));
+        let table: [(&str, [Case; 4]); 6] = [
             (
                 "guest:10:100:5",
                 [
@@ -416,8 +427,14 @@ mod tests {
             assert!(message.contains(hint), "{text}: {message}");
         }
         for (texts, hint) in [
-            (vec!["guest:1:0:4294967295"], "'guest:1:0:4294967295' goes beyond"),
-            (vec!["forbid-guest:2:4294967294"], "'forbid-guest:2:4294967294' goes beyond"),
+            (
+                vec!["guest:1:0:4294967295"],
+                "'guest:1:0:4294967295' goes beyond",
+            ),
+            (
+                vec!["forbid-guest:2:4294967294"],
+                "'forbid-guest:2:4294967294' goes beyond",
+            ),
             (vec!["map:0:1:4294967295"], "goes beyond"),
             (
                 vec!["guest:0:0:10", "forbid-guest:9:1"],

@@ -72,8 +72,8 @@ fn mistakes_end_with_status_2_and_what_would_be_right() -> Result<()> {
         ),
         (&["--posix-acl"], "--posix-acl is not supported yet"),
         (
-            &["--uid-map", ":0:1000:1:"],
-            "--uid-map is not supported yet",
+            &["--uid-map", ":0:1000:1"],
+            "expected :namespace-id:host-id:count:",
         ),
         (
             &["--migration-mode=find-paths"],

@@ -223,7 +223,13 @@ fn translated_ids_are_the_hosts_on_the_host_and_the_guests_in_the_guest() {
         (c"same", (500, 501), (500, 501), (500, 501)),
     ] {
         let (entry, _) = guest
-            .create_as(&creator(made_by.0, made_by.1), home, name, libc::O_RDWR, 0o644)
+            .create_as(
+                &creator(made_by.0, made_by.1),
+                home,
+                name,
+                libc::O_RDWR,
+                0o644,
+            )
             .expect("made");
         let (uid, gid, _) = owner(&guest, &format!("home/{}", name.to_string_lossy()));
         assert_eq!((uid, gid), on_host, "{name:?}");
@@ -251,10 +257,7 @@ fn forbidden_ids_make_nothing_and_are_given_nothing() {
     assert!(!guest.path("file").exists());
     guest.create(ROOT, c"file", libc::O_RDWR).expect("made");
     let node = guest.find(ROOT, c"file");
-    for (valid, uid, gid) in [
-        (SetattrValid::UID, 1000, 0),
-        (SetattrValid::GID, 0, 2000),
-    ] {
+    for (valid, uid, gid) in [(SetattrValid::UID, 1000, 0), (SetattrValid::GID, 0, 2000)] {
         let args = SetattrIn {
             valid: valid.bits(),
             uid,
@@ -269,7 +272,12 @@ fn forbidden_ids_make_nothing_and_are_given_nothing() {
 #[test]
 fn owners_after_a_death_are_those_that_the_guest_sees() {
     let guest = Guest::with(translated("map:0:3000:10 squash-guest:10:3005:10", ""));
-    let owners = |uid| guest.fs.possible_owners(GuestUid::new(uid)).map(GuestUid::get);
+    let owners = |uid| {
+        guest
+            .fs
+            .possible_owners(GuestUid::new(uid))
+            .map(GuestUid::get)
+    };
     let own = rustix::process::geteuid().as_raw();
     assert_eq!(owners(4), [4, own]);
     assert_eq!(owners(12), [5, own]);
