@@ -22,13 +22,13 @@ use self::size::parse_size;
 use crate::device;
 use crate::passthrough::id_map::IdRule;
 use crate::passthrough::options::{CachePolicy, GuestArch, InodeFileHandles, Locks};
+use crate::passthrough::xattr_map::XattrMap;
 use crate::sandbox::options::{IdMapping, ModCaps, Mode, Seccomp};
 
 /// virtiofsd's options that the daemon does not support yet. It refuses them by name, so that they
 /// do not look like typing errors.
 const UNSUPPORTED: &[&str] = &[
     "posix-acl",
-    "xattrmap",
     "security-label",
     "migration-mode",
     "migration-on-error",
@@ -148,6 +148,11 @@ pub struct Args {
     /// Offer extended attributes
     #[arg(long, help_heading = FILES)]
     pub xattr: bool,
+
+    /// Give extended attributes other names on the host, by rules such as :map::user.virtiofs.:
+    /// (see virtiofsd); implies --xattr
+    #[arg(long, value_name = "RULES", value_parser = XattrMap::from_str, help_heading = FILES)]
+    pub xattrmap: Option<XattrMap>,
 
     /// Where advisory locks are kept: host (all guests and host programs see them), guest
     #[arg(long, value_name = "WHO", value_parser = Locks::from_str, default_value = "guest",
@@ -505,7 +510,7 @@ mod tests {
         ] {
             assert!(text.contains(&format!("{heading}:")), "{heading}");
         }
-        assert!(!text.contains("xattrmap"));
+        assert!(!text.contains("migration"));
         assert_eq!(exit.status(), 0);
     }
 }

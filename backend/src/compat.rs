@@ -5,6 +5,7 @@ use thiserror::Error;
 
 use crate::args::Args;
 use crate::passthrough::options::{CachePolicy, Locks};
+use crate::passthrough::xattr_map::XattrMapError;
 use crate::sandbox::options::Mode;
 
 /// An invalid `-o` option.
@@ -26,6 +27,9 @@ pub enum Error {
         /// The valid values.
         expected: &'static str,
     },
+    /// `-o xattrmap=` with rules that are none.
+    #[error("invalid value for '-o xattrmap': {0}")]
+    XattrMap(XattrMapError),
     /// `-o modcaps=` with a malformed list.
     #[error("invalid value for '-o modcaps': {0}")]
     Modcaps(String),
@@ -133,7 +137,7 @@ fn apply_value(args: &mut Args, name: &str, value: &str) -> Result<(), Error> {
         "modcaps" => {
             args.modcaps = Some(value.parse().map_err(Error::Modcaps)?);
         }
-        "xattrmap" => return Err(Error::Unsupported(name.to_owned())),
+        "xattrmap" => args.xattrmap = Some(value.parse().map_err(Error::XattrMap)?),
         _ => return Err(Error::Unknown(format!("{name}={value}"))),
     }
     Ok(())
@@ -228,10 +232,7 @@ mod tests {
             ("sandbox=none", "'none' for '-o sandbox'"),
             ("loglevel=loud", "'loud' for '-o loglevel'"),
             ("modcaps=mknod", "'mknod'"),
-            (
-                "xattrmap=:map::user.virtiofs.:",
-                "xattrmap is not supported yet",
-            ),
+            ("xattrmap=:map:", "'-o xattrmap': rule 1 is incomplete"),
             ("posix_acl", "posix_acl is not supported yet"),
             ("security_label", "security_label is not supported yet"),
             ("", "'-o '"),

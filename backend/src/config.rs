@@ -138,7 +138,8 @@ impl Config {
                 cache: args.cache,
                 timeout: args.timeout,
                 negative_timeout: args.negative_timeout,
-                xattr: args.xattr,
+                xattr: args.xattr || args.xattrmap.is_some(),
+                xattr_map: args.xattrmap,
                 readonly: args.readonly,
                 announce_submounts: !args.no_announce_submounts,
                 inode_file_handles: args.inode_file_handles.mode,
@@ -451,6 +452,17 @@ mod tests {
                 ),
                 (checked, _) => panic!("{checked:?}, {refused:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn a_map_of_names_implies_extended_attributes() {
+        for line in [
+            "--xattrmap=:map::user.virtiofs.:",
+            "-o xattrmap=:map::user.virtiofs.:,no_xattr",
+        ] {
+            let options = with(line).passthrough;
+            assert!(options.xattr && options.xattr_map.is_some(), "{line}");
         }
     }
 

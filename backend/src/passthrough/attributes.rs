@@ -65,6 +65,7 @@ impl Attributes for PassthroughFs {
                 .contains(SetattrValid::GID)
                 .then(|| id_map.host_gid(GuestGid::new(args.gid)))
                 .transpose()?;
+            self.drop_file_capabilities(node.file_type, &node)?;
             setattr::change_owner(node.as_fd(), uid, gid)?;
         }
         if valid.contains(SetattrValid::MODE) {
@@ -109,6 +110,7 @@ impl PassthroughFs {
             return Err(io::Error::from_raw_os_error(libc::EFBIG));
         }
         let truncate = |file: BorrowedFd<'_>| {
+            self.drop_file_capabilities(node.file_type, &file)?;
             if valid.contains(SetattrValid::KILL_SUIDGID) {
                 return without_set_id(|| file_content::truncate(file, args.size));
             }

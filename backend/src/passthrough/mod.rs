@@ -6,7 +6,7 @@
 //!
 //! | modules | content |
 //! | --- | --- |
-//! | `id_map`, `options`, `file_type`, `errno` | what all others use |
+//! | `id_map`, `xattr_map`, `options`, `file_type`, `errno` | what all others use |
 //! | `budget`, `inode_memory` | counted descriptors and bytes |
 //! | `mount_handles`, `mounts` | mounts, their file handles, identity of an inode |
 //! | `inode_ref`, `remembered_dir_block`, `remembered_names`, `inode_refs` | reopening an inode |
@@ -17,12 +17,13 @@
 //! | `negotiated_flags`, `lookup_predictor`, `ctime_stability`, `inode_numbers` | other state |
 //! | `guest_state`, `fs` | all state of the guest; node ids |
 //! | `reopen`, `eviction` | descriptors that are given up and opened again; permits |
-//! | `attr_reply`, `superblock`, `keep_cache`, `open_inode`, `no_open` | used by other operations |
+//! | `attr_reply`, `superblock`, `keep_cache`, `open_inode`, `no_open`, `xattr_names` | used by other operations |
 //! | `negotiation`, `lookup`, `attributes`, `namespace_ops`, `open`, `readdir` | operations |
 //! | `read_write`, `append_again`, `fallocate_copy`, `xattr`, `locks` | operations |
 
 pub mod id_map;
 pub mod options;
+pub mod xattr_map;
 
 mod append_again;
 mod attr_reply;
@@ -72,6 +73,7 @@ mod share;
 mod superblock;
 mod syncfs_directories;
 mod xattr;
+mod xattr_names;
 
 pub use fs::{PassthroughFs, correct};
 pub use options::Options;

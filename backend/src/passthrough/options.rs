@@ -4,6 +4,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::id_map::IdMap;
+use super::xattr_map::XattrMap;
 
 /// Timeout of the policies that trust the guest's cache: one day.
 const TRUSTED_TIMEOUT: Duration = Duration::from_secs(86_400);
@@ -124,6 +125,8 @@ pub struct Options {
     pub negative_timeout: Duration,
     /// Extended attributes are supported.
     pub xattr: bool,
+    /// The names of extended attributes on the host; `None`: those in the guest.
+    pub xattr_map: Option<XattrMap>,
     /// The guest may not change anything: modifying requests give `EROFS`.
     pub readonly: bool,
     /// Mount points below the share are announced to the guest (`FUSE_ATTR_SUBMOUNT`).
@@ -177,6 +180,7 @@ impl Default for Options {
             timeout: None,
             negative_timeout: Duration::ZERO,
             xattr: false,
+            xattr_map: None,
             readonly: false,
             announce_submounts: true,
             inode_file_handles: InodeFileHandles::Prefer,

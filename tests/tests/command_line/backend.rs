@@ -67,8 +67,8 @@ fn mistakes_end_with_status_2_and_what_would_be_right() -> Result<()> {
         (&["--socket=other"], "different sockets"),
         (&["--modcaps=chown"], "+capability or -capability"),
         (
-            &["--xattrmap=:map::user.:"],
-            "--xattrmap is not supported yet",
+            &["--xattrmap=:prefix:all:trusted.:user.:"],
+            "no rule ends the map for the client",
         ),
         (&["--posix-acl"], "--posix-acl is not supported yet"),
         (

@@ -19,6 +19,7 @@ mod remembered;
 mod repeat;
 mod set_id_bits;
 mod submounts;
+mod xattr;
 
 use std::ffi::{CStr, CString};
 use std::fs::File;

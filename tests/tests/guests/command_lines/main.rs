@@ -250,6 +250,46 @@ const LINES: &[Line] = &[
         promises: &[promises::shares_files, promises::users_own_files],
     },
     Line {
+        name: "xattrmap_as_root",
+        who: As::Root,
+        words: &[
+            "--socket-path=S",
+            "--shared-dir=P",
+            "--xattrmap=:map::user.virtiofs.:",
+        ],
+        share: "share",
+        promises: &[promises::shares_files, promises::hides_the_hosts_xattrs],
+    },
+    Line {
+        name: "xattrmap_as_user",
+        who: As::User,
+        words: &[
+            "--socket-path=S",
+            "--shared-dir=P",
+            "-o",
+            "xattrmap=/map/trusted./user.vm./",
+        ],
+        share: "share",
+        promises: &[promises::keeps_trusted_xattrs],
+    },
+    Line {
+        name: "incus_translated",
+        who: As::Root,
+        words: &[
+            "--fd=3",
+            "--cache=never",
+            "--shared-dir=P",
+            "--translate-uid=forbid-guest:0:0",
+            "--translate-gid=forbid-guest:0:0",
+            "--translate-uid=map:0:200000:65536",
+            "--translate-gid=map:0:200000:65536",
+            "--translate-uid=forbid-guest:65536:4294901759",
+            "--translate-gid=forbid-guest:65536:4294901759",
+        ],
+        share: "share",
+        promises: &[promises::has_translated_owners],
+    },
+    Line {
         name: "microvm_nix_readonly",
         who: As::Root,
         words: &[

@@ -2,11 +2,12 @@
 //! `/mnt` and the programs for it on `/tools`.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use gangplank_tests::guest::Guest;
+use rustix::fs::XattrFlags;
 
 use crate::launch::{As, FIRST_SUB_ID};
 
@@ -130,5 +131,64 @@ pub(crate) fn has_locks_of_the_host(tried: &mut Tried<'_>) -> Result<()> {
     tried.sh("! t flock -n /mnt/locked true")?;
     drop(held);
     tried.sh("t flock -n /mnt/locked true")?;
+    Ok(())
+}
+
+/// Attributes of guests have other names on the host, and guests see no others. File capabilities
+/// go when the file changes.
+pub(crate) fn hides_the_hosts_xattrs(tried: &mut Tried<'_>) -> Result<()> {
+    let own = tried.share.join("own");
+    fs::write(&own, "")?;
+    rustix::fs::setxattr(&own, c"user.own", b"1", XattrFlags::empty())?;
+    tried.sh(
+        "test -z \"$(t getfattr -d -m - /mnt/own)\"; t setfattr -n trusted.a -v b /mnt/own; \
+         t getfattr -d -m - /mnt/own | grep 'trusted.a=\"b\"'",
+    )?;
+    let mut value = [0; 8];
+    let length = rustix::fs::getxattr(&own, c"user.virtiofs.trusted.a", &mut value)?;
+    ensure!(value.get(..length) == Some(b"b".as_slice()));
+    // cap_net_raw+ep, revision 2 (`linux/capability.h`).
+    tried.sh(
+        "t setfattr -n security.capability -v 0x0100000200200000000000000000000000000000 /mnt/own; \
+         t getfattr -m - /mnt/own | grep security.capability; echo x >>own; \
+         ! t getfattr -m - /mnt/own | grep security.capability",
+    )?;
+    let name = c"user.virtiofs.security.capability";
+    ensure!(rustix::fs::getxattr(&own, name, &mut value).is_err());
+    Ok(())
+}
+
+/// A guest's root keeps attributes that the host would not let the daemon's user set.
+pub(crate) fn keeps_trusted_xattrs(tried: &mut Tried<'_>) -> Result<()> {
+    tried.sh(
+        "touch x; t setfattr -n trusted.a -v b /mnt/x; t setfattr -n user.a -v c /mnt/x; \
+         t getfattr -d -m - /mnt/x | grep 'trusted.a=\"b\"'; \
+         ! t setfattr -n user.vm.trusted.a -v c /mnt/x",
+    )?;
+    let mut value = [0; 8];
+    for name in [c"user.vm.trusted.a", c"user.a"] {
+        rustix::fs::getxattr(tried.share.join("x"), name, &mut value)?;
+    }
+    Ok(())
+}
+
+/// Users of the guest are others on the host, and those that have none there own nothing.
+pub(crate) fn has_translated_owners(tried: &mut Tried<'_>) -> Result<()> {
+    chown(tried.share, Some(FIRST_SUB_ID), Some(FIRST_SUB_ID))?;
+    tried.sh(
+        "chmod 777 .; touch own; su games -c 'echo x >/mnt/games'; touch given; \
+         chown 1000:1001 given; ! chown 70000 given",
+    )?;
+    for (name, owner) in [("own", (0, 0)), ("games", (5, 60)), ("given", (1000, 1001))] {
+        let expected = (FIRST_SUB_ID + owner.0, FIRST_SUB_ID + owner.1);
+        ensure!(
+            tried.owner(name)? == expected,
+            "{name}: {:?}",
+            tried.owner(name)
+        );
+    }
+    ensure!(tried.sh("stat -c %u:%g . own games given")? == "0:0\n0:0\n5:60\n1000:1001\n");
+    let forbidden = tried.sh("chown 70000 given 2>&1 || true")?;
+    ensure!(forbidden.contains("Operation not permitted"), "{forbidden}");
     Ok(())
 }
