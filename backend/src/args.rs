@@ -21,15 +21,15 @@ pub use self::migration::MigrationArgs;
 use self::size::parse_size;
 use crate::device;
 use crate::passthrough::id_map::IdRule;
-use crate::passthrough::options::{CachePolicy, GuestArch, InodeFileHandles, Locks};
+use crate::passthrough::options::{
+    CachePolicy, GuestArch, InodeFileHandles, Locks, NegotiationMode,
+};
 use crate::passthrough::xattr_map::XattrMap;
 use crate::sandbox::options::{IdMapping, ModCaps, Mode, Seccomp};
 
 /// virtiofsd's options that the daemon does not support yet. It refuses them by name, so that they
 /// do not look like typing errors.
 const UNSUPPORTED: &[&str] = &[
-    "posix-acl",
-    "security-label",
     "migration-mode",
     "migration-on-error",
     "migration-verify-handles",
@@ -148,6 +148,19 @@ pub struct Args {
     /// Offer extended attributes
     #[arg(long, help_heading = FILES)]
     pub xattr: bool,
+
+    /// Access control lists of guests: never, auto (where the guest's kernel has them), always
+    /// (guests without them cannot mount); implies --xattr
+    #[arg(long, value_name = "WHEN", value_parser = NegotiationMode::from_str, num_args = 0..=1,
+          require_equals = true, default_value = "never", default_missing_value = "always",
+          help_heading = FILES)]
+    pub posix_acl: NegotiationMode,
+
+    /// Labels of guests' new files: never, auto, always, as with --posix-acl; implies --xattr
+    #[arg(long, value_name = "WHEN", value_parser = NegotiationMode::from_str, num_args = 0..=1,
+          require_equals = true, default_value = "never", default_missing_value = "always",
+          help_heading = FILES)]
+    pub security_label: NegotiationMode,
 
     /// Give extended attributes other names on the host, by rules such as :map::user.virtiofs.:
     /// (see virtiofsd); implies --xattr
@@ -439,6 +452,9 @@ mod tests {
             ("--sandbox=jail", "namespace, chroot or none"),
             ("--seccomp=maybe", "kill, log, trap or none"),
             ("--locks=both", "host or guest"),
+            ("--posix-acl=maybe", "never, auto or always"),
+            ("--security-label=", "never, auto or always"),
+            ("--posix-acl auto", "unexpected argument 'auto'"),
             ("--guest-arch=vax", "auto, x86_64 or aarch64"),
             ("--inode-file-handles=often", "never, prefer or mandatory"),
             ("--log-level=loud", "off, error, warn, info, debug or trace"),

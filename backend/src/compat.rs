@@ -4,7 +4,7 @@ use log::LevelFilter;
 use thiserror::Error;
 
 use crate::args::Args;
-use crate::passthrough::options::{CachePolicy, Locks};
+use crate::passthrough::options::{CachePolicy, Locks, NegotiationMode};
 use crate::passthrough::xattr_map::XattrMapError;
 use crate::sandbox::options::Mode;
 
@@ -14,9 +14,6 @@ pub enum Error {
     /// An unknown name.
     #[error("unknown option '-o {0}'")]
     Unknown(String),
-    /// A name that the daemon does not support yet.
-    #[error("-o {0} is not supported yet")]
-    Unsupported(String),
     /// A name with an invalid value.
     #[error("invalid value '{value}' for '-o {name}': expected {expected}")]
     Value {
@@ -39,7 +36,7 @@ pub enum Error {
 /// command line, as with virtiofsd.
 ///
 /// # Errors
-/// A name is unknown or not supported yet, or a value is invalid.
+/// A name is unknown, or a value is invalid.
 pub(crate) fn apply(args: &mut Args) -> Result<(), Error> {
     let mut host_locks = HostLocks::default();
     for line in std::mem::take(&mut args.compat_options) {
@@ -156,9 +153,10 @@ fn apply_flag(args: &mut Args, name: &str) -> Result<(), Error> {
         "announce_submounts" => args.no_announce_submounts = false,
         "killpriv_v2" => args.killpriv_v2 = true,
         "no_killpriv_v2" => args.killpriv_v2 = false,
-        // They turn off features that the daemon does not have.
-        "no_posix_acl" | "no_security_label" => {}
-        "posix_acl" | "security_label" => return Err(Error::Unsupported(name.to_owned())),
+        "posix_acl" => args.posix_acl = NegotiationMode::Always,
+        "no_posix_acl" => args.posix_acl = NegotiationMode::Never,
+        "security_label" => args.security_label = NegotiationMode::Always,
+        "no_security_label" => args.security_label = NegotiationMode::Never,
         _ => return Err(Error::Unknown(name.to_owned())),
     }
     Ok(())
@@ -224,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_or_unsupported_options_are_refused_by_name() {
+    fn unknown_options_are_refused_by_name() {
         for (options, hint) in [
             ("frob", "'-o frob'"),
             ("timeout=3", "'-o timeout=3'"),
@@ -233,8 +231,6 @@ mod tests {
             ("loglevel=loud", "'loud' for '-o loglevel'"),
             ("modcaps=mknod", "'mknod'"),
             ("xattrmap=:map:", "'-o xattrmap': rule 1 is incomplete"),
-            ("posix_acl", "posix_acl is not supported yet"),
-            ("security_label", "security_label is not supported yet"),
             ("", "'-o '"),
         ] {
             let message = read(options).unwrap_err().to_string();

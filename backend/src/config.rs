@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use crate::args::{Args, MigrationArgs};
 use crate::passthrough::id_map::{IdMap, IdMapError};
-use crate::passthrough::options::CachePolicy;
+use crate::passthrough::options::{CachePolicy, NegotiationMode};
 use crate::sandbox::options::Mode;
 use crate::state::migration::{MigrationMode, MigrationOptions};
 use crate::{compat, device, passthrough, sandbox, socket};
@@ -138,7 +138,12 @@ impl Config {
                 cache: args.cache,
                 timeout: args.timeout,
                 negative_timeout: args.negative_timeout,
-                xattr: args.xattr || args.xattrmap.is_some(),
+                xattr: args.xattr
+                    || args.xattrmap.is_some()
+                    || args.posix_acl != NegotiationMode::Never
+                    || args.security_label != NegotiationMode::Never,
+                posix_acl: args.posix_acl,
+                security_label: args.security_label,
                 xattr_map: args.xattrmap,
                 readonly: args.readonly,
                 announce_submounts: !args.no_announce_submounts,
@@ -250,7 +255,17 @@ fn check_mapped_ids(options: &sandbox::Options) -> Result<(), Error> {
     }
 }
 
+/// Checks the rules that translate ids. The ids in ACLs are not translated, so neither may be used
+/// with the other, as with virtiofsd.
 fn id_map(args: &Args) -> Result<IdMap, Error> {
+    if args.posix_acl != NegotiationMode::Never {
+        if !args.translate_uid.is_empty() {
+            return Err(Error::Conflict("--translate-uid", "--posix-acl"));
+        }
+        if !args.translate_gid.is_empty() {
+            return Err(Error::Conflict("--translate-gid", "--posix-acl"));
+        }
+    }
     IdMap::new(&args.translate_uid, &args.translate_gid).map_err(|(is_of_users, source)| {
         let option = match is_of_users {
             true => "--translate-uid",
@@ -456,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn a_map_of_names_implies_extended_attributes() {
+    fn what_needs_extended_attributes_implies_them() {
         for line in [
             "--xattrmap=:map::user.virtiofs.:",
             "-o xattrmap=:map::user.virtiofs.:,no_xattr",
@@ -464,6 +479,37 @@ mod tests {
             let options = with(line).passthrough;
             assert!(options.xattr && options.xattr_map.is_some(), "{line}");
         }
+        for (line, acl, label) in [
+            (
+                "--posix-acl",
+                NegotiationMode::Always,
+                NegotiationMode::Never,
+            ),
+            (
+                "--posix-acl=auto",
+                NegotiationMode::Auto,
+                NegotiationMode::Never,
+            ),
+            (
+                "--security-label=auto --posix-acl=never",
+                NegotiationMode::Never,
+                NegotiationMode::Auto,
+            ),
+            (
+                "-o security_label,posix_acl,no_posix_acl,no_xattr",
+                NegotiationMode::Never,
+                NegotiationMode::Always,
+            ),
+        ] {
+            let options = with(line).passthrough;
+            assert_eq!(
+                (options.posix_acl, options.security_label),
+                (acl, label),
+                "{line}"
+            );
+            assert!(options.xattr, "{line}");
+        }
+        assert!(!with("--posix-acl=never").passthrough.xattr);
     }
 
     #[test]
@@ -537,6 +583,10 @@ mod tests {
             (
                 "--shared-dir /srv --socket-path s --thread-pool-size=8 --max-threads=10",
                 "a guest needs 11",
+            ),
+            (
+                "--shared-dir /srv --socket-path s --posix-acl=auto --translate-gid=map:0:1:1",
+                "--translate-gid cannot be used together with --posix-acl",
             ),
             (
                 "--shared-dir /srv --socket-path s --sandbox=none --gid-map=:0:1:1:",

@@ -17,7 +17,7 @@
 //! | `negotiated_flags`, `lookup_predictor`, `ctime_stability`, `inode_numbers` | other state |
 //! | `guest_state`, `fs` | all state of the guest; node ids |
 //! | `reopen`, `eviction` | descriptors that are given up and opened again; permits |
-//! | `attr_reply`, `superblock`, `keep_cache`, `open_inode`, `no_open`, `xattr_names` | used by other operations |
+//! | `attr_reply`, `superblock`, `keep_cache`, `open_inode`, `no_open`, `xattr_names`, `new_object` | used by other operations |
 //! | `negotiation`, `lookup`, `attributes`, `namespace_ops`, `open`, `readdir` | operations |
 //! | `read_write`, `append_again`, `fallocate_copy`, `xattr`, `locks` | operations |
 
@@ -58,6 +58,7 @@ mod mounts;
 mod namespace_ops;
 mod negotiated_flags;
 mod negotiation;
+mod new_object;
 mod no_open;
 mod open;
 mod open_files;

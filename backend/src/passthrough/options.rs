@@ -82,6 +82,31 @@ impl FromStr for InodeFileHandles {
     }
 }
 
+/// Whether a feature of the guest's kernel is used (`--posix-acl`, `--security-label`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NegotiationMode {
+    /// It is not.
+    #[default]
+    Never,
+    /// It is if the kernel supports it.
+    Auto,
+    /// It is, and a guest whose kernel does not support it cannot mount.
+    Always,
+}
+
+impl FromStr for NegotiationMode {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.to_lowercase().as_str() {
+            "never" => Ok(Self::Never),
+            "auto" => Ok(Self::Auto),
+            "always" => Ok(Self::Always),
+            _ => Err("expected never, auto or always"),
+        }
+    }
+}
+
 /// Where the guest's POSIX and flock locks are kept (`--locks`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Locks {
@@ -125,6 +150,10 @@ pub struct Options {
     pub negative_timeout: Duration,
     /// Extended attributes are supported.
     pub xattr: bool,
+    /// Whether guests have access control lists.
+    pub posix_acl: NegotiationMode,
+    /// Whether guests label the objects that they create.
+    pub security_label: NegotiationMode,
     /// The names of extended attributes on the host; `None`: those in the guest.
     pub xattr_map: Option<XattrMap>,
     /// The guest may not change anything: modifying requests give `EROFS`.
@@ -180,6 +209,8 @@ impl Default for Options {
             timeout: None,
             negative_timeout: Duration::ZERO,
             xattr: false,
+            posix_acl: NegotiationMode::Never,
+            security_label: NegotiationMode::Never,
             xattr_map: None,
             readonly: false,
             announce_submounts: true,

@@ -4,11 +4,12 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::AsFd;
 
-use gangplank_fuse::{NodeId, SetxattrIn};
+use gangplank_fuse::{NodeId, SetxattrFlags, SetxattrIn};
 
 use super::fs::PassthroughFs;
+use super::xattr_names::ACCESS_ACL;
 use crate::session::file_system::Xattrs;
-use crate::sys::xattr;
+use crate::sys::{file, setattr, xattr};
 
 /// The kernel's limit of a name list, in bytes (`XATTR_LIST_MAX`, `linux/limits.h`).
 const LIST_MAX: usize = 65_536;
@@ -17,11 +18,20 @@ impl Xattrs for PassthroughFs {
     /// Sets an attribute.
     fn setxattr(&self, id: NodeId, args: &SetxattrIn, name: &CStr, value: &[u8]) -> io::Result<()> {
         self.check_xattrs_enabled()?;
-        let name = self.host_xattr_name(name)?;
+        let host_name = self.host_xattr_name(name)?;
         self.check_writable()?;
         let node = self.node(id)?;
         let proc = self.share.proc_self_fd();
-        xattr::set(proc, node.as_fd(), &name, value, args.flags)
+        xattr::set(proc, node.as_fd(), &host_name, value, args.flags)?;
+        let flags = SetxattrFlags::from_bits_retain(args.setxattr_flags);
+        if flags.contains(SetxattrFlags::ACL_KILL_SGID) && name.to_bytes() == ACCESS_ACL {
+            // The host does it only for callers that it knows, and here it knows the daemon.
+            let mode = u32::from(file::stat(node.as_fd())?.stx_mode);
+            if mode & libc::S_ISGID != 0 {
+                setattr::change_mode(proc, node.as_fd(), mode & !libc::S_ISGID)?;
+            }
+        }
+        Ok(())
     }
 
     /// Reads an attribute.

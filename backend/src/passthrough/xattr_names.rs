@@ -5,13 +5,18 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::AsFd;
 
+use gangplank_fuse::InitFlags;
+
 use super::file_type::FileType;
 use super::fs::PassthroughFs;
 use super::xattr_map::{Denied, XattrMap};
 use crate::sys::xattr;
 
 /// The attributes of ACLs.
-const ACL_NAMES: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
+const ACL_NAMES: [&[u8]; 2] = [ACCESS_ACL, b"system.posix_acl_default"];
+
+/// The attribute of the ACL by which access is checked.
+pub(super) const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
 
 /// The attribute of a file's capabilities. The kernel removes it when the file changes, but only by
 /// this name.
@@ -38,8 +43,8 @@ impl PassthroughFs {
     /// The host's name of an attribute that a guest names in a request.
     ///
     /// # Errors
-    /// EOPNOTSUPP for ACLs, which the guest must not believe to be in force, and EOPNOTSUPP or
-    /// EPERM as the map says.
+    /// EOPNOTSUPP for ACLs that the guest must not believe to be in force, and EOPNOTSUPP or EPERM
+    /// as the map says.
     pub(super) fn host_xattr_name<'a>(&self, name: &'a CStr) -> io::Result<Cow<'a, CStr>> {
         let error = match (
             &self.share.options.xattr_map,
@@ -65,8 +70,10 @@ impl PassthroughFs {
         name.filter(|name| !self.hides_xattr(name))
     }
 
+    /// Whether the guest must not know of an attribute: without ACLs of its own, its kernel would
+    /// not enforce one.
     fn hides_xattr(&self, name: &[u8]) -> bool {
-        ACL_NAMES.contains(&name)
+        ACL_NAMES.contains(&name) && !self.state.negotiated.has(InitFlags::POSIX_ACL)
     }
 
     /// Removes a regular file's capabilities before a change of the file, if they have another name

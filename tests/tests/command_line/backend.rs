@@ -43,7 +43,10 @@ fn capabilities_are_printed_for_management_software() -> Result<()> {
     let ended = Fixture::new()?.run(&["--print-capabilities"])?;
     assert_eq!(ended.status.code(), Some(0));
     let words: String = ended.output.split_whitespace().collect();
-    assert_eq!(words, r#"{"type":"fs","features":["separate-options"]}"#);
+    assert_eq!(
+        words,
+        r#"{"type":"fs","features":["posix-acl-negotiation-mode","security-label-negotiation-mode","separate-options"]}"#
+    );
     Ok(())
 }
 
@@ -70,7 +73,11 @@ fn mistakes_end_with_status_2_and_what_would_be_right() -> Result<()> {
             &["--xattrmap=:prefix:all:trusted.:user.:"],
             "no rule ends the map for the client",
         ),
-        (&["--posix-acl"], "--posix-acl is not supported yet"),
+        (&["--posix-acl=sometimes"], "never, auto or always"),
+        (
+            &["--posix-acl", "--translate-uid=map:0:1:1"],
+            "--translate-uid cannot be used together with --posix-acl",
+        ),
         (
             &["--uid-map", ":0:1000:1"],
             "expected :namespace-id:host-id:count:",

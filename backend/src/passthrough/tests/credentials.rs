@@ -74,7 +74,10 @@ fn the_umask_is_the_callers_or_the_guests_business() {
         .expect("made");
     assert_eq!(owner(&guest, "strict").2, 0o600);
     // A guest that does not negotiate DONT_MASK has applied the umask already.
-    guest.fs.init(InitFlags::all() - InitFlags::DONT_MASK);
+    guest
+        .fs
+        .init(InitFlags::all() - InitFlags::DONT_MASK)
+        .expect("agreed");
     guest
         .create_as(&strict, ROOT, c"loose", libc::O_RDWR, 0o666)
         .expect("made");
@@ -155,7 +158,7 @@ fn an_ordinary_user_creates_as_itself() {
     };
     let directory = Arc::new(tempfile::tempdir().expect("a directory"));
     let guest = Guest::able(directory, Options::default(), abilities);
-    let agreed = guest.fs.init(InitFlags::all());
+    let agreed = guest.fs.init(InitFlags::all()).expect("agreed");
     assert!(!agreed.contains(InitFlags::CREATE_SUPP_GROUP));
     let (entry, _) = guest
         .create_as(&creator(12_345, 12_345), ROOT, c"file", libc::O_RDWR, 0o644)

@@ -36,6 +36,30 @@ struct Line {
 
 const LINES: &[Line] = &[
     Line {
+        name: "incus",
+        who: As::Root,
+        words: &[
+            "--fd=3",
+            "--cache=never",
+            "--shared-dir=P",
+            "--posix-acl=auto",
+        ],
+        share: "share",
+        promises: &[
+            promises::shares_files,
+            promises::has_xattrs,
+            promises::has_acls,
+            promises::users_own_files,
+        ],
+    },
+    Line {
+        name: "incus_older",
+        who: As::Root,
+        words: &["--fd=3", "--cache=never", "--shared-dir=P", "--posix-acl"],
+        share: "share",
+        promises: &[promises::shares_files, promises::has_acls],
+    },
+    Line {
         name: "lxd",
         who: As::Root,
         words: &[
@@ -290,6 +314,28 @@ const LINES: &[Line] = &[
         promises: &[promises::has_translated_owners],
     },
     Line {
+        name: "microvm_nix",
+        who: As::Root,
+        words: &[
+            "--socket-path=S",
+            "--shared-dir=P",
+            "--rlimit-nofile",
+            "1048576",
+            "--thread-pool-size",
+            "2",
+            "--posix-acl",
+            "--xattr",
+            "--cache=auto",
+        ],
+        share: "share",
+        promises: &[
+            promises::shares_files,
+            promises::has_xattrs,
+            promises::has_acls,
+            promises::users_own_files,
+        ],
+    },
+    Line {
         name: "microvm_nix_readonly",
         who: As::Root,
         words: &[
@@ -300,6 +346,7 @@ const LINES: &[Line] = &[
             "1048576",
             "--thread-pool-size",
             "4",
+            "--posix-acl",
             "--xattr",
             "--cache=auto",
             "--inode-file-handles=prefer",

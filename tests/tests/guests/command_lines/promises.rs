@@ -23,7 +23,9 @@ impl Tried<'_> {
     /// must be absolute.
     pub(crate) fn sh(&mut self, command: &str) -> Result<String> {
         self.guest.sh(&format!(
-            "t() {{ chroot /tools \"$@\"; }}; cd /mnt; set -e; {command}"
+            "t() {{ chroot /tools \"$@\"; }}; \
+                 no() {{ if \"$@\"; then echo \"succeeded: $*\"; exit 1; fi; }}; \
+                 cd /mnt; set -e; {command}"
         ))
     }
 
@@ -128,7 +130,7 @@ pub(crate) fn has_locks_of_the_host(tried: &mut Tried<'_>) -> Result<()> {
     let path = tried.share.join("locked");
     let held = fs::File::create(&path)?;
     rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive)?;
-    tried.sh("! t flock -n /mnt/locked true")?;
+    tried.sh("no t flock -n /mnt/locked true")?;
     drop(held);
     tried.sh("t flock -n /mnt/locked true")?;
     Ok(())
@@ -151,7 +153,7 @@ pub(crate) fn hides_the_hosts_xattrs(tried: &mut Tried<'_>) -> Result<()> {
     tried.sh(
         "t setfattr -n security.capability -v 0x0100000200200000000000000000000000000000 /mnt/own; \
          t getfattr -m - /mnt/own | grep security.capability; echo x >>own; \
-         ! t getfattr -m - /mnt/own | grep security.capability",
+         test -z \"$(t getfattr -m - /mnt/own | grep security.capability)\"",
     )?;
     let name = c"user.virtiofs.security.capability";
     ensure!(rustix::fs::getxattr(&own, name, &mut value).is_err());
@@ -163,7 +165,7 @@ pub(crate) fn keeps_trusted_xattrs(tried: &mut Tried<'_>) -> Result<()> {
     tried.sh(
         "touch x; t setfattr -n trusted.a -v b /mnt/x; t setfattr -n user.a -v c /mnt/x; \
          t getfattr -d -m - /mnt/x | grep 'trusted.a=\"b\"'; \
-         ! t setfattr -n user.vm.trusted.a -v c /mnt/x",
+         no t setfattr -n user.vm.trusted.a -v c /mnt/x",
     )?;
     let mut value = [0; 8];
     for name in [c"user.vm.trusted.a", c"user.a"] {
@@ -177,7 +179,7 @@ pub(crate) fn has_translated_owners(tried: &mut Tried<'_>) -> Result<()> {
     chown(tried.share, Some(FIRST_SUB_ID), Some(FIRST_SUB_ID))?;
     tried.sh(
         "chmod 777 .; touch own; su games -c 'echo x >/mnt/games'; touch given; \
-         chown 1000:1001 given; ! chown 70000 given",
+         chown 1000:1001 given; no chown 70000 given",
     )?;
     for (name, owner) in [("own", (0, 0)), ("games", (5, 60)), ("given", (1000, 1001))] {
         let expected = (FIRST_SUB_ID + owner.0, FIRST_SUB_ID + owner.1);
@@ -190,5 +192,29 @@ pub(crate) fn has_translated_owners(tried: &mut Tried<'_>) -> Result<()> {
     ensure!(tried.sh("stat -c %u:%g . own games given")? == "0:0\n0:0\n5:60\n1000:1001\n");
     let forbidden = tried.sh("chown 70000 given 2>&1 || true")?;
     ensure!(forbidden.contains("Operation not permitted"), "{forbidden}");
+    Ok(())
+}
+
+/// Access control lists are kept, inherited and enforced.
+pub(crate) fn has_acls(tried: &mut Tried<'_>) -> Result<()> {
+    tried.sh(
+        "mkdir acls; chmod 700 acls; t setfacl -m u:5:rwx,d:u:5:rw /mnt/acls; umask 077; \
+         echo secret >acls/file; mkdir acls/below; umask 022; \
+         t getfacl -n /mnt/acls/file | grep '^user:5:rw-'; \
+         t getfacl -n /mnt/acls/below | grep '^default:user:5:rw-'; \
+         test \"$(stat -c %a acls/file)\" = 660; \
+         test \"$(su games -c 'cat /mnt/acls/file')\" = secret; su games -c 'echo x >/mnt/acls/file'; \
+         no su daemon -c 'cat /mnt/acls/file'; \
+         t setfacl -x u:5 /mnt/acls/file; no su games -c 'cat /mnt/acls/file'; \
+         t setfacl -b /mnt/acls; test -z \"$(t getfacl -n /mnt/acls | grep user:5)\"; \
+         t setfattr -n user.a -v b /mnt/acls/file; \
+         touch sgid; chown games:games sgid; chmod 2775 sgid; \
+         t setfacl -m u:1:r /mnt/sgid; test \"$(stat -c %a sgid)\" = 2775; \
+         test -z \"$(t getfattr -m - /mnt/acls | grep posix_acl)\"",
+    )?;
+    let acl = c"system.posix_acl_access";
+    let length = rustix::fs::getxattr(tried.share.join("sgid"), acl, &mut [0; 200])?;
+    ensure!(length > 4, "the host has the list");
+    tried.sh("rm -r acls sgid")?;
     Ok(())
 }
