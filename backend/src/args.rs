@@ -20,20 +20,16 @@ use log::LevelFilter;
 pub use self::migration::MigrationArgs;
 use self::size::parse_size;
 use crate::device;
-use crate::passthrough::options::{CachePolicy, GuestArch, InodeFileHandles, Locks};
-use crate::sandbox::options::{ModCaps, Mode, Seccomp};
+use crate::passthrough::id_map::IdRule;
+use crate::passthrough::options::{
+    CachePolicy, GuestArch, InodeFileHandles, Locks, NegotiationMode,
+};
+use crate::passthrough::xattr_map::XattrMap;
+use crate::sandbox::options::{IdMapping, ModCaps, Mode, Seccomp};
 
 /// virtiofsd's options that the daemon does not support yet. It refuses them by name, so that they
 /// do not look like typing errors.
 const UNSUPPORTED: &[&str] = &[
-    "posix-acl",
-    "xattrmap",
-    "security-label",
-    "uid-map",
-    "gid-map",
-    "translate-uid",
-    "translate-gid",
-    "preserve-noatime",
     "migration-mode",
     "migration-on-error",
     "migration-verify-handles",
@@ -153,6 +149,24 @@ pub struct Args {
     #[arg(long, help_heading = FILES)]
     pub xattr: bool,
 
+    /// Access control lists of guests: never, auto (where the guest's kernel has them), always
+    /// (guests without them cannot mount); implies --xattr
+    #[arg(long, value_name = "WHEN", value_parser = NegotiationMode::from_str, num_args = 0..=1,
+          require_equals = true, default_value = "never", default_missing_value = "always",
+          help_heading = FILES)]
+    pub posix_acl: NegotiationMode,
+
+    /// Labels of guests' new files: never, auto, always, as with --posix-acl; implies --xattr
+    #[arg(long, value_name = "WHEN", value_parser = NegotiationMode::from_str, num_args = 0..=1,
+          require_equals = true, default_value = "never", default_missing_value = "always",
+          help_heading = FILES)]
+    pub security_label: NegotiationMode,
+
+    /// Give extended attributes other names on the host, by rules such as :map::user.virtiofs.:
+    /// (see virtiofsd); implies --xattr
+    #[arg(long, value_name = "RULES", value_parser = XattrMap::from_str, help_heading = FILES)]
+    pub xattrmap: Option<XattrMap>,
+
     /// Where advisory locks are kept: host (all guests and host programs see them), guest
     #[arg(long, value_name = "WHO", value_parser = Locks::from_str, default_value = "guest",
           help_heading = FILES)]
@@ -163,6 +177,20 @@ pub struct Args {
     #[arg(long, value_name = "WHEN", value_parser = parse_inode_file_handles,
           default_value = "prefer", help_heading = FILES)]
     pub inode_file_handles: InodeFileHandlesArg,
+
+    /// Translate users between guests and the host, such as map:0:100000:65536 (guest, host,
+    /// count), guest:G:H:N, host:H:G:N, squash-guest:G:H:N, squash-host:H:G:N, forbid-guest:G:N;
+    /// repeatable
+    #[arg(long, value_name = "RULE", value_parser = IdRule::from_str, help_heading = FILES)]
+    pub translate_uid: Vec<IdRule>,
+
+    /// Translate groups in the same way
+    #[arg(long, value_name = "RULE", value_parser = IdRule::from_str, help_heading = FILES)]
+    pub translate_gid: Vec<IdRule>,
+
+    /// Pass a guest's O_NOATIME on to the host's files
+    #[arg(long, help_heading = FILES)]
+    pub preserve_noatime: bool,
 
     /// Clear set-user-ID, set-group-ID and capabilities on writes in the daemon
     #[arg(long, overrides_with = "no_killpriv_v2", help_heading = FILES)]
@@ -176,6 +204,17 @@ pub struct Args {
     #[arg(long, value_name = "HOW", value_parser = Mode::from_str, default_value = "namespace",
           help_heading = CONFINEMENT)]
     pub sandbox: Mode,
+
+    /// Users of the host in the user namespace of --sandbox=namespace, for an ordinary user, such
+    /// as :0:100000:65536: (namespace, host, count); repeatable
+    #[arg(long, value_name = "RANGE", value_parser = IdMapping::from_str,
+          help_heading = CONFINEMENT)]
+    pub uid_map: Vec<IdMapping>,
+
+    /// Groups in the same way
+    #[arg(long, value_name = "RANGE", value_parser = IdMapping::from_str,
+          help_heading = CONFINEMENT)]
+    pub gid_map: Vec<IdMapping>,
 
     /// Action on a system call outside the permitted list: kill, log, trap, none
     #[arg(long, value_name = "ACTION", value_parser = Seccomp::from_str, default_value = "kill",
@@ -413,6 +452,9 @@ mod tests {
             ("--sandbox=jail", "namespace, chroot or none"),
             ("--seccomp=maybe", "kill, log, trap or none"),
             ("--locks=both", "host or guest"),
+            ("--posix-acl=maybe", "never, auto or always"),
+            ("--security-label=", "never, auto or always"),
+            ("--posix-acl auto", "unexpected argument 'auto'"),
             ("--guest-arch=vax", "auto, x86_64 or aarch64"),
             ("--inode-file-handles=often", "never, prefer or mandatory"),
             ("--log-level=loud", "off, error, warn, info, debug or trace"),
@@ -484,7 +526,7 @@ mod tests {
         ] {
             assert!(text.contains(&format!("{heading}:")), "{heading}");
         }
-        assert!(!text.contains("xattrmap"));
+        assert!(!text.contains("migration"));
         assert_eq!(exit.status(), 0);
     }
 }

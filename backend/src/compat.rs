@@ -4,7 +4,8 @@ use log::LevelFilter;
 use thiserror::Error;
 
 use crate::args::Args;
-use crate::passthrough::options::CachePolicy;
+use crate::passthrough::options::{CachePolicy, Locks, NegotiationMode};
+use crate::passthrough::xattr_map::XattrMapError;
 use crate::sandbox::options::Mode;
 
 /// An invalid `-o` option.
@@ -13,9 +14,6 @@ pub enum Error {
     /// An unknown name.
     #[error("unknown option '-o {0}'")]
     Unknown(String),
-    /// A name that the daemon does not support yet.
-    #[error("-o {0} is not supported yet")]
-    Unsupported(String),
     /// A name with an invalid value.
     #[error("invalid value '{value}' for '-o {name}': expected {expected}")]
     Value {
@@ -26,6 +24,9 @@ pub enum Error {
         /// The valid values.
         expected: &'static str,
     },
+    /// `-o xattrmap=` with rules that are none.
+    #[error("invalid value for '-o xattrmap': {0}")]
+    XattrMap(XattrMapError),
     /// `-o modcaps=` with a malformed list.
     #[error("invalid value for '-o modcaps': {0}")]
     Modcaps(String),
@@ -35,18 +36,65 @@ pub enum Error {
 /// command line, as with virtiofsd.
 ///
 /// # Errors
-/// A name is unknown or not supported yet, or a value is invalid.
+/// A name is unknown, or a value is invalid.
 pub(crate) fn apply(args: &mut Args) -> Result<(), Error> {
-    for option in std::mem::take(&mut args.compat_options)
-        .iter()
-        .flat_map(|line| line.split(','))
-    {
-        match option.split_once('=') {
-            Some((name, value)) => apply_value(args, name, value)?,
-            None => apply_flag(args, option)?,
+    let mut host_locks = HostLocks::default();
+    for line in std::mem::take(&mut args.compat_options) {
+        for option in split(&line) {
+            match option.split_once('=') {
+                Some((name, value)) => apply_value(args, name, value)?,
+                None if host_locks.apply(&option) => {}
+                None => apply_flag(args, &option)?,
+            }
         }
     }
+    args.locks = host_locks.locks().unwrap_or(args.locks);
     Ok(())
+}
+
+/// The options of one `-o`. Two commas are one comma of a value, as QEMU and libvirt write it.
+fn split(line: &str) -> Vec<String> {
+    let mut options = vec![String::new()];
+    let mut rest = line.chars().peekable();
+    while let Some(character) = rest.next() {
+        if character == ',' && rest.next_if_eq(&',').is_none() {
+            options.push(String::new());
+        } else if let Some(option) = options.last_mut() {
+            option.push(character);
+        }
+    }
+    options
+}
+
+/// The older daemon's options for locks, one for each kind. `--locks` is for both kinds.
+#[derive(Default)]
+struct HostLocks {
+    flock: Option<bool>,
+    posix: Option<bool>,
+}
+
+impl HostLocks {
+    /// Applies an option. Returns whether it is one for locks.
+    fn apply(&mut self, option: &str) -> bool {
+        let (kind, is_on) = match option {
+            "flock" => (&mut self.flock, true),
+            "no_flock" => (&mut self.flock, false),
+            "posix_lock" => (&mut self.posix, true),
+            "no_posix_lock" => (&mut self.posix, false),
+            _ => return false,
+        };
+        *kind = Some(is_on);
+        true
+    }
+
+    /// Where locks are kept; `None` if the options leave that open.
+    fn locks(&self) -> Option<Locks> {
+        match (self.flock, self.posix) {
+            (Some(true), _) | (_, Some(true)) => Some(Locks::Host),
+            (Some(false), Some(false)) => Some(Locks::Guest),
+            _ => None,
+        }
+    }
 }
 
 fn apply_value(args: &mut Args, name: &str, value: &str) -> Result<(), Error> {
@@ -86,7 +134,7 @@ fn apply_value(args: &mut Args, name: &str, value: &str) -> Result<(), Error> {
         "modcaps" => {
             args.modcaps = Some(value.parse().map_err(Error::Modcaps)?);
         }
-        "xattrmap" => return Err(Error::Unsupported(name.to_owned())),
+        "xattrmap" => args.xattrmap = Some(value.parse().map_err(Error::XattrMap)?),
         _ => return Err(Error::Unknown(format!("{name}={value}"))),
     }
     Ok(())
@@ -105,9 +153,10 @@ fn apply_flag(args: &mut Args, name: &str) -> Result<(), Error> {
         "announce_submounts" => args.no_announce_submounts = false,
         "killpriv_v2" => args.killpriv_v2 = true,
         "no_killpriv_v2" => args.killpriv_v2 = false,
-        // They turn off features that the daemon does not have.
-        "no_posix_lock" | "no_flock" | "no_posix_acl" | "no_security_label" => {}
-        "posix_acl" | "security_label" => return Err(Error::Unsupported(name.to_owned())),
+        "posix_acl" => args.posix_acl = NegotiationMode::Always,
+        "no_posix_acl" => args.posix_acl = NegotiationMode::Never,
+        "security_label" => args.security_label = NegotiationMode::Always,
+        "no_security_label" => args.security_label = NegotiationMode::Never,
         _ => return Err(Error::Unknown(name.to_owned())),
     }
     Ok(())
@@ -149,7 +198,31 @@ mod tests {
     }
 
     #[test]
-    fn unknown_or_unsupported_options_are_refused_by_name() {
+    fn two_commas_are_one_of_a_value() {
+        let args = read("source=/srv/a,,b,,,,c,cache=none").unwrap();
+        assert_eq!(args.shared_dir.as_deref(), Some(Path::new("/srv/a,b,,c")));
+        assert_eq!(args.cache, CachePolicy::Never);
+    }
+
+    #[test]
+    fn a_lock_of_either_kind_means_that_the_host_keeps_all() {
+        for (given, options, locks) in [
+            ("guest", "flock", Locks::Host),
+            ("guest", "posix_lock,no_flock", Locks::Host),
+            ("guest", "no_posix_lock,flock", Locks::Host),
+            ("guest", "flock,no_flock", Locks::Guest),
+            ("host", "no_flock", Locks::Host),
+            ("host", "no_flock,no_posix_lock", Locks::Guest),
+        ] {
+            let words = ["gangplankd", "-o", options, "--locks", given];
+            let mut args = Args::from_command_line(words).expect("well formed");
+            apply(&mut args).expect("known options");
+            assert_eq!(args.locks, locks, "{options} after {given}");
+        }
+    }
+
+    #[test]
+    fn unknown_options_are_refused_by_name() {
         for (options, hint) in [
             ("frob", "'-o frob'"),
             ("timeout=3", "'-o timeout=3'"),
@@ -157,12 +230,7 @@ mod tests {
             ("sandbox=none", "'none' for '-o sandbox'"),
             ("loglevel=loud", "'loud' for '-o loglevel'"),
             ("modcaps=mknod", "'mknod'"),
-            (
-                "xattrmap=:map::user.virtiofs.:",
-                "xattrmap is not supported yet",
-            ),
-            ("posix_acl", "posix_acl is not supported yet"),
-            ("security_label", "security_label is not supported yet"),
+            ("xattrmap=:map:", "'-o xattrmap': rule 1 is incomplete"),
             ("", "'-o '"),
         ] {
             let message = read(options).unwrap_err().to_string();

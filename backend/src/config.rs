@@ -9,7 +9,9 @@ use log::LevelFilter;
 use thiserror::Error;
 
 use crate::args::{Args, MigrationArgs};
-use crate::passthrough::options::CachePolicy;
+use crate::passthrough::id_map::{IdMap, IdMapError};
+use crate::passthrough::options::{CachePolicy, NegotiationMode};
+use crate::sandbox::options::Mode;
 use crate::state::migration::{MigrationMode, MigrationOptions};
 use crate::{compat, device, passthrough, sandbox, socket};
 
@@ -74,6 +76,14 @@ pub enum Error {
         /// The smallest value.
         least: usize,
     },
+    /// Rules of `--translate-uid` or `--translate-gid` that exclude each other or an id.
+    #[error("{option}: {source}")]
+    IdMap {
+        /// The option.
+        option: &'static str,
+        /// The reason.
+        source: IdMapError,
+    },
     /// An invalid `-o` option.
     #[error(transparent)]
     Compat(#[from] compat::Error),
@@ -93,6 +103,16 @@ impl Config {
         check_handles(&args)?;
         let max_threads = max_threads(&args)?;
         let migration = migration(&args.migration)?;
+        let id_map = id_map(&args)?;
+        let sandbox = sandbox::Options {
+            mode: args.sandbox,
+            seccomp: args.seccomp,
+            modcaps: args.modcaps.unwrap_or_default(),
+            rlimit_nofile: args.rlimit_nofile,
+            uid_map: args.uid_map,
+            gid_map: args.gid_map,
+        };
+        check_mapped_ids(&sandbox)?;
         let exit_on_disconnect = args.exit_on_disconnect || matches!(socket, socket::Source::Fd(_));
         let Some(shared_dir) = args.shared_dir else {
             return Err(Error::NoSharedDir);
@@ -118,7 +138,13 @@ impl Config {
                 cache: args.cache,
                 timeout: args.timeout,
                 negative_timeout: args.negative_timeout,
-                xattr: args.xattr,
+                xattr: args.xattr
+                    || args.xattrmap.is_some()
+                    || args.posix_acl != NegotiationMode::Never
+                    || args.security_label != NegotiationMode::Never,
+                posix_acl: args.posix_acl,
+                security_label: args.security_label,
+                xattr_map: args.xattrmap,
                 readonly: args.readonly,
                 announce_submounts: !args.no_announce_submounts,
                 inode_file_handles: args.inode_file_handles.mode,
@@ -129,17 +155,14 @@ impl Config {
                 allow_direct_io: args.allow_direct_io,
                 killpriv_v2: args.killpriv_v2,
                 locks: args.locks,
+                id_map,
+                preserve_noatime: args.preserve_noatime,
                 guest_arch: args.guest_arch.0,
                 max_inode_memory: args.max_inode_memory,
                 ..passthrough::Options::default()
             },
             migration,
-            sandbox: sandbox::Options {
-                mode: args.sandbox,
-                seccomp: args.seccomp,
-                modcaps: args.modcaps.unwrap_or_default(),
-                rlimit_nofile: args.rlimit_nofile,
-            },
+            sandbox,
             logging: logging::Options {
                 syslog: args.syslog,
                 ..logging::Options::new(
@@ -220,6 +243,38 @@ fn migration(args: &MigrationArgs) -> Result<MigrationOptions, Error> {
     })
 }
 
+/// Refuses ids of a user namespace without a namespace.
+fn check_mapped_ids(options: &sandbox::Options) -> Result<(), Error> {
+    let Some(option) = options.mapped_ids() else {
+        return Ok(());
+    };
+    match options.mode {
+        Mode::Namespace => Ok(()),
+        Mode::Chroot => Err(Error::Conflict(option, "--sandbox=chroot")),
+        Mode::None => Err(Error::Conflict(option, "--sandbox=none")),
+    }
+}
+
+/// Checks the rules that translate ids. The ids in ACLs are not translated, so neither may be used
+/// with the other, as with virtiofsd.
+fn id_map(args: &Args) -> Result<IdMap, Error> {
+    if args.posix_acl != NegotiationMode::Never {
+        if !args.translate_uid.is_empty() {
+            return Err(Error::Conflict("--translate-uid", "--posix-acl"));
+        }
+        if !args.translate_gid.is_empty() {
+            return Err(Error::Conflict("--translate-gid", "--posix-acl"));
+        }
+    }
+    IdMap::new(&args.translate_uid, &args.translate_gid).map_err(|(is_of_users, source)| {
+        let option = match is_of_users {
+            true => "--translate-uid",
+            false => "--translate-gid",
+        };
+        Error::IdMap { option, source }
+    })
+}
+
 fn deprecations(args: &Args) -> Vec<&'static str> {
     [
         (
@@ -252,7 +307,7 @@ fn deprecations(args: &Args) -> Vec<&'static str> {
 mod tests {
     use super::*;
     use crate::passthrough::options::{GuestArch, InodeFileHandles, Locks};
-    use crate::sandbox::options::{Mode, Seccomp};
+    use crate::sandbox::options::Seccomp;
 
     fn config(line: &str) -> Result<Config, Error> {
         let words = std::iter::once("gangplankd").chain(line.split_whitespace());
@@ -305,7 +360,9 @@ mod tests {
              --busy-poll=30 --max-guest-memory=16G --max-memory-regions=32 --max-threads=20 \
              --readonly --no-announce-submounts --inode-file-handles=mandatory --cache metadata \
              --timeout 0.5 --negative-timeout=2 --allow-mmap --no-readdirplus --writeback \
-             --allow-direct-io --killpriv-v2 --locks=host --guest-arch=aarch64 \
+             --allow-direct-io --killpriv-v2 --locks=host --preserve-noatime \
+             --translate-uid=map:0:1000:1 --translate-gid squash-guest:0:7:4294967295 \
+             --guest-arch=aarch64 \
              --exit-on-disconnect --sandbox=none --seccomp=log --modcaps=+sys_admin \
              --rlimit-nofile=4096 --max-inode-memory=64M --log-level=trace --syslog \
              --socket-group=kvm",
@@ -339,6 +396,12 @@ mod tests {
                 allow_direct_io: true,
                 killpriv_v2: true,
                 locks: Locks::Host,
+                preserve_noatime: true,
+                id_map: IdMap::new(
+                    &["map:0:1000:1".parse().unwrap()],
+                    &["squash-guest:0:7:4294967295".parse().unwrap()]
+                )
+                .unwrap(),
                 guest_arch: Some(GuestArch::Aarch64),
                 max_inode_memory: 64 << 20,
                 ..passthrough::Options::default()
@@ -351,6 +414,7 @@ mod tests {
                 seccomp: Seccomp::Log,
                 modcaps: "+sys_admin".parse().unwrap(),
                 rlimit_nofile: Some(4096),
+                ..sandbox::Options::default()
             }
         );
         assert_eq!(config.logging.level, LevelFilter::Trace);
@@ -404,6 +468,48 @@ mod tests {
                 (checked, _) => panic!("{checked:?}, {refused:?}"),
             }
         }
+    }
+
+    #[test]
+    fn what_needs_extended_attributes_implies_them() {
+        for line in [
+            "--xattrmap=:map::user.virtiofs.:",
+            "-o xattrmap=:map::user.virtiofs.:,no_xattr",
+        ] {
+            let options = with(line).passthrough;
+            assert!(options.xattr && options.xattr_map.is_some(), "{line}");
+        }
+        for (line, acl, label) in [
+            (
+                "--posix-acl",
+                NegotiationMode::Always,
+                NegotiationMode::Never,
+            ),
+            (
+                "--posix-acl=auto",
+                NegotiationMode::Auto,
+                NegotiationMode::Never,
+            ),
+            (
+                "--security-label=auto --posix-acl=never",
+                NegotiationMode::Never,
+                NegotiationMode::Auto,
+            ),
+            (
+                "-o security_label,posix_acl,no_posix_acl,no_xattr",
+                NegotiationMode::Never,
+                NegotiationMode::Always,
+            ),
+        ] {
+            let options = with(line).passthrough;
+            assert_eq!(
+                (options.posix_acl, options.security_label),
+                (acl, label),
+                "{line}"
+            );
+            assert!(options.xattr, "{line}");
+        }
+        assert!(!with("--posix-acl=never").passthrough.xattr);
     }
 
     #[test]
@@ -477,6 +583,19 @@ mod tests {
             (
                 "--shared-dir /srv --socket-path s --thread-pool-size=8 --max-threads=10",
                 "a guest needs 11",
+            ),
+            (
+                "--shared-dir /srv --socket-path s --posix-acl=auto --translate-gid=map:0:1:1",
+                "--translate-gid cannot be used together with --posix-acl",
+            ),
+            (
+                "--shared-dir /srv --socket-path s --sandbox=none --gid-map=:0:1:1:",
+                "--gid-map cannot be used together with --sandbox=none",
+            ),
+            (
+                "--shared-dir /srv --socket-path s --translate-gid=guest:0:1:9 \
+                 --translate-gid=map:8:1:1",
+                "--translate-gid: 'guest:0:1:9' and 'map:8:1:1' translate the same guest id",
             ),
         ];
         for (line, hint) in table {

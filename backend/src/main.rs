@@ -9,11 +9,14 @@ use gangplank_backend::run;
 use gangplank_service::error_chain;
 
 /// The output of `--print-capabilities` for management software (`VHostUserBackendCapabilities` in
-/// QEMU's `docs/interop/vhost-user.json`). `separate-options`: options stand by themselves, not in
-/// `-o`.
+/// QEMU's `docs/interop/vhost-user.json`), with virtiofsd's features. The negotiation modes:
+/// `--posix-acl=auto` and `--security-label=auto` exist. `separate-options`: options stand by
+/// themselves, not in `-o`. `configs/qemu/50-gangplankd.json` has the same list.
 const CAPABILITIES: &str = r#"{
   "type": "fs",
   "features": [
+    "posix-acl-negotiation-mode",
+    "security-label-negotiation-mode",
     "separate-options"
   ]
 }

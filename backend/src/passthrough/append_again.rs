@@ -25,6 +25,7 @@ impl PassthroughFs {
     ) -> io::Result<usize> {
         let node = self.node(id)?;
         let file = self.state.files.get(Handle::new(args.fh), id)?;
+        self.drop_file_capabilities(node.file_type, &node)?;
         let mut bytes = vec![0; to_len(args.size).min(data.remaining())];
         data.read(&mut bytes);
         let content = self.reopen_file(&node, libc::O_RDONLY)?;

@@ -85,7 +85,7 @@ impl PassthroughFs {
 
     /// The owner and group that the guest sees.
     fn guest_owner(&self, stat: &Statx) -> (GuestUid, GuestGid) {
-        let id_map = self.share.id_map;
+        let id_map = &self.share.options.id_map;
         (
             id_map.guest_uid(HostUid::new(stat.stx_uid)),
             id_map.guest_gid(HostGid::new(stat.stx_gid)),

@@ -56,13 +56,16 @@ impl Attributes for PassthroughFs {
         let node = self.node(id)?;
         let valid = SetattrValid::from_bits_retain(args.valid);
         if valid.intersects(SetattrValid::UID | SetattrValid::GID) {
-            let id_map = self.share.id_map;
+            let id_map = &self.share.options.id_map;
             let uid = valid
                 .contains(SetattrValid::UID)
-                .then(|| id_map.host_uid(GuestUid::new(args.uid)));
+                .then(|| id_map.host_uid(GuestUid::new(args.uid)))
+                .transpose()?;
             let gid = valid
                 .contains(SetattrValid::GID)
-                .then(|| id_map.host_gid(GuestGid::new(args.gid)));
+                .then(|| id_map.host_gid(GuestGid::new(args.gid)))
+                .transpose()?;
+            self.drop_file_capabilities(node.file_type, &node)?;
             setattr::change_owner(node.as_fd(), uid, gid)?;
         }
         if valid.contains(SetattrValid::MODE) {
@@ -107,6 +110,7 @@ impl PassthroughFs {
             return Err(io::Error::from_raw_os_error(libc::EFBIG));
         }
         let truncate = |file: BorrowedFd<'_>| {
+            self.drop_file_capabilities(node.file_type, &file)?;
             if valid.contains(SetattrValid::KILL_SUIDGID) {
                 return without_set_id(|| file_content::truncate(file, args.size));
             }

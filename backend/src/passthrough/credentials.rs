@@ -12,16 +12,16 @@ use crate::sys::thread::{self, Capability, MAX_GROUPS};
 
 /// Which of a caller's credentials the daemon assumes.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Impersonation {
+pub(super) struct Impersonation<'a> {
     /// Converts the caller's ids.
-    pub(super) id_map: IdMap,
+    pub(super) id_map: &'a IdMap,
     /// Change the thread's user and group ids.
     pub(super) change_ids: bool,
     /// Apply the caller's umask (`FUSE_DONT_MASK`).
     pub(super) apply_umask: bool,
 }
 
-impl Impersonation {
+impl Impersonation<'_> {
     /// Calls `create` with the mode to use, under the caller's credentials where possible.
     ///
     /// The guest's kernel has checked permissions with all of the caller's groups; the host knows
@@ -29,7 +29,7 @@ impl Impersonation {
     /// with `CAP_DAC_OVERRIDE`.
     ///
     /// # Errors
-    /// Those of `create`; EINVAL for an invalid id.
+    /// Those of `create`; EINVAL for an invalid id, EPERM for a forbidden one.
     pub(super) fn create<T>(
         self,
         creator: &Creator<'_>,
@@ -62,19 +62,19 @@ impl Impersonation {
 
     /// Assumes the caller's group and user; `None` if nothing had to change.
     fn assume(self, creator: &Creator<'_>) -> io::Result<Option<RestoreGuard>> {
+        let uid = self.id_map.host_uid(creator.caller.uid)?;
+        let gid = self.id_map.host_gid(creator.caller.gid)?;
         if !self.change_ids {
             return Ok(None);
         }
         let (own_uid, own_gid) = thread::initial_ids();
-        let uid = self.id_map.host_uid(creator.caller.uid);
-        let gid = self.id_map.host_gid(creator.caller.gid);
         let changes_uid = uid != own_uid && uid != HostUid::ROOT;
         let mut guard = RestoreGuard::default();
         if changes_uid && let Some(groups) = creator.groups {
             let mut list = [HostGid::ROOT; MAX_GROUPS];
             let mut count = 0;
             for (slot, group) in list.iter_mut().zip(groups.iter()) {
-                *slot = self.id_map.host_gid(GuestGid::new(group));
+                *slot = self.id_map.host_gid(GuestGid::new(group))?;
                 count += 1;
             }
             // If this fails, the second attempt still creates the object, perhaps without the

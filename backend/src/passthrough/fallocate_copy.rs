@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use gangplank_fuse::{CopyFileRangeIn, FallocateIn, Handle, InitFlags, LseekIn, NodeId};
 
 use super::credentials::without_set_id;
+use super::file_type::FileType;
 use super::fs::PassthroughFs;
 use crate::session::Caller;
 use crate::session::file_system::{FileRanges, GuestUid};
@@ -31,6 +32,7 @@ impl FileRanges for PassthroughFs {
         }
         check_off_t(args.offset)?;
         check_off_t(args.length)?;
+        self.drop_file_capabilities(FileType::Regular, &*file)?;
         self.with_caller_fsetid(caller, || {
             file_content::allocate(file.as_fd(), args.mode, args.offset, args.length)
         })?;
@@ -78,6 +80,7 @@ impl FileRanges for PassthroughFs {
         check_off_t(args.off_in)?;
         check_off_t(args.off_out)?;
         let length = usize::try_from(args.len.min(COPY_LIMIT)).unwrap_or(usize::MAX);
+        self.drop_file_capabilities(FileType::Regular, &*target)?;
         let copied = self.with_caller_fsetid(caller, || {
             file_content::copy_range(
                 source.as_fd(),

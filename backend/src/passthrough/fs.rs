@@ -131,9 +131,9 @@ impl PassthroughFs {
     }
 
     /// How this session creates objects.
-    pub(super) fn impersonation(&self) -> Impersonation {
+    pub(super) fn impersonation(&self) -> Impersonation<'_> {
         Impersonation {
-            id_map: self.share.id_map,
+            id_map: &self.share.options.id_map,
             change_ids: self.share.abilities.can_change_credentials,
             apply_umask: self.state.negotiated.has(InitFlags::DONT_MASK),
         }

@@ -6,7 +6,7 @@
 //!
 //! | modules | content |
 //! | --- | --- |
-//! | `options`, `file_type`, `errno`, `id_map` | what all others use |
+//! | `id_map`, `xattr_map`, `options`, `file_type`, `errno` | what all others use |
 //! | `budget`, `inode_memory` | counted descriptors and bytes |
 //! | `mount_handles`, `mounts` | mounts, their file handles, identity of an inode |
 //! | `inode_ref`, `remembered_dir_block`, `remembered_names`, `inode_refs` | reopening an inode |
@@ -17,11 +17,13 @@
 //! | `negotiated_flags`, `lookup_predictor`, `ctime_stability`, `inode_numbers` | other state |
 //! | `guest_state`, `fs` | all state of the guest; node ids |
 //! | `reopen`, `eviction` | descriptors that are given up and opened again; permits |
-//! | `attr_reply`, `superblock`, `keep_cache`, `open_inode`, `no_open` | used by other operations |
+//! | `attr_reply`, `superblock`, `keep_cache`, `open_inode`, `no_open`, `xattr_names`, `new_object` | used by other operations |
 //! | `negotiation`, `lookup`, `attributes`, `namespace_ops`, `open`, `readdir` | operations |
 //! | `read_write`, `append_again`, `fallocate_copy`, `xattr`, `locks` | operations |
 
+pub mod id_map;
 pub mod options;
+pub mod xattr_map;
 
 mod append_again;
 mod attr_reply;
@@ -38,7 +40,6 @@ mod fd_cache;
 mod file_type;
 mod fs;
 mod guest_state;
-mod id_map;
 mod inode;
 mod inode_eviction;
 mod inode_memory;
@@ -57,6 +58,7 @@ mod mounts;
 mod namespace_ops;
 mod negotiated_flags;
 mod negotiation;
+mod new_object;
 mod no_open;
 mod open;
 mod open_files;
@@ -72,6 +74,7 @@ mod share;
 mod superblock;
 mod syncfs_directories;
 mod xattr;
+mod xattr_names;
 
 pub use fs::{PassthroughFs, correct};
 pub use options::Options;

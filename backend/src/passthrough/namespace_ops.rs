@@ -25,13 +25,14 @@ impl Namespace for PassthroughFs {
         self.check_writable()?;
         let parent = self.directory(parent)?;
         let name = name.as_c_str();
+        let label = self.label_of(creator)?;
         // Acquired first: after the object exists, the request must not fail for lack of a
         // descriptor.
         let permit = self.acquire_new_inode_permit()?;
         self.impersonation().create(creator, mode, |mode| {
             namespace_ops::make_directory(parent.as_fd(), name, mode)
         })?;
-        self.look_up_with(permit, &parent, name)
+        self.enter_made(permit, &parent, name, label.as_ref())
     }
 
     /// Creates a file, FIFO, socket or device node.
@@ -46,12 +47,13 @@ impl Namespace for PassthroughFs {
         self.check_writable()?;
         let parent = self.directory(parent)?;
         let name = name.as_c_str();
+        let label = self.label_of(creator)?;
         let permit = self.acquire_new_inode_permit()?;
         let (major, minor) = decode_dev(rdev);
         self.impersonation().create(creator, mode, |mode| {
             namespace_ops::make_node(parent.as_fd(), name, mode, major, minor)
         })?;
-        self.look_up_with(permit, &parent, name)
+        self.enter_made(permit, &parent, name, label.as_ref())
     }
 
     /// Creates a symbolic link.
@@ -65,11 +67,12 @@ impl Namespace for PassthroughFs {
         self.check_writable()?;
         let parent = self.directory(parent)?;
         let name = name.as_c_str();
+        let label = self.label_of(creator)?;
         let permit = self.acquire_new_inode_permit()?;
         self.impersonation().create(creator, 0o777, |_| {
             namespace_ops::make_symlink(target, parent.as_fd(), name)
         })?;
-        self.look_up_with(permit, &parent, name)
+        self.enter_made(permit, &parent, name, label.as_ref())
     }
 
     /// Reads the target of a symbolic link.
@@ -117,6 +120,10 @@ impl Namespace for PassthroughFs {
     fn rmdir(&self, parent: NodeId, name: Name<'_>) -> io::Result<()> {
         self.check_writable()?;
         namespace_ops::remove_directory(self.directory(parent)?.as_fd(), name.as_c_str())
+    }
+
+    fn complete(&self, node: NodeId, creator: &Creator<'_>) -> io::Result<bool> {
+        self.complete_again(node, creator)
     }
 
     /// Renames.

@@ -1,29 +1,45 @@
 //! INIT and DESTROY: the flags of a session.
 
+use std::io;
+
 use gangplank_fuse::{Handle, InitFlags};
 use gangplank_service::rate_limited;
 
 use super::fs::PassthroughFs;
 use super::inode_table::OpenChange;
 use super::no_open::{NO_OPEN_FLAGS, allows_no_open};
-use super::options::{CachePolicy, Locks, Options};
-use crate::session::file_system::SessionLifecycle;
+use super::options::{CachePolicy, Locks, NegotiationMode, Options};
+use crate::session::file_system::{GuestUid, SessionLifecycle};
 use crate::sys::thread;
 
+/// What the guest's kernel must support for ACLs: it checks them, leaves the umask to the daemon,
+/// whose host knows of default ACLs, and says when an ACL takes the set-group-ID bit away.
+const ACL_FLAGS: InitFlags = InitFlags::POSIX_ACL
+    .union(InitFlags::DONT_MASK)
+    .union(InitFlags::SETXATTR_EXT);
+
 impl SessionLifecycle for PassthroughFs {
-    fn init(&self, offered: InitFlags) -> InitFlags {
+    fn init(&self, offered: InitFlags) -> io::Result<InitFlags> {
         self.state.clear();
         self.state.guest_arch.reset();
         self.negotiate(offered)
     }
 
-    fn resume(&self, offered: InitFlags) -> InitFlags {
+    fn resume(&self, offered: InitFlags) -> io::Result<InitFlags> {
         self.negotiate(offered)
     }
 
     fn destroy(&self) {
         self.state.clear();
         self.state.negotiated.clear();
+    }
+
+    fn possible_owners(&self, caller: GuestUid) -> [GuestUid; 2] {
+        let id_map = &self.share.options.id_map;
+        // The thread's ids are those of the process between two requests.
+        let own = id_map.guest_uid(thread::initial_ids().0);
+        let owner = id_map.host_uid(caller).map(|uid| id_map.guest_uid(uid));
+        [owner.unwrap_or(own), own]
     }
 
     fn abandon(&self, handle: Handle) {
@@ -37,7 +53,10 @@ impl SessionLifecycle for PassthroughFs {
 
 impl PassthroughFs {
     /// Selects from the offered flags those that the options ask for.
-    pub(super) fn negotiate(&self, offered: InitFlags) -> InitFlags {
+    ///
+    /// # Errors
+    /// EPROTO: the guest's kernel does not offer what the operator requires.
+    pub(super) fn negotiate(&self, offered: InitFlags) -> io::Result<InitFlags> {
         let mut wanted = wanted(&self.share.options);
         if self.share.abilities.can_change_credentials {
             wanted |= InitFlags::CREATE_SUPP_GROUP;
@@ -50,6 +69,35 @@ impl PassthroughFs {
             // With ATOMIC_O_TRUNC and without OPEN, the guest would treat the file as empty
             // although the truncation never reaches the host.
             wanted = (wanted | NO_OPEN_FLAGS) - InitFlags::ATOMIC_O_TRUNC;
+        }
+        let options = &self.share.options;
+        for (mode, flags, option) in [
+            (options.posix_acl, ACL_FLAGS, "--posix-acl"),
+            (
+                options.security_label,
+                InitFlags::SECURITY_CTX,
+                "--security-label",
+            ),
+        ] {
+            // Without umasks of its own for each thread, the daemon cannot have DONT_MASK.
+            let can_have = offered.contains(flags)
+                && (wanted.contains(InitFlags::DONT_MASK) || !flags.contains(InitFlags::DONT_MASK));
+            match mode {
+                NegotiationMode::Never => {}
+                _ if can_have => wanted |= flags,
+                NegotiationMode::Auto => rate_limited!(
+                    warn,
+                    "{option}=auto has no effect: the guest's kernel does not support it"
+                ),
+                NegotiationMode::Always => {
+                    rate_limited!(
+                        error,
+                        "a guest cannot mount: its kernel does not support {option}=always; use \
+                         {option}=auto"
+                    );
+                    return Err(io::Error::from_raw_os_error(libc::EPROTO));
+                }
+            }
         }
         let agreed = wanted & offered;
         for (wanted_by_option, flag, option) in [
@@ -82,7 +130,7 @@ impl PassthroughFs {
             }
         }
         self.state.negotiated.set(agreed);
-        agreed
+        Ok(agreed)
     }
 }
 

@@ -54,6 +54,7 @@ impl Files for PassthroughFs {
     ) -> io::Result<(EntryOut, OpenOut)> {
         self.check_writable()?;
         let request = self.decode_flags(args.flags)?;
+        let label = self.label_of(creator)?;
         let parent = self.directory(parent)?;
         let name = name.as_c_str();
         let permits = (
@@ -68,7 +69,10 @@ impl Files for PassthroughFs {
             })
         });
         match created {
-            Ok(created) => self.finish_create(&parent, created, permits, request),
+            Ok(created) => {
+                self.complete_made(created.as_fd(), Some((&parent, name)), label.as_ref())?;
+                self.finish_create(&parent, created, permits, request)
+            }
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) && !request.exclusive => {
                 Err(stale())
             }
@@ -85,6 +89,7 @@ impl Files for PassthroughFs {
     ) -> io::Result<(EntryOut, OpenOut)> {
         self.check_writable()?;
         let request = self.decode_flags(args.flags)?;
+        let label = self.label_of(creator)?;
         let parent = self.directory(parent)?;
         let permits = (
             self.acquire_new_inode_permit()?,
@@ -100,6 +105,7 @@ impl Files for PassthroughFs {
                 file::open_at(parent.as_fd(), c".", flags, mode)
             })
         })?;
+        self.complete_made(created.as_fd(), None, label.as_ref())?;
         self.finish_create(&parent, created, permits, request)
     }
 
@@ -163,6 +169,9 @@ impl PassthroughFs {
         }
         if !self.share.options.allow_direct_io {
             request.direct = false;
+        }
+        if !self.share.options.preserve_noatime {
+            request.no_atime = false;
         }
         if self.state.negotiated.has(InitFlags::WRITEBACK_CACHE) && request.write {
             // With writeback caching the guest reads pages that it writes partially.

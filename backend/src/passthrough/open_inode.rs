@@ -48,6 +48,9 @@ impl PassthroughFs {
         }
         let permit = self.acquire_file_permit()?;
         let flags = request.host_flags();
+        if request.truncate {
+            self.drop_file_capabilities(node.file_type, node)?;
+        }
         let fd = if kill {
             without_set_id(|| self.open_inode(node, flags))?
         } else {

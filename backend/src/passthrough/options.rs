@@ -3,6 +3,9 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::id_map::IdMap;
+use super::xattr_map::XattrMap;
+
 /// Timeout of the policies that trust the guest's cache: one day.
 const TRUSTED_TIMEOUT: Duration = Duration::from_secs(86_400);
 
@@ -79,6 +82,31 @@ impl FromStr for InodeFileHandles {
     }
 }
 
+/// Whether a feature of the guest's kernel is used (`--posix-acl`, `--security-label`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NegotiationMode {
+    /// It is not.
+    #[default]
+    Never,
+    /// It is if the kernel supports it.
+    Auto,
+    /// It is, and a guest whose kernel does not support it cannot mount.
+    Always,
+}
+
+impl FromStr for NegotiationMode {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.to_lowercase().as_str() {
+            "never" => Ok(Self::Never),
+            "auto" => Ok(Self::Auto),
+            "always" => Ok(Self::Always),
+            _ => Err("expected never, auto or always"),
+        }
+    }
+}
+
 /// Where the guest's POSIX and flock locks are kept (`--locks`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Locks {
@@ -122,6 +150,12 @@ pub struct Options {
     pub negative_timeout: Duration,
     /// Extended attributes are supported.
     pub xattr: bool,
+    /// Whether guests have access control lists.
+    pub posix_acl: NegotiationMode,
+    /// Whether guests label the objects that they create.
+    pub security_label: NegotiationMode,
+    /// The names of extended attributes on the host; `None`: those in the guest.
+    pub xattr_map: Option<XattrMap>,
     /// The guest may not change anything: modifying requests give `EROFS`.
     pub readonly: bool,
     /// Mount points below the share are announced to the guest (`FUSE_ATTR_SUBMOUNT`).
@@ -139,6 +173,11 @@ pub struct Options {
     /// The daemon clears set-user-ID, set-group-ID and capabilities on write
     /// (`FUSE_HANDLE_KILLPRIV_V2`).
     pub killpriv_v2: bool,
+    /// The guest's `O_NOATIME` applies to the host's file. Only the file's owner and
+    /// `CAP_FOWNER` may use it there.
+    pub preserve_noatime: bool,
+    /// Converts the ids of guests.
+    pub id_map: IdMap,
     /// Where advisory locks are kept.
     pub locks: Locks,
     /// The guests' architecture; `None` detects it for each guest.
@@ -170,6 +209,9 @@ impl Default for Options {
             timeout: None,
             negative_timeout: Duration::ZERO,
             xattr: false,
+            posix_acl: NegotiationMode::Never,
+            security_label: NegotiationMode::Never,
+            xattr_map: None,
             readonly: false,
             announce_submounts: true,
             inode_file_handles: InodeFileHandles::Prefer,
@@ -178,6 +220,8 @@ impl Default for Options {
             writeback: false,
             allow_direct_io: false,
             killpriv_v2: false,
+            preserve_noatime: false,
+            id_map: IdMap::default(),
             locks: Locks::Guest,
             guest_arch: None,
             max_inode_memory: Self::DEFAULT_MAX_INODE_MEMORY,

@@ -26,6 +26,7 @@ use gangplank_fuse::{Handle, InitFlags, NodeId, ReadFlags, ReadIn, WriteFlags, W
 use gangplank_service::rate_limited;
 
 use super::credentials::without_set_id;
+use super::file_type::FileType;
 use super::fs::PassthroughFs;
 use super::open_files::OpenFile;
 use crate::session::IoMode;
@@ -75,6 +76,7 @@ impl FileData for PassthroughFs {
     fn write(&self, id: NodeId, args: &WriteIn, data: &mut Reader<'_>) -> io::Result<usize> {
         self.check_writable()?;
         let file = self.state.files.get(Handle::new(args.fh), id)?;
+        self.drop_file_capabilities(FileType::Regular, &*file)?;
         let flags = WriteFlags::from_bits_retain(args.write_flags);
         let is_cached = flags.contains(WriteFlags::CACHE);
         // The guest's page cache writes at fixed offsets; only a program's own write appends. With

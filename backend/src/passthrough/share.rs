@@ -1,5 +1,6 @@
 //! The directory that a guest sees: its root, options, mounts and descriptor budget.
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -10,10 +11,10 @@ use super::budget::{Budget, Descriptor, Permit};
 use super::cache_timeouts::CacheTimeouts;
 use super::errno::stale;
 use super::file_type::FileType;
-use super::id_map::IdMap;
 use super::mount_handles::OpenableHandle;
 use super::mounts::{Identity, Mount, MountIndex, Mounts};
 use super::options::{InodeFileHandles, Options};
+use super::xattr_names::mapped_capability;
 use crate::state::arena::Arena;
 use crate::sys::file::{self, Statx};
 
@@ -61,7 +62,8 @@ pub struct Share {
     pub(super) options: Options,
     pub(super) abilities: Abilities,
     pub(super) timeouts: CacheTimeouts,
-    pub(super) id_map: IdMap,
+    /// The host's name of the attribute of file capabilities, if the kernel does not know it.
+    pub(super) mapped_capability: Option<CString>,
     pub(super) mounts: Arc<Mounts>,
     pub(super) budget: Arc<Budget>,
 }
@@ -110,9 +112,9 @@ impl Share {
             proc_self_fd,
             budget: Budget::new(options.fd_budget),
             timeouts: CacheTimeouts::new(&options),
+            mapped_capability: mapped_capability(options.xattr_map.as_ref()),
             options,
             abilities,
-            id_map: IdMap,
             mounts,
         }))
     }

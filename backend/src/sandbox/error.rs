@@ -79,6 +79,15 @@ pub enum Error {
         /// The cause.
         source: io::Error,
     },
+    /// The ids of an ordinary user's namespace cannot be mapped.
+    #[error("cannot map the ids of the user namespace: {0}")]
+    MapIds(String),
+    /// Root maps ids.
+    #[error(
+        "{0} is for an ordinary user, whom --sandbox=namespace moves to a user namespace: leave it \
+         out, or use --translate-uid and --translate-gid"
+    )]
+    MapAsRoot(&'static str),
     /// The other namespaces cannot be created.
     #[error(
         "cannot create {what} for --sandbox=namespace: it takes CAP_SYS_ADMIN; pass \

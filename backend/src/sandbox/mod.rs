@@ -34,6 +34,7 @@ mod proc_self;
 pub mod rlimit;
 mod seccomp;
 mod supervisor;
+mod user_namespace;
 
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::Path;
@@ -121,7 +122,7 @@ pub fn confine(
     // Before the fork, so that the process that the operator started reports a mistyped path.
     let share = open_share(shared_dir)?;
     identity::drop_supplementary_groups()?;
-    let ids = identity::mapped_ids();
+    let mut ids = identity::mapped_ids();
 
     let (root, proc) = match options.mode {
         Mode::None => (share, proc_self::open_proc()?),
@@ -132,10 +133,13 @@ pub fn confine(
                 (chroot::enter(&share)?, proc)
             }
         },
-        Mode::Namespace => match namespaces::fork()? {
+        Mode::Namespace => match namespaces::fork(options)? {
             Some(supervisor) => return Ok(Role::Supervisor(supervisor)),
             None => {
                 drop(share);
+                // An ordinary user's are others now.
+                ids = identity::mapped_ids();
+                identity::drop_supplementary_groups()?;
                 (namespaces::enter(shared_dir)?, proc_self::open_proc()?)
             }
         },
@@ -156,16 +160,13 @@ pub fn confine(
 
     // A worker opens every file this way, so a failure must show before a guest connects.
     let mount = proc_self::reopen(&proc_self::open(proc.as_fd())?, &root)?;
-    let namespaced_user = options.mode == Mode::Namespace && !identity::is_root();
     let chosen = landlock::choose(
         options.mode,
         handles,
-        keep_handles && can_open_by_handle(&mount, ids.initial && !namespaced_user, &kept),
+        keep_handles && can_open_by_handle(&mount, ids.initial, &kept),
     );
     let abilities = Abilities {
-        can_change_credentials: ids.more_than_one()
-            && !namespaced_user
-            && capabilities::can_change_credentials(&kept),
+        can_change_credentials: ids.more_than_one() && capabilities::can_change_credentials(&kept),
         can_open_by_handle: chosen.handles,
     };
     drop(mount);

@@ -1,16 +1,17 @@
 //! `--sandbox=namespace`: new mount, process and network namespaces, inside a new user namespace
 //! for an ordinary user.
 
-use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::thread::UnshareFlags;
 
 use super::error::Error;
+use super::options::Options;
 use super::{
     identity, pivot, proc_self,
     supervisor::{self, Supervisor},
+    user_namespace,
 };
 use crate::sys::process::unshare;
 
@@ -18,15 +19,24 @@ use crate::sys::process::unshare;
 ///
 /// The calling process keeps its namespaces, except that an ordinary user's process enters the new
 /// user namespace as well. It remains the same user to the outside.
-pub(super) fn fork() -> Result<Option<Supervisor>, Error> {
+///
+/// # Errors
+/// The kernel refuses, or `options` maps ids although root needs no user namespace.
+pub(super) fn fork(options: &Options) -> Result<Option<Supervisor>, Error> {
     if !identity::is_root() {
-        enter_user_namespace()?;
+        user_namespace::enter(options)?;
+    } else if let Some(option) = options.mapped_ids() {
+        return Err(Error::MapAsRoot(option));
     }
     unshare(UnshareFlags::NEWPID).map_err(|source| Error::Namespaces {
         what: "a process namespace",
         source,
     })?;
-    supervisor::fork()
+    let supervisor = supervisor::fork()?;
+    if supervisor.is_none() {
+        user_namespace::become_root(options)?;
+    }
+    Ok(supervisor)
 }
 
 /// Moves the forked process into its namespaces, whose root holds nothing but the share and
@@ -49,21 +59,4 @@ pub(super) fn enter_guest() -> Result<(OwnedFd, OwnedFd), Error> {
 
 fn new_namespaces(namespaces: UnshareFlags, what: &'static str) -> Result<(), Error> {
     unshare(namespaces).map_err(|source| Error::Namespaces { what, source })
-}
-
-/// Enters a new user namespace that maps only the user and its group, each to the same id.
-fn enter_user_namespace() -> Result<(), Error> {
-    let user = rustix::process::geteuid().as_raw();
-    let group = rustix::process::getegid().as_raw();
-    let failed = |what| move |source: io::Error| Error::UserNamespace { what, source };
-    unshare(UnshareFlags::NEWUSER).map_err(failed("create"))?;
-    // An ordinary user may map a group only after giving up setgroups (user_namespaces(7)).
-    for (file, text) in [
-        ("setgroups", "deny".to_owned()),
-        ("uid_map", format!("{user} {user} 1")),
-        ("gid_map", format!("{group} {group} 1")),
-    ] {
-        std::fs::write(format!("/proc/self/{file}"), text).map_err(failed("map the user in"))?;
-    }
-    Ok(())
 }

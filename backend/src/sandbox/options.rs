@@ -77,6 +77,52 @@ impl FromStr for ModCaps {
     }
 }
 
+/// A range of ids of the host, and where it lies in a user namespace (`--uid-map`, `--gid-map`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdMapping {
+    /// First id in the namespace.
+    pub inside: u32,
+    /// First id on the host.
+    pub outside: u32,
+    /// Number of ids, not 0.
+    pub count: u32,
+}
+
+impl IdMapping {
+    /// In the order of `/proc/PID/uid_map` and newuidmap(1).
+    pub(super) fn numbers(&self) -> [u32; 3] {
+        [self.inside, self.outside, self.count]
+    }
+}
+
+impl FromStr for IdMapping {
+    type Err = String;
+
+    /// Reads `:INSIDE:OUTSIDE:COUNT:`. The separator may be any character that is no letter and no
+    /// digit.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const EXPECTED: &str = "expected :namespace-id:host-id:count:, such as :0:100000:65536:";
+        let separator = text
+            .chars()
+            .next_back()
+            .filter(|last| !last.is_alphanumeric());
+        let fields = separator.and_then(|separator| {
+            let fields = text.strip_prefix(separator)?.strip_suffix(separator)?;
+            Some(fields.split(separator).map(str::parse::<u32>))
+        });
+        let numbers = fields.and_then(|fields| fields.collect::<Result<Vec<_>, _>>().ok());
+        match numbers.as_deref() {
+            Some([_, _, 0]) => Err("a count of 0 maps no id".to_owned()),
+            Some(&[inside, outside, count]) => Ok(Self {
+                inside,
+                outside,
+                count,
+            }),
+            _ => Err(EXPECTED.to_owned()),
+        }
+    }
+}
+
 /// How the daemon is confined.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
@@ -88,6 +134,22 @@ pub struct Options {
     pub modcaps: ModCaps,
     /// Limit of open descriptors: `Some(0)` leaves it alone, `None` raises it to the default.
     pub rlimit_nofile: Option<u64>,
+    /// The users of an ordinary user's namespace; if empty, only that user.
+    pub uid_map: Vec<IdMapping>,
+    /// The groups of an ordinary user's namespace; if empty, only that user's group.
+    pub gid_map: Vec<IdMapping>,
+}
+
+impl Options {
+    /// The option that maps ids into a user namespace, if one does.
+    #[must_use]
+    pub fn mapped_ids(&self) -> Option<&'static str> {
+        match (self.uid_map.is_empty(), self.gid_map.is_empty()) {
+            (true, true) => None,
+            (true, false) => Some("--gid-map"),
+            (false, _) => Some("--uid-map"),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -102,6 +164,30 @@ mod tests {
             CapsHashSet::from([Capability::CAP_SYS_ADMIN, Capability::CAP_MKNOD])
         );
         assert_eq!(changes.removed, CapsHashSet::from([Capability::CAP_CHOWN]));
+    }
+
+    #[test]
+    fn id_mapping_is_three_numbers_between_four_separators() {
+        for text in [":0:100000:65536:", "/0/100000/65536/", " 0 100000 65536 "] {
+            let mapping: IdMapping = text.parse().unwrap();
+            assert_eq!(mapping.numbers(), [0, 100_000, 65_536]);
+        }
+        for text in [
+            "",
+            ":",
+            "0:1:1",
+            ":0:1:1",
+            "0:1:1:",
+            ":0:1:1:1:",
+            ":0:1:",
+            ":0:1:x:",
+            ":0:1:0:",
+            ":0:1:4294967296:",
+            ":0/1:1:",
+            "a0a1a1a",
+        ] {
+            assert!(text.parse::<IdMapping>().is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -25,8 +25,8 @@ const DEFAULT_NR_OPEN: u64 = 1 << 20;
 
 /// Sets the limit of open descriptors to `wanted` and returns the limit in force.
 ///
-/// `Some(0)` leaves the limit alone. `None` raises it to [`DEFAULT_OPEN_FILES`], or as far as the
-/// kernel permits.
+/// `Some(0)` leaves the limit alone. `None` raises it to [`DEFAULT_OPEN_FILES`]. If raising the hard
+/// limit is not permitted, the hard limit is set: the file system gets along with what there is.
 ///
 /// # Errors
 /// The kernel refuses `wanted`, or the limit in force is below [`MIN_OPEN_FILES`].
@@ -44,9 +44,14 @@ pub fn raise_open_files(wanted: Option<u64>) -> Result<u64, Error> {
         Some(limit) => match set(limit) {
             Ok(()) => limit,
             // Raising the hard limit takes CAP_SYS_RESOURCE.
-            Err(_) if wanted.is_none() => {
+            Err(_) if limit > hard => {
                 set(hard)?;
-                log::info!(
+                let level = match wanted {
+                    Some(_) => log::Level::Warn,
+                    None => log::Level::Info,
+                };
+                log::log!(
+                    level,
                     "the limit of open descriptors is {hard}: raising it to {limit} is not \
                      permitted"
                 );

@@ -7,7 +7,7 @@ use gangplank_fuse::dir::DirentWriter;
 use gangplank_fuse::{
     CopyFileRangeIn, CopyFileRangeOut, EntryOut, Extensions, FsyncFlags, FsyncIn, GetattrFlags,
     GetxattrOut, Handle, InHeader, LkOut, LseekOut, NodeId, OpenOut, Operation, ReadIn, Request,
-    StatfsOut, WriteOut,
+    SecurityContexts, StatfsOut, WriteOut,
 };
 
 use super::file_system::{Caller, Creator, FileSystem, GuestGid, GuestUid, LockWait};
@@ -53,12 +53,30 @@ impl Call<'_, '_, '_> {
         }
     }
 
-    pub(super) fn creator<'e>(&self, umask: u32, extensions: &Extensions<'e>) -> Creator<'e> {
-        Creator {
+    /// Who creates an object, and what the object is to get.
+    ///
+    /// # Errors
+    /// EINVAL: more than one label.
+    pub(super) fn creator<'e>(
+        &self,
+        umask: u32,
+        extensions: &Extensions<'e>,
+    ) -> io::Result<Creator<'e>> {
+        let mut labels = extensions
+            .security_contexts
+            .iter()
+            .flat_map(SecurityContexts::iter);
+        let label = labels.next();
+        if labels.next().is_some() {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        Ok(Creator {
             caller: self.caller(),
             umask,
             groups: extensions.groups,
-        }
+            // Without a value, the guest has no label for it.
+            label: label.filter(|label| !label.value.is_empty()),
+        })
     }
 
     /// Returns `wanted` bytes of the buffer, or fewer if `limit` or the reply's room is smaller.
@@ -164,21 +182,21 @@ pub(super) fn dispatch(
             call.put_buffer(len)
         }
         Op::Symlink { name, target } => {
-            let creator = call.creator(0, extensions);
+            let creator = call.creator(0, extensions)?;
             put(
                 call.reply,
                 &fs.symlink(&creator, node, Name::new(name)?, target)?,
             )
         }
         Op::Mknod { args, name } => {
-            let creator = call.creator(args.umask, extensions);
+            let creator = call.creator(args.umask, extensions)?;
             put(
                 call.reply,
                 &fs.mknod(&creator, node, Name::new(name)?, args.mode, args.rdev)?,
             )
         }
         Op::Mkdir { args, name } => {
-            let creator = call.creator(args.umask, extensions);
+            let creator = call.creator(args.umask, extensions)?;
             put(
                 call.reply,
                 &fs.mkdir(&creator, node, Name::new(name)?, args.mode)?,
@@ -211,11 +229,11 @@ pub(super) fn dispatch(
 
         Op::Open(args) => put(call.reply, &fs.open(node, args)?),
         Op::Create { args, name } => {
-            let creator = call.creator(args.umask, extensions);
+            let creator = call.creator(args.umask, extensions)?;
             call.put_opened(fs.create(&creator, node, Name::new(name)?, args)?)
         }
         Op::Tmpfile { args, .. } => {
-            let creator = call.creator(args.umask, extensions);
+            let creator = call.creator(args.umask, extensions)?;
             call.put_opened(fs.tmpfile(&creator, node, args)?)
         }
         Op::Read(args) => fs.read(node, args, call.reply, call.mode),
@@ -284,7 +302,7 @@ fn rename(
     call: &Call<'_, '_, '_>,
     (new_parent, name, new_name, flags): (NodeId, &CStr, &CStr, u32),
 ) -> io::Result<usize> {
-    let creator = call.creator(0, &request.extensions);
+    let creator = call.creator(0, &request.extensions)?;
     let (name, new_name) = (Name::new(name)?, Name::new(new_name)?);
     let parent = call.header.node();
     done(fs.rename(&creator, parent, name, new_parent, new_name, flags))

@@ -14,8 +14,8 @@ use std::io;
 
 use gangplank_fuse::{
     AttrOut, CopyFileRangeIn, CreateIn, EntryOut, FallocateIn, FileLock, Handle, InitFlags,
-    Kstatfs, LkIn, LseekIn, NodeId, OpenIn, OpenOut, ReadIn, ReleaseIn, SetattrIn, SetxattrIn,
-    StatxIn, StatxOut, SupplementaryGroups, WriteIn,
+    Kstatfs, LkIn, LseekIn, NodeId, OpenIn, OpenOut, ReadIn, ReleaseIn, SecurityContext, SetattrIn,
+    SetxattrIn, StatxIn, StatxOut, SupplementaryGroups, WriteIn,
 };
 
 use gangplank_fuse::dir::DirentWriter;
@@ -88,6 +88,8 @@ pub struct Creator<'a> {
     /// The supplementary group, if any, that allows the caller to give the new object its parent's
     /// group ([`InitFlags::CREATE_SUPP_GROUP`]).
     pub groups: Option<SupplementaryGroups<'a>>,
+    /// The label that the new object is to get ([`InitFlags::SECURITY_CTX`]).
+    pub label: Option<SecurityContext<'a>>,
 }
 
 /// What to do if another owner holds the lock.
@@ -138,17 +140,31 @@ impl<T> FileSystem for T where
 pub trait SessionLifecycle {
     /// Starts the session. Gets the flags that the guest's kernel offers and returns those that the
     /// file system accepts. The session negotiates transport flags (message sizes) itself.
-    fn init(&self, offered: InitFlags) -> InitFlags;
+    ///
+    /// # Errors
+    /// The guest's kernel does not support what the operator requires.
+    fn init(&self, offered: InitFlags) -> io::Result<InitFlags>;
 
     /// Continues the session that the worker before has left, which began with these flags. Returns
     /// what [`SessionLifecycle::init`] returned then.
-    fn resume(&self, offered: InitFlags) -> InitFlags {
+    ///
+    /// # Errors
+    /// As [`SessionLifecycle::init`].
+    fn resume(&self, offered: InitFlags) -> io::Result<InitFlags> {
         self.init(offered)
     }
 
     /// Ends the session: frees all node ids, handles and locks. [`SessionLifecycle::init`] may
     /// follow.
     fn destroy(&self);
+
+    /// The users who may own what a request of this guest's user has made: those as whom the
+    /// daemon may have acted, as the guest sees them.
+    fn possible_owners(&self, caller: GuestUid) -> [GuestUid; 2] {
+        // A daemon that may not act as others creates everything as its own user.
+        let own_uid = rustix::process::geteuid().as_raw();
+        [caller, GuestUid::new(own_uid)]
+    }
 
     /// Closes a handle that the guest has never been told of, if there is one.
     #[allow(unused_variables)]
@@ -219,6 +235,13 @@ pub trait Namespace {
         name: Name<'_>,
         mode: u32,
     ) -> io::Result<EntryOut>;
+
+    /// Completes an object that an earlier process has made for `creator` before it died: gives it
+    /// what it does not have yet. Returns whether its attributes may have changed.
+    #[allow(unused_variables)]
+    fn complete(&self, node: NodeId, creator: &Creator<'_>) -> io::Result<bool> {
+        Ok(false)
+    }
 
     /// Removes a name that is not a directory.
     fn unlink(&self, parent: NodeId, name: Name<'_>) -> io::Result<()>;

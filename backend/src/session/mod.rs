@@ -79,9 +79,10 @@ impl<F: FileSystem> Session<F> {
     /// The session whose state is in `arena`: the one that the worker before has left, or one
     /// before INIT.
     pub fn continued(file_system: F, arena: &Arc<Arena>) -> Self {
-        let dialect = arena.header().session.offer().map(|offer| {
-            let wanted = file_system.resume(offer.features());
-            negotiation::accept(&offer, wanted).dialect(&offer)
+        let dialect = arena.header().session.offer().and_then(|offer| {
+            // The worker before has negotiated the same.
+            let wanted = file_system.resume(offer.features()).ok()?;
+            Some(negotiation::accept(&offer, wanted).dialect(&offer))
         });
         Self {
             dialect: DialectCell::new(dialect),
@@ -241,13 +242,14 @@ impl<F: FileSystem> Session<F> {
     /// this ends the previous session first.
     ///
     /// # Errors
-    /// EPROTO: the guest's protocol version is not supported.
+    /// EPROTO: the guest's protocol version is not supported, or its kernel does not support what
+    /// the operator requires.
     fn init(&self, offer: &InitIn) -> io::Result<InitOut> {
         if let Some(reply) = negotiation::check_version(offer)? {
             return Ok(reply);
         }
         self.end();
-        let wanted = self.file_system.init(offer.features());
+        let wanted = self.file_system.init(offer.features())?;
         let reply = negotiation::accept(offer, wanted);
         self.dialect.set(Some(reply.dialect(offer)));
         if let Some(record) = self.record() {

@@ -6,7 +6,7 @@
 //!
 //! | operation | run again, the host says | it was carried out, and the reply is success, if |
 //! | --- | --- | --- |
-//! | MKDIR, MKNOD, SYMLINK, CREATE | EEXIST, or ESTALE | what is there was made between the beginning of the request and the worker's death, by the same user, of the same type, and is empty or has the same target |
+//! | MKDIR, MKNOD, SYMLINK, CREATE | EEXIST, or ESTALE | what is there was made between the beginning of the request and the worker's death, by the same user, of the same type, and is empty or has the same target. It then gets what it lacks, such as a label |
 //! | LINK | EEXIST | the name leads to the same inode |
 //! | UNLINK, RMDIR | ENOENT | always. A name made after the beginning of the request is another's, and stays |
 //! | RENAME | ENOENT | the new name's inode has changed since the beginning |
@@ -37,7 +37,7 @@ use gangplank_fuse::{
 };
 
 use super::dispatch::{Call, dispatch};
-use super::file_system::{Creator, FileSystem};
+use super::file_system::{Creator, FileSystem, GuestUid};
 use super::name::Name;
 use super::reply::put;
 use crate::state::requests::{self, note_auxiliary};
@@ -113,26 +113,26 @@ pub(super) fn repeat(
     match &request.operation {
         Op::Forget(_) | Op::BatchForget(_) => Ok(0),
         Op::Mkdir { args, name } => {
-            let creator = call.creator(args.umask, extensions);
-            let expected = Expected::of(libc::S_IFDIR, &creator);
+            let creator = call.creator(args.umask, extensions)?;
+            let expected = Expected::of(libc::S_IFDIR, creator);
             made(fs, request, call, earlier, name, expected)
         }
         Op::Mknod { args, name } => {
-            let creator = call.creator(args.umask, extensions);
-            let expected = Expected::of(args.mode & libc::S_IFMT, &creator);
+            let creator = call.creator(args.umask, extensions)?;
+            let expected = Expected::of(args.mode & libc::S_IFMT, creator);
             made(fs, request, call, earlier, name, expected)
         }
         Op::Symlink { name, target } => {
             let expected = Expected {
                 target: Some(target.to_bytes()),
-                ..Expected::of(libc::S_IFLNK, &call.creator(0, extensions))
+                ..Expected::of(libc::S_IFLNK, call.creator(0, extensions)?)
             };
             made(fs, request, call, earlier, name, expected)
         }
         Op::Create { args, name } => match dispatch(fs, request, call) {
             Err(error) if is(&error, &[libc::EEXIST, libc::ESTALE]) => {
-                let creator = call.creator(args.umask, extensions);
-                let mut expected = Expected::of(libc::S_IFREG, &creator);
+                let creator = call.creator(args.umask, extensions)?;
+                let mut expected = Expected::of(libc::S_IFREG, creator);
                 // Only this request can have had a handle of a file that it created.
                 expected.is_certain = earlier.note != 0;
                 let entry = find_made(fs, node, Name::new(name)?, earlier, expected, error)?;
@@ -223,19 +223,20 @@ pub(super) fn repeat(
 struct Expected<'a> {
     /// Type bits of the mode.
     kind: u32,
-    uid: u32,
+    /// Who made it.
+    creator: Creator<'a>,
     /// The content of a symbolic link.
     target: Option<&'a [u8]>,
     /// The request is known to have made it.
     is_certain: bool,
 }
 
-impl Expected<'_> {
-    fn of(kind: u32, creator: &Creator<'_>) -> Self {
+impl<'a> Expected<'a> {
+    fn of(kind: u32, creator: Creator<'a>) -> Self {
         Self {
             // MKNOD without a type makes a regular file (mknod(2)).
             kind: if kind == 0 { libc::S_IFREG } else { kind },
-            uid: creator.caller.uid.get(),
+            creator,
             target: None,
             is_certain: false,
         }
@@ -261,7 +262,8 @@ fn made(
     }
 }
 
-/// The entry of the object that the request has made; `error` if it is not the request's.
+/// The entry of the object that the request has made, which is completed; `error` if it is not the
+/// request's.
 fn find_made(
     fs: &impl FileSystem,
     parent: NodeId,
@@ -286,17 +288,34 @@ fn find_made(
         _ => true,
     };
     let birth = birth_of(fs, node).unwrap_or_else(|| changed_at(&entry));
-    // A daemon that may not act as others creates everything as its own user.
-    let own_uid = rustix::process::geteuid().as_raw();
+    let owner = GuestUid::new(entry.attr.uid);
     let is_ours = expected.is_certain
-        || [expected.uid, own_uid].contains(&entry.attr.uid)
+        || fs
+            .possible_owners(expected.creator.caller.uid)
+            .contains(&owner)
             && is_empty
             && (earlier.began..=earlier.ended).contains(&birth);
-    if same_kind && is_ours {
-        return Ok(entry);
+    if !(same_kind && is_ours) {
+        fs.forget(node, 1);
+        return Err(error);
     }
-    fs.forget(node, 1);
-    Err(error)
+    match fs.complete(node, &expected.creator) {
+        Ok(false) => Ok(entry),
+        Ok(true) => {
+            let completed = fs.lookup(parent, name);
+            fs.forget(node, 1);
+            completed
+        }
+        Err(error) => {
+            // The first error says why.
+            let _ = match expected.kind {
+                libc::S_IFDIR => fs.rmdir(parent, name),
+                _ => fs.unlink(parent, name),
+            };
+            fs.forget(node, 1);
+            Err(error)
+        }
+    }
 }
 
 /// Renames, or finds that the request has renamed.

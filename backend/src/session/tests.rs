@@ -51,9 +51,9 @@ fn text(name: Name<'_>) -> &str {
 }
 
 impl SessionLifecycle for Recorder {
-    fn init(&self, offered: InitFlags) -> InitFlags {
+    fn init(&self, offered: InitFlags) -> io::Result<InitFlags> {
         self.note("init".into());
-        offered & (InitFlags::DO_READDIRPLUS | InitFlags::SETXATTR_EXT)
+        Ok(offered & (InitFlags::DO_READDIRPLUS | InitFlags::SETXATTR_EXT))
     }
 
     fn destroy(&self) {

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use rustix::fs::{AtFlags, Timespec, Timestamps};
+use rustix::io::Errno;
 
 use super::file::{DescriptorName, mode_bits};
 use super::ids::{HostGid, HostUid};
@@ -29,7 +30,8 @@ pub fn change_mode(
 /// Changes owner and group; `None` leaves one unchanged.
 ///
 /// # Errors
-/// Those of `fchownat(2)`; EINVAL for the id that means "unchanged" (-1).
+/// Those of `fchownat(2)`, but EPERM for an id that the user namespace does not map; EINVAL for the
+/// id that means "unchanged" (-1).
 pub fn change_owner(
     file: BorrowedFd<'_>,
     uid: Option<HostUid>,
@@ -43,7 +45,11 @@ pub fn change_owner(
         uid.map(|uid| rustix::fs::Uid::from_raw(uid.get())),
         gid.map(|gid| rustix::fs::Gid::from_raw(gid.get())),
     );
-    Ok(rustix::fs::chownat(file, c"", uid, gid, flags)?)
+    rustix::fs::chownat(file, c"", uid, gid, flags).map_err(|error| match error {
+        // To the guest, the owner is one that exists and that the daemon may not give.
+        Errno::INVAL => Errno::PERM.into(),
+        error => error.into(),
+    })
 }
 
 /// The new value of a timestamp.

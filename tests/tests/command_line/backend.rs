@@ -43,7 +43,10 @@ fn capabilities_are_printed_for_management_software() -> Result<()> {
     let ended = Fixture::new()?.run(&["--print-capabilities"])?;
     assert_eq!(ended.status.code(), Some(0));
     let words: String = ended.output.split_whitespace().collect();
-    assert_eq!(words, r#"{"type":"fs","features":["separate-options"]}"#);
+    assert_eq!(
+        words,
+        r#"{"type":"fs","features":["posix-acl-negotiation-mode","security-label-negotiation-mode","separate-options"]}"#
+    );
     Ok(())
 }
 
@@ -67,13 +70,17 @@ fn mistakes_end_with_status_2_and_what_would_be_right() -> Result<()> {
         (&["--socket=other"], "different sockets"),
         (&["--modcaps=chown"], "+capability or -capability"),
         (
-            &["--xattrmap=:map::user.:"],
-            "--xattrmap is not supported yet",
+            &["--xattrmap=:prefix:all:trusted.:user.:"],
+            "no rule ends the map for the client",
         ),
-        (&["--posix-acl"], "--posix-acl is not supported yet"),
+        (&["--posix-acl=sometimes"], "never, auto or always"),
         (
-            &["--uid-map", ":0:1000:1:"],
-            "--uid-map is not supported yet",
+            &["--posix-acl", "--translate-uid=map:0:1:1"],
+            "--translate-uid cannot be used together with --posix-acl",
+        ),
+        (
+            &["--uid-map", ":0:1000:1"],
+            "expected :namespace-id:host-id:count:",
         ),
         (
             &["--migration-mode=find-paths"],
@@ -153,16 +160,22 @@ fn command_line_of_the_bao_demo_runs() -> Result<()> {
 #[test]
 fn command_line_of_the_c_daemon_runs_and_is_noticed() -> Result<()> {
     let fixture = Fixture::new()?;
+    fs::create_dir(fixture.file("share,s"))?;
     let daemon = fixture.start(&[
         "-f",
         "-d",
         "--socket-path=fs.sock",
         "-o",
-        "source=share,cache=none,no_flock",
+        "source=share,,s,cache=none,flock,no_posix_lock",
         "--sandbox=none",
     ])?;
     let ended = daemon.signal(Signal::TERM)?;
     assert!(ended.status.success());
+    assert!(
+        ended.errors.contains("sharing \"share,s\""),
+        "{}",
+        ended.errors
+    );
     for notice in ["-f is deprecated", "-d is deprecated", "-o is deprecated"] {
         assert!(ended.errors.contains(notice), "{notice}: {}", ended.errors);
     }

@@ -24,14 +24,14 @@ fn shipped(name: &str) -> PathBuf {
     cache::workspace().join("configs").join(name)
 }
 
-/// `docs/interop/vhost-user.json` of QEMU, `VHostUserBackend`: libvirt finds a backend by its type
-/// and asks it for its capabilities.
+/// `docs/interop/vhost-user.json` of QEMU, `VHostUserBackend`: libvirt finds a backend by its type,
+/// and reads its capabilities in the file or asks the program for them.
 #[test]
 fn management_software_is_told_of_a_backend_that_says_the_same_of_itself() -> Result<()> {
     let text = fs::read_to_string(shipped("qemu/50-gangplankd.json"))?;
     let backend: Value = serde_json::from_str(&text)?;
     let members = backend.as_object().context("no object")?;
-    let known = ["description", "type", "binary", "tags"];
+    let known = ["description", "type", "binary", "tags", "features"];
     ensure!(members.keys().all(|name| known.contains(&name.as_str())));
     ensure!(members["description"].is_string());
     ensure!(members["binary"] == DAEMON);
@@ -39,7 +39,7 @@ fn management_software_is_told_of_a_backend_that_says_the_same_of_itself() -> Re
     let ended = Fixture::new()?.run(&["--print-capabilities"])?;
     let own: Value = serde_json::from_str(&ended.output)?;
     ensure!(members["type"] == "fs" && own["type"] == members["type"]);
-    ensure!(own["features"].is_array());
+    ensure!(own["features"].is_array() && members["features"] == own["features"]);
     Ok(())
 }
 

@@ -2,9 +2,10 @@
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use gangplank_fuse::SupplementaryGroups;
+use gangplank_fuse::{SetattrIn, SetattrValid, SupplementaryGroups};
 
 use super::*;
+use crate::passthrough::id_map::IdMap;
 
 const ROOT: NodeId = NodeId::ROOT;
 
@@ -73,7 +74,10 @@ fn the_umask_is_the_callers_or_the_guests_business() {
         .expect("made");
     assert_eq!(owner(&guest, "strict").2, 0o600);
     // A guest that does not negotiate DONT_MASK has applied the umask already.
-    guest.fs.init(InitFlags::all() - InitFlags::DONT_MASK);
+    guest
+        .fs
+        .init(InitFlags::all() - InitFlags::DONT_MASK)
+        .expect("agreed");
     guest
         .create_as(&strict, ROOT, c"loose", libc::O_RDWR, 0o666)
         .expect("made");
@@ -154,7 +158,7 @@ fn an_ordinary_user_creates_as_itself() {
     };
     let directory = Arc::new(tempfile::tempdir().expect("a directory"));
     let guest = Guest::able(directory, Options::default(), abilities);
-    let agreed = guest.fs.init(InitFlags::all());
+    let agreed = guest.fs.init(InitFlags::all()).expect("agreed");
     assert!(!agreed.contains(InitFlags::CREATE_SUPP_GROUP));
     let (entry, _) = guest
         .create_as(&creator(12_345, 12_345), ROOT, c"file", libc::O_RDWR, 0o644)
@@ -191,4 +195,93 @@ fn a_default_acl_of_the_host_comes_before_the_umask() {
         .create_as(&strict, ROOT, c"file", libc::O_RDWR, 0o666)
         .expect("made");
     assert_eq!(owner(&guest, "file").2, 0o664);
+}
+
+fn translated(users: &str, groups: &str) -> Options {
+    let rules = |text: &str| {
+        let rules = text.split_whitespace().map(str::parse);
+        rules.collect::<Result<Vec<_>, _>>().expect("rules")
+    };
+    Options {
+        id_map: IdMap::new(&rules(users), &rules(groups)).expect("a map"),
+        ..Options::default()
+    }
+}
+
+#[test]
+fn translated_ids_are_the_hosts_on_the_host_and_the_guests_in_the_guest() {
+    if skipped_without_root("translated_ids") {
+        return;
+    }
+    let guest = Guest::with(translated(
+        "map:0:3000:100 squash-guest:1000:7:10",
+        "map:0:4000:100 guest:1001:8:1",
+    ));
+    let home = directory(&guest, c"home", 3000, 4000, 0o777);
+    let seen = guest.lookup(ROOT, c"home").expect("found").attr;
+    assert_eq!((seen.uid, seen.gid), (0, 0));
+    for (name, made_by, on_host, seen) in [
+        (c"root's", (0, 0), (3000, 4000), (0, 0)),
+        (c"squashed", (1005, 1001), (7, 8), (7, 8)),
+        (c"same", (500, 501), (500, 501), (500, 501)),
+    ] {
+        let (entry, _) = guest
+            .create_as(
+                &creator(made_by.0, made_by.1),
+                home,
+                name,
+                libc::O_RDWR,
+                0o644,
+            )
+            .expect("made");
+        let (uid, gid, _) = owner(&guest, &format!("home/{}", name.to_string_lossy()));
+        assert_eq!((uid, gid), on_host, "{name:?}");
+        assert_eq!((entry.attr.uid, entry.attr.gid), seen, "{name:?}");
+    }
+    let args = SetattrIn {
+        valid: (SetattrValid::UID | SetattrValid::GID).bits(),
+        uid: 99,
+        gid: 1001,
+        ..SetattrIn::default()
+    };
+    let node = guest.find(home, c"same");
+    let changed = guest.fs.setattr(ROOT_USER, node, &args).expect("changed");
+    assert_eq!(owner(&guest, "home/same"), (3099, 8, 0o644));
+    assert_eq!((changed.attr.uid, changed.attr.gid), (99, 8));
+}
+
+#[test]
+fn forbidden_ids_make_nothing_and_are_given_nothing() {
+    let guest = Guest::with(translated("forbid-guest:1000:1", "forbid-guest:2000:1"));
+    for caller in [creator(1000, 0), creator(0, 2000)] {
+        let made = guest.create_as(&caller, ROOT, c"file", libc::O_RDWR, 0o644);
+        assert_eq!(errno(made), Some(libc::EPERM));
+    }
+    assert!(!guest.path("file").exists());
+    guest.create(ROOT, c"file", libc::O_RDWR).expect("made");
+    let node = guest.find(ROOT, c"file");
+    for (valid, uid, gid) in [(SetattrValid::UID, 1000, 0), (SetattrValid::GID, 0, 2000)] {
+        let args = SetattrIn {
+            valid: valid.bits(),
+            uid,
+            gid,
+            ..SetattrIn::default()
+        };
+        let changed = guest.fs.setattr(ROOT_USER, node, &args);
+        assert_eq!(errno(changed), Some(libc::EPERM));
+    }
+}
+
+#[test]
+fn owners_after_a_death_are_those_that_the_guest_sees() {
+    let guest = Guest::with(translated("map:0:3000:10 squash-guest:10:3005:10", ""));
+    let owners = |uid| {
+        guest
+            .fs
+            .possible_owners(GuestUid::new(uid))
+            .map(GuestUid::get)
+    };
+    let own = rustix::process::geteuid().as_raw();
+    assert_eq!(owners(4), [4, own]);
+    assert_eq!(owners(12), [5, own]);
 }

@@ -59,7 +59,6 @@ fn what_was_open_for_more_than_reading_is_closed_at_once() {
         libc::O_WRONLY,
         libc::O_RDWR,
         libc::O_RDONLY | libc::O_TRUNC,
-        libc::O_RDONLY | libc::O_NOATIME,
         libc::O_RDONLY | libc::O_SYNC,
     ] {
         open_and_close(&guest, node, flags, 4);

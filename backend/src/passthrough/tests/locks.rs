@@ -36,7 +36,7 @@ fn pair() -> [(Guest, NodeId, Handle); 2] {
     let first = Guest::with(options.clone());
     std::fs::write(first.path("file"), b"0123456789").expect("written");
     let second = Guest::in_directory(Arc::clone(&first.directory), options);
-    let agreed = second.fs.init(InitFlags::all());
+    let agreed = second.fs.init(InitFlags::all()).expect("agreed");
     assert!(agreed.contains(InitFlags::POSIX_LOCKS | InitFlags::FLOCK_LOCKS));
     [first, second].map(|guest| {
         let node = guest.find(ROOT, c"file");

@@ -19,6 +19,7 @@ mod remembered;
 mod repeat;
 mod set_id_bits;
 mod submounts;
+mod xattr;
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -79,7 +80,7 @@ impl Guest {
 
     fn able(directory: Arc<TempDir>, options: Options, abilities: Abilities) -> Self {
         let fs = PassthroughFs::new(share(directory.path(), options, abilities));
-        fs.init(InitFlags::all());
+        fs.init(InitFlags::all()).expect("agreed");
         Self { fs, directory }
     }
 
@@ -276,6 +277,7 @@ fn creator(uid: u32, gid: u32) -> Creator<'static> {
         },
         umask: 0o022,
         groups: None,
+        label: None,
     }
 }
 

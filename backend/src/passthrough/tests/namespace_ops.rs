@@ -280,6 +280,6 @@ fn destroy_frees_everything_and_another_session_may_follow() {
     assert_eq!((guest.fs.held_inodes(), guest.fs.open_files()), (0, 0));
     assert_eq!(guest.fs.share.held_descriptors(), 0);
     assert_eq!(errno(guest.fs.getattr(node, None)), Some(libc::ESTALE));
-    guest.fs.init(InitFlags::all());
+    guest.fs.init(InitFlags::all()).expect("agreed");
     assert_ne!(guest.find(ROOT, c"directory"), NodeId::ROOT);
 }

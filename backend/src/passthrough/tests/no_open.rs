@@ -56,7 +56,10 @@ fn only_what_never_changes_and_is_believed_needs_no_opening() {
 #[test]
 fn a_kernel_that_does_not_know_that_opens() {
     let guest = Guest::with(fixed());
-    let agreed = guest.fs.init(InitFlags::all() - InitFlags::NO_OPEN_SUPPORT);
+    let agreed = guest
+        .fs
+        .init(InitFlags::all() - InitFlags::NO_OPEN_SUPPORT)
+        .expect("agreed");
     assert!(agreed.contains(InitFlags::ATOMIC_O_TRUNC));
     std::fs::write(guest.path("file"), b"content").expect("written");
     let node = guest.find(ROOT, c"file");
@@ -70,6 +73,7 @@ fn what_is_not_opened_is_read_again_and_again_and_listed() {
         !guest
             .fs
             .init(InitFlags::all())
+            .expect("agreed")
             .contains(InitFlags::ATOMIC_O_TRUNC),
         "emptying has to be asked for by itself, to be refused"
     );

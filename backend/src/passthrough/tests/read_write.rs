@@ -439,3 +439,16 @@ fn a_new_file_gets_direct_io_where_there_is_any_and_is_made_in_any_case() {
     let flags = status_flags(&guest, NodeId::new(entry.nodeid), Handle::new(open.fh));
     assert_eq!(flags & libc::O_DIRECT, expected);
 }
+
+#[test]
+fn o_noatime_reaches_the_host_only_if_the_operator_says_so() {
+    for preserve_noatime in [false, true] {
+        let guest = Guest::with(Options {
+            preserve_noatime,
+            ..Options::default()
+        });
+        let (node, handle) = file(&guest, b"x", libc::O_NOATIME);
+        let flags = status_flags(&guest, node, handle);
+        assert_eq!(flags & libc::O_NOATIME != 0, preserve_noatime);
+    }
+}

@@ -52,7 +52,10 @@ fn a_mount_is_announced() {
         .expect("found");
     assert_eq!(inside.attr.flags, 0);
     // A kernel without SUBMOUNTS gets no announcement.
-    guest.fs.init(InitFlags::all() - InitFlags::SUBMOUNTS);
+    guest
+        .fs
+        .init(InitFlags::all() - InitFlags::SUBMOUNTS)
+        .expect("agreed");
     assert_eq!(guest.lookup(ROOT, c"mount").expect("found").attr.flags, 0);
 }
 

@@ -1,0 +1,275 @@
+//! Starts the daemon as a manager of virtual machines does: with exactly its command line, its user,
+//! and its way to hand a socket over.
+
+use std::fs::{self, File, Permissions};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use gangplank_tests::packages::{self, Arch};
+use gangplank_tests::process::{self, User};
+use gangplank_tests::tools;
+use tempfile::TempDir;
+
+/// Limit for the daemon to listen, and to end with its guest.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// The first id outside of a namespace: of a user's further ids (subuid(5)), and of a container.
+pub(crate) const FIRST_SUB_ID: u32 = 200_000;
+
+/// Number of these ids.
+pub(crate) const SUB_IDS: u32 = 65_536;
+
+/// Who runs the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum As {
+    /// The host's root.
+    Root,
+    /// An ordinary user without privileges.
+    User,
+    /// The same, to whom the administrator has given further ids.
+    UserWithSubIds,
+    /// A user in a container that may gain no privileges.
+    Restricted,
+    /// Root of a user namespace, which is [`FIRST_SUB_ID`] outside.
+    Container,
+}
+
+impl As {
+    /// The user who runs it; `None` for root.
+    pub(crate) const fn user(self) -> Option<User> {
+        match self {
+            Self::Root | Self::Container => None,
+            Self::User | Self::UserWithSubIds => Some(User::NOBODY),
+            Self::Restricted => Some(User { uid: 107, gid: 107 }),
+        }
+    }
+
+    /// Who owns the share on the host.
+    pub(crate) const fn owner(self) -> u32 {
+        match (self, self.user()) {
+            (Self::Container, _) => FIRST_SUB_ID,
+            (_, Some(user)) => user.uid,
+            (_, None) => 0,
+        }
+    }
+}
+
+/// A running daemon; killed when dropped.
+pub(crate) struct Launched {
+    child: Child,
+    /// The process whose namespace the daemon is in.
+    container: Option<Child>,
+    dir: TempDir,
+    share: PathBuf,
+}
+
+impl Launched {
+    /// Starts the daemon with `words`, in which `P` at the end of a word stands for the share and
+    /// `S` for a socket. `--fd=3` gets a listening socket. The working directory is the share if
+    /// the share is `.`, else the socket's directory.
+    pub(crate) fn start(words: &[&str], who: As, share_name: &str) -> Result<Self> {
+        let dir = tempfile::Builder::new()
+            .prefix("gangplank-line-")
+            .tempdir()?;
+        let share = dir.path().join(share_name);
+        fs::create_dir(&share)?;
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o755))?;
+        for path in [dir.path(), &share] {
+            chown(path, Some(who.owner()), Some(who.owner()))?;
+        }
+        let program = dir.path().join("gangplankd");
+        fs::copy(tools::gangplankd()?, &program).context("copying the daemon for its user")?;
+
+        let container = match who {
+            As::Container => Some(container()?),
+            _ => None,
+        };
+        let mut command = wrapped(who, container.as_ref(), dir.path())?;
+        let takes_socket = words.contains(&"--fd=3");
+        let socket = dir.path().join("fs.sock");
+        let listener = takes_socket
+            .then(|| UnixListener::bind(&socket))
+            .transpose()?;
+        if listener.is_some() {
+            command.args(["sh", "-c", r#"exec "$0" "$@" 3<&0 0</dev/null"#]);
+        }
+        let arguments = words.iter().map(|word| filled_in(word, &socket, &share));
+        let directory = match words.contains(&".") {
+            true => &share,
+            false => dir.path(),
+        };
+        command
+            .arg(&program)
+            .args(arguments)
+            .current_dir(directory)
+            .stdin(listener.map_or_else(Stdio::null, |one| Stdio::from(OwnedFd::from(one))))
+            .stdout(Stdio::null())
+            .stderr(File::create(dir.path().join("log"))?);
+        let described = format!("{command:?}");
+        let child = process::spawn(command).with_context(|| described.clone())?;
+        let mut launched = Self {
+            child,
+            container,
+            dir,
+            share,
+        };
+        if !takes_socket {
+            launched
+                .wait_for_socket()
+                .with_context(|| format!("{described}\n{}", launched.log()))?;
+        }
+        Ok(launched)
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.dir.path().join("fs.sock")
+    }
+
+    /// The shared directory on the host.
+    pub(crate) fn share(&self) -> &Path {
+        &self.share
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// Waits until the daemon has ended with its last guest.
+    pub(crate) fn ends_with_its_guest(&mut self) -> Result<()> {
+        let status = process::wait_within(&mut self.child, LIMIT)?;
+        ensure!(status.success(), "{status}\n{}", self.log());
+        Ok(())
+    }
+
+    fn wait_for_socket(&mut self) -> Result<()> {
+        let until = Instant::now() + LIMIT;
+        let name = self.socket().display().to_string();
+        loop {
+            let sockets = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+            // The state of a socket that listens (`__SO_ACCEPTCON`).
+            let mut lines = sockets.lines();
+            if lines.any(|line| line.ends_with(&name) && line.contains(" 00010000 ")) {
+                return Ok(());
+            }
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the daemon ended at once: {status}");
+            }
+            ensure!(Instant::now() < until, "the daemon does not listen");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Launched {
+    fn drop(&mut self) {
+        process::kill_group(&mut self.child);
+        if let Some(container) = &mut self.container {
+            process::kill_group(container);
+        }
+    }
+}
+
+fn filled_in(word: &str, socket: &Path, share: &Path) -> String {
+    let share = share.display().to_string();
+    match word.split_once("source=P") {
+        // Commas are doubled there.
+        Some((before, rest)) => format!("{before}source={}{rest}", share.replace(',', ",,")),
+        None => match word.strip_suffix("P") {
+            Some(before) if before.is_empty() || before.ends_with('=') => {
+                format!("{before}{share}")
+            }
+            _ => match word.strip_suffix("S") {
+                Some(before) if before.is_empty() || before.ends_with('=') => {
+                    format!("{before}{}", socket.display())
+                }
+                _ => word.to_owned(),
+            },
+        },
+    }
+}
+
+/// A command that runs its arguments as `who`.
+fn wrapped(who: As, container: Option<&Child>, dir: &Path) -> Result<Command> {
+    let mut command = process::tied("env", None);
+    let as_user = |user: User| {
+        [
+            "setpriv".to_owned(),
+            "--pdeathsig=KILL".to_owned(),
+            format!("--reuid={}", user.uid),
+            format!("--regid={}", user.gid),
+            "--clear-groups".to_owned(),
+        ]
+    };
+    match (who, who.user(), container) {
+        (As::UserWithSubIds, Some(user), _) => {
+            let bin = install_id_programs(dir)?;
+            let path = std::env::var("PATH").unwrap_or_default();
+            command.arg(format!("PATH={}:{path}", bin.display()));
+            // The files that say whose the ids are, in a mount namespace of its own.
+            command.args(["unshare", "--mount", "sh", "-c"]);
+            let binds = ["subuid", "subgid"].map(|name| {
+                let given = dir.join(name);
+                format!("mount --bind '{}' /etc/{name} && ", given.display())
+            });
+            command.arg(format!("{}exec \"$0\" \"$@\"", binds.concat()));
+            command.args(as_user(user));
+        }
+        (As::Restricted, Some(user), _) => {
+            command.args(as_user(user));
+            command.args(["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]);
+        }
+        (_, Some(user), _) => {
+            command.args(as_user(user));
+        }
+        (_, None, Some(container)) => {
+            let namespace = format!("--user=/proc/{}/ns/user", container.id());
+            command.args(["nsenter", &namespace, "-S", "0", "-G", "0"]);
+        }
+        (_, None, None) => {}
+    }
+    Ok(command)
+}
+
+/// newuidmap and newgidmap with their set-user-ID bits, and the files that say which ids `nobody`
+/// has. Returns the directory of the programs.
+fn install_id_programs(dir: &Path) -> Result<PathBuf> {
+    let package = packages::unpacked("uidmap", Arch::Amd64)?;
+    let bin = dir.join("bin");
+    fs::create_dir(&bin)?;
+    for name in ["newuidmap", "newgidmap"] {
+        let program = bin.join(name);
+        fs::copy(package.join("usr/bin").join(name), &program)?;
+        fs::set_permissions(&program, Permissions::from_mode(0o4755))?;
+    }
+    for name in ["subuid", "subgid"] {
+        fs::write(dir.join(name), format!("nobody:{FIRST_SUB_ID}:{SUB_IDS}\n"))?;
+    }
+    Ok(bin)
+}
+
+/// A process in a user namespace whose ids from 0 on are those from [`FIRST_SUB_ID`] on outside.
+fn container() -> Result<Child> {
+    let mut command = process::tied("unshare", None);
+    command.args(["--user", "sleep", "infinity"]);
+    let mut child = process::spawn(command)?;
+    let until = Instant::now() + LIMIT;
+    let own = fs::read_link("/proc/self/ns/user")?;
+    while fs::read_link(format!("/proc/{}/ns/user", child.id())).is_ok_and(|one| one == own) {
+        if Instant::now() > until {
+            process::kill_group(&mut child);
+            bail!("no user namespace");
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    for file in ["uid_map", "gid_map"] {
+        let map = format!("0 {FIRST_SUB_ID} {SUB_IDS}\n");
+        fs::write(format!("/proc/{}/{file}", child.id()), map)?;
+    }
+    Ok(child)
+}

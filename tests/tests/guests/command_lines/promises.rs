@@ -1,0 +1,220 @@
+//! What the options of a command line promise, tried in a guest that has mounted the share on
+//! `/mnt` and the programs for it on `/tools`.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use gangplank_tests::guest::Guest;
+use rustix::fs::XattrFlags;
+
+use crate::launch::{As, FIRST_SUB_ID};
+
+/// A guest and its share on the host.
+pub(crate) struct Tried<'a> {
+    pub(crate) guest: &'a mut Guest,
+    pub(crate) share: &'a Path,
+    pub(crate) who: As,
+}
+
+impl Tried<'_> {
+    /// Runs shell text that has to succeed, in the share. `t PROGRAM` runs a tool, whose paths
+    /// must be absolute.
+    pub(crate) fn sh(&mut self, command: &str) -> Result<String> {
+        self.guest.sh(&format!(
+            "t() {{ chroot /tools \"$@\"; }}; \
+                 no() {{ if \"$@\"; then echo \"succeeded: $*\"; exit 1; fi; }}; \
+                 cd /mnt; set -e; {command}"
+        ))
+    }
+
+    /// Owner and group of a file on the host.
+    pub(crate) fn owner(&self, name: &str) -> Result<(u32, u32)> {
+        let path = self.share.join(name);
+        let file = fs::symlink_metadata(&path).with_context(|| path.display().to_string())?;
+        Ok((file.uid(), file.gid()))
+    }
+}
+
+/// Files and directories appear on both sides.
+pub(crate) fn shares_files(tried: &mut Tried<'_>) -> Result<()> {
+    tried.sh(
+        "mkdir d; echo 1 >d/f; mv d/f d/g; ln -s g d/l; test \"$(cat d/l)\" = 1; rm d/l; sync; \
+         test \"$(ls d)\" = g",
+    )?;
+    ensure!(fs::read_to_string(tried.share.join("d/g"))? == "1\n");
+    ensure!(tried.owner("d/g")? == (tried.who.owner(), tried.who.owner()));
+    fs::write(tried.share.join("from-host"), "2\n")?;
+    ensure!(tried.sh("cat from-host")? == "2\n");
+    Ok(())
+}
+
+/// Nothing can be changed.
+pub(crate) fn is_read_only(tried: &mut Tried<'_>) -> Result<()> {
+    fs::write(tried.share.join("from-host"), "2\n")?;
+    ensure!(tried.sh("cat from-host")? == "2\n");
+    tried.sh("touch new 2>&1 | grep 'Read-only file system'")?;
+    Ok(())
+}
+
+/// A guest's users own what they make on the host.
+pub(crate) fn users_own_files(tried: &mut Tried<'_>) -> Result<()> {
+    tried
+        .sh("chmod 777 .; su games -c 'echo x >/mnt/games'; touch given; chown 1000:1001 given")?;
+    let base = tried.who.owner();
+    ensure!(
+        tried.owner("games")? == (base + 5, base + 60),
+        "{:?}",
+        tried.owner("games")
+    );
+    ensure!(
+        tried.owner("given")? == (base + 1000, base + 1001),
+        "{:?}",
+        tried.owner("given")
+    );
+    ensure!(tried.sh("stat -c %u:%g games given")? == "5:60\n1000:1001\n");
+    Ok(())
+}
+
+/// The guest's root is the user who runs the daemon, and all others are the user's further ids.
+pub(crate) fn root_is_the_user(tried: &mut Tried<'_>) -> Result<()> {
+    tried.sh(
+        "ls -ldn . | grep -q ' 0  *0 '; touch own; chmod 777 .; su games -c 'echo x >/mnt/games'; \
+         touch given; chown 1000:1001 given",
+    )?;
+    let own = tried.who.owner();
+    ensure!(
+        tried.owner("own")? == (own, own),
+        "{:?}",
+        tried.owner("own")
+    );
+    // Id 1 of the namespace is the first.
+    let sub = |id: u32| FIRST_SUB_ID + id - 1;
+    ensure!(
+        tried.owner("games")? == (sub(5), sub(60)),
+        "{:?}",
+        tried.owner("games")
+    );
+    ensure!(
+        tried.owner("given")? == (sub(1000), sub(1001)),
+        "{:?}",
+        tried.owner("given")
+    );
+    ensure!(tried.sh("stat -c %u:%g own games given")? == "0:0\n5:60\n1000:1001\n");
+    Ok(())
+}
+
+/// Only the user who runs the daemon owns files, and chown says so.
+pub(crate) fn nobody_else_owns_files(tried: &mut Tried<'_>) -> Result<()> {
+    tried.sh(
+        "touch own; { chown 1000 own 2>&1 || true; } | grep 'Operation not permitted'; \
+         chmod 777 .; su games -c 'echo x >/mnt/games'",
+    )?;
+    let own = tried.who.owner();
+    ensure!(tried.owner("own")? == (own, own) && tried.owner("games")? == (own, own));
+    Ok(())
+}
+
+/// Extended attributes are the host's.
+pub(crate) fn has_xattrs(tried: &mut Tried<'_>) -> Result<()> {
+    tried.sh(
+        "touch x; t setfattr -n user.a -v b /mnt/x; t getfattr -d /mnt/x | grep 'user.a=\"b\"'; \
+         t setfattr -x user.a /mnt/x; test -z \"$(t getfattr -d /mnt/x)\"",
+    )?;
+    Ok(())
+}
+
+/// A lock that a program of the host holds is held in the guest as well.
+pub(crate) fn has_locks_of_the_host(tried: &mut Tried<'_>) -> Result<()> {
+    let path = tried.share.join("locked");
+    let held = fs::File::create(&path)?;
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive)?;
+    tried.sh("no t flock -n /mnt/locked true")?;
+    drop(held);
+    tried.sh("t flock -n /mnt/locked true")?;
+    Ok(())
+}
+
+/// Attributes of guests have other names on the host, and guests see no others. File capabilities
+/// go when the file changes.
+pub(crate) fn hides_the_hosts_xattrs(tried: &mut Tried<'_>) -> Result<()> {
+    let own = tried.share.join("own");
+    fs::write(&own, "")?;
+    rustix::fs::setxattr(&own, c"user.own", b"1", XattrFlags::empty())?;
+    tried.sh(
+        "test -z \"$(t getfattr -d -m - /mnt/own)\"; t setfattr -n trusted.a -v b /mnt/own; \
+         t getfattr -d -m - /mnt/own | grep 'trusted.a=\"b\"'",
+    )?;
+    let mut value = [0; 8];
+    let length = rustix::fs::getxattr(&own, c"user.virtiofs.trusted.a", &mut value)?;
+    ensure!(value.get(..length) == Some(b"b".as_slice()));
+    // cap_net_raw+ep, revision 2 (`linux/capability.h`).
+    tried.sh(
+        "t setfattr -n security.capability -v 0x0100000200200000000000000000000000000000 /mnt/own; \
+         t getfattr -m - /mnt/own | grep security.capability; echo x >>own; \
+         test -z \"$(t getfattr -m - /mnt/own | grep security.capability)\"",
+    )?;
+    let name = c"user.virtiofs.security.capability";
+    ensure!(rustix::fs::getxattr(&own, name, &mut value).is_err());
+    Ok(())
+}
+
+/// A guest's root keeps attributes that the host would not let the daemon's user set.
+pub(crate) fn keeps_trusted_xattrs(tried: &mut Tried<'_>) -> Result<()> {
+    tried.sh(
+        "touch x; t setfattr -n trusted.a -v b /mnt/x; t setfattr -n user.a -v c /mnt/x; \
+         t getfattr -d -m - /mnt/x | grep 'trusted.a=\"b\"'; \
+         no t setfattr -n user.vm.trusted.a -v c /mnt/x",
+    )?;
+    let mut value = [0; 8];
+    for name in [c"user.vm.trusted.a", c"user.a"] {
+        rustix::fs::getxattr(tried.share.join("x"), name, &mut value)?;
+    }
+    Ok(())
+}
+
+/// Users of the guest are others on the host, and those that have none there own nothing.
+pub(crate) fn has_translated_owners(tried: &mut Tried<'_>) -> Result<()> {
+    chown(tried.share, Some(FIRST_SUB_ID), Some(FIRST_SUB_ID))?;
+    tried.sh(
+        "chmod 777 .; touch own; su games -c 'echo x >/mnt/games'; touch given; \
+         chown 1000:1001 given; no chown 70000 given",
+    )?;
+    for (name, owner) in [("own", (0, 0)), ("games", (5, 60)), ("given", (1000, 1001))] {
+        let expected = (FIRST_SUB_ID + owner.0, FIRST_SUB_ID + owner.1);
+        ensure!(
+            tried.owner(name)? == expected,
+            "{name}: {:?}",
+            tried.owner(name)
+        );
+    }
+    ensure!(tried.sh("stat -c %u:%g . own games given")? == "0:0\n0:0\n5:60\n1000:1001\n");
+    let forbidden = tried.sh("chown 70000 given 2>&1 || true")?;
+    ensure!(forbidden.contains("Operation not permitted"), "{forbidden}");
+    Ok(())
+}
+
+/// Access control lists are kept, inherited and enforced.
+pub(crate) fn has_acls(tried: &mut Tried<'_>) -> Result<()> {
+    tried.sh(
+        "mkdir acls; chmod 700 acls; t setfacl -m u:5:rwx,d:u:5:rw /mnt/acls; umask 077; \
+         echo secret >acls/file; mkdir acls/below; umask 022; \
+         t getfacl -n /mnt/acls/file | grep '^user:5:rw-'; \
+         t getfacl -n /mnt/acls/below | grep '^default:user:5:rw-'; \
+         test \"$(stat -c %a acls/file)\" = 660; \
+         test \"$(su games -c 'cat /mnt/acls/file')\" = secret; su games -c 'echo x >/mnt/acls/file'; \
+         no su daemon -c 'cat /mnt/acls/file'; \
+         t setfacl -x u:5 /mnt/acls/file; no su games -c 'cat /mnt/acls/file'; \
+         t setfacl -b /mnt/acls; test -z \"$(t getfacl -n /mnt/acls | grep user:5)\"; \
+         t setfattr -n user.a -v b /mnt/acls/file; \
+         touch sgid; chown games:games sgid; chmod 2775 sgid; \
+         t setfacl -m u:1:r /mnt/sgid; test \"$(stat -c %a sgid)\" = 2775; \
+         test -z \"$(t getfattr -m - /mnt/acls | grep posix_acl)\"",
+    )?;
+    let acl = c"system.posix_acl_access";
+    let length = rustix::fs::getxattr(tried.share.join("sgid"), acl, &mut [0; 200])?;
+    ensure!(length > 4, "the host has the list");
+    tried.sh("rm -r acls sgid")?;
+    Ok(())
+}
