@@ -9,6 +9,7 @@ pub mod acceptor;
 pub mod args;
 mod compat;
 pub mod config;
+pub mod crash_hook;
 pub mod device;
 pub mod keeper;
 pub mod passthrough;

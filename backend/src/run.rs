@@ -35,6 +35,10 @@ pub enum Error {
          CAP_DAC_READ_SEARCH on the host. Pass prefer or never instead"
     )]
     NoFileHandles,
+    /// The file by which a test has workers die cannot be used.
+    #[cfg(feature = "crash-hook")]
+    #[error("cannot use the file of {}", crate::crash_hook::VARIABLE)]
+    CrashHook(#[source] std::io::Error),
     /// Serving fails.
     #[error(transparent)]
     Serve(#[from] acceptor::Error),
@@ -67,6 +71,8 @@ fn prepare(mut config: Config) -> Result<u8, Error> {
     };
 
     logging::start(&config.logging)?;
+    #[cfg(feature = "crash-hook")]
+    crate::crash_hook::start().map_err(Error::CrashHook)?;
     for deprecation in &config.deprecations {
         log::warn!("{deprecation}");
     }

@@ -28,6 +28,7 @@ pub struct Options {
     arguments: Vec<String>,
     user: Option<User>,
     program: Option<PathBuf>,
+    environment: Vec<(String, PathBuf)>,
 }
 
 impl Options {
@@ -40,6 +41,7 @@ impl Options {
             arguments: Vec::new(),
             user: None,
             program: None,
+            environment: Vec::new(),
         }
     }
 
@@ -47,6 +49,13 @@ impl Options {
     #[must_use]
     pub fn program(mut self, program: &Path) -> Self {
         self.program = Some(program.to_owned());
+        self
+    }
+
+    /// The same with a path in a variable of its environment.
+    #[must_use]
+    pub fn variable(mut self, name: &str, path: &Path) -> Self {
+        self.environment.push((name.to_owned(), path.to_owned()));
         self
     }
 
@@ -113,6 +122,7 @@ impl Daemon {
             .arg(format!("--shared-dir={}", options.share.display()))
             .arg(format!("--tag={}", options.tag))
             .args(&options.arguments)
+            .envs(options.environment.iter().map(|(name, path)| (name, path)))
             .current_dir(dir.path())
             .stdin(std::process::Stdio::null())
             .stdout(File::create(dir.path().join("stdout"))?)

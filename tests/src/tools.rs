@@ -22,6 +22,30 @@ pub fn gangplankd() -> Result<PathBuf> {
     }
 }
 
+/// A build of the daemon whose workers die where a test says (`gangplank_backend::crash_hook`), in a
+/// directory of its own.
+///
+/// # Errors
+/// When it does not build.
+pub fn gangplankd_that_crashes() -> Result<PathBuf> {
+    static DONE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let build = || -> Result<PathBuf> {
+        let directory = cache::target_dir().join("crash-hook");
+        let target = host_arch().musl_target();
+        packages::run(
+            Command::new(cargo())
+                .current_dir(cache::workspace())
+                .args(["build", "--quiet", "--locked", "--target", target])
+                .args(["--package", "gangplank-backend", "--bin", "gangplankd"])
+                .args(["--features", "crash-hook", "--target-dir"])
+                .arg(&directory),
+        )?;
+        Ok(directory.join(target).join("debug").join("gangplankd"))
+    };
+    let built = DONE.get_or_init(|| build().map_err(|error| format!("{error:#}")));
+    built.clone().map_err(anyhow::Error::msg)
+}
+
 /// A static release build of the daemon for `arch`, to run in a guest.
 ///
 /// # Errors

@@ -36,6 +36,7 @@ use self::dialect_cell::DialectCell;
 use self::dispatch::{Call, dispatch};
 use self::lock_waits::LockWaits;
 use self::reply::{ReplyHeader, put, put_error};
+use crate::crash_hook::{self, Point};
 pub use crate::device::request::IoMode;
 use crate::device::request::Scratch;
 use crate::state::arena::Arena;
@@ -168,7 +169,8 @@ impl<F: FileSystem> Session<F> {
             );
             return Served::Replied(0);
         };
-        let result = if dialect.is_none() && opcode != Opcode::Init {
+        let has_ended = opcode == Opcode::Destroy && earlier.is_some();
+        let result = if dialect.is_none() && opcode != Opcode::Init && !has_ended {
             Err(io::Error::from_raw_os_error(libc::EIO))
         } else {
             let mut call = Call {
@@ -221,21 +223,25 @@ impl<F: FileSystem> Session<F> {
         call: &mut Call<'_, '_, '_>,
         earlier: Option<Interrupted>,
     ) -> io::Result<usize> {
-        match &request.operation {
-            Operation::Init(args) => put(call.reply, &self.init(args)?),
+        let opcode = request.operation.opcode() as u32;
+        if earlier.is_none() {
+            repeat::prepare(&self.file_system, request, call.header.node());
+        }
+        crash_hook::pass(Point::Begun, || opcode);
+        let result = match &request.operation {
+            Operation::Init(args) => self.init(args).and_then(|reply| put(call.reply, &reply)),
             Operation::Destroy => {
                 self.end();
                 Ok(0)
             }
             Operation::Interrupt(args) => self.interrupt(Unique::new(args.unique)),
             _ => match earlier {
-                None => {
-                    repeat::prepare(&self.file_system, request, call.header.node());
-                    dispatch(&self.file_system, request, call)
-                }
+                None => dispatch(&self.file_system, request, call),
                 Some(earlier) => repeat::repeat(&self.file_system, request, call, earlier),
             },
-        }
+        };
+        crash_hook::pass(Point::CarriedOut, || opcode);
+        result
     }
 
     /// Starts the session. A guest that sends INIT again has rebooted or reloaded its driver, so
@@ -282,7 +288,10 @@ impl<F: FileSystem> Session<F> {
         node: NodeId,
         args: LkIn,
     ) -> Served {
+        let opcode = Opcode::Setlkw as u32;
+        crash_hook::pass(Point::Begun, || opcode);
         let result = self.file_system.setlk(node, &args, LockWait::No);
+        crash_hook::pass(Point::CarriedOut, || opcode);
         if is_would_block(&result) {
             return match self.lock_waits.register(unique) {
                 Ok(()) => Served::WaitsForLock(LockRequest { unique, node, args }),

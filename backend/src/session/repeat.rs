@@ -16,6 +16,7 @@
 //! | SETXATTR, only a new one | EEXIST | it has this value |
 //! | REMOVEXATTR | ENODATA | always |
 //! | RELEASE, RELEASEDIR | EBADF | always |
+//! | DESTROY | no session is open | always |
 //! | FORGET | not run again | always: at worst a look-up counts until the session ends |
 //!
 //! OPEN, OPENDIR, CREATE and TMPFILE note the handle before they add it ([`note_auxiliary`]). The

@@ -37,6 +37,7 @@ use std::time::Duration;
 use rustix::time::ClockId;
 
 use super::arena::{Arena, Part};
+use crate::crash_hook::{self, Point};
 use crate::sys::clock;
 use crate::sys::shared_memory::shared_struct;
 
@@ -255,6 +256,9 @@ impl RingRequests {
             position += 1;
         }
         store(&self.record[0].taken, position);
+        if position != first {
+            crash_hook::pass(Point::Taken, || 0);
+        }
         result
     }
 
@@ -270,10 +274,8 @@ impl RingRequests {
 
     /// The reply to the request at `head` is complete in guest memory.
     pub fn done(&self, head: u16, reply_len: u32) {
-        self.change(head, |_| Word {
-            reply_len,
-            ..Word::new(State::Done, 0)
-        });
+        self.set_done(head, reply_len);
+        self.pass(Point::Done, head);
     }
 
     /// The reply is about to be returned at index `used` of the used ring.
@@ -283,11 +285,14 @@ impl RingRequests {
             reply_len,
             ..Word::new(State::Publishing, 0)
         });
+        self.pass(Point::Publishing, head);
     }
 
     /// The chain was returned.
     pub fn free(&self, head: u16) {
-        self.change(head, |_| Word::new(State::Free, 0));
+        self.pass(Point::Published, head);
+        self.set_free(head);
+        self.pass(Point::Freed, head);
     }
 
     /// The requests that a dead worker left, oldest first, each with its head. `used` is the index
@@ -304,7 +309,7 @@ impl RingRequests {
             let pending = match word.state {
                 State::Free => continue,
                 State::Taken if position >= taken => {
-                    self.free(head);
+                    self.set_free(head);
                     continue;
                 }
                 State::Taken => Pending::Taken,
@@ -317,11 +322,11 @@ impl RingRequests {
                 State::Done => Pending::Done(word.reply_len),
                 State::Publishing if word.used == used => {
                     // Another request may get that index now.
-                    self.done(head, word.reply_len);
+                    self.set_done(head, word.reply_len);
                     Pending::Done(word.reply_len)
                 }
                 State::Publishing => {
-                    self.free(head);
+                    self.set_free(head);
                     continue;
                 }
             };
@@ -330,6 +335,24 @@ impl RingRequests {
         found.sort_unstable_by_key(|(position, ..)| *position);
         let found = found.into_iter();
         found.map(|(_, head, pending)| (head, pending)).collect()
+    }
+
+    fn set_done(&self, head: u16, reply_len: u32) {
+        self.change(head, |_| Word {
+            reply_len,
+            ..Word::new(State::Done, 0)
+        });
+    }
+
+    fn set_free(&self, head: u16) {
+        self.change(head, |_| Word::new(State::Free, 0));
+    }
+
+    fn pass(&self, point: Point, head: u16) {
+        crash_hook::pass(point, || {
+            let slot = self.slot(head);
+            slot.map_or(0, |slot| slot.opcode.load(Ordering::Relaxed))
+        });
     }
 
     fn taken(&self) -> u64 {

@@ -94,6 +94,21 @@ impl SharedMemory {
             Err(Errno::FBIG) => None,
             Err(error) => return Err(error.into()),
         };
+        Self::map(file, len)
+    }
+
+    /// Maps the first page of a file. The file must have `len` bytes, less than a page.
+    ///
+    /// # Errors
+    /// Those of mmap(2).
+    #[cfg(feature = "crash-hook")]
+    pub fn of_file(file: OwnedFd, len: usize) -> io::Result<Self> {
+        let mut memory = Self::map(Some(file), len)?;
+        memory.file = None;
+        Ok(memory)
+    }
+
+    fn map(file: Option<OwnedFd>, len: usize) -> io::Result<Self> {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         let flags = MapFlags::SHARED | MapFlags::NORESERVE;
         let base = match &file {

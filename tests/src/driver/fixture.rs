@@ -105,18 +105,30 @@ impl Fixture {
         Self::quiet_as(arguments, None)
     }
 
+    /// Starts a daemon without a neighbour, with the options that `change` returns.
+    ///
+    /// # Errors
+    /// The daemon cannot be started.
+    pub fn quiet_with(change: impl FnOnce(Options) -> Options) -> Result<Self> {
+        Self::start(None, change)
+    }
+
     /// Starts a daemon without a neighbour as another user, who then owns the share.
     ///
     /// # Errors
     /// The daemon cannot be started.
     pub fn quiet_as(arguments: &[&str], user: Option<User>) -> Result<Self> {
+        Self::start(user, |options| options.arguments(arguments))
+    }
+
+    fn start(user: Option<User>, change: impl FnOnce(Options) -> Options) -> Result<Self> {
         let dir = tempfile::Builder::new()
             .prefix("gangplank-fixture-")
             .tempdir()?;
         let share = dir.path().join("share");
         fs::create_dir(&share)?;
         fs::create_dir(dir.path().join("outside"))?;
-        let mut options = Options::new(&share).arguments(arguments);
+        let mut options = change(Options::new(&share));
         if let Some(user) = user {
             fs::set_permissions(dir.path(), Permissions::from_mode(0o755))?;
             chown(&share, Some(user.uid), Some(user.gid))?;

@@ -1,6 +1,7 @@
 //! A worker is killed, and its guest goes on with the next one.
 
 mod handshake;
+mod many_inodes;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,0 +1,191 @@
+//! A guest with a directory of its own.
+
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use gangplank_fuse::{Handle, NodeId};
+use gangplank_tests::driver::fixture::Fixture;
+use gangplank_tests::driver::{Driver, NodeAndFile, Setup};
+use rustix::fs::{OFlags, XattrFlags};
+use tempfile::TempDir;
+
+/// The extended attribute that a file has.
+pub(super) const XATTR: &CStr = c"user.there";
+
+/// A path below the directory, with type and permissions, links, content and [`XATTR`] of what is
+/// there.
+pub(super) type Tree = BTreeMap<PathBuf, (u32, u64, Vec<u8>, Vec<u8>)>;
+
+/// A guest, and a directory in which it works.
+pub(super) struct World {
+    /// The guest.
+    pub(super) guest: Driver,
+    /// The directory on the host.
+    pub(super) directory: TempDir,
+    /// The directory's node.
+    pub(super) root: NodeId,
+    /// Look-ups that the guest has not forgotten, by node.
+    pub(super) known: BTreeMap<u64, u64>,
+    /// What the guest has open: files, and directories.
+    pub(super) files: Vec<NodeAndFile>,
+    pub(super) directories: Vec<NodeAndFile>,
+}
+
+impl World {
+    /// A guest that has mounted, and a directory of some files.
+    pub(super) fn new(fixture: &Fixture) -> Result<Self> {
+        let directory = tempfile::Builder::new()
+            .prefix("world-")
+            .tempdir_in(fixture.share())?;
+        let path = directory.path();
+        for (name, mode) in [("", 0o755), ("empty", 0o755), ("full", 0o755)] {
+            let path = path.join(name);
+            if !name.is_empty() {
+                fs::create_dir(&path)?;
+            }
+            fs::set_permissions(&path, Permissions::from_mode(mode))?;
+        }
+        for name in ["old", "other", "gone", "full/one", "full/two", "full/three"] {
+            let path = path.join(name);
+            fs::write(&path, name)?;
+            fs::set_permissions(&path, Permissions::from_mode(0o644))?;
+        }
+        symlink("target", path.join("link"))?;
+        rustix::fs::setxattr(path.join("old"), XATTR, b"value", XattrFlags::empty())?;
+        let guest = fixture.guest(&Setup::default())?;
+        let mut world = Self {
+            guest,
+            root: NodeId::ROOT,
+            known: BTreeMap::new(),
+            files: Vec::new(),
+            directories: Vec::new(),
+            directory,
+        };
+        let name = CString::new(world.name()?)?;
+        world.root = world.find(&name)?;
+        Ok(world)
+    }
+
+    /// The directory's name.
+    pub(super) fn name(&self) -> Result<String> {
+        let name = self.directory.path().file_name().context("a name")?;
+        Ok(name.to_string_lossy().into_owned())
+    }
+
+    /// The path of a name on the host.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Looks a name up in the directory.
+    pub(super) fn find(&mut self, name: &CStr) -> Result<NodeId> {
+        let entry = self.guest.lookup(self.root, name)?;
+        Ok(self.learn(entry.nodeid))
+    }
+
+    /// A reply has given the guest one look-up of a node.
+    pub(super) fn learn(&mut self, node: u64) -> NodeId {
+        if node != 0 {
+            *self.known.entry(node).or_default() += 1;
+        }
+        NodeId::new(node)
+    }
+
+    /// Opens a file.
+    pub(super) fn open(&mut self, name: &CStr, flags: OFlags) -> Result<NodeAndFile> {
+        let node = self.find(name)?;
+        let file = self.guest.open(node, flags)?;
+        let opened = NodeAndFile { node, file };
+        self.files.push(opened);
+        Ok(opened)
+    }
+
+    /// Opens a directory.
+    pub(super) fn opendir(&mut self, name: &CStr) -> Result<NodeAndFile> {
+        let node = self.find(name)?;
+        let file = self.guest.opendir(node)?;
+        let opened = NodeAndFile { node, file };
+        self.directories.push(opened);
+        Ok(opened)
+    }
+
+    /// The request closes this handle.
+    pub(super) fn closes(&mut self, closed: Handle) {
+        self.files.retain(|opened| opened.file != closed);
+        self.directories.retain(|opened| opened.file != closed);
+    }
+
+    /// What is in the directory.
+    pub(super) fn tree(&self) -> Result<Tree> {
+        let mut tree = Tree::new();
+        describe(self.directory.path(), Path::new(""), &mut tree)?;
+        Ok(tree)
+    }
+
+    /// Closes all that the guest has open and forgets all that it knows, then returns the
+    /// descriptors that the worker still has in the directory: open files, and inodes.
+    pub(super) fn leave(mut self, fixture: &Fixture) -> Result<(usize, usize)> {
+        for opened in std::mem::take(&mut self.files) {
+            self.guest.release(opened)?;
+        }
+        for opened in std::mem::take(&mut self.directories) {
+            self.guest.releasedir(opened.node, opened.file)?;
+        }
+        for (node, count) in std::mem::take(&mut self.known) {
+            self.guest.forget(NodeId::new(node), count)?;
+        }
+        // Behind the FORGETs, which may be batched and carried out later.
+        self.guest.getattr(NodeId::ROOT, None)?;
+        let name = self.name()?;
+        let worker = fixture.last_worker()?;
+        descriptors(worker, &name)
+    }
+}
+
+/// Descriptors of a process whose path has `name` in it: open files, and those with `O_PATH`.
+fn descriptors(process: u32, name: &str) -> Result<(usize, usize)> {
+    let (mut open, mut paths) = (0, 0);
+    for entry in fs::read_dir(format!("/proc/{process}/fd"))? {
+        let entry = entry?;
+        let target = fs::read_link(entry.path()).unwrap_or_default();
+        if !target.to_string_lossy().contains(name) {
+            continue;
+        }
+        let number = entry.file_name();
+        let info = format!("/proc/{process}/fdinfo/{}", number.to_string_lossy());
+        let info = fs::read_to_string(info).unwrap_or_default();
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+        let flags = u32::from_str_radix(flags.unwrap_or_default().trim(), 8)?;
+        match flags & OFlags::PATH.bits() {
+            0 => open += 1,
+            _ => paths += 1,
+        }
+    }
+    Ok((open, paths))
+}
+
+fn describe(directory: &Path, below: &Path, tree: &mut Tree) -> Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let (path, name) = (entry.path(), below.join(entry.file_name()));
+        let stat = path.symlink_metadata()?;
+        let mut xattr = vec![0; 64];
+        let mut content = Vec::new();
+        let mut xattr_len = 0;
+        if stat.is_file() {
+            content = fs::read(&path)?;
+            xattr_len = rustix::fs::lgetxattr(&path, XATTR, &mut xattr).unwrap_or(0);
+        } else if stat.is_symlink() {
+            content = fs::read_link(&path)?.into_os_string().into_encoded_bytes();
+        } else if stat.is_dir() {
+            describe(&path, &name, tree)?;
+        }
+        xattr.truncate(xattr_len);
+        tree.insert(name, (stat.mode(), stat.nlink(), content, xattr));
+    }
+    Ok(())
+}

@@ -1,0 +1,159 @@
+//! How long the guest is without a worker does not depend on the number of inodes that it knows.
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use gangplank_fuse::NodeId;
+use gangplank_tests::driver::fixture::{Fixture, wait_for_log};
+use gangplank_tests::driver::{Driver, Setup};
+
+use super::{MANY, kill_worker, pauses, wait_for_next};
+
+/// Inodes in the short form, and with `GANGPLANK_LONG`.
+const INODES: (usize, usize) = (100_000, 1_000_000);
+
+/// Inodes with which the others are compared.
+const FEW: usize = 1000;
+
+/// Files of each directory.
+const FILES: usize = 1000;
+
+/// Kills of an idle guest's worker, and of one that changes what it knows.
+const KILLS: usize = 10;
+
+/// Bytes of a reply to READDIRPLUS.
+const LISTING: u32 = 128 * 1024;
+
+/// Some of the inodes that a guest knows: one of each directory.
+type Sample = Vec<(NodeId, NodeId, CString)>;
+
+/// Makes directories of 1,000 empty files each, and returns how many.
+fn make_files(share: &Path, inodes: usize) -> Result<usize> {
+    let directories = inodes / FILES;
+    for number in 0..directories {
+        let directory = share.join(number.to_string());
+        fs::create_dir(&directory)?;
+        let directory = File::open(directory)?;
+        for file in 0..FILES {
+            let (kind, mode) = (rustix::fs::FileType::RegularFile, 0o644.into());
+            rustix::fs::mknodat(&directory, file.to_string(), kind, mode, 0)?;
+        }
+    }
+    Ok(directories)
+}
+
+/// Makes the guest know all files.
+fn read_all(guest: &mut Driver, directories: usize) -> Result<Sample> {
+    let mut sample = Vec::new();
+    let mut known = 0;
+    for number in 0..directories {
+        let directory = CString::new(number.to_string())?;
+        let node = NodeId::new(guest.lookup(NodeId::ROOT, &directory)?.nodeid);
+        let handle = guest.opendir(node)?;
+        let (mut offset, mut last) = (0, None);
+        loop {
+            let (names, next) = guest.readdirplus(node, handle, offset, LISTING)?;
+            if names.is_empty() {
+                break;
+            }
+            offset = next;
+            let files = names.into_iter().filter(|(_, file)| file.get() != 0);
+            for (name, file) in files {
+                known += 1;
+                last = Some((node, file, CString::new(name)?));
+            }
+        }
+        guest.releasedir(node, handle)?;
+        sample.extend(last);
+    }
+    ensure!(known == directories * FILES, "{known} files are known");
+    Ok(sample)
+}
+
+/// The middle one of the pauses that the log tells, in ms, of a guest that knows this many inodes.
+fn measure(arguments: &[&str], inodes: usize) -> Result<f64> {
+    let fixture = Fixture::quiet(&[arguments, &[MANY]].concat())?;
+    let directories = make_files(&fixture.share(), inodes)?;
+    let mut guest = fixture.guest(&Setup::default())?;
+    let sample = read_all(&mut guest, directories).with_context(|| fixture.log())?;
+    let is_known = |guest: &mut Driver| -> Result<()> {
+        for (directory, file, name) in &sample {
+            let found = guest.lookup(*directory, name)?;
+            ensure!(found.nodeid == file.get(), "{name:?} is another node now");
+            guest.forget(*file, 1)?;
+            guest.getattr(*file, None)?;
+        }
+        Ok(())
+    };
+    is_known(&mut guest)?;
+
+    let mut idle: Vec<Duration> = Vec::new();
+    for death in 1..=KILLS {
+        let old = kill_worker(&fixture)?;
+        let start = Instant::now();
+        guest.getattr(NodeId::ROOT, None)?;
+        idle.push(start.elapsed());
+        wait_for_next(&fixture, old)?;
+        wait_for_log(&fixture.daemon, &format!("death {death}"))?;
+        // Workers that live briefly are replaced with a delay.
+        thread::sleep(Duration::from_millis(110));
+    }
+    idle.sort();
+    let while_idle = pauses(&fixture.daemon.log());
+    // Most of these deaths leave a part of the table half changed, which the next worker mends.
+    for _ in 0..KILLS {
+        let killed = thread::scope(|scope| {
+            let killer = scope.spawn(|| {
+                thread::sleep(Duration::from_millis(110 + fastrand::u64(0..20)));
+                kill_worker(&fixture)
+            });
+            while !killer.is_finished() {
+                is_known(&mut guest)?;
+            }
+            killer.join().expect("no panic")
+        })?;
+        wait_for_next(&fixture, killed)?;
+    }
+    is_known(&mut guest).with_context(|| fixture.log())?;
+    let death = format!("death {}", 2 * KILLS);
+    wait_for_log(&fixture.daemon, &format!("{death}\n"))?;
+    let all = pauses(&fixture.daemon.log());
+    ensure!(
+        all.len() == 2 * KILLS,
+        "{} pauses: {}",
+        all.len(),
+        fixture.log()
+    );
+    let middle = while_idle[while_idle.len() / 2];
+    eprintln!(
+        "{arguments:?}, {inodes} inodes: idle {middle} ms, at most {:?} ms, with a GETATTR {:?}; \
+         also under load at most {:?} ms",
+        while_idle.last(),
+        idle[idle.len() / 2],
+        all.last()
+    );
+    Ok(middle)
+}
+
+#[test]
+fn the_pause_does_not_grow_with_the_number_of_inodes() -> Result<()> {
+    let many = match std::env::var_os("GANGPLANK_LONG") {
+        Some(_) => INODES.1,
+        None => INODES.0,
+    };
+    // With as many descriptors as the system permits, and file handles for the others where they
+    // work. And with few descriptors, and names.
+    for arguments in [
+        &[][..],
+        &["--rlimit-nofile=1024", "--inode-file-handles=never"],
+    ] {
+        let few = measure(arguments, FEW)?;
+        let many_took = measure(arguments, many)?;
+        eprintln!("{arguments:?}: {few} ms with {FEW} inodes, {many_took} ms with {many}");
+    }
+    Ok(())
+}
