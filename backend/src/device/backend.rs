@@ -153,7 +153,7 @@ impl VhostUserBackend for FsBackend {
             | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
     }
 
-    /// Offers CONFIG always: User Mode Linux and the Bao frontend need it, and QEMU 7.2 only warns.
+    /// QEMU is offered less; see `super::quirks`.
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
         VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::REPLY_ACK

@@ -32,7 +32,8 @@ use super::backend::FsBackend;
 use super::memory_limits::{LimitExceeded, MemoryCheck, MemoryLimits};
 use super::options::Options;
 use super::peek;
-use super::quirks::trim_memory_table;
+use super::quirks::{restrict_offer, trim_memory_table};
+use super::reconnect;
 use super::recorder::Recorder;
 use super::replay;
 use super::request::Handler;
@@ -117,6 +118,8 @@ pub fn serve(
         backend: &private,
         memory: MemoryCheck::new(MemoryLimits::from(options)),
         recorder,
+        has_slots_for_qemu: options.has_slots_for_qemu,
+        guest: guest.number,
     };
     let forwarded = match recovery::is_after_death(guest.arena) {
         true => go_on(&mut forwarder, &backend, guest),
@@ -223,6 +226,10 @@ struct Forwarder<'a> {
     backend: &'a OwnedFd,
     memory: MemoryCheck,
     recorder: Recorder,
+    /// See [`Options`].
+    has_slots_for_qemu: bool,
+    /// The guest's number in the log.
+    guest: u64,
 }
 
 impl Forwarder<'_> {
@@ -236,6 +243,17 @@ impl Forwarder<'_> {
         replay::replay(&self.recorder, next, self.backend, |message| {
             Ok(memory.check(message.request, &message.payload)?)
         })
+    }
+
+    /// Sets vhost-user-backend up for a frontend that had its handshake on an earlier connection.
+    fn assume_handshake(&mut self) -> Result<(), Error> {
+        log::info!(
+            "guest {} has reconnected in the middle of a session, as QEMU does (reconnect=): its \
+             mounts are lost until it has rebooted",
+            self.guest
+        );
+        self.recorder.assume(reconnect::handshake());
+        replay::replay(&self.recorder, |_| 0, self.backend, |_| Ok::<_, Error>(()))
     }
 
     /// Passes the message on again whose reply the frontend waits for.
@@ -320,6 +338,9 @@ impl Forwarder<'_> {
         else {
             return Ok(false);
         };
+        if reconnect::goes_on(self.recorder.state(), &message) {
+            self.assume_handshake()?;
+        }
         trim_memory_table(&mut message);
         let len = arriving.as_ref().map_or(0, Vec::len);
         if let Err(refused) = self.memory.check(message.request, &message.payload) {
@@ -341,6 +362,8 @@ impl Forwarder<'_> {
             return Ok(false);
         };
         self.memory.limit_slots(reply.request, &mut reply.payload);
+        let is_owned = self.recorder.state().is_owned;
+        restrict_offer(&mut reply, is_owned, self.has_slots_for_qemu);
         let (bytes, beside) = (reply.to_bytes(), reply.borrowed_descriptors());
         self.recorder.end(&reply);
         // At once: see the recorder's window.

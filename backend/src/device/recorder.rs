@@ -81,6 +81,12 @@ impl Recorder {
         &self.state
     }
 
+    /// Takes `state`, which has no descriptors, for what the frontend has set up.
+    pub(super) fn assume(&mut self, state: DeviceState) {
+        self.state = state;
+        self.store();
+    }
+
     /// Whether the frontend waits for a reply.
     pub(super) const fn is_pending(&self) -> bool {
         self.state.pending.is_some()
