@@ -65,6 +65,5 @@ pub(crate) fn reboots_after_the_daemon_was_restarted(qemu: Qemu) -> Result<()> {
         ensure!(guest.sh(&format!("cat /mnt/{round}"))? == format!("{round}\n"));
         ensure!(daemon.log().contains("has reconnected"), "{}", daemon.log());
     }
-    eprintln!("QEMU said: {}", guest.complaints());
     write(&mut guest, share.path(), "third")
 }
