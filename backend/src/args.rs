@@ -253,10 +253,12 @@ pub struct Args {
           help_heading = LIMITS)]
     pub max_guest_memory: u64,
 
-    /// Most regions that a guest's memory may have, 1 to 509
-    #[arg(long, value_name = "N", default_value = "509", help_heading = LIMITS,
+    /// Most regions that a guest's memory may have, 1 to 509; with more than 8, a guest of QEMU
+    /// cannot be rebooted after a restart of the daemon
+    /// [default: 509, or 8 for QEMU]
+    #[arg(long, value_name = "N", help_heading = LIMITS,
           value_parser = clap::value_parser!(u16).range(1..=MAX_MEMORY_REGIONS))]
-    pub max_memory_regions: u16,
+    pub max_memory_regions: Option<u16>,
 
     /// Most memory that the files a guest knows of may take, such as 512M; the guest gets ENOMEM
     /// beyond that

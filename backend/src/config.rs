@@ -132,7 +132,12 @@ impl Config {
                 max_threads,
                 busy_poll: Duration::from_micros(args.busy_poll.into()),
                 max_guest_memory: args.max_guest_memory,
-                max_memory_regions: args.max_memory_regions,
+                max_memory_regions: args
+                    .max_memory_regions
+                    .unwrap_or(device::Options::MAX_MEMORY_REGIONS),
+                has_slots_for_qemu: args
+                    .max_memory_regions
+                    .is_some_and(|regions| regions > device::Options::BASELINE_REGIONS),
             },
             passthrough: passthrough::Options {
                 cache: args.cache,
@@ -378,6 +383,7 @@ mod tests {
                 busy_poll: Duration::from_micros(30),
                 max_guest_memory: 16 << 30,
                 max_memory_regions: 32,
+                has_slots_for_qemu: true,
             }
         );
         assert_eq!(

@@ -100,41 +100,25 @@ impl Daemon {
             .tempdir()
             .context("creating the daemon's directory")?;
         let socket = dir.path().join("fs.sock");
-        if let Some(user) = options.user {
-            chown(dir.path(), Some(user.uid), Some(user.gid))?;
-        }
-        let program = match &options.program {
-            Some(program) => program.clone(),
-            None => tools::gangplankd()?,
-        };
-        let program = match options.user {
-            // The user may not be able to enter the build directory.
-            Some(_) => {
-                let copy = dir.path().join("gangplankd");
-                fs::copy(&program, &copy).context("copying the daemon for its user")?;
-                copy
-            }
-            None => program,
-        };
-        let mut command = process::tied(&program, options.user);
-        command
-            .arg(format!("--socket-path={}", socket.display()))
-            .arg(format!("--shared-dir={}", options.share.display()))
-            .arg(format!("--tag={}", options.tag))
-            .args(&options.arguments)
-            .envs(options.environment.iter().map(|(name, path)| (name, path)))
-            .current_dir(dir.path())
-            .stdin(std::process::Stdio::null())
-            .stdout(File::create(dir.path().join("stdout"))?)
-            .stderr(File::create(dir.path().join("log"))?);
-        let described = format!("{command:?}");
-        let child =
-            process::spawn(command).with_context(|| format!("starting the daemon: {described}"))?;
+        let child = spawn(dir.path(), &socket, options)?;
         let mut daemon = Self { child, socket, dir };
-        daemon
-            .wait_for_socket()
-            .with_context(|| format!("{described}\n{}", daemon.log()))?;
+        daemon.wait_for_socket()?;
         Ok(daemon)
+    }
+
+    /// Kills it with all its processes, and starts another on the same socket. The log begins anew.
+    ///
+    /// # Errors
+    /// As [`Daemon::start`].
+    pub fn replace(&mut self, options: &Options) -> Result<()> {
+        process::kill_group(&mut self.child);
+        // The dead one still listens until its last process is gone.
+        let deadline = Instant::now() + LIMIT;
+        while listens(&self.socket) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.child = spawn(self.dir.path(), &self.socket, options)?;
+        self.wait_for_socket()
     }
 
     /// Its vhost-user socket.
@@ -204,15 +188,51 @@ impl Daemon {
         // The socket's file appears a moment before the daemon listens.
         while !listens(&self.socket) {
             if let Some(status) = self.child.try_wait()? {
-                bail!("the daemon ended at once: {status}");
+                bail!("the daemon ended at once: {status}\n{}", self.log());
             }
             if Instant::now() >= deadline {
-                bail!("the daemon does not listen within {LIMIT:?}");
+                bail!(
+                    "the daemon does not listen within {LIMIT:?}\n{}",
+                    self.log()
+                );
             }
             std::thread::sleep(Duration::from_millis(5));
         }
         Ok(())
     }
+}
+
+/// Starts a daemon, with its log in `dir`.
+fn spawn(dir: &Path, socket: &Path, options: &Options) -> Result<Child> {
+    if let Some(user) = options.user {
+        chown(dir, Some(user.uid), Some(user.gid))?;
+    }
+    let program = match &options.program {
+        Some(program) => program.clone(),
+        None => tools::gangplankd()?,
+    };
+    let program = match options.user {
+        // The user may not be able to enter the build directory.
+        Some(_) => {
+            let copy = dir.join("gangplankd");
+            fs::copy(&program, &copy).context("copying the daemon for its user")?;
+            copy
+        }
+        None => program,
+    };
+    let mut command = process::tied(&program, options.user);
+    command
+        .arg(format!("--socket-path={}", socket.display()))
+        .arg(format!("--shared-dir={}", options.share.display()))
+        .arg(format!("--tag={}", options.tag))
+        .args(&options.arguments)
+        .envs(options.environment.iter().map(|(name, path)| (name, path)))
+        .current_dir(dir)
+        .stdin(std::process::Stdio::null())
+        .stdout(File::create(dir.join("stdout"))?)
+        .stderr(File::create(dir.join("log"))?);
+    let described = format!("{command:?}");
+    process::spawn(command).with_context(|| format!("starting the daemon: {described}"))
 }
 
 impl Drop for Daemon {

@@ -41,6 +41,31 @@ impl Arch {
     }
 }
 
+/// Where packages come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Suite {
+    /// The host's sources.
+    Host,
+    /// Debian 12 and its backports, which come first.
+    Backports,
+}
+
+impl Suite {
+    /// The name of its state in the guest cache.
+    const fn state(self) -> &'static str {
+        match self {
+            Self::Host => "apt",
+            Self::Backports => "apt-backports",
+        }
+    }
+}
+
+/// The sources of [`Suite::Backports`].
+const BACKPORTS: &str = "\
+deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian bookworm main
+deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian bookworm-backports main
+";
+
 /// Downloads one package without its dependencies; returns the `.deb`.
 ///
 /// # Errors
@@ -49,7 +74,9 @@ pub fn fetch(package: &str, arch: Arch) -> Result<PathBuf> {
     let dir = cache::once(&format!("debs/{package}_{}", arch.debian()), |dir| {
         fs::create_dir_all(dir)?;
         let wanted = format!("{package}:{}", arch.debian());
-        run(apt("apt-get")?.args(["download", &wanted]).current_dir(dir))
+        run(apt("apt-get", Suite::Host)?
+            .args(["download", &wanted])
+            .current_dir(dir))
     })?;
     only_deb_in(&dir)
 }
@@ -72,7 +99,7 @@ pub fn unpacked(package: &str, arch: Arch) -> Result<PathBuf> {
 /// When apt does not know it or it depends on nothing.
 pub fn first_dependency(package: &str, arch: Arch) -> Result<String> {
     let name = format!("{package}:{}", arch.debian());
-    let listing = output(apt("apt-cache")?.args(["depends", &name]))?;
+    let listing = output(apt("apt-cache", Suite::Host)?.args(["depends", &name]))?;
     let dependency = listing
         .lines()
         .find_map(|line| line.trim().strip_prefix("Depends: "))
@@ -87,12 +114,20 @@ pub fn first_dependency(package: &str, arch: Arch) -> Result<String> {
 /// # Errors
 /// When a download or an extraction fails.
 pub fn unpack_closure(packages: &[&str], arch: Arch, tree: &Path) -> Result<()> {
-    let root = state_dir()?;
+    unpack_closure_of(Suite::Host, packages, arch, tree)
+}
+
+/// [`unpack_closure`] of packages from `suite`.
+///
+/// # Errors
+/// As [`unpack_closure`].
+pub fn unpack_closure_of(suite: Suite, packages: &[&str], arch: Arch, tree: &Path) -> Result<()> {
+    let root = state_dir(suite)?;
     let archives = tempfile::Builder::new()
         .prefix("closure")
         .tempdir_in(&root)?;
     fs::create_dir(archives.path().join("partial"))?;
-    run(apt("apt-get")?
+    run(apt("apt-get", suite)?
         .args([
             "install",
             "-y",
@@ -146,27 +181,37 @@ pub fn unpack_closure(packages: &[&str], arch: Arch, tree: &Path) -> Result<()> 
 }
 
 /// The private state directory, with package lists fetched by this or an earlier run.
-fn state_dir() -> Result<PathBuf> {
-    cache::once("apt", |dir| {
+fn state_dir(suite: Suite) -> Result<PathBuf> {
+    cache::once(suite.state(), |dir| {
         for name in ["lists/partial", "archives/partial", "log"] {
             fs::create_dir_all(dir.join(name))?;
         }
         fs::write(dir.join("status"), "")?;
+        fs::write(dir.join("sources.list"), BACKPORTS)?;
         let mut update = Command::new("apt-get");
-        run(update.arg("update").args(options(dir)))
+        run(update.arg("update").args(options(dir, suite)))
     })
 }
 
 /// `apt-get` or `apt-cache` on the private state.
-fn apt(program: &str) -> Result<Command> {
+fn apt(program: &str, suite: Suite) -> Result<Command> {
     let mut command = Command::new(program);
-    command.args(options(&state_dir()?));
+    command.args(options(&state_dir(suite)?, suite));
     Ok(command)
 }
 
-fn options(dir: &Path) -> Vec<String> {
+fn options(dir: &Path, suite: Suite) -> Vec<String> {
     let dir = dir.display();
     let mut arguments = vec!["-qq".to_owned()];
+    if suite == Suite::Backports {
+        for setting in [
+            &format!("Dir::Etc::sourcelist={dir}/sources.list"),
+            "Dir::Etc::sourceparts=-",
+            "APT::Default-Release=bookworm-backports",
+        ] {
+            arguments.extend(["-o".to_owned(), setting.to_owned()]);
+        }
+    }
     for setting in [
         format!("Dir::State::lists={dir}/lists"),
         format!("Dir::State::status={dir}/status"),

@@ -27,6 +27,7 @@ use super::scheduling::DeviceScheduler;
 use super::vring::{Memory, Vring};
 use super::worker::Worker;
 use crate::state::arena::Arena;
+use crate::state::inflight::InflightMemory;
 use crate::state::recovery;
 use crate::state::requests::{Blame, RingRequests};
 
@@ -49,6 +50,8 @@ pub(super) struct FsBackend {
     /// The guest's state, which outlives the process.
     arena: Arc<Arena>,
     recovery: Recovery,
+    /// Where the frontend keeps the requests in flight, if it does.
+    inflight: Mutex<Option<InflightMemory>>,
 }
 
 /// How far the rings are that the worker before has left.
@@ -102,6 +105,7 @@ impl FsBackend {
                 begun: Mutex::default(),
                 progress: Condvar::new(),
             },
+            inflight: Mutex::default(),
         })
     }
 
@@ -126,6 +130,16 @@ impl FsBackend {
             .progress
             .wait_while_for(&mut begun, is_missing, limit);
         !waited.timed_out()
+    }
+
+    /// Keeps the requests in flight also in the frontend's memory from now on. Before the rings start.
+    pub(super) fn set_inflight(&self, memory: InflightMemory) {
+        for (index, ring) in self.rings.iter().enumerate() {
+            if let Some(ring) = ring.get() {
+                ring.replace_inflight(memory.ring(index));
+            }
+        }
+        *self.inflight.lock() = Some(memory);
     }
 
     /// Ends the ring threads after vhost-user-backend started only some of them.
@@ -153,7 +167,7 @@ impl VhostUserBackend for FsBackend {
             | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
     }
 
-    /// Offers CONFIG always: User Mode Linux and the Bao frontend need it, and QEMU 7.2 only warns.
+    /// QEMU is offered less; see `super::quirks`.
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
         VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::REPLY_ACK
@@ -161,6 +175,7 @@ impl VhostUserBackend for FsBackend {
             | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
             | VhostUserProtocolFeatures::RESET_DEVICE
             | VhostUserProtocolFeatures::BACKEND_REQ
+            | VhostUserProtocolFeatures::INFLIGHT_SHMFD
     }
 
     fn reset_device(&self) {
@@ -202,6 +217,9 @@ impl VhostUserBackend for FsBackend {
         };
         if let Some(known) = self.rings.get(thread) {
             known.get_or_init(|| {
+                let inflight = self.inflight.lock();
+                ring.set_inflight(inflight.as_ref().and_then(|memory| memory.ring(thread)));
+                drop(inflight);
                 if let Some(requests) = RingRequests::new(&self.arena, thread) {
                     ring.keep_requests(requests, self.recovery.blame);
                 }

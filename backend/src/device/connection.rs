@@ -13,6 +13,8 @@
 //! found out which requests are left to them, and goes on forwarding where the other ended.
 //! While the frontend waits for a reply, its next message stays in the socket.
 
+mod inflight;
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -28,11 +30,13 @@ use vhost::vhost_user::{Error as ProtocolError, Listener};
 use vhost_user_backend::{Error as DaemonError, VhostUserBackend, VhostUserDaemon};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
+pub use self::inflight::InflightError;
 use super::backend::FsBackend;
 use super::memory_limits::{LimitExceeded, MemoryCheck, MemoryLimits};
 use super::options::Options;
 use super::peek;
-use super::quirks::trim_memory_table;
+use super::quirks::{restrict_offer, trim_memory_table};
+use super::reconnect;
 use super::recorder::Recorder;
 use super::replay;
 use super::request::Handler;
@@ -62,6 +66,9 @@ pub enum Error {
     /// The guest has more memory than permitted.
     #[error(transparent)]
     Memory(#[from] LimitExceeded),
+    /// The memory for requests in flight cannot be used.
+    #[error(transparent)]
+    Inflight(#[from] InflightError),
     /// vhost-user-backend refused a message.
     #[error("the frontend violated the vhost-user protocol: {0}")]
     Protocol(DaemonError),
@@ -115,11 +122,15 @@ pub fn serve(
     let mut forwarder = Forwarder {
         frontend,
         backend: &private,
+        device: &backend,
         memory: MemoryCheck::new(MemoryLimits::from(options)),
         recorder,
+        has_slots_for_qemu: options.has_slots_for_qemu,
+        ring_limits: (options.rings(), options.max_queue_size),
+        guest,
     };
     let forwarded = match recovery::is_after_death(guest.arena) {
-        true => go_on(&mut forwarder, &backend, guest),
+        true => go_on(&mut forwarder),
         false => Ok(true),
     };
     let forwarded = match forwarded {
@@ -194,11 +205,9 @@ const BEGIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Sets the device up as the worker before has left it. Returns false if vhost-user-backend has
 /// ended meanwhile.
-fn go_on(
-    forwarder: &mut Forwarder<'_>,
-    device: &FsBackend,
-    guest: Guest<'_>,
-) -> Result<bool, Error> {
+fn go_on(forwarder: &mut Forwarder<'_>) -> Result<bool, Error> {
+    let (device, guest) = (forwarder.device, forwarder.guest);
+    forwarder.continue_inflight()?;
     match forwarder.replay(guest.arena) {
         Err(Error::Receive(MessageError::HungUp)) => return Ok(false),
         replayed => replayed?,
@@ -221,8 +230,14 @@ fn go_on(
 struct Forwarder<'a> {
     frontend: &'a UnixStream,
     backend: &'a OwnedFd,
+    device: &'a FsBackend,
     memory: MemoryCheck,
     recorder: Recorder,
+    /// See [`Options`].
+    has_slots_for_qemu: bool,
+    /// Number of rings, and most descriptors of each.
+    ring_limits: (u64, u16),
+    guest: Guest<'a>,
 }
 
 impl Forwarder<'_> {
@@ -238,16 +253,27 @@ impl Forwarder<'_> {
         })
     }
 
+    /// Sets vhost-user-backend up for a frontend that had its handshake on an earlier connection.
+    fn assume_handshake(&mut self) -> Result<(), Error> {
+        log::info!(
+            "guest {} has reconnected in the middle of a session, as QEMU does (reconnect=): its \
+             mounts are lost until it has rebooted",
+            self.guest.number
+        );
+        self.recorder.assume(reconnect::handshake());
+        replay::replay(&self.recorder, |_| 0, self.backend, |_| Ok::<_, Error>(()))
+    }
+
     /// Passes the message on again whose reply the frontend waits for.
     fn repeat_pending(&mut self) -> Result<bool, Error> {
         if let Some(arriving) = &self.recorder.state().arriving {
             peek::take_out_if_there(self.frontend.as_fd(), arriving)?;
             self.recorder.taken_out();
         }
-        let Some(pending) = &self.recorder.state().pending else {
+        let Some(pending) = self.recorder.state().pending.clone() else {
             return Ok(true);
         };
-        self.send(&replay::pending(pending), &pending.descriptors)
+        self.carry_out(&replay::pending(&pending), &pending.descriptors)
     }
 
     /// Forwards messages both ways until either end closes.
@@ -320,6 +346,9 @@ impl Forwarder<'_> {
         else {
             return Ok(false);
         };
+        if reconnect::goes_on(self.recorder.state(), &message) {
+            self.assume_handshake()?;
+        }
         trim_memory_table(&mut message);
         let len = arriving.as_ref().map_or(0, Vec::len);
         if let Err(refused) = self.memory.check(message.request, &message.payload) {
@@ -330,7 +359,7 @@ impl Forwarder<'_> {
         let descriptors = self.recorder.begin(&mut message, arriving);
         peek::take_out(frontend, len)?;
         self.recorder.taken_out();
-        let is_sent = self.send(&message, &descriptors)?;
+        let is_sent = self.carry_out(&message, &descriptors)?;
         self.recorder.close_unused();
         Ok(is_sent)
     }
@@ -341,13 +370,28 @@ impl Forwarder<'_> {
             return Ok(false);
         };
         self.memory.limit_slots(reply.request, &mut reply.payload);
+        let is_owned = self.recorder.state().is_owned;
+        restrict_offer(&mut reply, is_owned, self.has_slots_for_qemu);
+        self.reply(&reply)
+    }
+
+    /// Records a reply and sends it. Returns false if the frontend has hung up.
+    fn reply(&mut self, reply: &Message) -> Result<bool, Error> {
         let (bytes, beside) = (reply.to_bytes(), reply.borrowed_descriptors());
-        self.recorder.end(&reply);
+        self.recorder.end(reply);
         // At once: see the recorder's window.
         let sent = descriptors::send_all(self.frontend.as_fd(), &bytes, &beside, Deadline::NONE);
         let is_sent = hung_up(sent);
         self.recorder.close_unused();
         is_sent
+    }
+
+    /// Carries a message out that is recorded. Returns false if either side has hung up.
+    fn carry_out(&mut self, message: &Message, descriptors: &[RawFd]) -> Result<bool, Error> {
+        match self.is_inflight(message) {
+            true => self.answer_inflight(message, descriptors),
+            false => self.send(message, descriptors),
+        }
     }
 
     /// Sends a message to vhost-user-backend. Returns false if that has hung up.

@@ -21,6 +21,7 @@ mod notifier;
 mod options;
 mod peek;
 mod quirks;
+mod reconnect;
 mod recorder;
 mod reminder;
 mod replay;

@@ -26,6 +26,9 @@ pub struct Options {
     pub max_guest_memory: u64,
     /// Most regions of guest memory, 1 to [`Options::MAX_MEMORY_REGIONS`].
     pub max_memory_regions: u16,
+    /// Whether QEMU may have more than 8 regions (CONFIGURE_MEM_SLOTS). It then does not survive a
+    /// restart of the daemon: after it has reconnected, it does not send its regions again.
+    pub has_slots_for_qemu: bool,
 }
 
 impl Options {
@@ -96,6 +99,9 @@ impl Options {
     /// Most regions that a device supports: vhost-user-backend's reply to GET_MAX_MEM_SLOTS.
     pub const MAX_MEMORY_REGIONS: u16 = 509;
 
+    /// Regions that every frontend can have (QEMU: `VHOST_MEMORY_BASELINE_NREGIONS`).
+    pub const BASELINE_REGIONS: u16 = 8;
+
     /// Largest ring a split virtqueue can have (virtio 1.2, 2.7).
     pub const MAX_QUEUE_SIZE: u16 = 32768;
 }
@@ -111,6 +117,7 @@ impl Default for Options {
             busy_poll: Duration::from_micros(200),
             max_guest_memory: Self::MAX_GUEST_MEMORY,
             max_memory_regions: Self::MAX_MEMORY_REGIONS,
+            has_slots_for_qemu: false,
         }
     }
 }

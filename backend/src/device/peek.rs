@@ -58,7 +58,10 @@ fn carries_descriptors(request: u32, message: &[u8]) -> bool {
     let number = message.get(HEADER_LEN..).and_then(payload::to_u64);
     match FrontendReq::try_from(request) {
         Ok(
-            FrontendReq::SET_MEM_TABLE | FrontendReq::ADD_MEM_REG | FrontendReq::SET_BACKEND_REQ_FD,
+            FrontendReq::SET_MEM_TABLE
+            | FrontendReq::ADD_MEM_REG
+            | FrontendReq::SET_BACKEND_REQ_FD
+            | FrontendReq::SET_INFLIGHT_FD,
         ) => true,
         Ok(
             FrontendReq::SET_VRING_KICK | FrontendReq::SET_VRING_CALL | FrontendReq::SET_VRING_ERR,

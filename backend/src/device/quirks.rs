@@ -8,8 +8,13 @@
 //! | User Mode Linux | takes the closing of the backend's request channel for the end of the daemon | the channel is kept as long as the device (`backend`) |
 //! | User Mode Linux | reads the configuration space from the start, one byte more each time | any size is answered (`config_space`) |
 //! | User Mode Linux | resets a device by disabling its rings, without any message for it | disabling a ring drains it (`vring`) |
+//! | QEMU 7.1 and later | warns of a daemon that offers CONFIG, some builds up to 8.0 crash | not offered to it ([`restrict_offer`]) |
+//! | QEMU | does not repeat regions of memory on a new connection if it has CONFIGURE_MEM_SLOTS | not offered to it ([`restrict_offer`]) |
+//! | QEMU with `reconnect=` | begins a new connection where the last one ended, without a handshake | the handshake is assumed (`reconnect`) |
 
-use gangplank_vhost_user::message::{FrontendReq, MemoryRegion, MemoryTableHead, Message, payload};
+use gangplank_vhost_user::message::{
+    FrontendReq, MemoryRegion, MemoryTableHead, Message, ProtocolFeatures, payload,
+};
 
 /// Bytes of `num_regions` and its padding.
 const TABLE_HEAD_LEN: usize = size_of::<MemoryTableHead>();
@@ -35,9 +40,43 @@ pub(super) fn trim_memory_table(message: &mut Message) {
     }
 }
 
+/// Removes from vhost-user-backend's reply to GET_PROTOCOL_FEATURES what QEMU must not be offered.
+///
+/// QEMU is the frontend that asks before it has sent SET_OWNER (`vhost_dev_init` in its
+/// `hw/virtio/vhost.c`). User Mode Linux and the frontends on rust-vmm's crates, which need CONFIG,
+/// send SET_OWNER first. QEMU gets CONFIGURE_MEM_SLOTS only with `keeps_slots`.
+pub(super) fn restrict_offer(reply: &mut Message, is_owned: bool, keeps_slots: bool) {
+    if is_owned || reply.frontend_request() != Some(FrontendReq::GET_PROTOCOL_FEATURES) {
+        return;
+    }
+    let mut hidden = ProtocolFeatures::CONFIG;
+    hidden.set(ProtocolFeatures::CONFIGURE_MEM_SLOTS, !keeps_slots);
+    if let Some(offered) = reply.u64() {
+        reply.payload = payload::from_u64(offered & !hidden.bits());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_frontend_that_has_not_sent_set_owner_is_offered_less() {
+        let (config, slots) = (1 << 9, 1 << 15);
+        for (is_owned, keeps_slots, expected) in [
+            (true, false, u64::MAX),
+            (false, true, !config),
+            (false, false, !(config | slots)),
+        ] {
+            let all = payload::from_u64(u64::MAX);
+            let mut reply = Message::new(FrontendReq::GET_PROTOCOL_FEATURES, all.clone());
+            restrict_offer(&mut reply, is_owned, keeps_slots);
+            assert_eq!(reply.u64(), Some(expected));
+            let mut other = Message::new(FrontendReq::GET_FEATURES, all);
+            restrict_offer(&mut other, is_owned, keeps_slots);
+            assert_eq!(other.u64(), Some(u64::MAX));
+        }
+    }
 
     fn memory_table(count: u32, slots: usize) -> Message {
         let mut payload = count.to_le_bytes().to_vec();

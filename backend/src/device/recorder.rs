@@ -31,12 +31,12 @@ use std::sync::Arc;
 
 use gangplank_vhost_user::message::payload::{NO_DESCRIPTOR, VRING_INDEX_MASK};
 use gangplank_vhost_user::message::{
-    FrontendReq, MemoryRegion, MemoryTableHead, Message, ProtocolFeatures, VringAddr, VringState,
-    payload,
+    FrontendReq, Inflight, MemoryRegion, MemoryTableHead, Message, ProtocolFeatures, VringAddr,
+    VringState, payload,
 };
 
 use crate::state::arena::Arena;
-use crate::state::device::{DeviceState, PendingMessage, RegionState};
+use crate::state::device::{DeviceState, InflightState, PendingMessage, RegionState};
 use crate::state::requests::RingRequests;
 use crate::sys::process;
 
@@ -79,6 +79,12 @@ impl Recorder {
     /// What the frontend has set up.
     pub(super) const fn state(&self) -> &DeviceState {
         &self.state
+    }
+
+    /// Takes `state`, which has no descriptors, for what the frontend has set up.
+    pub(super) fn assume(&mut self, state: DeviceState) {
+        self.state = state;
+        self.store();
     }
 
     /// Whether the frontend waits for a reply.
@@ -178,6 +184,9 @@ impl Recorder {
             FrontendReq::SET_FEATURES => state.features = number,
             FrontendReq::SET_PROTOCOL_FEATURES => state.protocol_features = number,
             FrontendReq::SET_BACKEND_REQ_FD => state.backend_channel = first,
+            FrontendReq::SET_INFLIGHT_FD => {
+                state.inflight = first.and_then(|file| inflight(&message.payload, file));
+            }
             FrontendReq::SET_MEM_TABLE => {
                 let offset = size_of::<MemoryTableHead>();
                 state.regions = regions(&message.payload, offset, &message.descriptors);
@@ -270,6 +279,17 @@ fn always_has_reply(request: u32) -> bool {
             | FrontendReq::SET_DEVICE_STATE_FD
             | FrontendReq::CHECK_DEVICE_STATE)
     )
+}
+
+/// The memory of SET_INFLIGHT_FD, with its file.
+pub(super) fn inflight(payload: &[u8], file: RawFd) -> Option<InflightState> {
+    let inflight: Inflight = payload::decode(payload)?;
+    Some(InflightState {
+        file,
+        offset: inflight.mmap_offset,
+        rings: inflight.num_queues,
+        ring_size: inflight.queue_size,
+    })
 }
 
 /// The regions of a message from the byte `offset` on, with their files.

@@ -20,6 +20,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryAtomic, GuestMemoryMmap};
 use super::chain::{Chain, Table};
 use super::memory::GuardedMemory;
 use super::notifier::{NO_OFFSET, Notifier, is_ready};
+use crate::state::inflight::InflightRing;
 use crate::state::requests::{Pending, RingRequests};
 use crate::sys::interrupt::{BlockedThread, Interruption};
 
@@ -52,6 +53,9 @@ struct Inner {
     /// What the worker before has left, until the ring's thread takes it.
     pending: Mutex<Vec<(Chain, Pending)>>,
     has_pending: AtomicBool,
+    /// Where the frontend keeps the requests in flight, if it does.
+    inflight: Mutex<Option<Arc<InflightRing>>>,
+    has_inflight: AtomicBool,
 }
 
 #[derive(Default)]
@@ -125,11 +129,18 @@ impl Vring {
         let mut state = self.0.state.get_mut();
         let queue = state.get_queue_mut();
         let requests = self.requests();
+        let inflight = self.inflight();
         let added = used.iter().try_for_each(|(head, len)| {
             if let Some(requests) = requests {
                 requests.publish(*head, queue.next_used(), *len);
             }
+            if let Some(inflight) = &inflight {
+                inflight.begin_return(*head);
+            }
             queue.add_used(&**memory, *head, *len)?;
+            if let Some(inflight) = &inflight {
+                inflight.end_return(*head, queue.next_used());
+            }
             if let Some(requests) = requests {
                 requests.free(*head);
             }
@@ -293,6 +304,8 @@ impl VringT<Memory> for Vring {
             requests: OnceLock::new(),
             pending: Mutex::default(),
             has_pending: AtomicBool::new(false),
+            inflight: Mutex::default(),
+            has_inflight: AtomicBool::new(false),
         })))
     }
 
@@ -348,6 +361,9 @@ impl VringT<Memory> for Vring {
         {
             // Chains that were given up when the ring broke.
             requests.clear();
+            if let Some(inflight) = self.inflight() {
+                inflight.keep(&[], self.0.state.get_ref().get_queue().next_used());
+            }
         }
         self.0
             .state

@@ -31,6 +31,8 @@ pub struct DeviceState {
     pub protocol_features: Option<u64>,
     /// The backend request channel.
     pub backend_channel: Option<RawFd>,
+    /// The memory of SET_INFLIGHT_FD.
+    pub inflight: Option<InflightState>,
     /// The memory table.
     pub regions: Vec<RegionState>,
     /// The rings, by number.
@@ -40,6 +42,19 @@ pub struct DeviceState {
     /// Header and payload of a message that is recorded, and may not have been taken out of the
     /// socket yet.
     pub arriving: Option<Vec<u8>>,
+}
+
+/// The memory in which the frontend keeps the requests in flight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InflightState {
+    /// The file.
+    pub file: RawFd,
+    /// Offset in the file.
+    pub offset: u64,
+    /// Number of rings.
+    pub rings: u16,
+    /// Descriptors of each ring.
+    pub ring_size: u16,
 }
 
 /// One memory region.
@@ -140,7 +155,7 @@ impl DeviceState {
         let rings = rings.flat_map(|ring| [ring.kick, ring.call, ring.error]);
         let pending = self.pending.iter().flat_map(|message| &message.descriptors);
         rings
-            .chain([self.backend_channel])
+            .chain([self.backend_channel, self.inflight.map(|it| it.file)])
             .flatten()
             .chain(self.regions.iter().map(|region| region.file))
             .chain(pending.copied())
@@ -152,6 +167,14 @@ impl DeviceState {
         put_option(&mut words, self.features);
         put_option(&mut words, self.protocol_features);
         put_option(&mut words, self.backend_channel.map(from_fd));
+        words.push(u64::from(self.inflight.is_some()));
+        let inflight = self.inflight.unwrap_or_default();
+        words.extend([
+            from_fd(inflight.file),
+            inflight.offset,
+            inflight.rings.into(),
+            inflight.ring_size.into(),
+        ]);
         words.push(self.regions.len() as u64);
         for region in &self.regions {
             words.extend([
@@ -193,6 +216,16 @@ impl DeviceState {
             features: words.option()?,
             protocol_features: words.option()?,
             backend_channel: words.descriptor()?,
+            inflight: {
+                let is_set = words.flag()?;
+                let inflight = InflightState {
+                    file: RawFd::try_from(words.next()?).ok()?,
+                    offset: words.next()?,
+                    rings: u16::try_from(words.next()?).ok()?,
+                    ring_size: u16::try_from(words.next()?).ok()?,
+                };
+                is_set.then_some(inflight)
+            },
             ..Self::default()
         };
         for _ in 0..words.count()? {
@@ -330,6 +363,12 @@ mod tests {
             features: Some(0),
             protocol_features: None,
             backend_channel: Some(12),
+            inflight: Some(InflightState {
+                file: 14,
+                offset: 1 << 33,
+                rings: 9,
+                ring_size: 1024,
+            }),
             regions: vec![region; 509],
             rings: vec![ring; 64],
             pending: Some(PendingMessage {
@@ -350,7 +389,7 @@ mod tests {
             assert!(state.store(&arena));
             assert_eq!(DeviceState::load(&arena), Some(state));
         }
-        assert_eq!(large().descriptors().len(), 2 * 64 + 1 + 509 + 32);
+        assert_eq!(large().descriptors().len(), 2 * 64 + 2 + 509 + 32);
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod device;
 pub mod files;
 pub mod heap;
 pub mod index;
+pub mod inflight;
 pub mod inodes;
 pub mod migration;
 pub mod mounts;

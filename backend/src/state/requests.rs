@@ -47,7 +47,10 @@ shared_struct! {
     pub struct RingRecord {
         /// Chains that were ever taken. The lower 16 bits are the next index in the available ring.
         pub taken: AtomicU64,
-        reserved: [AtomicU64; 7],
+        /// 1 once a worker has found out which requests are in flight: from then on, the slots say
+        /// so, and not the frontend's memory ([`super::inflight`]).
+        begun: AtomicU64,
+        reserved: [AtomicU64; 6],
     }
 }
 
@@ -224,6 +227,30 @@ impl RingRequests {
         }
     }
 
+    /// Whether the slots say which requests are in flight.
+    pub fn has_begun(&self) -> bool {
+        self.record[0].begun.load(Ordering::Acquire) != 0
+    }
+
+    /// From now on the slots say which requests are in flight.
+    pub fn begin(&self) {
+        store(&self.record[0].begun, 1);
+    }
+
+    /// The chains of `heads` were taken by another daemon, oldest first, and no others. The next one
+    /// has the index `next` of the available ring.
+    pub fn set_taken(&self, heads: &[u16], next: u16) {
+        self.clear();
+        // Positions go on increasing, with room for a whole ring before the next one.
+        let taken = (self.taken() | 0xffff) + 0x1_0001 + u64::from(next);
+        for (position, head) in (0..taken).rev().zip(heads.iter().rev()) {
+            if let Some(slot) = self.slot(*head) {
+                slot.take(position);
+            }
+        }
+        store(&self.record[0].taken, taken);
+    }
+
     /// Takes a batch of chains off the available ring: those of `heads`, from the ring's next index
     /// on.
     ///
@@ -242,16 +269,7 @@ impl RingRequests {
                     result = Err(InFlight { taken });
                     break;
                 }
-                for note in [&slot.time, &slot.auxiliary] {
-                    if note.load(Ordering::Relaxed) != 0 {
-                        store(note, 0);
-                    }
-                }
-                if slot.opcode.load(Ordering::Relaxed) != 0 {
-                    slot.opcode.store(0, Ordering::Release);
-                }
-                store(&slot.position, position);
-                store(&slot.state, Word::new(State::Taken, 0).to_bits());
+                slot.take(position);
             }
             position += 1;
         }
@@ -372,6 +390,20 @@ impl RingRequests {
 }
 
 impl RequestSlot {
+    /// A chain was taken at this position.
+    fn take(&self, position: u64) {
+        for note in [&self.time, &self.auxiliary] {
+            if note.load(Ordering::Relaxed) != 0 {
+                store(note, 0);
+            }
+        }
+        if self.opcode.load(Ordering::Relaxed) != 0 {
+            self.opcode.store(0, Ordering::Release);
+        }
+        store(&self.position, position);
+        store(&self.state, Word::new(State::Taken, 0).to_bits());
+    }
+
     fn interrupted(&self, blame: u8) -> Interrupted {
         Interrupted {
             opcode: self.opcode.load(Ordering::Relaxed),

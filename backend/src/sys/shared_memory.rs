@@ -13,7 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 use std::{fmt, io};
 
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::fs::{
+    MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create,
+};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
@@ -67,7 +69,16 @@ macro_rules! shared_struct {
 }
 pub(crate) use shared_struct;
 
-/// Zeroed shared memory. Pages take memory once they are written to.
+const PROTECTION: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
+const FLAGS: MapFlags = MapFlags::SHARED.union(MapFlags::NORESERVE);
+
+/// Maps part of a file.
+fn map(file: BorrowedFd<'_>, offset: u64, len: usize) -> rustix::io::Result<*mut c_void> {
+    // SAFETY: a new mapping at an address that the kernel chooses.
+    unsafe { mmap(std::ptr::null_mut(), len, PROTECTION, FLAGS, file, offset) }
+}
+
+/// Shared memory, zeroed if it is new. Pages take memory once they are written to.
 #[derive(Debug)]
 pub struct SharedMemory {
     base: NonNull<u8>,
@@ -94,7 +105,12 @@ impl SharedMemory {
             Err(Errno::FBIG) => None,
             Err(error) => return Err(error.into()),
         };
-        Self::map(file, len)
+        let base = match &file {
+            Some(file) => map(file.as_fd(), 0, len)?,
+            // SAFETY: a new mapping at an address that the kernel chooses.
+            None => unsafe { mmap_anonymous(std::ptr::null_mut(), len, PROTECTION, FLAGS) }?,
+        };
+        Self::mapped(base, len, file)
     }
 
     /// Maps the first page of a file. The file must have `len` bytes, less than a page.
@@ -103,20 +119,40 @@ impl SharedMemory {
     /// Those of mmap(2).
     #[cfg(feature = "crash-hook")]
     pub fn of_file(file: OwnedFd, len: usize) -> io::Result<Self> {
-        let mut memory = Self::map(Some(file), len)?;
-        memory.file = None;
-        Ok(memory)
+        Self::mapped(map(file.as_fd(), 0, len)?, len, None)
     }
 
-    fn map(file: Option<OwnedFd>, len: usize) -> io::Result<Self> {
-        let protection = ProtFlags::READ | ProtFlags::WRITE;
-        let flags = MapFlags::SHARED | MapFlags::NORESERVE;
-        let base = match &file {
-            // SAFETY: a new mapping at an address that the kernel chooses.
-            Some(file) => unsafe { mmap(std::ptr::null_mut(), len, protection, flags, file, 0) }?,
-            // SAFETY: as above.
-            None => unsafe { mmap_anonymous(std::ptr::null_mut(), len, protection, flags) }?,
-        };
+    /// A new memory file of `len` bytes, rounded up to whole pages, whose length never changes.
+    ///
+    /// # Errors
+    /// Those of memfd_create(2), ftruncate(2) and fcntl(2).
+    pub fn sealed_file(name: &str, len: usize) -> io::Result<OwnedFd> {
+        let len = len.max(1).next_multiple_of(rustix::param::page_size());
+        let file = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        ftruncate(&file, len as u64)?;
+        fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        Ok(file)
+    }
+
+    /// Maps `len` bytes of another process's memory file, from the byte `offset` on.
+    ///
+    /// # Errors
+    /// `InvalidInput` if the file is too short or not sealed against becoming so, since an access
+    /// beyond its end would end this process; those of fstat(2), fcntl(2) and mmap(2).
+    pub fn of_sealed_file(file: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<Self> {
+        let refused = |why: &'static str| io::Error::new(io::ErrorKind::InvalidInput, why);
+        if !fcntl_get_seals(file)?.contains(SealFlags::SHRINK) {
+            return Err(refused("its file is not sealed against shrinking"));
+        }
+        let end = offset.checked_add(len as u64);
+        let file_len = fstat(file)?.st_size.unsigned_abs();
+        if len == 0 || end.is_none_or(|end| end > file_len) {
+            return Err(refused("its file is too short"));
+        }
+        Self::mapped(map(file, offset, len)?, len, None)
+    }
+
+    fn mapped(base: *mut c_void, len: usize, file: Option<OwnedFd>) -> io::Result<Self> {
         let failed = || io::Error::from_raw_os_error(libc::ENOMEM);
         Ok(Self {
             base: NonNull::new(base.cast()).ok_or_else(failed)?,

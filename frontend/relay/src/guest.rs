@@ -81,6 +81,8 @@ pub(super) struct Guest {
     /// The backend channel (SET_BACKEND_REQ_FD). It stays open because User Mode Linux takes its
     /// closing for the end of the device.
     channel: Option<OwnedFd>,
+    /// SET_OWNER was seen.
+    is_owned: bool,
     /// Whether the log has told that the guest asks for a tag that is unknown.
     is_tag_missed: bool,
     device: Device,
@@ -93,6 +95,7 @@ impl Guest {
             inbox: Inbox::new(MAX_DESCRIPTORS),
             begun: None,
             channel: None,
+            is_owned: false,
             is_tag_missed: false,
             device,
         }
@@ -228,6 +231,7 @@ impl Guest {
         message: &Message,
         mut descriptors: Vec<OwnedFd>,
     ) -> Result<Answer, MessageFault> {
+        let offered = self.offered();
         let device = &mut self.device;
         let number = |number: u64| Ok(Answer::Payload(payload::from_u64(number)));
         let ring_state = || {
@@ -241,9 +245,9 @@ impl Guest {
             return Err(unknown_request(message));
         };
         match request {
-            FrontendReq::SET_OWNER => {}
+            FrontendReq::SET_OWNER => self.is_owned = true,
             FrontendReq::GET_FEATURES => return number(device.offered()),
-            FrontendReq::GET_PROTOCOL_FEATURES => return number(PROTOCOL.bits()),
+            FrontendReq::GET_PROTOCOL_FEATURES => return number(offered.bits()),
             FrontendReq::SET_PROTOCOL_FEATURES => {
                 let foreign = word()? & !PROTOCOL.bits();
                 if foreign != 0 {
@@ -301,6 +305,15 @@ impl Guest {
             _ => return Err(unknown_request(message)),
         }
         Ok(Answer::Done)
+    }
+
+    /// The protocol features to offer. QEMU warns of CONFIG, and crashes in some builds from 7.1 to
+    /// 8.0. Unlike the guests that need it, it asks before SET_OWNER.
+    fn offered(&self) -> ProtocolFeatures {
+        match self.is_owned {
+            true => PROTOCOL,
+            false => PROTOCOL.difference(ProtocolFeatures::CONFIG),
+        }
     }
 
     /// SET_VRING_KICK, SET_VRING_CALL, SET_VRING_ERR.

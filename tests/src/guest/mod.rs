@@ -60,6 +60,15 @@ impl Machine {
     }
 }
 
+/// Which QEMU runs a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Qemu {
+    /// The host's: Debian 12 has 7.2.
+    Host,
+    /// That of Debian 12's backports: 10.0 ([`Machine::QemuX86_64`] alone).
+    Backports,
+}
+
 /// A share in the form that the hypervisor needs.
 #[derive(Clone, Debug)]
 pub struct Share {
@@ -85,6 +94,11 @@ pub enum Role {
 pub struct Options {
     /// The machine.
     pub machine: Machine,
+    /// The program (QEMU).
+    pub qemu: Qemu,
+    /// Whether it connects to the shares again after it has lost them (QEMU's `reconnect=`). It
+    /// makes its devices once it is connected, since a `vhost-user-fs` device does not wait.
+    pub reconnects: bool,
     /// The kernel, if there is a choice.
     pub release: Release,
     /// What it does after booting.
@@ -116,6 +130,8 @@ impl Options {
     pub fn new(machine: Machine) -> Self {
         Self {
             machine,
+            qemu: Qemu::Host,
+            reconnects: false,
             release: Release::Stable,
             role: Role::Agent,
             shares: Vec::new(),
@@ -186,7 +202,7 @@ impl Options {
         let command = match self.machine {
             Machine::Uml => uml::command(&kernel, self, &initrd, dir.path()),
             Machine::QemuX86_64 | Machine::QemuAarch64 => {
-                qemu::command(&kernel, self, &initrd, dir.path())
+                qemu::command(&kernel, self, &initrd, dir.path())?
             }
         };
         Ok((command, dir))
@@ -233,7 +249,11 @@ impl Guest {
             stuck: None,
             dir,
         };
-        guest.wait_ready().with_context(|| {
+        let begun = match options.reconnects {
+            true => qmp::begin(&guest.dir.path().join("qmp.sock")),
+            false => Ok(()),
+        };
+        begun.and_then(|()| guest.wait_ready()).with_context(|| {
             let said = std::fs::read_to_string(guest.dir.path().join("stderr"));
             format!("{described}: {}", said.unwrap_or_default())
         })?;
@@ -334,6 +354,12 @@ impl Guest {
         process::wait_within(&mut self.child, USUAL)
             .with_context(|| format!("powering the guest off\n{}", self.console.tail()))?;
         Ok(())
+    }
+
+    /// What its hypervisor has written on standard error.
+    #[must_use]
+    pub fn complaints(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("stderr")).unwrap_or_default()
     }
 
     /// The last lines of its console.

@@ -3,9 +3,13 @@
 use std::path::Path;
 use std::process::Command;
 
+use anyhow::Result;
+
 use super::kernel::Kernel;
-use super::{Machine, Options};
-use crate::process;
+use super::{Machine, Options, Qemu};
+use crate::cache;
+use crate::packages::{self, Arch, Suite};
+use crate::process::{self, User};
 
 /// Kernel arguments that make emulated guests several times faster: no translation-cache misses
 /// from randomised layouts, no mitigations for real processors.
@@ -13,7 +17,15 @@ const FAST: &str = "norandmaps nokaslr mitigations=off";
 
 /// A command that boots `kernel` with its console on standard input and output and the monitor
 /// protocol on `dir`'s `qmp.sock`.
-pub(super) fn command(kernel: &Kernel, options: &Options, initrd: &Path, dir: &Path) -> Command {
+///
+/// # Errors
+/// When QEMU cannot be had.
+pub(super) fn command(
+    kernel: &Kernel,
+    options: &Options,
+    initrd: &Path,
+    dir: &Path,
+) -> Result<Command> {
     let (program, machine, cpu, console) = match options.machine {
         Machine::QemuAarch64 => ("qemu-system-aarch64", "virt", "cortex-a57", "ttyAMA0"),
         _ => ("qemu-system-x86_64", "q35", "qemu64", "ttyS0"),
@@ -24,7 +36,7 @@ pub(super) fn command(kernel: &Kernel, options: &Options, initrd: &Path, dir: &P
         append.push(' ');
         append.push_str(&argument);
     }
-    let mut command = process::tied(program, options.user);
+    let mut command = tied(program, options.qemu, options.user)?;
     command
         .args(["-nodefaults", "-no-user-config", "-display", "none"])
         .args([
@@ -50,12 +62,20 @@ pub(super) fn command(kernel: &Kernel, options: &Options, initrd: &Path, dir: &P
         .arg("-initrd")
         .arg(initrd)
         .args(["-append", &append]);
+    if options.reconnects {
+        command.arg("--preconfig");
+    }
     for (index, share) in options.shares.iter().enumerate() {
         command
             .arg("-chardev")
             .arg(format!(
-                "socket,id=fs{index},path={}",
-                share.socket.display()
+                "socket,id=fs{index},path={}{}",
+                share.socket.display(),
+                match (options.reconnects, options.qemu) {
+                    (false, _) => "",
+                    (true, Qemu::Host) => ",reconnect=1",
+                    (true, Qemu::Backports) => ",reconnect-ms=1000",
+                }
             ))
             .arg("-device")
             .arg(format!(
@@ -73,5 +93,27 @@ pub(super) fn command(kernel: &Kernel, options: &Options, initrd: &Path, dir: &P
             .arg("-device")
             .arg(format!("virtio-9p-pci,fsdev=plan9_{index},mount_tag={tag}"));
     }
+    Ok(command)
+}
+
+/// A command for `program` of this QEMU, without arguments.
+fn tied(program: &str, qemu: Qemu, user: Option<User>) -> Result<Command> {
+    if qemu == Qemu::Host {
+        return Ok(process::tied(program, user));
+    }
+    let tree = cache::once("qemu-backports", |tree| {
+        packages::unpack_closure_of(Suite::Backports, &["qemu-system-x86"], Arch::Amd64, tree)
+    })?;
+    // With the libraries that it was built for.
+    let libraries = tree.join("usr/lib/x86_64-linux-gnu");
+    let mut command = process::tied(libraries.join("ld-linux-x86-64.so.2"), user);
     command
+        .arg("--library-path")
+        .arg(&libraries)
+        .arg(tree.join("usr/bin").join(program));
+    for data in ["qemu", "seabios"] {
+        command.arg("-L").arg(tree.join("usr/share").join(data));
+    }
+    command.arg("-L").arg(tree.join("usr/lib/ipxe/qemu"));
+    Ok(command)
 }

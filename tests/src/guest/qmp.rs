@@ -1,17 +1,38 @@
-//! One command to QEMU's monitor (QEMU Machine Protocol), on a connection of its own.
+//! Single commands to QEMU's monitor (QEMU Machine Protocol), each on a connection of its own.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
-/// Executes the argument-less `command`, for example `system_reset`.
+/// Limit for QEMU to listen and to connect.
+const STARTING: Duration = Duration::from_secs(30);
+
+/// Lets a QEMU that waits before it makes its devices (`--preconfig`) go on once all its sockets
+/// are connected.
+///
+/// # Errors
+/// When they are not in time.
+pub(super) fn begin(socket: &Path) -> Result<()> {
+    let deadline = Instant::now() + STARTING;
+    loop {
+        match execute(socket, "query-chardev") {
+            Ok(sockets) if !sockets.contains("disconnected:") => break,
+            answer => ensure!(Instant::now() < deadline, "QEMU does not begin: {answer:?}"),
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    execute(socket, "x-exit-preconfig").map(drop)
+}
+
+/// Executes the argument-less `command`, for example `system_reset`. Returns the answer.
 ///
 /// # Errors
 /// When QEMU cannot be reached or refuses it.
-pub(super) fn execute(socket: &Path, command: &str) -> Result<()> {
+pub(super) fn execute(socket: &Path, command: &str) -> Result<String> {
     let stream = UnixStream::connect(socket)
         .with_context(|| format!("connecting to QEMU at {}", socket.display()))?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
@@ -23,12 +44,14 @@ pub(super) fn execute(socket: &Path, command: &str) -> Result<()> {
             .context("reading QEMU's monitor")
     };
     next()?; // the greeting
+    let mut answer = String::new();
     for name in ["qmp_capabilities", command] {
         (&stream).write_all(format!("{{\"execute\":\"{name}\"}}\n").as_bytes())?;
         // Events may come before the answer.
         loop {
             let line = next()?;
             if line.contains("\"return\"") {
+                answer = line;
                 break;
             }
             if line.contains("\"error\"") {
@@ -36,5 +59,5 @@ pub(super) fn execute(socket: &Path, command: &str) -> Result<()> {
             }
         }
     }
-    Ok(())
+    Ok(answer)
 }

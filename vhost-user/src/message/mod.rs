@@ -20,8 +20,9 @@ pub use inbox::Inbox;
 pub use vhost::vhost_user::message::{
     FrontendReq, VhostTransferStateDirection as StateDirection,
     VhostTransferStatePhase as StatePhase, VhostUserConfig as Config,
-    VhostUserConfigFlags as ConfigFlags, VhostUserMemory as MemoryTableHead,
-    VhostUserMemoryRegion as MemoryRegion, VhostUserProtocolFeatures as ProtocolFeatures,
+    VhostUserConfigFlags as ConfigFlags, VhostUserInflight as Inflight,
+    VhostUserMemory as MemoryTableHead, VhostUserMemoryRegion as MemoryRegion,
+    VhostUserProtocolFeatures as ProtocolFeatures,
     VhostUserTransferDeviceState as TransferDeviceState, VhostUserVringAddr as VringAddr,
     VhostUserVringState as VringState,
 };
@@ -53,6 +54,7 @@ pub const fn request_name(request: FrontendReq) -> &'static str {
         SET_VRING_KICK SET_VRING_CALL SET_VRING_ERR SET_VRING_ENABLE
         GET_PROTOCOL_FEATURES SET_PROTOCOL_FEATURES GET_QUEUE_NUM SET_BACKEND_REQ_FD
         GET_CONFIG SET_CONFIG RESET_DEVICE SET_DEVICE_STATE_FD CHECK_DEVICE_STATE
+        GET_INFLIGHT_FD SET_INFLIGHT_FD
     }
 }
 

@@ -8,6 +8,7 @@ use virtio_queue::{Queue, QueueT};
 
 use super::Vring;
 use crate::device::chain::{Chain, Table};
+use crate::state::inflight::InflightRing;
 use crate::state::requests::{Blame, InFlight, Pending, RingRequests};
 
 impl Vring {
@@ -20,14 +21,37 @@ impl Vring {
         requests: Arc<RingRequests>,
         blame: Option<Blame>,
     ) {
-        let state = self.0.state.get_mut();
-        let queue = state.get_queue();
+        let mut state = self.0.state.get_mut();
+        let queue = state.get_queue_mut();
         let table = Table {
             address: queue.desc_table(),
             entries: queue.size(),
         };
-        if let Some(blame) = blame {
-            let left = requests.recover(queue.next_used(), blame).into_iter();
+        let used = queue.next_used();
+        let mut left = blame.map(|blame| requests.recover(used, blame));
+        match self.inflight() {
+            Some(inflight) if requests.has_begun() => {
+                let left = left.iter().flatten();
+                let heads: Vec<u16> = left.map(|(head, _)| *head).collect();
+                inflight.keep(&heads, used);
+            }
+            Some(inflight) => {
+                if let Some(heads) = inflight.attach(used) {
+                    // The frontend does not know which chains were taken: all that are used or in
+                    // flight.
+                    let count = u16::try_from(heads.len()).unwrap_or(u16::MAX);
+                    let next = used.wrapping_add(count);
+                    requests.set_taken(&heads, next);
+                    queue.set_next_avail(next);
+                    let heads = heads.into_iter();
+                    left = Some(heads.map(|head| (head, Pending::Taken)).collect());
+                }
+            }
+            None => {}
+        }
+        requests.begin();
+        if let Some(left) = left {
+            let left = left.into_iter();
             let left = left.map(|(head, pending)| (Chain { head, table }, pending));
             let mut pending = self.0.pending.lock();
             pending.extend(left);
@@ -35,6 +59,30 @@ impl Vring {
             self.0.has_pending.store(true, Ordering::Release);
         }
         let _ = self.0.requests.set(requests);
+    }
+
+    /// Keeps the requests in flight also in the frontend's memory from now on.
+    pub(in crate::device) fn set_inflight(&self, inflight: Option<Arc<InflightRing>>) {
+        let is_set = inflight.is_some();
+        *self.0.inflight.lock() = inflight;
+        self.0.has_inflight.store(is_set, Ordering::Release);
+    }
+
+    /// The same for a ring that has run in this process, and is stopped.
+    pub(in crate::device) fn replace_inflight(&self, inflight: Option<Arc<InflightRing>>) {
+        let state = self.0.state.get_mut();
+        if let Some(inflight) = &inflight {
+            inflight.keep(&[], state.get_queue().next_used());
+        }
+        self.set_inflight(inflight);
+    }
+
+    /// Where the frontend keeps the requests in flight.
+    pub(super) fn inflight(&self) -> Option<Arc<InflightRing>> {
+        match self.0.has_inflight.load(Ordering::Relaxed) {
+            true => self.0.inflight.lock().clone(),
+            false => None,
+        }
     }
 
     /// What the worker before has left, oldest first. `None` if it was taken already.
@@ -85,7 +133,12 @@ impl Vring {
             requests.move_to(start);
         }
         match requests.take(heads.iter().map(|chain| chain.head)) {
-            Ok(()) => false,
+            Ok(()) => {
+                if let Some(inflight) = self.inflight() {
+                    heads.iter().for_each(|chain| inflight.take(chain.head));
+                }
+                false
+            }
             Err(InFlight { taken }) => {
                 chains.truncate(first + taken);
                 let taken = u16::try_from(taken).unwrap_or(u16::MAX);

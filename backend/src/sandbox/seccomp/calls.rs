@@ -150,6 +150,8 @@ const DATA: &[c_long] = &[
     libc::SYS_pwritev2,
     libc::SYS_lseek,
     libc::SYS_ftruncate,
+    // Requests in flight (GET_INFLIGHT_FD).
+    libc::SYS_memfd_create,
     libc::SYS_fallocate,
     libc::SYS_copy_file_range,
     libc::SYS_fadvise64,
@@ -215,9 +217,8 @@ const CONFINING_WORKER: &[c_long] = &[
     libc::SYS_set_tid_address,
 ];
 
-/// What a keeper does before it installs its own list: it creates the guest's state and enters the
-/// guest's mount namespace.
-const CONFINING_KEEPER: &[c_long] = &[libc::SYS_memfd_create, libc::SYS_chroot];
+/// What a keeper does before it installs its own list: it enters the guest's mount namespace.
+const CONFINING_KEEPER: &[c_long] = &[libc::SYS_chroot];
 
 /// Signals to threads of any process. Its number is known only once the process exists.
 const SIGNAL_SENDING: &[c_long] = &[libc::SYS_tgkill];
@@ -252,6 +253,11 @@ pub(super) fn conditional(process: Process) -> Vec<Conditional> {
         int(libc::SYS_fcntl, 1, libc::F_OFD_GETLK),
         int(libc::SYS_fcntl, 1, libc::F_OFD_SETLK),
         int(libc::SYS_fcntl, 1, libc::F_OFD_SETLKW),
+    ]);
+    rows.extend([
+        // The memory of requests in flight, which a frontend keeps.
+        int(libc::SYS_fcntl, 1, libc::F_ADD_SEALS),
+        int(libc::SYS_fcntl, 1, libc::F_GET_SEALS),
     ]);
     if process != Process::Worker {
         rows.extend([

@@ -72,6 +72,17 @@ fn guest_without_a_daemon_is_answered_and_served_when_one_comes() {
 }
 
 #[test]
+fn qemu_which_asks_before_set_owner_is_not_offered_config() {
+    let mut guest = FakeGuest::connect(Path::new("/nowhere/fs.sock"), None);
+    let offered = guest.ask(FrontendReq::GET_PROTOCOL_FEATURES, Vec::new());
+    assert_eq!(offered[1] & 2, 0);
+    assert_eq!(guest.tell(FrontendReq::SET_OWNER, Vec::new(), None), 0);
+    let offered = guest.ask(FrontendReq::GET_PROTOCOL_FEATURES, Vec::new());
+    assert!(offered[1] & 2 != 0);
+    guest.hang_up().unwrap();
+}
+
+#[test]
 fn guest_that_asks_what_nobody_knows_gets_an_empty_answer() {
     let mut guest = FakeGuest::connect(Path::new("/nowhere/fs.sock"), None);
     let payload = [0, 5, 0].map(u32::to_le_bytes).concat();

@@ -2,12 +2,14 @@
 
 mod ends;
 mod killed_processes;
+mod qemu_versions;
 mod queues;
 mod together;
 mod unprivileged;
 
 use std::process::ExitCode;
 
+use gangplank_tests::guest::Qemu;
 use gangplank_tests::process::User;
 use gangplank_tests::runner::Runner;
 
@@ -32,6 +34,14 @@ fn main() -> ExitCode {
         "queues::newer_programs",
         queues::newer_kernel_passes_the_checks,
     );
+    for (name, qemu) in [("7_2", Qemu::Host), ("10_0", Qemu::Backports)] {
+        runner.run(&format!("qemu_{name}::without_a_complaint"), || {
+            qemu_versions::works_without_a_complaint(qemu)
+        });
+        runner.run(&format!("qemu_{name}::reboots"), || {
+            qemu_versions::reboots_after_the_daemon_was_restarted(qemu)
+        });
+    }
     let name = "unprivileged::uml";
     if User::is_root() {
         runner.run(name, || unprivileged::works(Some(User::NOBODY)));

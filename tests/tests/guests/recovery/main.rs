@@ -1,5 +1,6 @@
 //! A worker is killed, and its guest goes on with the next one.
 
+mod cloud_hypervisor;
 mod handshake;
 mod many_inodes;
 
