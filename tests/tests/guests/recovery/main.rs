@@ -2,6 +2,7 @@
 
 mod handshake;
 mod many_inodes;
+mod out_of_memory;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
