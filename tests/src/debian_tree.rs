@@ -14,7 +14,7 @@ use crate::guest::initramfs;
 use crate::packages::{self, Arch};
 
 /// The packages of the tree. Their dependencies are added.
-const PACKAGES: [&str; 19] = [
+const PACKAGES: [&str; 20] = [
     "base-files",
     "bash",
     "busybox",
@@ -31,6 +31,7 @@ const PACKAGES: [&str; 19] = [
     "mount",
     "procps",
     "sed",
+    "sqlite3",
     "tar",
     "tcc",
     "util-linux",

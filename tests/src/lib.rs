@@ -17,6 +17,7 @@ pub mod guest;
 pub mod guest_fixture;
 pub mod guest_suite;
 pub mod mapping;
+pub mod memory_cgroup;
 pub mod network;
 pub mod packages;
 pub mod process;

@@ -116,7 +116,7 @@ impl Descriptors {
             if end.load(Ordering::Relaxed) <= number {
                 end.fetch_max(number + 1, Ordering::Relaxed);
             }
-            place.store(owner.0, Ordering::Release);
+            place.set(owner.0);
         }
     }
 
@@ -124,7 +124,7 @@ impl Descriptors {
     pub fn disown(&self, descriptor: RawFd) {
         let place = usize::try_from(descriptor);
         if let Some(place) = place.ok().and_then(|number| self.owners.get(number)) {
-            place.store(0, Ordering::Release);
+            place.set(0);
         }
     }
 
@@ -135,7 +135,7 @@ impl Descriptors {
             let owner = Owner(place.load(Ordering::Relaxed)).number(kind);
             let descriptor = RawFd::try_from(number).unwrap_or(RawFd::MAX);
             if owner.is_some_and(|owner| !has(owner, descriptor)) {
-                place.store(0, Ordering::Relaxed);
+                place.set(0);
             }
         }
     }
@@ -178,6 +178,14 @@ impl Descriptors {
             }
         }
         close(first, usize::MAX)
+    }
+
+    /// The owner of a descriptor, if it has one.
+    #[cfg(test)]
+    pub(crate) fn owner(&self, descriptor: RawFd) -> Option<Owner> {
+        let number = usize::try_from(descriptor).ok()?;
+        let owner = self.owners.get(number)?.load(Ordering::Relaxed);
+        (owner != 0).then_some(Owner(owner))
     }
 
     /// The descriptors that ever had an owner, by number.

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::arena::Arena;
+use super::change::Place;
 
 /// Words of one copy, 8 bytes each: 509 memory regions, 64 rings and two messages of 4 KiB, with
 /// their descriptors, take 5,000.
@@ -133,11 +134,11 @@ impl DeviceState {
             return false;
         };
         for (target, word) in target.iter().zip(&words) {
-            target.store(*word, Ordering::Relaxed);
+            target.set(*word);
         }
         let number = u64::try_from(copy + 1).unwrap_or_default();
         let len = u64::try_from(words.len()).unwrap_or_default();
-        valid.store(len << 8 | number, Ordering::Release);
+        valid.set(len << 8 | number);
         true
     }
 
@@ -405,5 +406,35 @@ mod tests {
             word.store(u64::MAX, Ordering::Relaxed);
         }
         assert_eq!(DeviceState::load(&arena), None);
+    }
+
+    #[test]
+    fn a_kill_before_any_store_leaves_the_state_before_or_after() {
+        use super::super::change::killing;
+
+        let after = DeviceState {
+            is_owned: true,
+            regions: large().regions[..2].to_vec(),
+            rings: large().rings[..2].to_vec(),
+            ..DeviceState::default()
+        };
+        let before = DeviceState {
+            features: Some(1),
+            ..after.clone()
+        };
+        for kill_at in 0.. {
+            let arena = Arena::small();
+            assert!(before.store(&arena));
+            let finished = killing::until(kill_at, || after.store(&arena));
+            let expected = match finished {
+                None => &before,
+                Some(_) => &after,
+            };
+            assert_eq!(DeviceState::load(&arena).as_ref(), Some(expected));
+            if finished.is_some() {
+                assert!(kill_at > 20, "{kill_at} stores");
+                break;
+            }
+        }
     }
 }

@@ -10,6 +10,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::arena::Part;
+use super::change::Place;
 use super::table::{TableRecord, log_failure};
 
 const EMPTY: u64 = 0;
@@ -72,7 +73,7 @@ impl Index {
         for place in probe(self.current(), hash) {
             match place.load(Ordering::Relaxed) {
                 EMPTY => return,
-                found if found == value => return place.store(REMOVED, Ordering::Relaxed),
+                found if found == value => return place.set(REMOVED),
                 _ => {}
             }
         }
@@ -94,9 +95,9 @@ impl Index {
         let bits = bits_for(records);
         let places = self.of_bits(bits);
         for place in places {
-            place.store(EMPTY, Ordering::Relaxed);
+            place.set(EMPTY);
         }
-        self.table[0].index_used.store(0, Ordering::Relaxed);
+        self.table[0].index_used.set(0);
         for (index, hash) in all {
             self.put(places, hash, index);
         }
@@ -120,7 +121,9 @@ impl Index {
     }
 
     fn switch_to(&self, bits: u32) {
-        let old = self.table[0].index_bits.swap(bits, Ordering::Release);
+        let current = &self.table[0].index_bits;
+        let old = current.load(Ordering::Relaxed);
+        current.set(bits);
         if old != bits && old >= FIRST_BITS {
             let given_back = self.places.release(1 << old, 2 << old);
             log_failure(given_back);
@@ -135,9 +138,9 @@ impl Index {
                 continue;
             }
             if found == EMPTY {
-                self.table[0].index_used.fetch_add(1, Ordering::Relaxed);
+                self.table[0].index_used.add(1);
             }
-            return place.store(value(hash, index), Ordering::Relaxed);
+            return place.set(value(hash, index));
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use gangplank_fuse::InitIn;
 
+use super::change::Place;
 use crate::sys::shared_memory::shared_struct;
 
 shared_struct! {
@@ -37,13 +38,13 @@ impl SessionRecord {
             (&self.flags2, offer.flags2),
             (&self.is_open, 1),
         ] {
-            field.store(value, Ordering::Release);
+            field.set(value);
         }
     }
 
     /// The session has ended.
     pub fn close(&self) {
-        self.is_open.store(0, Ordering::Release);
+        self.is_open.set(0);
     }
 
     /// The offer of the open session; `None` if no session is open.
@@ -84,5 +85,38 @@ mod tests {
         assert_eq!((kept.minor, kept.flags, kept.flags2), (38, 1, 2));
         record.close();
         assert!(record.offer().is_none());
+    }
+
+    #[test]
+    fn a_kill_at_any_time_leaves_the_offer_before_or_after_or_none() {
+        use super::super::change::killing;
+
+        let offer = |number| InitIn {
+            major: 7,
+            minor: number,
+            max_readahead: number,
+            flags: number,
+            flags2: number,
+            ..InitIn::default()
+        };
+        let changes: [fn(&SessionRecord, &InitIn); 2] =
+            [SessionRecord::open, |record, _| record.close()];
+        let mut kills = 0;
+        for change in changes {
+            for kill_at in 0.. {
+                let record = SessionRecord::default();
+                record.open(&offer(1));
+                let finished = killing::until(kill_at, || change(&record, &offer(2)));
+                let kept = record.offer();
+                let is_whole =
+                    kept.is_none_or(|kept| [1, 2].iter().any(|number| kept == offer(*number)));
+                assert!(is_whole, "killed at {kill_at}: {kept:?}");
+                kills += 1;
+                if finished.is_some() {
+                    break;
+                }
+            }
+        }
+        assert!(kills > 7, "{kills} kills");
     }
 }

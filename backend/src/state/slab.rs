@@ -17,6 +17,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::arena::Part;
+use super::change::Place;
 use super::table::{Marked, TableRecord, log_failure};
 use crate::sys::shared_memory::Shared;
 
@@ -122,7 +123,7 @@ impl<R: Record, H> Slab<R, H> {
         let chunks = self.chunks();
         for number in 0..chunks {
             if is_half_changed {
-                self.used[number].store(self.used_by_keys(number), Ordering::Relaxed);
+                self.used[number].set(self.used_by_keys(number));
             }
             let used = self.used_bits(number);
             self.len += used.count_ones() as usize;
@@ -188,10 +189,10 @@ impl<R: Record, H> Slab<R, H> {
         let key = Key(made << INDEX_BITS | index as u64);
         fill(record, key);
         // A key is never used again, even if the worker dies before it stores this one.
-        self.table[0].made.store(made, Ordering::Release);
-        record.key().store(key.raw(), Ordering::Release);
+        self.table[0].made.set(made);
+        record.key().set(key.raw());
         if let Some(bits) = self.used.get(number) {
-            bits.store(used | 1 << at, Ordering::Release);
+            bits.set(used | 1 << at);
         }
         self.len += 1;
         Ok(key)
@@ -228,11 +229,11 @@ impl<R: Record, H> Slab<R, H> {
 
     /// Removes a record, and returns what was held for it. `None` if there is no such record.
     pub fn remove(&mut self, key: Key) -> Option<Option<H>> {
-        self.get(key)?.key().store(0, Ordering::Release);
+        self.get(key)?.key().set(0);
         let (number, at) = position(key);
         let used = self.used_bits(number);
         let left = used & !(1 << at);
-        self.used.get(number)?.store(left, Ordering::Release);
+        self.used.get(number)?.set(left);
         self.len -= 1;
         let chunk = self.held.get_mut(number)?;
         let held = chunk.as_mut().and_then(|chunk| chunk.get_mut(at)?.take());
@@ -304,7 +305,7 @@ impl<R: Record, H> Slab<R, H> {
         }
         let chunks = u32::try_from(number + 1).map_err(|_| Full)?;
         // Before any of its records, so that all records are found again.
-        self.table[0].chunks.store(chunks, Ordering::Release);
+        self.table[0].chunks.set(chunks);
         self.held.push(None);
         Ok(number)
     }

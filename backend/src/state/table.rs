@@ -4,6 +4,7 @@ use std::io;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, compiler_fence};
 
+use super::change::Place;
 use crate::sys::shared_memory::shared_struct;
 
 shared_struct! {
@@ -38,7 +39,7 @@ impl TableRecord {
 
     /// The calling thread begins to change the table.
     pub fn begin_change(&self) {
-        self.changing.store(1, Ordering::Relaxed);
+        self.changing.set(1);
         // Before all changes. A thread is killed between two instructions, and what it stored
         // before is there, so that only the compiler must keep the order.
         compiler_fence(Ordering::SeqCst);
@@ -46,7 +47,7 @@ impl TableRecord {
 
     /// The table is whole again.
     pub fn end_change(&self) {
-        self.changing.store(0, Ordering::Release);
+        self.changing.set(0);
     }
 }
 

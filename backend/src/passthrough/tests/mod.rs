@@ -8,6 +8,7 @@ mod fd_cache;
 mod hostile;
 mod identity;
 mod keep_cache;
+mod killed_tables;
 mod locks;
 pub(in crate::passthrough) mod memory;
 mod namespace_ops;

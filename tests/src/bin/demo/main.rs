@@ -6,6 +6,7 @@
     reason = "a program for the console"
 )]
 
+mod crash;
 mod dvk;
 mod shell;
 mod story;
@@ -29,6 +30,8 @@ enum Play {
     Guest(Machine),
     /// Three guests, one of them by DVK.
     Dvk,
+    /// One guest, whose worker is killed.
+    Crash,
 }
 
 fn main() -> ExitCode {
@@ -37,7 +40,7 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!(
                 "demo: {error}\nusage: demo [uml|qemu-x86_64|qemu-aarch64] [--shell]\n       demo \
-                 dvk"
+                 dvk|crash"
             );
             return ExitCode::from(2);
         }
@@ -62,12 +65,13 @@ fn parse(words: impl Iterator<Item = String>) -> Result<Arguments> {
             "qemu-x86_64" => arguments.play = Play::Guest(Machine::QemuX86_64),
             "qemu-aarch64" => arguments.play = Play::Guest(Machine::QemuAarch64),
             "dvk" => arguments.play = Play::Dvk,
+            "crash" => arguments.play = Play::Crash,
             "--shell" => arguments.shell = true,
             other => bail!("'{other}' is neither a guest nor an option"),
         }
     }
-    if let (Play::Dvk, true) = (arguments.play, arguments.shell) {
-        bail!("there is no shell in three guests");
+    if let (Play::Dvk | Play::Crash, true) = (arguments.play, arguments.shell) {
+        bail!("there is a shell only in one guest that nothing disturbs");
     }
     Ok(arguments)
 }
@@ -77,10 +81,15 @@ fn run(arguments: &Arguments) -> Result<()> {
         .prefix("gangplank-demo-")
         .tempdir()
         .context("creating a directory to share")?;
-    let daemon = Daemon::start(&daemon::Options::new(share.path()))?;
+    let options = daemon::Options::new(share.path());
+    let daemon = Daemon::start(&match arguments.play {
+        Play::Crash => options.arguments(&["--max-crashes=100"]),
+        _ => options,
+    })?;
     match (arguments.play, arguments.shell) {
         (Play::Guest(machine), true) => shell::give(machine, share.path(), &daemon)?,
         (Play::Guest(machine), false) => story::tell(machine, share.path(), &daemon)?,
+        (Play::Crash, _) => crash::tell(share.path(), &daemon)?,
         (Play::Dvk, _) => dvk::tell(share.path(), &daemon)?,
     }
     let (status, log) = daemon.stop()?;

@@ -3,8 +3,12 @@
 //!
 //! The short form kills 100 times in about a minute, `scripts/test --long` 10,000 times.
 
+mod debian;
+mod programs;
+
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,10 +17,13 @@ use anyhow::{Context, Result, ensure};
 use gangplank_tests::daemon::{self, Daemon, TAG};
 use gangplank_tests::driver::fixture::{acceptor_of, guest_processes};
 use gangplank_tests::guest::{Guest, Machine, Options};
+use gangplank_tests::process::User;
 use gangplank_tests::runner::{self, Runner};
 use gangplank_tests::tools;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+
+use programs::{GROUPS, Group};
 
 /// Kills in the short form.
 const KILLS: usize = 100;
@@ -28,7 +35,10 @@ const KILLS_VARIABLE: &str = "GANGPLANK_KILLS";
 const PAUSE_MS: (u64, u64) = (50, 900);
 
 /// Limit for the guest's programs to end after the last kill.
-const ENDING: Duration = Duration::from_secs(120);
+const ENDING: Duration = Duration::from_secs(300);
+
+/// Prints the number of programs that have ended, in whatever way.
+const COUNT_ENDED: &str = "cat /tmp/*.log | grep -c '^\\(done\\|failed\\)$'; true";
 
 /// What fsx does: all that it checks on one client.
 const FSX: &str = r"
@@ -37,48 +47,6 @@ flen = 262144
 [opsize]
 max = 65536
 ";
-
-/// Counts under a lock that another program takes as well: a directory, which one can make.
-macro_rules! lock {
-    ($name:literal) => {
-        concat!(
-            "n=0; while ! test -e /tmp/end; do \
-               until mkdir /mnt/lock 2>/dev/null; do test -d /mnt || exit 1; done; \
-               c=$(cat /mnt/counter) && echo $((c+1)) >/mnt/counter && rmdir /mnt/lock || exit 1; \
-               n=$((n+1)); done; echo $n >/tmp/",
-            $name
-        )
-    };
-}
-
-/// The programs that work in the guest, by name: each goes on until `/tmp/end` exists, and says
-/// "done" at the end.
-const PROGRAMS: [(&str, &str); 6] = [
-    (
-        "append",
-        "exec 3>>/mnt/log; i=0; while ! test -e /tmp/end; do \
-           echo line $i >&3 || exit 1; i=$((i+1)); done; echo $i >/tmp/lines",
-    ),
-    (
-        "reopen",
-        "i=0; while ! test -e /tmp/end; do \
-           echo line $i >>/mnt/reopened || exit 1; i=$((i+1)); done; echo $i >/tmp/reopened",
-    ),
-    (
-        "names",
-        "mkdir /mnt/names && cd /mnt/names && while ! test -e /tmp/end; do \
-           echo a >a && mv a b && ln b c && rm b && mkdir d && mv c d/e && ln -s d f && \
-           cat f/e >/dev/null && rm f d/e && rmdir d && test -z \"$(ls)\" || exit 1; done",
-    ),
-    ("lock one", lock!("one")),
-    ("lock two", lock!("two")),
-    (
-        "fsx",
-        "mkdir /mnt/fsx && cd /mnt/fsx && cp /mnt/fsx.toml . && s=0; while ! test -e /tmp/end; do \
-           fsx -f fsx.toml -N 2000 -S $s -P /tmp file || exit 1; rm file || exit 1; s=$((s+1)); \
-         done",
-    ),
-];
 
 fn main() -> ExitCode {
     let mut runner = Runner::from_arguments();
@@ -95,50 +63,49 @@ fn kills() -> Result<usize> {
 }
 
 fn marathon(machine: Machine) -> Result<()> {
-    let share = tempfile::tempdir()?;
+    let share = tempfile::Builder::new().prefix("gangplank-").tempdir()?;
+    // pjdfstest runs as other users, who need to enter the directory.
+    fs::set_permissions(share.path(), Permissions::from_mode(0o755))?;
     fs::write(share.path().join("counter"), "0\n")?;
     fs::write(share.path().join("fsx.toml"), FSX)?;
     let options = daemon::Options::new(share.path());
-    let arguments = ["--locks=host", "--max-crashes=1000000"];
+    let arguments = ["--locks=host", "--xattr", "--max-crashes=1000000"];
     let daemon = Daemon::start(&options.arguments(&arguments))?;
     work(machine, &daemon, &share).with_context(|| daemon.log())
 }
 
 fn work(machine: Machine, daemon: &Daemon, share: &TempDir) -> Result<()> {
-    let options = Options::new(machine)
+    let mut options = Options::new(machine)
         .share(daemon.socket(), TAG)
         .program("fsx", &tools::fsx()?);
+    options.memory_mib = 1024;
     let mut guest = Guest::boot(&options)?;
+    // The tree's files belong to several users.
+    let has_debian = User::is_root();
+    if has_debian {
+        debian::prepare(share.path(), &guest)?;
+    }
     guest.mount(TAG, "/mnt")?;
-    for (name, program) in PROGRAMS {
-        let log = format!("/tmp/{}.log", name.replace(' ', "-"));
-        guest.sh(&format!("{{ ( {program}; echo done ) >{log} 2>&1 & }}"))?;
+    if has_debian {
+        debian::enter(&mut guest)?;
+    } else {
+        runner::note("without root, only the first group of programs works");
     }
     let kills = kills()?;
-    for _ in 0..kills {
-        thread::sleep(Duration::from_millis(fastrand::u64(PAUSE_MS.0..PAUSE_MS.1)));
-        kill_worker(daemon)?;
-    }
-    // Also from the last death, the guest recovers.
-    let said = guest.sh_within(
-        &format!(
-            "touch /tmp/end; for i in $(seq {}); do \
-               [ $(cat /tmp/*.log | grep -c '^done$') = {} ] && break; sleep 1; done; \
-             tail -n 3 /tmp/*.log; dmesg | grep -i 'i/o error\\|fuse.*error' ; true",
-            ENDING.as_secs(),
-            PROGRAMS.len(),
-        ),
-        ENDING + Duration::from_secs(10),
-    )?;
-    ensure!(
-        said.matches("\ndone\n").count() == PROGRAMS.len(),
-        "the guest's programs said:\n{said}"
-    );
-    let number = |guest: &mut Guest, file: &str| -> Result<u64> {
-        Ok(guest.sh(&format!("cat {file}"))?.trim().parse()?)
+    let groups = if has_debian {
+        &GROUPS[..]
+    } else {
+        &GROUPS[..1]
     };
-    for (file, count) in [("log", "/tmp/lines"), ("reopened", "/tmp/reopened")] {
-        let lines = number(&mut guest, count)?;
+    for group in groups {
+        let start = Instant::now();
+        run(&mut guest, daemon, group, kills * group.tenths / 10).context(group.name)?;
+        runner::note(&format!("{}: {:.0?}", group.name, start.elapsed()));
+    }
+    let told = guest.sh("dmesg | grep -i 'i/o error\\|fuse.*error'; true")?;
+    ensure!(told.trim().is_empty(), "the guest's kernel says {told}");
+    for (file, count) in [("log", "lines"), ("reopened", "reopened")] {
+        let lines = debian::number(&mut guest, &format!("/dev/shm/{count}"))?;
         let expected = (0..lines).fold(String::new(), |mut text, line| {
             let _ = writeln!(text, "line {line}");
             text
@@ -150,26 +117,66 @@ fn work(machine: Machine, daemon: &Daemon, share: &TempDir) -> Result<()> {
             first_difference(&written, &expected)
         );
     }
-    let taken = number(&mut guest, "/tmp/one")? + number(&mut guest, "/tmp/two")?;
+    let taken = ["one", "two"].map(|name| debian::number(&mut guest, &format!("/dev/shm/{name}")));
+    let taken = taken.into_iter().sum::<Result<u64>>()?;
     let counted = fs::read_to_string(share.path().join("counter"))?;
     ensure!(
         counted.trim() == taken.to_string(),
         "{taken} times a lock was held, and {counted} were counted"
     );
+    let done = match has_debian {
+        true => debian::check(&mut guest, share.path())?,
+        false => "nothing else".to_owned(),
+    };
+    if has_debian {
+        guest.sh("umount /mnt/debian/dev/shm /mnt/debian/dev /mnt/debian/proc")?;
+    }
     guest.sh("umount /mnt")?;
     let mut pauses = pauses(&daemon.log());
     pauses.sort_unstable();
     ensure!(
-        pauses.len() >= kills / 2,
+        pauses.len() >= kills / 5,
         "the log tells {} pauses",
         pauses.len()
     );
     let at = |percent: usize| pauses[(pauses.len() - 1) * percent / 100];
     runner::note(&format!(
-        "{kills} kills, {taken} locks; the pauses: median {} ms, longest {} ms",
+        "{kills} kills, {taken} locks, {done}; the pauses: median {} ms, longest {} ms",
         at(50),
         at(100)
     ));
+    Ok(())
+}
+
+/// Has the programs work while workers are killed, and waits for their end.
+fn run(guest: &mut Guest, daemon: &Daemon, group: &Group, kills: usize) -> Result<()> {
+    guest.sh("rm -f /dev/shm/end")?;
+    for (name, program) in group.programs {
+        guest.sh(&format!(
+            "{{ {{ ( {program} ) && echo done || echo failed; }} >/tmp/{name}.log 2>&1 & }}"
+        ))?;
+    }
+    for _ in 0..kills {
+        thread::sleep(Duration::from_millis(fastrand::u64(PAUSE_MS.0..PAUSE_MS.1)));
+        kill_worker(daemon)?;
+    }
+    // Also from the last death, the guest recovers.
+    guest.sh("touch /dev/shm/end")?;
+    let deadline = Instant::now() + ENDING;
+    let expected = group.programs.len();
+    while guest.sh(COUNT_ENDED)?.trim().parse() != Ok(expected) {
+        ensure!(
+            Instant::now() < deadline,
+            "the guest's programs said:\n{}",
+            guest.sh("tail -n 20 /tmp/*.log; ps -o pid,stat,args; true")?
+        );
+        thread::sleep(Duration::from_secs(1));
+    }
+    let said = guest.sh("tail -n 20 /tmp/*.log; mv /tmp/*.log /dev/shm")?;
+    ensure!(
+        said.matches("done\n").count() == expected,
+        "the guest's programs said:\n{said}"
+    );
     Ok(())
 }
 

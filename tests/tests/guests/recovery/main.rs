@@ -3,6 +3,7 @@
 mod cloud_hypervisor;
 mod handshake;
 mod many_inodes;
+mod out_of_memory;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

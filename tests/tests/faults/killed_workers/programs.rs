@@ -1,0 +1,93 @@
+//! What works in the guest while workers are killed. Each program goes on until `/dev/shm/end`
+//! exists, and says "done" at the end.
+
+/// Programs that work at the same time.
+pub(crate) struct Group {
+    /// Their name in the log.
+    pub(crate) name: &'static str,
+    /// Of each ten kills, those that this group gets.
+    pub(crate) tenths: usize,
+    /// The programs by name, for the guest's shell.
+    pub(crate) programs: &'static [(&'static str, &'static str)],
+}
+
+/// Counts under a lock that another program takes as well: a directory, which one can make.
+macro_rules! lock {
+    ($name:literal) => {
+        concat!(
+            "n=0; while ! test -e /dev/shm/end; do \
+               until mkdir /mnt/lock 2>/dev/null; do test -d /mnt || exit 1; done; \
+               c=$(cat /mnt/counter) && echo $((c+1)) >/mnt/counter && rmdir /mnt/lock || exit 1; \
+               n=$((n+1)); done; echo $n >/dev/shm/",
+            $name
+        )
+    };
+}
+
+/// A script of the Debian tree, which `write_scripts` in `debian.rs` writes, with an argument.
+macro_rules! script {
+    ($script:literal, $argument:literal) => {
+        concat!(
+            "chroot /mnt/debian /bin/sh /work/",
+            $script,
+            " ",
+            $argument,
+            " || exit 1"
+        )
+    };
+}
+
+/// All groups, one after another.
+pub(crate) const GROUPS: [Group; 3] = [
+    Group {
+        name: "files",
+        tenths: 4,
+        programs: &[
+            (
+                "append",
+                "exec 3>>/mnt/log; i=0; while ! test -e /dev/shm/end; do \
+                   echo line $i >&3 || exit 1; i=$((i+1)); done; echo $i >/dev/shm/lines",
+            ),
+            (
+                "reopen",
+                "i=0; while ! test -e /dev/shm/end; do \
+                   echo line $i >>/mnt/reopened || exit 1; i=$((i+1)); done; \
+                 echo $i >/dev/shm/reopened",
+            ),
+            (
+                "names",
+                "mkdir /mnt/names && cd /mnt/names && while ! test -e /dev/shm/end; do \
+                   echo a >a && mv a b && ln b c && rm b && mkdir d && mv c d/e && ln -s d f && \
+                   cat f/e >/dev/null && rm f d/e && rmdir d && test -z \"$(ls)\" || exit 1; done",
+            ),
+            ("lock-one", lock!("one")),
+            ("lock-two", lock!("two")),
+            (
+                "fsx",
+                "mkdir /mnt/fsx && cd /mnt/fsx && cp /mnt/fsx.toml . && s=0; \
+                 while ! test -e /dev/shm/end; do \
+                   fsx -f fsx.toml -N 2000 -S $s -P /tmp file || exit 1; rm file || exit 1; \
+                   s=$((s+1)); done",
+            ),
+        ],
+    },
+    Group {
+        name: "locks and databases",
+        tenths: 3,
+        programs: &[
+            ("fio", script!("fio.sh", "")),
+            ("sqlite-one", script!("sqlite.sh", "one")),
+            ("sqlite-two", script!("sqlite.sh", "two")),
+            ("flock-one", script!("flock.sh", "one")),
+            ("flock-two", script!("flock.sh", "two")),
+        ],
+    },
+    Group {
+        name: "git and pjdfstest",
+        tenths: 3,
+        programs: &[
+            ("git", script!("git.sh", "")),
+            ("pjdfstest", script!("pjdfstest.sh", "")),
+        ],
+    },
+];
