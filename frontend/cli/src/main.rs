@@ -41,6 +41,16 @@ fn run_fs(args: &FsArgs) -> ExitCode {
         Err(fs::Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
             broken_pipe::end()
         }
+        Err(fs::Error::Several(failures)) => {
+            for error in failures.first() {
+                complain(error, error.status());
+            }
+            if failures.more() > 0 {
+                let more = format!("{} more errors", failures.more());
+                complain(&io::Error::other(more), 1);
+            }
+            ExitCode::from(fs::Error::Several(failures).status())
+        }
         Err(error) => complain(&error, error.status()),
     }
 }
