@@ -3,8 +3,9 @@
 
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use gangplank_tests::confinement::{self, DAC_OVERRIDE};
+use gangplank_tests::daemon::{self, Daemon};
 use gangplank_tests::dvk::{Server, Switch, Topology};
 use gangplank_tests::relay::Relay;
 use rustix::process::Signal;
@@ -17,6 +18,38 @@ fn relay_keeps_what_it_connects_with() -> Result<()> {
     let relay = Relay::start(Path::new("/nonexistent"), &[])?;
     relay.tell(&["status"])?;
     confinement::check(relay.pid(), DAC_OVERRIDE)?;
+    relay.stop()?;
+    Ok(())
+}
+
+/// An operator is told what a command does while no guest is connected. No guest is sent to where no
+/// daemon is.
+#[test]
+fn relay_without_guests_says_what_a_command_does() -> Result<()> {
+    let share = tempfile::tempdir()?;
+    let daemon = Daemon::start(&daemon::Options::new(share.path()))?;
+    let relay = Relay::start(Path::new("/nonexistent"), &[])?;
+    let status = relay.tell(&["status"])?;
+    ensure!(
+        status.contains("new guests wait for a daemon at /nonexistent: it does not exist"),
+        "{status}"
+    );
+    let refused = relay.tell(&["switch", "/missing"]).unwrap_err().to_string();
+    ensure!(
+        refused.contains("cannot switch to /missing: it does not exist"),
+        "{refused}"
+    );
+    ensure!(relay.tell(&["pause"])?.contains("nothing was paused"));
+    ensure!(relay.tell(&["resume"])?.contains("nothing was paused"));
+    let socket = daemon.socket().to_str().context("a path that is no text")?;
+    relay.tell(&["switch", socket])?;
+    let status = relay.tell(&["status"])?;
+    ensure!(
+        status.contains(&format!("new guests go to {socket}")),
+        "{status}"
+    );
+    // It was not connected to: a daemon that serves one connection would have ended.
+    ensure!(!daemon.log().contains("guest 1"), "{}", daemon.log());
     relay.stop()?;
     Ok(())
 }

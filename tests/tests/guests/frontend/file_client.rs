@@ -350,7 +350,7 @@ fn commands_go_on_after_an_error_and_leave_no_complaint_of_the_daemon() -> Resul
         }
         for _ in 0..20 {
             done(&mut fixture, &["tree"])?;
-            ensure!(!fixture.daemon.log().contains("does not have"));
+            ensure!(!fixture.daemon.log().contains("does not hold"));
         }
         let (status, text) = failed(&mut fixture, &["rm", "missing", "file1", "gone", "file2"])?;
         ensure!(status == 1, "{status}");
