@@ -46,6 +46,7 @@ fn start_logging(args: &Args) -> Result<(), logging::Error> {
         // fuser warns of each request that a file system does not implement, such as for extended
         // attributes. The warnings are of no use here.
         modules: vec![("fuser", args.log_level.min(LevelFilter::Error))],
+        leaves_stderr: matches!(&args.command, Command::Mount(mount) if mount.tell),
         ..logging::Options::new("gangplank-dvk", args.log_level)
     })
 }
