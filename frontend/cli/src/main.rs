@@ -14,12 +14,18 @@ use gangplank_driver::file_client as fs;
 use gangplank_driver::file_client::args::FsArgs;
 use gangplank_relay::{self as relay, RelayArgs};
 use gangplank_service::output::Output;
-use gangplank_service::{broken_pipe, error_chain};
+use gangplank_service::{broken_pipe, error_chain, signals};
 
 use args::{Args, Command};
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    // Before any thread starts. The file client is no daemon: it keeps what signals usually do.
+    if !matches!(args.command, Some(Command::Fs(_)))
+        && let Err(error) = signals::block_harmless()
+    {
+        return complain(&error, 1);
+    }
     match args.command {
         Some(Command::Fs(args)) => run_fs(&args),
         Some(Command::Relay(args)) => run_relay(&args),

@@ -2,13 +2,14 @@
 //! the same checks for the device model, the fd store and the mount.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use gangplank_tests::confinement::{self, DAC_OVERRIDE};
 use gangplank_tests::daemon::{self, Daemon};
 use gangplank_tests::dvk::{Server, Switch, Topology};
 use gangplank_tests::relay::Relay;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 
 /// First port of the server's node. No other test uses it.
 const PORTS: u16 = 23_500;
@@ -81,13 +82,59 @@ fn switch_and_server_keep_what_they_connect_with() -> Result<()> {
 
 /// The server confines itself after it has read its configuration.
 fn confined_soon(pid: u32) -> Result<()> {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         match confinement::check(pid, DAC_OVERRIDE) {
-            Err(_) if std::time::Instant::now() < deadline => {
-                std::thread::sleep(std::time::Duration::from_millis(5));
+            Err(_) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(5));
             }
             done => return done,
         }
     }
+}
+
+/// Signals whose default ends a program, and that mean nothing to these.
+const HARMLESS: [Signal; 6] = [
+    Signal::USR1,
+    Signal::USR2,
+    Signal::ALARM,
+    Signal::VTALARM,
+    Signal::PROF,
+    Signal::IO,
+];
+
+/// A signal that somebody sends by mistake, or for a status, ends no program. SIGUSR1 has those that
+/// have a status write it to the log.
+#[test]
+fn signals_that_mean_nothing_end_no_program() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let socket = directory.path().join("switch");
+    let switch = Switch::start(&socket)?;
+    let server = Server::start(&Topology::switch(socket), Path::new("/nonexistent"))?;
+    confined_soon(server.pid())?;
+    let relay = Relay::start(Path::new("/nonexistent"), &[])?;
+    relay.tell(&["status"])?;
+    let share = tempfile::tempdir()?;
+    let mut daemon = Daemon::start(&daemon::Options::new(share.path()))?;
+    for signal in HARMLESS {
+        daemon.signal_all(signal)?;
+        for pid in [switch.pid(), server.pid(), relay.pid()] {
+            let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+            kill_process(pid.context("no process id")?, signal)?;
+        }
+    }
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let logs = || [switch.log(), server.log(), relay.log()];
+    while !logs().iter().all(|log| log.contains("status: ")) {
+        ensure!(Instant::now() < deadline, "{:?}", logs());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    confined_soon(switch.pid())?;
+    confined_soon(server.pid())?;
+    relay.tell(&["status"])?;
+    relay.stop()?;
+    ensure!(daemon.is_running()?, "{}", daemon.log());
+    let (status, log) = daemon.stop()?;
+    ensure!(status.success(), "{log}");
+    Ok(())
 }
