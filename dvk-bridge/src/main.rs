@@ -7,13 +7,17 @@ use clap::Parser;
 use gangplank_dvk::args::{Args, Command};
 use gangplank_dvk::rhostfs::{mount, service};
 use gangplank_dvk::{dump, forward, status, switch};
-use gangplank_service::{error_chain, logging};
+use gangplank_service::{error_chain, logging, signals};
 use log::LevelFilter;
 
 fn main() -> ExitCode {
     let args = Args::parse();
     if let Err(error) = start_logging(&args) {
         return fail(&error_chain(&error));
+    }
+    // Before any thread starts.
+    if let Err(error) = signals::block_harmless() {
+        return fail(&format!("cannot block signals: {error}"));
     }
     let seccomp = args.seccomp;
     let done = match &args.command {
@@ -46,6 +50,7 @@ fn start_logging(args: &Args) -> Result<(), logging::Error> {
         // fuser warns of each request that a file system does not implement, such as for extended
         // attributes. The warnings are of no use here.
         modules: vec![("fuser", args.log_level.min(LevelFilter::Error))],
+        leaves_stderr: matches!(&args.command, Command::Mount(mount) if mount.tell),
         ..logging::Options::new("gangplank-dvk", args.log_level)
     })
 }

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use gangplank_sandbox::seccomp::Seccomp;
 use gangplank_service::unix_listener::{BindError, OwnedListener};
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, Signal};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 use rustix::fd::OwnedFd;
 use rustix::fs::Mode;
@@ -117,14 +119,34 @@ fn serve(listener: &OwnedListener, stop: &OwnedFd, parts: &[Arc<dyn Report>]) {
         if asked.revents().is_empty() {
             continue;
         }
-        let mut text = String::new();
-        for part in parts {
-            part.report(&mut text);
-        }
-        if let Err(error) = tell(listener, &text)
+        if let Err(error) = tell(listener, &text(parts))
             && backoff.failed(&error)
         {
             log::debug!("cannot report the status: {error}");
+        }
+    }
+}
+
+/// The state of all `parts`.
+fn text(parts: &[Arc<dyn Report>]) -> String {
+    let mut text = String::new();
+    for part in parts {
+        part.report(&mut text);
+    }
+    text
+}
+
+/// Waits for one of `signals`, which are blocked in all threads. SIGUSR1 writes the state of all
+/// `parts` to the log, and the wait goes on.
+pub(crate) fn await_end(signals: &SigSet, parts: &[Arc<dyn Report>]) -> Result<Signal, Errno> {
+    loop {
+        match signals.wait()? {
+            Signal::SIGUSR1 => {
+                for line in text(parts).lines() {
+                    log::info!("status: {line}");
+                }
+            }
+            signal => return Ok(signal),
         }
     }
 }

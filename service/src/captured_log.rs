@@ -29,9 +29,15 @@ pub fn start() {
 /// The messages so far that contain `text`. Other tests of the process log at the same time.
 #[must_use]
 pub fn count(text: &str) -> usize {
+    count_all(&[text])
+}
+
+/// The messages so far that contain all of `texts`.
+#[must_use]
+pub fn count_all(texts: &[&str]) -> usize {
     LINES
         .lock()
         .iter()
-        .filter(|line| line.contains(text))
+        .filter(|line| texts.iter().all(|text| line.contains(text)))
         .count()
 }

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixDatagram;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use env_logger::fmt::Formatter;
@@ -49,6 +50,8 @@ pub struct Options {
     pub filter: Option<String>,
     /// Whether messages go to syslog instead of standard error.
     pub syslog: bool,
+    /// Whether [`leave_stderr`] will be called.
+    pub leaves_stderr: bool,
     /// What lines on standard error begin with.
     pub prefix: LinePrefix,
     /// Levels of single modules, unless `filter` is given.
@@ -64,6 +67,7 @@ impl Options {
             level,
             filter: None,
             syslog: false,
+            leaves_stderr: false,
             prefix: LinePrefix::default(),
             modules: Vec::new(),
         }
@@ -119,7 +123,56 @@ fn start_stderr(options: &Options) -> Result<(), Error> {
     if options.prefix == LinePrefix::Thread {
         builder.format(write_line);
     }
-    Ok(builder.try_init()?)
+    if !options.leaves_stderr {
+        return Ok(builder.try_init()?);
+    }
+    let stderr = builder.build();
+    let level = stderr.filter().max(options.level);
+    log::set_boxed_logger(Box::new(Leaving {
+        stderr,
+        syslog: Syslog::connect(options).ok(),
+    }))?;
+    log::set_max_level(level);
+    Ok(())
+}
+
+/// Whether the process has left its standard error.
+static HAS_LEFT: AtomicBool = AtomicBool::new(false);
+
+/// Sends all messages from here on to syslog, or nowhere if the host has none: the process is about
+/// to close its standard error. [`Options::leaves_stderr`] must have been set.
+pub fn leave_stderr() {
+    HAS_LEFT.store(true, Ordering::Relaxed);
+}
+
+/// Standard error, and syslog once the process has left that.
+struct Leaving {
+    stderr: env_logger::Logger,
+    /// None if the host has no syslog daemon.
+    syslog: Option<Syslog>,
+}
+
+impl Leaving {
+    fn present(&self) -> Option<&dyn Log> {
+        match HAS_LEFT.load(Ordering::Relaxed) {
+            true => self.syslog.as_ref().map(|syslog| syslog as &dyn Log),
+            false => Some(&self.stderr),
+        }
+    }
+}
+
+impl Log for Leaving {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.present().is_some_and(|log| log.enabled(metadata))
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if let Some(log) = self.present() {
+            log.log(record);
+        }
+    }
+
+    fn flush(&self) {}
 }
 
 /// A line with the time, the level and the thread.

@@ -12,6 +12,28 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 /// The signals by which a person or a service manager ends a program.
 pub const TERMINATION: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
 
+/// Signals whose default ends a process and that mean nothing to a program that does not ask for
+/// them. Somebody sends SIGUSR1 to every daemon that may have a status.
+const HARMLESS: [Signal; 8] = [
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGALRM,
+    Signal::SIGVTALRM,
+    Signal::SIGPROF,
+    Signal::SIGIO,
+    Signal::SIGPWR,
+    Signal::SIGSTKFLT,
+];
+
+/// Blocks the signals that mean nothing, in the calling thread and in those that it starts later,
+/// so that they do not end the process. Must be called before any thread is started.
+///
+/// # Errors
+/// `pthread_sigmask(3)`'s.
+pub fn block_harmless() -> io::Result<()> {
+    Ok(SigSet::from_iter(HARMLESS).thread_block()?)
+}
+
 /// Signals that are read from a descriptor and have no other effect on the process.
 ///
 /// After a `fork`, each process reads its own signals (signalfd(2)).
@@ -82,6 +104,18 @@ mod tests {
                 raise(signal).unwrap();
                 assert_eq!(signals.take().unwrap(), Some(signal), "{signal}");
                 assert_eq!(signals.take().unwrap(), None);
+            }
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn signals_that_mean_nothing_end_nothing() {
+        std::thread::spawn(|| {
+            block_harmless().unwrap();
+            for signal in HARMLESS {
+                raise(signal).unwrap();
             }
         })
         .join()

@@ -120,19 +120,36 @@ pub fn close_range(first: u32, last: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// Signals whose default ends a process, and that must not end the daemon.
+const IGNORED: [libc::c_int; 9] = [
+    libc::SIGXFSZ,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGALRM,
+    libc::SIGVTALRM,
+    libc::SIGPROF,
+    libc::SIGIO,
+    libc::SIGPWR,
+    libc::SIGSTKFLT,
+];
+
 /// Sets the signals on which the daemon depends, whatever it has inherited. Processes that it forks
 /// inherit this.
 ///
 /// - SIGXFSZ is ignored, so that a write beyond the limit of file sizes (`RLIMIT_FSIZE`) fails with
 ///   EFBIG instead of ending the process.
+/// - SIGUSR1, SIGUSR2 and others that mean nothing here are ignored. By default they would end the
+///   process. A worker installs its own handler of SIGUSR1 later.
 /// - SIGCHLD has its default, because the kernel reports no ended processes while it is ignored.
 /// - SIGUSR1, which wakes blocked threads ([`super::interrupt`]), is not blocked.
 ///
 /// # Errors
 /// Those of sigprocmask(2).
 pub fn set_signal_dispositions() -> io::Result<()> {
-    // SAFETY: an ignored signal runs no handler.
-    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    for signal in IGNORED {
+        // SAFETY: an ignored signal runs no handler.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
     // SAFETY: as above, for a signal with its default.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();

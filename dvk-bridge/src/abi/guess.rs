@@ -34,4 +34,23 @@ impl Generation {
         };
         Self::ALL.into_iter().filter(fits).collect()
     }
+
+    /// Whether `bytes`, from node `peer` to node `here`, are whole commands in this generation.
+    pub fn ends_at_a_command(self, mut bytes: &[u8], peer: NodeId, here: NodeId) -> bool {
+        while !bytes.is_empty() {
+            let Some((head, behind)) = bytes.split_at_checked(self.header_size()) else {
+                return false;
+            };
+            let length = Header::decode(head, self).and_then(|header| {
+                header.check(self, peer, here)?;
+                header.check_addresses(peer, here)?;
+                header.payload(self)
+            });
+            let Some(rest) = length.ok().and_then(|length| behind.get(length..)) else {
+                return false;
+            };
+            bytes = rest;
+        }
+        true
+    }
 }

@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::abi::Generation;
 use crate::carrier::node::PORT_BASE;
@@ -128,6 +128,8 @@ fn relay(
         ..Needs::default()
     };
     sandbox::confine(seccomp, &needs)?;
+    // The time of the first connection is 0, as that of the first packet of a capture.
+    let mut first = None;
     loop {
         let accepted = listener.accept();
         let (mut sender, address) =
@@ -140,13 +142,36 @@ fn relay(
             }
         };
         log::info!("forwarding {address} to {connect}");
-        match forward(&mut sender, &mut receiver, generation, to) {
+        let begun = *first.get_or_insert_with(Instant::now);
+        let mut to = Timed {
+            to: &mut *to,
+            begun,
+        };
+        match forward(&mut sender, &mut receiver, generation, &mut to) {
             Err(RelayError::Write(error)) => return Err(DumpError::Write(error)),
             Err(RelayError::Connection(error)) => {
                 log::error!("closed the connection from {address}: {error}");
             }
             Ok(()) => log::info!("{address} closed the connection"),
         }
+    }
+}
+
+/// An output whose lines begin with the time since `begun`, in seconds.
+struct Timed<'a, W> {
+    to: &'a mut W,
+    begun: Instant,
+}
+
+impl<W: Write> Timed<'_, W> {
+    fn line(&mut self, line: &str) -> io::Result<()> {
+        let since = self.begun.elapsed();
+        let (seconds, micros) = (since.as_secs(), since.subsec_micros());
+        writeln!(self.to, "{seconds}.{micros:06} {line}")
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
     }
 }
 
@@ -161,7 +186,7 @@ fn forward(
     from: &mut impl Read,
     through: &mut impl Write,
     generation: Option<Generation>,
-    to: &mut impl Write,
+    to: &mut Timed<'_, impl Write>,
 ) -> Result<(), RelayError> {
     let mut decoder = Some(Decoder::new(generation));
     let mut room = vec![0; READ_SIZE];
@@ -170,7 +195,7 @@ fn forward(
         let new = room.get(..read).unwrap_or_default();
         through.write_all(new).map_err(RelayError::Connection)?;
         if let Some(mut it) = decoder.take() {
-            let write = |line: &str| writeln!(to, "{line}").map_err(DumpError::Write);
+            let write = |line: &str| to.line(line).map_err(DumpError::Write);
             let shown = if new.is_empty() {
                 it.end(write)
             } else {

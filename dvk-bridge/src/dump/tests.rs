@@ -93,12 +93,31 @@ fn all_bytes_are_forwarded_even_if_they_are_not_commands() {
         &mut &*nonsense,
         &mut through,
         Some(Generation::Current),
-        &mut to,
+        &mut timed(&mut to),
     );
     assert!(passed.is_ok());
     assert_eq!(through, nonsense);
     let text = String::from_utf8(to).unwrap();
     assert_eq!(text.lines().count(), 1, "{text}");
+    // As in a capture: seconds and microseconds since the beginning.
+    let (time, command) = text.split_once(' ').unwrap();
+    let (seconds, micros) = time.split_once('.').unwrap();
+    assert!(
+        seconds.parse::<u64>().is_ok() && micros.len() == 6,
+        "{text}"
+    );
+    assert!(
+        command.starts_with("SNDREC_MSG") || command.contains("->"),
+        "{text}"
+    );
+}
+
+/// An output whose time begins now.
+fn timed(to: &mut Vec<u8>) -> Timed<'_, Vec<u8>> {
+    Timed {
+        to,
+        begun: Instant::now(),
+    }
 }
 
 /// Packets as capture files contain them.
@@ -328,7 +347,7 @@ fn a_signal_does_not_end_the_relay() {
         &mut Interrupted(true, &sent),
         &mut through,
         Some(Generation::Current),
-        &mut shown,
+        &mut timed(&mut shown),
     );
     assert!(passed.is_ok());
     assert_eq!((through, shown.is_empty()), (sent.clone(), false));

@@ -68,7 +68,7 @@ pub enum ForwardError {
 pub fn run(args: &ForwardArgs, seccomp: Seccomp) -> Result<(), ForwardError> {
     // Before any thread starts, so that all threads leave the signals to the one that waits for
     // them.
-    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
+    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGUSR1]);
     signals
         .thread_block()
         .map_err(|errno| ForwardError::System {
@@ -97,7 +97,8 @@ pub fn run(args: &ForwardArgs, seccomp: Seccomp) -> Result<(), ForwardError> {
     let forward = Arc::new(Forward::new(here, there.carrier(), args.limit));
     let parts: Vec<Arc<dyn Report>> = vec![forward.clone(), device, there.report()];
     let status = args.status.as_ref().zip(listener);
-    let status = status.map(|(path, listener)| StatusServer::start_at(path, listener, parts));
+    let status =
+        status.map(|(path, listener)| StatusServer::start_at(path, listener, parts.clone()));
     let _status = status.transpose()?;
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = stop.clone();
@@ -105,7 +106,7 @@ pub fn run(args: &ForwardArgs, seccomp: Seccomp) -> Result<(), ForwardError> {
     thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
-            if let Ok(signal) = signals.wait() {
+            if let Ok(signal) = status::await_end(&signals, &parts) {
                 log::info!("{signal}: ending");
                 stopped.store(true, Ordering::Relaxed);
             }

@@ -128,7 +128,7 @@ pub fn run(args: &ServeArgs, seccomp: Seccomp) -> Result<(), ServeError> {
     }
     // Before any thread starts, so that all threads leave the signals to the one that waits for
     // them.
-    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
+    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGUSR1]);
     signals.thread_block().map_err(|errno| ServeError::System {
         what: "take over signals",
         source: errno.into(),
@@ -149,12 +149,13 @@ pub fn run(args: &ServeArgs, seccomp: Seccomp) -> Result<(), ServeError> {
     let (tell, told) = mpsc::channel();
     let servers = config.servers.into_iter();
     let servers: Vec<_> = servers.map(|block| Arc::new(Served::new(block))).collect();
-    let status = args.status.as_ref().zip(listener).map(|(path, listener)| {
-        let servers = servers
-            .iter()
-            .map(|server| Arc::clone(server) as Arc<dyn Report>);
-        StatusServer::start_at(path, listener, carriers.parts().chain(servers).collect())
-    });
+    let reporting = servers
+        .iter()
+        .map(|server| Arc::clone(server) as Arc<dyn Report>);
+    let parts: Vec<_> = carriers.parts().chain(reporting).collect();
+    let status = args.status.as_ref().zip(listener);
+    let status =
+        status.map(|(path, listener)| StatusServer::start_at(path, listener, parts.clone()));
     let _status = status.transpose()?;
     let mut threads = Vec::new();
     for server in servers {
@@ -165,7 +166,7 @@ pub fn run(args: &ServeArgs, seccomp: Seccomp) -> Result<(), ServeError> {
             let _ = tell.send(served.err());
         })?);
     }
-    await_signals(signals, tell)?;
+    await_signals(signals, parts, tell)?;
     let ended = told.recv().ok().flatten();
     stop.store(true, Ordering::Relaxed);
     for thread in threads {
@@ -192,14 +193,20 @@ fn tell(config: &Config) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// Starts a thread that reports the first signal and restores the default action for the next. The
+/// Starts a thread that reports the first signal that ends the program and restores the default action for the next. The
 /// thread is not joined, because without a signal it waits for ever.
-fn await_signals(signals: SigSet, tell: Sender<Option<ServeError>>) -> Result<(), ServeError> {
+fn await_signals(
+    signals: SigSet,
+    parts: Vec<Arc<dyn Report>>,
+    tell: Sender<Option<ServeError>>,
+) -> Result<(), ServeError> {
     start("signals", move || {
-        if let Ok(signal) = signals.wait() {
+        if let Ok(signal) = status::await_end(&signals, &parts) {
             info!("{signal}: ending; another signal ends at once");
             let _ = tell.send(None);
-            if signals.thread_unblock().is_ok() {
+            let mut ending = signals;
+            ending.remove(Signal::SIGUSR1);
+            if ending.thread_unblock().is_ok() {
                 loop {
                     thread::park();
                 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use gangplank_service::rate_limited;
+use gangplank_service::signals::Signals;
 use gangplank_service::unix_listener::OwnedListener;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 use rustix::fd::OwnedFd;
@@ -32,6 +33,8 @@ pub struct Switch {
     config: SwitchConfig,
     listener: OwnedListener,
     status: Option<OwnedListener>,
+    /// Each signal that arrives here writes the state to the log.
+    signals: Option<Signals>,
     backoff: AcceptBackoff,
     stop: Arc<OwnedFd>,
     programs: BTreeMap<u64, Program>,
@@ -63,6 +66,7 @@ impl Switch {
             config,
             listener,
             status,
+            signals: None,
             backoff: AcceptBackoff::default(),
             stop: Arc::new(stop),
             programs: BTreeMap::new(),
@@ -73,6 +77,11 @@ impl Switch {
     /// A handle that stops the switch.
     pub fn stopper(&self) -> Stop {
         Stop(self.stop.clone())
+    }
+
+    /// Writes the state to the log at each of `signals`.
+    pub(super) fn log_state_at(&mut self, signals: Signals) {
+        self.signals = Some(signals);
     }
 
     /// Serves programs until the switch is stopped.
@@ -96,6 +105,14 @@ impl Switch {
             if ready.status {
                 self.report_status();
             }
+            if let Some(signals) = &self.signals
+                && ready.signals
+                && let Ok(Some(_)) = signals.take()
+            {
+                for line in self.report().lines() {
+                    log::info!("status: {line}");
+                }
+            }
         }
     }
 
@@ -107,6 +124,11 @@ impl Switch {
         // Without a status socket, the program socket takes its place in the list.
         let status = self.status.as_ref().unwrap_or(&self.listener);
         descriptors.push(PollFd::new(status, self.backoff.interest()));
+        // The same without signals.
+        descriptors.push(match &self.signals {
+            Some(signals) => PollFd::new(signals, PollFlags::IN),
+            None => PollFd::new(&self.listener, self.backoff.interest()),
+        });
         let ids: Vec<u64> = self.programs.keys().copied().collect();
         for program in self.programs.values() {
             descriptors.push(PollFd::new(program.socket(), program.interest()));
@@ -126,6 +148,7 @@ impl Switch {
             stop: is_ready(),
             listener: is_ready(),
             status: is_ready(),
+            signals: is_ready(),
             programs: ids
                 .into_iter()
                 .zip(events)
@@ -438,6 +461,7 @@ struct Ready {
     stop: bool,
     listener: bool,
     status: bool,
+    signals: bool,
     programs: Vec<(u64, PollFlags)>,
 }
 

@@ -14,12 +14,18 @@ use gangplank_driver::file_client as fs;
 use gangplank_driver::file_client::args::FsArgs;
 use gangplank_relay::{self as relay, RelayArgs};
 use gangplank_service::output::Output;
-use gangplank_service::{broken_pipe, error_chain};
+use gangplank_service::{broken_pipe, error_chain, signals};
 
 use args::{Args, Command};
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    // Before any thread starts. The file client is no daemon: it keeps what signals usually do.
+    if !matches!(args.command, Some(Command::Fs(_)))
+        && let Err(error) = signals::block_harmless()
+    {
+        return complain(&error, 1);
+    }
     match args.command {
         Some(Command::Fs(args)) => run_fs(&args),
         Some(Command::Relay(args)) => run_relay(&args),
@@ -40,6 +46,16 @@ fn run_fs(args: &FsArgs) -> ExitCode {
         // The reader has closed the pipe. If it has failed, its own status says so.
         Err(fs::Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
             broken_pipe::end()
+        }
+        Err(fs::Error::Several(failures)) => {
+            for error in failures.first() {
+                complain(error, error.status());
+            }
+            if failures.more() > 0 {
+                let more = format!("{} more errors", failures.more());
+                complain(&io::Error::other(more), 1);
+            }
+            ExitCode::from(fs::Error::Several(failures).status())
         }
         Err(error) => complain(&error, error.status()),
     }

@@ -171,6 +171,17 @@ impl Core {
         })
     }
 
+    /// Waits until the daemon has finished with every request on a queue, at most `limit`.
+    pub(super) fn wait_until_idle(&self, number: usize, limit: Duration) -> Result<()> {
+        let queue = self.queue(number)?;
+        let idle = |slots: &mut Slots| (slots.ring().in_flight() == 0).then_some(());
+        match self.wait_until(queue, limit, idle) {
+            // Whether it still works is not this function's question.
+            Ok(()) | Err(WaitError::Late) => Ok(()),
+            Err(WaitError::Broken(error)) => Err(error),
+        }
+    }
+
     /// Whether the reply in `slot` has come.
     pub(super) fn is_answered(&self, number: usize, slot: u16) -> Result<bool> {
         let queue = self.queue(number)?;

@@ -310,7 +310,10 @@ impl FuseSession {
     /// # Errors
     /// The daemon's errno, or the reason why there is no reply.
     pub fn destroy(self) -> Result<()> {
-        self.flush_forgets()?;
+        // It releases what these references hold. A BATCH_FORGET in flight goes through another
+        // queue, and must not arrive after the nodes have gone.
+        self.lock_forgets().clear();
+        self.sender.core.wait_until_idle(HIPRIO, self.limit())?;
         self.call(Call::new(NodeId::default(), Operation::Destroy, |_| Ok(())))
     }
 

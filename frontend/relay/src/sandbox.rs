@@ -57,6 +57,7 @@ mod tests {
         under(&calls(), move || {
             let stream = UnixStream::connect(&path).unwrap();
             stream.set_nonblocking(true).unwrap();
+            crate::daemon::listens_at(&path).unwrap();
             rustix::pipe::pipe().unwrap();
             assert!(rustix::fs::stat(&path).is_ok());
             assert!(std::thread::spawn(|| 1).join().is_ok());

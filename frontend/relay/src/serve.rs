@@ -20,6 +20,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
 
 use super::control::{self, Command, GuestCommand};
+use super::daemon;
 use super::device::Files;
 use super::device::{Device, DeviceOptions};
 use super::guest::{self, Guest};
@@ -126,7 +127,9 @@ impl Relay {
     fn report(&mut self) {
         self.send_to_guests(Command::Status, |answer| {
             let (Ok(text) | Err(text)) = answer;
-            info!("status: {}", text.trim_end());
+            for line in text.lines() {
+                info!("status: {line}");
+            }
         });
     }
 
@@ -199,6 +202,13 @@ impl Relay {
                 return;
             }
         };
+        if let Command::Switch { socket, .. } = &command
+            && let Err(why) = daemon::listens_at(socket)
+        {
+            // Guests that have no daemon yet would wait there.
+            let refusal = format!("cannot switch to {}: {why}", socket.display());
+            return answer(&stream, Err(refusal));
+        }
         self.send_to_guests(command, move |done| answer(&stream, done));
     }
 
@@ -226,13 +236,13 @@ impl Relay {
         let started = thread::Builder::new()
             .name("command".to_owned())
             .spawn(move || {
-                then(collect(&answers, count, command_limit).map(|mut text| {
-                    if let Command::Switch { socket, .. } = command {
-                        text.push_str(&format!("new guests go to {}\n", socket.display()));
-                        *backend.lock() = socket;
-                    }
-                    text
-                }));
+                let collected = collect(&answers, count, command_limit);
+                if let (Ok(_), Command::Switch { socket, .. }) = (&collected, &command) {
+                    socket.clone_into(&mut backend.lock());
+                }
+                let more = remark(&command, count, &backend.lock());
+                let with = |text: String| format!("{text}{more}");
+                then(collected.map(with).map_err(with));
             });
         if let Err(error) = started {
             rate_limited!(
@@ -259,6 +269,24 @@ fn log_key(stream: &UnixStream) -> rate_limit::Peer {
         Some(process) => process.get().into(),
         None => IS_USER | rate_limit::Peer::from(peer.user),
     })
+}
+
+/// What an operator should know after `command` was sent to `guests` guests, beside what they say.
+fn remark(command: &Command, guests: usize, backend: &Path) -> String {
+    match command {
+        Command::Status | Command::Switch { .. } => {
+            let path = backend.display();
+            match daemon::listens_at(backend) {
+                Ok(()) => format!("new guests go to {path}\n"),
+                Err(why) => format!("new guests wait for a daemon at {path}: {why}\n"),
+            }
+        }
+        Command::Pause if guests == 0 => {
+            "nothing was paused: a guest that connects now is served at once\n".to_owned()
+        }
+        Command::Resume if guests == 0 => "nothing was paused\n".to_owned(),
+        Command::Pause | Command::Resume => String::new(),
+    }
 }
 
 /// Collects the answers of `count` guests for `command_limit`.

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::connect::accept_from;
 use super::{Peer, Shared};
-use crate::abi::{Code, Command, Header, HeaderFlags, M1};
+use crate::abi::{Code, Command, Generation, Header, HeaderFlags, M1};
 use crate::carrier::stream::{AcceptBackoff, FrameError, Frames, MAX_POLL_WAIT, poll_for};
 
 /// The connection of a peer.
@@ -20,7 +20,17 @@ struct Incoming {
     frames: Frames,
     /// When the command began that has not arrived completely.
     since: Option<Instant>,
+    /// Whether the log has told that the peer seems to have another generation.
+    is_guessed: bool,
 }
+
+/// How long a command may stop in its middle before another generation is suspected. A header
+/// arrives at once.
+const GUESS_DELAY: Duration = Duration::from_secs(1);
+
+/// Within this time, a peer that has restarted does not replace its connection twice. Two programs
+/// do, since each connects again every [`super::config::NodeLimits::retry`].
+const DUPLICATE_WINDOW: Duration = Duration::from_secs(10);
 
 /// Interval at which the reader checks whether it can answer the peer, or knows its address.
 const ANSWERABLE_CHECK_INTERVAL: Duration = Duration::from_millis(50);
@@ -45,6 +55,7 @@ pub(super) fn run(shared: &Shared, peer: &Peer, listener: &OwnedFd) {
     set_thread_peer(log_key(peer));
     let mut incoming: Option<Incoming> = None;
     let mut backoff = AcceptBackoff::default();
+    let mut replaced_at: Option<Instant> = None;
     while !shared.is_stopping() {
         let (connecting, readable) = match wait(shared, peer, listener, &backoff, incoming.as_ref())
         {
@@ -60,9 +71,15 @@ pub(super) fn run(shared: &Shared, peer: &Peer, listener: &OwnedFd) {
             lost(shared, peer, &end);
             incoming = None;
         }
+        let before = *peer.incoming.lock();
         if connecting && let Some(socket) = accept(peer, listener, &mut backoff) {
             if incoming.take().is_some() {
                 lost(shared, peer, &ConnectionError::Replaced);
+                let now = Instant::now();
+                let earlier = replaced_at.replace(now);
+                if earlier.is_some_and(|at| now - at < DUPLICATE_WINDOW) {
+                    name_duplicate(peer, before);
+                }
             }
             incoming = Some(Incoming::new(shared, peer, socket));
             if !peer.outbox.is_connected() {
@@ -71,6 +88,20 @@ pub(super) fn run(shared: &Shared, peer: &Peer, listener: &OwnedFd) {
             peer.note_up();
         }
     }
+}
+
+/// Two programs have one node id: each new connection ends that of the other program.
+fn name_duplicate(peer: &Peer, before: Option<SocketAddr>) {
+    let shown = |address: Option<SocketAddr>| {
+        address.map_or("an unknown address".to_owned(), |it| it.to_string())
+    };
+    rate_limited!(
+        warn,
+        "two programs connect as {peer}, from {} and from {}, and end each other's connection: \
+         give each a node id of its own (gangplank-dvk mount --node)",
+        shown(before),
+        shown(*peer.incoming.lock())
+    );
 }
 
 /// The peer whose messages a rate limit counts.
@@ -156,12 +187,18 @@ impl Incoming {
             socket,
             frames: Frames::new(shared.config.id, peer.config.id, peer.config.generation),
             since: None,
+            is_guessed: false,
         }
     }
 
     /// Time until the reader has to act without data.
     fn time_left(&self, shared: &Shared) -> Duration {
         let limit = shared.config.limits.transfer;
+        let limit = if self.is_guessed {
+            limit
+        } else {
+            limit.min(GUESS_DELAY)
+        };
         self.since
             .map_or(MAX_POLL_WAIT, |since| limit.saturating_sub(since.elapsed()))
     }
@@ -192,13 +229,33 @@ impl Incoming {
         }
         if !self.frames.is_inside() {
             self.since = None;
-        } else if self.since.get_or_insert_with(Instant::now).elapsed()
-            >= shared.config.limits.transfer
-        {
+            return Ok(());
+        }
+        let waited = self.since.get_or_insert_with(Instant::now).elapsed();
+        if waited >= shared.config.limits.transfer {
             return Err(ConnectionError::Half(self.frames.describe_rest()));
+        }
+        if waited >= GUESS_DELAY && !self.is_guessed {
+            self.is_guessed = true;
+            name_generations(peer, &self.frames.ended_as());
         }
         Ok(())
     }
+}
+
+/// Says which generations fit what a peer has sent.
+fn name_generations(peer: &Peer, fitting: &[Generation]) {
+    let fitting: Vec<String> = fitting.iter().map(Generation::to_string).collect();
+    if fitting.is_empty() {
+        return;
+    }
+    rate_limited!(
+        warn,
+        "{peer} is configured as generation {}, but what it sends fits generation {}: correct it by \
+         --generation, or by peer_generation in the server's configuration",
+        peer.config.generation,
+        fitting.join(" or ")
+    );
 }
 
 fn deliver(shared: &Shared, peer: &Peer, header: &Header, payload: &[u8]) {
@@ -258,7 +315,6 @@ mod tests {
     use gangplank_service::rate_limit::BURST;
 
     use super::*;
-    use crate::abi::Generation;
     use crate::carrier::node::tests::node;
 
     #[test]

@@ -1,8 +1,10 @@
 //! Two nodes that talk to each other over loopback addresses.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::thread;
 use std::time::Duration;
+
+use gangplank_service::captured_log;
 
 use super::*;
 use crate::abi::{Code, Generation, M1, NodeId};
@@ -104,6 +106,87 @@ fn a_connection_from_a_peer_triggers_one_to_it() {
     let late = node_that_retries(day, 60, 1, 0, Generation::Current);
     connected(&late);
     connected(&early);
+}
+
+/// Waits until the log has a line with all of `texts`.
+fn logged(texts: &[&str]) {
+    let deadline = std::time::Instant::now() + LIMIT;
+    while captured_log::count_all(texts) == 0 {
+        assert!(std::time::Instant::now() < deadline, "{texts:?}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Two nodes of different generations: the log says which one would fit.
+#[test]
+fn another_generation_is_named_before_any_limit_has_passed() {
+    captured_log::start();
+    for (net, here, there) in [
+        (63, Generation::Current, Generation::Legacy),
+        (64, Generation::Legacy, Generation::Current),
+    ] {
+        let (left, right) = (node(net, 0, 1, here), node(net, 1, 0, there));
+        let server = right.bind(dc(), SERVER, "server").unwrap();
+        let client = left.bind(dc(), CLIENT, "client").unwrap();
+        connected(&left);
+        connected(&right);
+        let asking = thread::spawn(move || {
+            let message = Message::new(33, &M1::default());
+            let _ = client.sendrec(SERVER, &message, &mut SharedBuffers::new(), LIMIT);
+        });
+        logged(&[
+            &format!("node 0 (127.0.{net}.1) is configured as generation {there}"),
+            &format!("fits generation {here}"),
+        ]);
+        drop((server, left, right));
+        asking.join().unwrap();
+    }
+}
+
+/// Two programs with one node id end each other's connection again and again: both are named.
+#[test]
+fn two_programs_with_one_id_are_named() {
+    captured_log::start();
+    let node = node(65, 0, 1, Generation::Current);
+    let peer = SocketAddr::from(([127, 0, 65, 2], 0));
+    let here = SocketAddr::from(([127, 0, 65, 1], PORT_BASE + 1));
+    let connect = || {
+        let socket = std::net::TcpListener::bind(peer).unwrap();
+        let at = socket.local_addr().unwrap();
+        drop(socket);
+        let domain = rustix::net::AddressFamily::INET;
+        let socket = rustix::net::socket(domain, rustix::net::SocketType::STREAM, None).unwrap();
+        rustix::net::bind(&socket, &at).unwrap();
+        rustix::net::connect(&socket, &here).unwrap();
+        let deadline = std::time::Instant::now() + LIMIT;
+        while *node.shared.peers[0].incoming.lock() != Some(at) {
+            assert!(std::time::Instant::now() < deadline);
+            thread::sleep(Duration::from_millis(5));
+        }
+        (socket, at)
+    };
+    let kept: Vec<_> = (0..3).map(|_| connect()).collect();
+    logged(&[
+        "two programs connect as node 1",
+        &kept[1].1.to_string(),
+        &kept[2].1.to_string(),
+    ]);
+}
+
+/// A node whose connections are closed one after another hears of the possible reasons.
+#[test]
+fn a_node_that_is_refused_again_and_again_says_why_that_may_be() {
+    captured_log::start();
+    let here = SocketAddr::from(([127, 0, 66, 2], PORT_BASE));
+    let listener = std::net::TcpListener::bind(here).unwrap();
+    let _node = node(66, 0, 1, Generation::Current);
+    for _ in 0..3 {
+        drop(listener.accept().unwrap());
+    }
+    logged(&[
+        "node 1 (127.0.66.2) closes each connection soon",
+        "may be node 0",
+    ]);
 }
 
 #[test]

@@ -14,17 +14,38 @@ use super::reader::log_key;
 use super::{Peer, Shared};
 use crate::carrier::stream::{SendError, poll_for};
 
+/// A connection that ends in this time was probably refused by the peer.
+const CLOSED_SOON: Duration = Duration::from_secs(10);
+
+/// As many such connections in a row are no restart of the peer.
+const SUSPICIOUS_CLOSES: u32 = 3;
+
 /// Connects and sends until the node stops.
 pub(super) fn run(shared: &Shared, peer: &Peer) {
     set_thread_peer(log_key(peer));
     // Reported once for each loss.
     let mut reported = false;
+    // Connections in a row that the peer closed soon.
+    let mut closed_soon = 0;
     while !shared.is_stopping() {
         match connect_to(&shared.config, &peer.config, &peer.host, &shared.stop) {
             Ok(socket) => {
                 reported = false;
+                let begun = Instant::now();
                 if let Err(end) = serve(shared, peer, socket) {
                     rate_limited!(warn, "the connection to {peer} is lost: {end}");
+                    closed_soon = match begun.elapsed() < CLOSED_SOON {
+                        true => closed_soon + 1,
+                        false => 0,
+                    };
+                    if closed_soon == SUSPICIOUS_CLOSES {
+                        rate_limited!(
+                            warn,
+                            "{peer} closes each connection soon: another program may be node {}, \
+                             too, or one of the two has another generation",
+                            shared.config.id
+                        );
+                    }
                 }
                 peer.outbox.disconnect();
                 shared.table.interrupted(peer.id());

@@ -14,7 +14,14 @@ pub(crate) struct Frames {
     done: usize,
     /// Bytes at the front that are filled, including the delivered ones.
     filled: usize,
+    /// The first bytes of the connection, up to [`MAX_BEGIN`] of them.
+    begin: Vec<u8>,
+    /// Bytes of the connection so far.
+    total: usize,
 }
+
+/// Bytes of a connection's beginning by which another generation is recognized: some headers.
+const MAX_BEGIN: usize = 1024;
 
 /// Bytes that are not the protocol, or not this generation of it.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -61,6 +68,8 @@ impl Frames {
             room: vec![0; BUFFER_SIZE].into_boxed_slice(),
             done: 0,
             filled: 0,
+            begin: Vec::new(),
+            total: 0,
         }
     }
 
@@ -76,6 +85,10 @@ impl Frames {
         }
         let room = self.room.get_mut(self.filled..).unwrap_or_default();
         let more = read(room)?;
+        let new = room.get(..more).unwrap_or_default();
+        let left = MAX_BEGIN.saturating_sub(self.begin.len());
+        self.begin.extend(new.iter().take(left));
+        self.total = self.total.saturating_add(more);
         self.filled += more.min(room.len());
         Ok(more)
     }
@@ -96,6 +109,19 @@ impl Frames {
             self.generation,
             hint(&candidates)
         )
+    }
+
+    /// The generations by which all that has come is whole commands. A peer that sends no more after
+    /// a part of a command has probably one of them: the beginning of a header is the same in all.
+    pub(crate) fn ended_as(&self) -> Vec<Generation> {
+        if self.total != self.begin.len() {
+            return Vec::new();
+        }
+        let others = Generation::ALL.into_iter();
+        let others = others.filter(|&it| it != self.generation);
+        others
+            .filter(|it| it.ends_at_a_command(&self.begin, self.peer, self.here))
+            .collect()
     }
 
     fn rest(&self) -> &[u8] {

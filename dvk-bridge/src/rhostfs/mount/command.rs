@@ -1,13 +1,14 @@
 //! `mount` as a program, from its command line to the end of the mount.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::{env, thread};
 
 use gangplank_sandbox::seccomp::Seccomp;
+use gangplank_service::logging;
 use log::info;
 use nix::sys::signal::{SigSet, Signal};
 
@@ -77,7 +78,23 @@ pub fn run(args: &MountArgs, seccomp: Seccomp) -> Result<(), CommandError> {
         .server_addr
         .server_addr()
         .ok_or(CommandError::NoServer)?;
+    // A process in the background leaves the working directory, and connects again later.
+    let socket;
+    let server_addr = match server_addr {
+        ServerAddr::Switch(path) => {
+            socket = std::path::absolute(path).map_err(|source| CommandError::System {
+                what: "find the switch's socket",
+                source,
+            })?;
+            ServerAddr::Switch(&socket)
+        }
+        node => node,
+    };
     let opened = OpenMountpoint::new(&args.mountpoint)?;
+    let background = match args.tell {
+        true => Some(Background::begin()?),
+        false => None,
+    };
     let node = match server_addr {
         ServerAddr::Node(node, peer) => Some(node_config(args, node, peer)),
         ServerAddr::Switch(_) => None,
@@ -105,12 +122,49 @@ pub fn run(args: &MountArgs, seccomp: Seccomp) -> Result<(), CommandError> {
             what: "start a thread",
             source,
         })?;
-    if args.tell {
+    if let Some(background) = background {
+        background.tell()?;
+    }
+    Ok(session.run()?)
+}
+
+/// A background process: what it needs to let go of the terminal and the pipes of its parent.
+struct Background {
+    null: File,
+}
+
+impl Background {
+    /// Leaves the session of the terminal and the working directory. Paths must be absolute from
+    /// here on.
+    fn begin() -> Result<Self, CommandError> {
+        let failed = |source| CommandError::System {
+            what: "become a process in the background",
+            source,
+        };
+        // It fails only if the process leads a session already.
+        let _ = rustix::process::setsid();
+        env::set_current_dir("/").map_err(failed)?;
+        let null = File::options().read(true).write(true).open("/dev/null");
+        Ok(Self {
+            null: null.map_err(failed)?,
+        })
+    }
+
+    /// Reports the mount, and lets go of the standard streams: who reads them would wait for the
+    /// end of the mount. The log goes to syslog from here on.
+    fn tell(self) -> Result<(), CommandError> {
         let mut out = io::stdout().lock();
         // The reader may have exited.
         let _ = writeln!(out, "{MOUNTED}").and_then(|()| out.flush());
+        logging::leave_stderr();
+        let replaced = rustix::stdio::dup2_stdin(&self.null)
+            .and_then(|()| rustix::stdio::dup2_stdout(&self.null))
+            .and_then(|()| rustix::stdio::dup2_stderr(&self.null));
+        replaced.map_err(|error| CommandError::System {
+            what: "let go of the standard streams",
+            source: error.into(),
+        })
     }
-    Ok(session.run()?)
 }
 
 /// Starts this program again without `--background`, and waits for its report.
@@ -125,7 +179,6 @@ fn run_in_background() -> Result<(), CommandError> {
         .arg("--tell")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .process_group(0)
         .spawn()
         .map_err(failed)?;
     let mut told = String::new();

@@ -108,6 +108,10 @@ impl OpenMountpoint {
         let wrong = |source| wrong(path, source);
         let mountpoint = fs::canonicalize(path).map_err(wrong)?;
         let metadata = fs::metadata(&mountpoint).map_err(wrong)?;
+        if !metadata.is_dir() {
+            // The kernel would mount the tree's root on a file, and no program could enter it.
+            return Err(wrong(io::ErrorKind::NotADirectory.into()));
+        }
         let device = File::options().read(true).write(true).open("/dev/fuse");
         Ok(Self {
             mountpoint,

@@ -22,6 +22,7 @@ use rustix::net::{
 
 use super::channel::{Received, receive, send};
 use super::error::FdStoreError;
+use super::executable::Executable;
 use super::message::{Answer, Request, Slot};
 use super::start_options::StartOptions;
 
@@ -43,7 +44,7 @@ const MAX_NAME_LEN: usize = 107;
 
 /// The fd store's `argv[0]`. systemd lets a process whose `argv[0]` begins with `@` live until the
 /// machine is switched off.
-const ARGV0: &str = "@gangplank-frontend";
+const ARGV0: &str = "@gangplank-fd-store";
 
 /// A connection to the fd store.
 #[derive(Debug)]
@@ -272,7 +273,8 @@ fn start(name: &str, options: &StartOptions, listener: OwnedFd) -> Result<(), Er
     set_socket_timeout(&listener, Timeout::Recv, None)?;
     listen(&listener, BACKLOG)?;
     let earlier_score = options.protect();
-    let started = Command::new("/proc/self/exe")
+    let executable = Executable::copy_of_this_program();
+    let started = Command::new(executable.path())
         .arg0(ARGV0)
         .args(["hold", &format!("--seccomp={}", options.seccomp), name])
         .stdin(Stdio::from(listener))

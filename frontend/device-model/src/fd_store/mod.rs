@@ -25,6 +25,7 @@ mod client;
 mod entry;
 mod error;
 mod eventfd;
+mod executable;
 mod message;
 mod process;
 mod start_options;

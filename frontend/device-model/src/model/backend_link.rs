@@ -157,7 +157,7 @@ fn attach<M: Messages + Send>(
             rate_limited!(warn, "the daemon does not serve this device: {error}");
             match error {
                 FsError::Start(_) => transport.device_mut().on_backend_lost(),
-                FsError::Queues { .. } | FsError::NoTag => Change::None,
+                FsError::Queues { .. } | FsError::Features { .. } | FsError::NoTag => Change::None,
             }
         }
     };

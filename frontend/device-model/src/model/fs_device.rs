@@ -21,6 +21,10 @@ use crate::mmio::{Activation, Device, EventFds, ReadyQueue};
 /// `DeviceID` of a file system (virtio 1.2, 5.11.1).
 const FILE_SYSTEM: u32 = 26;
 
+/// Features that every virtio-fs daemon has. A guest that is there first gets them, and a daemon
+/// without them is refused: it could not work the guest's rings.
+const EXPECTED_FEATURES: u64 = feature::VERSION_1 | feature::INDIRECT_DESC | feature::EVENT_IDX;
+
 /// A file system device. It exists before its backend and outlives it.
 #[derive(Debug)]
 pub struct FsDevice<M> {
@@ -72,6 +76,12 @@ pub enum FsError {
         /// The device's, with the high-priority queue.
         wanted: usize,
     },
+    /// The backend has fewer features than the guest was offered.
+    #[error("the daemon lacks the virtio features {missing:#x}, which a guest may use")]
+    Features {
+        /// Their bits.
+        missing: u64,
+    },
     /// Neither the configuration nor the backend has a tag.
     #[error("the daemon has no tag: configure one, or start the daemon with one")]
     NoTag,
@@ -96,7 +106,7 @@ impl<M: Messages> FsDevice<M> {
             backend: None,
             driver: None,
             started: false,
-            last_features: feature::VERSION_1,
+            last_features: EXPECTED_FEATURES,
             handover: None,
         }
     }
@@ -124,6 +134,10 @@ impl<M: Messages> FsDevice<M> {
             && usize::try_from(has).is_ok_and(|has| has < wanted)
         {
             return Err(FsError::Queues { has, wanted });
+        }
+        let missing = EXPECTED_FEATURES & !session.offered();
+        if missing != 0 {
+            return Err(FsError::Features { missing });
         }
         let mut change = Change::None;
         if self.tag_from_backend {

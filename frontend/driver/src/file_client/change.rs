@@ -7,7 +7,7 @@ use gangplank_fuse::MkdirIn;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::error::{Error, Result};
+use super::error::{Error, Failures, Result};
 use super::listing::MAX_DEPTH;
 use super::path::{LastLink, Node, Share, text};
 use crate as driver;
@@ -52,7 +52,8 @@ impl Share {
         Ok(())
     }
 
-    /// Removes a file, or a directory with everything below it with `recursive`.
+    /// Removes a file, or a directory with everything below it with `recursive`. Goes on with the
+    /// rest of a directory after an error.
     pub(super) fn remove(&self, path: &str, recursive: bool) -> Result<()> {
         let (parent, name) = self.parent(path)?;
         let node = self
@@ -64,8 +65,13 @@ impl Share {
         if !recursive {
             return Err(Error::Directory(path.to_owned()));
         }
-        self.remove_below(&node, path, 0)?;
-        self.remove_name(&parent, &name, &node, path)
+        let mut failures = Failures::default();
+        failures.note(self.remove_below(&node, path, 0))?;
+        // What is left below it is told already.
+        if failures.is_empty() {
+            failures.note(self.remove_name(&parent, &name, &node, path))?;
+        }
+        failures.into_result()
     }
 
     fn remove_below(&self, directory: &Node, path: &str, depth: usize) -> Result<()> {
@@ -74,18 +80,31 @@ impl Share {
             let path = path.to_owned();
             return Err(Error::Path { path, why });
         }
+        let mut failures = Failures::default();
         for (name, node) in self.entries(directory, path)? {
             let below = format!("{path}/{}", text(&name));
-            if node.kind() == FileType::Directory {
-                self.remove_below(&node, &below, depth + 1)?;
-            }
-            let name = CString::new(name).map_err(|_| Error::Path {
-                path: below.clone(),
-                why: "a name cannot hold a NUL",
-            })?;
-            self.remove_name(directory, &name, &node, &below)?;
+            failures.note(self.remove_entry(directory, name, &node, &below, depth))?;
         }
-        Ok(())
+        failures.into_result()
+    }
+
+    /// Removes one entry of a directory, with everything below it.
+    fn remove_entry(
+        &self,
+        directory: &Node,
+        name: Vec<u8>,
+        node: &Node,
+        path: &str,
+        depth: usize,
+    ) -> Result<()> {
+        if node.kind() == FileType::Directory {
+            self.remove_below(node, path, depth + 1)?;
+        }
+        let name = CString::new(name).map_err(|_| Error::Path {
+            path: path.to_owned(),
+            why: "a name cannot hold a NUL",
+        })?;
+        self.remove_name(directory, &name, node, path)
     }
 
     fn remove_name(&self, parent: &Node, name: &CString, node: &Node, path: &str) -> Result<()> {
@@ -104,10 +123,13 @@ impl Share {
     /// Renames a file or directory.
     pub(super) fn rename(&self, from: &str, to: &str) -> Result<()> {
         let (parent, name) = self.parent(from)?;
-        if self.child(&parent, name.as_bytes(), from)?.is_none() {
-            return Err(Error::Missing(from.to_owned()));
+        let moved = self
+            .child(&parent, name.as_bytes(), from)?
+            .ok_or_else(|| Error::Missing(from.to_owned()))?;
+        let (new_parent, new_name, there) = self.destination(to, &name)?;
+        if there.is_none() && moved.kind() != FileType::Directory {
+            names_no_directory(to)?;
         }
-        let (new_parent, new_name, _) = self.destination(to, &name)?;
         let renamed = self
             .session
             .rename(parent.id, &name, new_parent.id, &new_name);
@@ -140,23 +162,19 @@ impl Share {
         Ok(())
     }
 
-    /// The directory and name at which something called `name` arrives that is moved or copied to
-    /// `to`: inside `to` if that is a directory. Also the node that is there already.
-    pub(super) fn destination(
+    /// The directory and name at which something called `name` arrives that is moved to `to`:
+    /// inside `to` if that is a directory. Also the node that is there already.
+    fn destination(
         &self,
         to: &str,
         name: &CString,
     ) -> Result<(Rc<Node>, CString, Option<Rc<Node>>)> {
         match self.find_if_there(to)? {
             Some(node) if node.kind() == FileType::Directory => {
-                let there = match self.child(&node, name.as_bytes(), to)? {
-                    Some(link) if link.kind() == FileType::Symlink && self.follow => {
-                        self.find_if_there(&format!("{to}/{}", name.to_string_lossy()))?
-                    }
-                    there => there.map(Rc::new),
-                };
-                Ok((node, name.clone(), there))
+                let there = self.child(&node, name.as_bytes(), to)?;
+                Ok((node, name.clone(), there.map(Rc::new)))
             }
+            Some(_) if to.ends_with('/') => Err(Error::NotDirectory(to.to_owned())),
             there => {
                 let (parent, name) = self.parent(to)?;
                 Ok((parent, name, there))
@@ -164,12 +182,24 @@ impl Share {
         }
     }
 
-    fn find_if_there(&self, path: &str) -> Result<Option<Rc<Node>>> {
+    /// The node at `path`, or None if the name does not exist.
+    pub(super) fn find_if_there(&self, path: &str) -> Result<Option<Rc<Node>>> {
         match self.find(path, LastLink::Follow) {
             Ok(node) => Ok(Some(node)),
             Err(Error::Missing(_)) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// A path that ends in a slash names a directory, and no file is made there.
+pub(super) fn names_no_directory(path: &str) -> Result<()> {
+    match path.ends_with('/') {
+        true => Err(Error::Path {
+            path: path.to_owned(),
+            why: "there is no such directory",
+        }),
+        false => Ok(()),
     }
 }
 

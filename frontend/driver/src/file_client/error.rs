@@ -111,16 +111,109 @@ pub enum Error {
     /// Standard output could not be written.
     #[error("cannot write to standard output")]
     Output(#[from] io::Error),
+    /// Several files failed, and the command went on with the others.
+    #[error("{} files failed", .0.count())]
+    Several(Failures),
+}
+
+/// What failed while a command went on.
+#[derive(Debug, Default)]
+pub struct Failures {
+    first: Vec<Error>,
+    more: usize,
+}
+
+/// Errors that are kept to be shown. The others are counted: a directory may have millions of files
+/// that cannot be removed.
+const MAX_SHOWN: usize = 20;
+
+impl Failures {
+    /// The first errors, in their order.
+    #[must_use]
+    pub fn first(&self) -> &[Error] {
+        &self.first
+    }
+
+    /// Errors after the first ones.
+    #[must_use]
+    pub const fn more(&self) -> usize {
+        self.more
+    }
+
+    /// All errors.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.first.len() + self.more
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.first.is_empty()
+    }
+
+    /// Keeps the error of one file. An error after which no other file can succeed is returned, with
+    /// those before it.
+    pub(super) fn note(&mut self, done: Result<()>) -> Result<()> {
+        let Err(error) = done else {
+            return Ok(());
+        };
+        let ends = error.ends_the_command();
+        match error {
+            Error::Several(others) => {
+                self.more += others.more;
+                others.first.into_iter().for_each(|error| self.push(error));
+            }
+            error => self.push(error),
+        }
+        match ends {
+            true => std::mem::take(self).into_result(),
+            false => Ok(()),
+        }
+    }
+
+    fn push(&mut self, error: Error) {
+        // The last error is shown if it ended the command.
+        if self.first.len() < MAX_SHOWN || error.ends_the_command() {
+            self.first.push(error);
+        } else {
+            self.more += 1;
+        }
+    }
+
+    /// Success if nothing failed; a single error as it is.
+    pub(super) fn into_result(mut self) -> Result<()> {
+        match self.first.pop() {
+            None => Ok(()),
+            Some(error) if self.first.is_empty() && self.more == 0 => Err(error),
+            Some(error) => {
+                self.first.push(error);
+                Err(Error::Several(self))
+            }
+        }
+    }
 }
 
 impl Error {
     /// The program's exit status: 3 if the daemon cannot be used, 1 if a file cannot.
     #[must_use]
-    pub const fn status(&self) -> u8 {
+    pub fn status(&self) -> u8 {
         match self {
             Self::Daemon(_) => 3,
             Self::Refused { source, .. } | Self::Transfer { source, .. } if source.is_fatal() => 3,
+            Self::Several(failures) => match failures.first.as_slice() {
+                // Only the last error can be one that ended the command.
+                [.., last] => last.status(),
+                [] => 1,
+            },
             _ => 1,
+        }
+    }
+
+    /// Whether no other file can succeed after this error.
+    fn ends_the_command(&self) -> bool {
+        match self {
+            Self::Output(_) => true,
+            Self::Several(failures) => failures.first.last().is_some_and(Self::ends_the_command),
+            error => error.status() == 3,
         }
     }
 }

@@ -1,13 +1,15 @@
-//! Files of the host, read into shared memory and written from it without a copy.
+//! Files of the host, read into shared memory without a copy.
 
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 
-use gangplank_service::output::close;
+use rustix::fs::{SeekFrom, seek};
+use rustix::io::Errno;
 use vm_memory::{ReadVolatile, VolatileMemoryError, WriteVolatile};
 
 use super::error::{Error, Result};
+use super::transfer::Holes;
 use crate::{Data, FuseSession};
 
 /// A file of the host, read from its present position. `path` is for messages.
@@ -16,27 +18,57 @@ pub(super) struct HostReader {
     file: File,
     path: PathBuf,
     offset: u64,
+    /// Where the data at `offset` ends: at a hole. `u64::MAX` if the file does not tell, or its holes
+    /// are read as zeros.
+    data_end: u64,
+    holes: Holes,
     /// The error that ended a piece after its first byte. A socket or a pipe reports an error only
     /// once.
     failed: Option<io::Error>,
 }
 
 impl HostReader {
-    pub(super) const fn new(file: File, path: PathBuf) -> Self {
+    /// Reads from the file's present position, or from its beginning without its holes.
+    pub(super) fn new(file: File, path: PathBuf, holes: Holes) -> Self {
         Self {
             file,
             path,
             offset: 0,
+            data_end: match holes {
+                Holes::Read => u64::MAX,
+                Holes::Skip => 0,
+            },
+            holes,
             failed: None,
         }
     }
 
-    /// The next piece, up to `room` bytes; `None` at the end. Data read before an error is a piece;
-    /// the next call returns the error.
-    pub(super) fn next(&mut self, session: &FuseSession, room: usize) -> Result<Option<Data>> {
+    /// Whether holes are left out.
+    pub(super) const fn has_holes(&self) -> bool {
+        matches!(self.holes, Holes::Skip)
+    }
+
+    /// Bytes before the present position: the length of the file at its end.
+    pub(super) const fn len(&self) -> u64 {
+        self.offset
+    }
+
+    /// The next piece, up to `room` bytes, with its offset; `None` at the end. Data read before an
+    /// error is a piece; the next call returns the error.
+    pub(super) fn next(
+        &mut self,
+        session: &FuseSession,
+        room: usize,
+    ) -> Result<Option<(u64, Data)>> {
         if let Some(error) = self.failed.take() {
             return Err(self.refused(error));
         }
+        if self.offset >= self.data_end && !self.find_data()? {
+            return Ok(None);
+        }
+        let offset = self.offset;
+        let left = usize::try_from(self.data_end - offset).unwrap_or(usize::MAX);
+        let room = room.min(left);
         let buffer = session.buffer(room);
         let buffer = buffer.map_err(|error| self.refused(io::Error::other(error)))?;
         let mut filled = 0;
@@ -57,7 +89,37 @@ impl HostReader {
                 }
             }
         }
-        Ok((filled != 0).then(|| Data::new(buffer, filled)))
+        Ok((filled != 0).then(|| (offset, Data::new(buffer, filled))))
+    }
+
+    /// Goes to the next data. Returns false if a hole reaches to the end of the file.
+    fn find_data(&mut self) -> Result<bool> {
+        let error = |errno: Errno| self.refused(errno.into());
+        match seek(&self.file, SeekFrom::Data(self.offset)) {
+            Ok(data) => {
+                let hole = seek(&self.file, SeekFrom::Hole(data)).map_err(error)?;
+                seek(&self.file, SeekFrom::Start(data)).map_err(error)?;
+                // Another program may have removed the data meanwhile.
+                (self.offset, self.data_end) = (data, hole.max(data + 1));
+                Ok(true)
+            }
+            Err(Errno::NXIO) => {
+                let end = seek(&self.file, SeekFrom::End(0)).map_err(error)?;
+                if end > self.offset {
+                    self.offset = end;
+                    return Ok(false);
+                }
+                // Files of procfs and others have data behind their end.
+                seek(&self.file, SeekFrom::Start(self.offset)).map_err(error)?;
+                self.data_end = u64::MAX;
+                Ok(true)
+            }
+            // The file does not tell where its data is: a pipe, or an old file system.
+            Err(_) => {
+                self.data_end = u64::MAX;
+                Ok(true)
+            }
+        }
     }
 
     fn refused(&self, source: io::Error) -> Error {
@@ -67,44 +129,6 @@ impl HostReader {
             offset: self.offset,
             source,
         }
-    }
-}
-
-/// A file of the host, written from its beginning. `path` is for messages.
-#[derive(Debug)]
-pub(super) struct HostWriter {
-    file: File,
-    path: PathBuf,
-    offset: u64,
-}
-
-impl HostWriter {
-    pub(super) const fn new(file: File, path: PathBuf) -> Self {
-        Self {
-            file,
-            path,
-            offset: 0,
-        }
-    }
-
-    /// Writes a piece after the previous one.
-    pub(super) fn write(&mut self, data: &Data) -> Result<()> {
-        let written = write_all(&self.file, data, &mut self.offset);
-        written.map_err(|source| Error::HostTransfer {
-            what: "write",
-            path: self.path.clone(),
-            offset: self.offset,
-            source,
-        })
-    }
-
-    /// Closes the file. A network file system may report only here what it could not write.
-    pub(super) fn close(self) -> Result<()> {
-        close(self.file).map_err(|source| Error::Host {
-            what: "close",
-            path: self.path,
-            source,
-        })
     }
 }
 

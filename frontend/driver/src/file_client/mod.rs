@@ -7,14 +7,17 @@ mod copy;
 mod error;
 mod format;
 mod host;
+mod host_target;
 mod listing;
+mod open_file;
 mod path;
+mod replace;
 mod show;
 #[cfg(test)]
 mod tests;
 mod transfer;
 
-pub use error::{Error, Result};
+pub use error::{Error, Failures, Result};
 use gangplank_service::output::Output;
 
 use self::args::{FsAction, FsArgs, Owner};
@@ -24,7 +27,7 @@ use crate::{Caller, Driver, InitOptions, Options};
 /// Runs the command. Output goes to `out`.
 ///
 /// # Errors
-/// The first error. Nothing after it was tried.
+/// What failed. After an error of one file, a command goes on with the others.
 pub fn run(args: &FsArgs, mut out: Output) -> Result<()> {
     let options = Options {
         request_queues: Some(1),
@@ -89,5 +92,9 @@ fn act(share: &Share, action: &FsAction, out: &mut Output) -> Result<()> {
 }
 
 fn each(paths: &[String], mut act: impl FnMut(&str) -> Result<()>) -> Result<()> {
-    paths.iter().try_for_each(|path| act(path))
+    let mut failures = Failures::default();
+    for path in paths {
+        failures.note(act(path))?;
+    }
+    failures.into_result()
 }

@@ -51,6 +51,14 @@ pub(super) enum LastLink {
     Keep,
 }
 
+/// A node of the share, and the name by which it was found.
+#[derive(Debug)]
+pub(super) struct Located {
+    pub(super) node: Rc<Node>,
+    /// The directory and the name in it, after all links; None for the root.
+    pub(super) place: Option<(Rc<Node>, CString)>,
+}
+
 /// The share, for the commands.
 #[derive(Debug)]
 pub(super) struct Share {
@@ -61,12 +69,19 @@ pub(super) struct Share {
 impl Share {
     /// The node at `path`.
     pub(super) fn find(&self, path: &str, last: LastLink) -> Result<Rc<Node>> {
+        Ok(self.locate(path, last)?.node)
+    }
+
+    /// The node at `path`, and where it is.
+    pub(super) fn locate(&self, path: &str, last: LastLink) -> Result<Located> {
         let mut ahead: VecDeque<Vec<u8>> = components(path.as_bytes()).collect();
         let root = Rc::new(self.root()?);
-        let mut trail = vec![Rc::clone(&root)];
+        // The nodes that lead to the present one, each with its name in the one before.
+        let mut trail = vec![(Rc::clone(&root), Vec::new())];
         let mut links = 0;
         while let Some(name) = ahead.pop_front() {
-            let here = trail.last().map_or_else(|| Rc::clone(&root), Rc::clone);
+            let here = trail.last().map_or(&root, |(node, _)| node);
+            let here = Rc::clone(here);
             if here.kind() != FileType::Directory {
                 return Err(Error::NotDirectory(path.to_owned()));
             }
@@ -84,7 +99,7 @@ impl Share {
             if child.kind() != FileType::Symlink
                 || (is_last && (last == LastLink::Keep || !self.follow))
             {
-                trail.push(Rc::new(child));
+                trail.push((Rc::new(child), name));
                 continue;
             }
             let target = self.target(&child, path)?;
@@ -105,7 +120,18 @@ impl Share {
                 ahead.push_front(component);
             }
         }
-        Ok(trail.pop().unwrap_or(root))
+        let Some((node, name)) = trail.pop() else {
+            return Ok(Located {
+                node: root,
+                place: None,
+            });
+        };
+        let name = CString::new(name).map_err(|_| Error::Path {
+            path: path.to_owned(),
+            why: "a name cannot hold a NUL",
+        })?;
+        let place = trail.pop().map(|(parent, _)| (parent, name));
+        Ok(Located { node, place })
     }
 
     /// The parent directory of `path`, and the last name of `path`.

@@ -6,7 +6,7 @@ use gangplank_fuse::{NodeId, StatxIn};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::error::{Error, Result};
+use super::error::{Error, Failures, Result};
 use super::format;
 use super::listing::MAX_DEPTH;
 use super::path::{LastLink, Node, Share, text};
@@ -19,26 +19,38 @@ const STATX_BTIME: u32 = 0x800;
 impl Share {
     /// Lists directories and files as `ls -l` does.
     pub(super) fn list(&self, paths: &[String], all: bool, out: &mut impl Write) -> Result<()> {
+        let mut failures = Failures::default();
         for (number, path) in paths.iter().enumerate() {
-            let node = self.find(path, LastLink::Follow)?;
-            if node.kind() != FileType::Directory {
-                let line = self.line(path.as_bytes(), &node)?;
-                table(&[line], out)?;
-                continue;
-            }
-            if paths.len() > 1 {
-                let gap = if number == 0 { "" } else { "\n" };
-                writeln!(out, "{gap}{}:", text(path.as_bytes()))?;
-            }
-            let mut lines = Vec::new();
-            for (name, node) in self.entries(&node, path)? {
-                if all || !name.starts_with(b".") {
-                    lines.push(self.line(&name, &node)?);
-                }
-            }
-            table(&lines, out)?;
+            let heading = (paths.len() > 1).then_some(if number == 0 { "" } else { "\n" });
+            failures.note(self.list_one(path, all, heading, out))?;
         }
-        Ok(())
+        failures.into_result()
+    }
+
+    /// Lists a directory or a file. A directory has its name above it if there is a `heading`, which
+    /// separates it from the list before.
+    fn list_one(
+        &self,
+        path: &str,
+        all: bool,
+        heading: Option<&str>,
+        out: &mut impl Write,
+    ) -> Result<()> {
+        let node = self.find(path, LastLink::Follow)?;
+        if node.kind() != FileType::Directory {
+            let line = self.line(path.as_bytes(), &node)?;
+            return table(&[line], out);
+        }
+        if let Some(gap) = heading {
+            writeln!(out, "{gap}{}:", text(path.as_bytes()))?;
+        }
+        let mut lines = Vec::new();
+        for (name, node) in self.entries(&node, path)? {
+            if all || !name.starts_with(b".") {
+                lines.push(self.line(&name, &node)?);
+            }
+        }
+        table(&lines, out)
     }
 
     /// One line of a listing, column by column.

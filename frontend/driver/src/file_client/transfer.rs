@@ -1,10 +1,12 @@
 //! File data in both directions, with many requests in flight.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::Instant;
 
-use gangplank_fuse::{Handle, ReadFlags, ReadIn, WriteIn};
+use gangplank_fuse::{Handle, LseekIn, ReadFlags, ReadIn, WriteIn};
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use super::error::{Error, Result};
 use super::path::Node;
@@ -15,6 +17,28 @@ const MAX_REQUEST_LEN: u32 = 1 << 20;
 
 /// Most requests in flight.
 const MAX_IN_FLIGHT: usize = 16;
+
+/// `SEEK_DATA` of lseek(2).
+const SEEK_DATA: u32 = 3;
+/// `SEEK_HOLE` of lseek(2).
+const SEEK_HOLE: u32 = 4;
+
+/// What happens to the parts of a file that have no data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Holes {
+    /// They are zeros like others.
+    Read,
+    /// They are left out, where the file tells where they are.
+    Skip,
+}
+
+/// A part of a file, or all that is left.
+enum Extent {
+    /// Data here.
+    Data(Range<u64>),
+    /// A hole up to the end of the file, which is here.
+    End(u64),
+}
 
 /// An open file of the share. `path` is for messages.
 #[derive(Debug, Clone, Copy)]
@@ -41,49 +65,131 @@ impl FileIo<'_> {
         (self.session.depth() / 2).clamp(1, MAX_IN_FLIGHT)
     }
 
-    /// Passes the whole file to `sink`, piece by piece and in order. If a read fails, `sink` has
-    /// got all data before it.
-    pub(super) fn read_all(&self, sink: impl FnMut(Data) -> Result<()>) -> Result<()> {
+    /// Passes the whole file to `sink`, piece by piece and in order, each with its offset. Returns
+    /// the file's length. If a read fails, `sink` has got all data before it.
+    pub(super) fn read_all(
+        &self,
+        holes: Holes,
+        mut sink: impl FnMut(u64, Data) -> Result<()>,
+    ) -> Result<u64> {
+        let mut position = 0;
+        loop {
+            let extent = match holes {
+                Holes::Read => position..u64::MAX,
+                Holes::Skip => match self.next_extent(position)? {
+                    Extent::Data(extent) => extent,
+                    Extent::End(len) => return Ok(len),
+                },
+            };
+            let end = extent.end;
+            position = self.read_extent(extent, &mut sink)?;
+            // Shorter than it was: the end of the file.
+            if position < end {
+                return Ok(position);
+            }
+        }
+    }
+
+    /// The next data at `position` or behind it. All that is left counts as data if the daemon does
+    /// not tell.
+    fn next_extent(&self, position: u64) -> Result<Extent> {
+        let rest = Extent::Data(position..u64::MAX);
+        let data = match self.seek(position, SEEK_DATA)? {
+            Ok(data) if data >= position => data,
+            Err(Errno::NXIO) => {
+                let attr = self.session.getattr(self.node.id, Some(self.file));
+                let len = attr.map_err(self.refused("read", position))?.attr.size;
+                // A file with a wrong size, as those of procfs, has data behind its end.
+                return Ok(if len > position {
+                    Extent::End(len)
+                } else {
+                    rest
+                });
+            }
+            _ => return Ok(rest),
+        };
+        match self.seek(data, SEEK_HOLE)? {
+            Ok(hole) if hole > data => Ok(Extent::Data(data..hole)),
+            _ => Ok(rest),
+        }
+    }
+
+    /// LSEEK. The inner error is the daemon's: it may not know the operation.
+    fn seek(&self, offset: u64, whence: u32) -> Result<std::result::Result<u64, Errno>> {
+        let args = LseekIn {
+            fh: self.file.get(),
+            offset,
+            whence,
+            ..LseekIn::default()
+        };
+        match self.session.lseek(self.node.id, args) {
+            Ok(found) => Ok(Ok(found)),
+            Err(error) => match error.errno() {
+                Some(errno) => Ok(Err(errno)),
+                None => Err(self.refused("read", offset)(error)),
+            },
+        }
+    }
+
+    /// Reads an extent, and returns where its data ended.
+    fn read_extent(
+        &self,
+        extent: Range<u64>,
+        sink: &mut impl FnMut(u64, Data) -> Result<()>,
+    ) -> Result<u64> {
         let mut in_flight = VecDeque::new();
-        let read = self.read_ahead(&mut in_flight, sink);
+        let read = self.read_ahead(&mut in_flight, extent, sink);
         wait_for_all(
             self.session,
-            in_flight.into_iter().map(|(_, pending)| pending),
+            in_flight.into_iter().map(|(_, _, pending)| pending),
         );
         read
     }
 
     fn read_ahead(
         &self,
-        in_flight: &mut VecDeque<(u64, Pending<Data>)>,
-        mut sink: impl FnMut(Data) -> Result<()>,
-    ) -> Result<()> {
+        in_flight: &mut VecDeque<(u64, u32, Pending<Data>)>,
+        extent: Range<u64>,
+        sink: &mut impl FnMut(u64, Data) -> Result<()>,
+    ) -> Result<u64> {
         // At most what can be written in one request.
         let step = self.session.max_read().min(self.session.max_write());
         let step = step.min(MAX_REQUEST_LEN);
-        let size = self.node.attr.size;
+        // The end of an extent is known from the daemon; else the file's reported size is a hint.
+        let expected = match extent.end {
+            u64::MAX => self.node.attr.size,
+            end => end,
+        };
         let depth = self.depth();
-        let mut next = 0_u64;
+        let mut next = extent.start;
         loop {
             // Beyond its reported size, a file is read one request at a time.
-            while in_flight.len() < depth && (next < size || in_flight.is_empty()) {
-                in_flight.push_back((next, self.ask(next, step)?));
-                next = next.saturating_add(u64::from(step));
+            while next < extent.end
+                && in_flight.len() < depth
+                && (next < expected || in_flight.is_empty())
+            {
+                let left = u32::try_from(extent.end - next).unwrap_or(u32::MAX);
+                let len = step.min(left);
+                in_flight.push_back((next, len, self.ask(next, len)?));
+                next = next.saturating_add(u64::from(len));
             }
-            let Some((offset, pending)) = in_flight.pop_front() else {
-                return Ok(());
+            let Some((offset, asked, pending)) = in_flight.pop_front() else {
+                return Ok(next);
             };
             let data = pending.wait().map_err(self.refused("read", offset))?;
             let len = data.len() as u64;
             if len == 0 {
-                return Ok(());
+                return Ok(offset);
             }
-            sink(data)?;
-            if len < u64::from(step) {
+            sink(offset, data)?;
+            if len < u64::from(asked) {
                 // The end of the file, or the data before an error: the next reply tells which. The
                 // requests further on have wrong offsets now.
                 let stale = std::mem::take(in_flight);
-                wait_for_all(self.session, stale.into_iter().map(|(_, pending)| pending));
+                wait_for_all(
+                    self.session,
+                    stale.into_iter().map(|(_, _, pending)| pending),
+                );
                 next = offset.saturating_add(len);
             }
         }
@@ -150,6 +256,11 @@ impl<'a> Writer<'a> {
             appends,
             in_flight: VecDeque::new(),
         }
+    }
+
+    /// Leaves a hole up to `offset`, at which the next piece goes.
+    pub(super) const fn skip_to(&mut self, offset: u64) {
+        self.offset = offset;
     }
 
     /// Most bytes of one piece.

@@ -3,6 +3,7 @@
 
 mod device_state;
 mod error;
+mod probe;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -21,6 +22,7 @@ use gangplank_vhost_user::message::{
 };
 
 pub(super) use self::error::DaemonError;
+pub(super) use self::probe::listens_at;
 use super::memory::Memory;
 use super::ring::{Ring, Signal};
 

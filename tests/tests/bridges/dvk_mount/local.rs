@@ -3,11 +3,13 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::Stdio;
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use gangplank_tests::dvk::{Mount, Switch};
-use gangplank_tests::packages;
+use gangplank_tests::{packages, process, tools};
 
 use crate::faults::{LIMIT, fails_in_time, recovers};
 use crate::{Fixture, OPTIONS};
@@ -65,5 +67,64 @@ pub(crate) fn a_mount_without_a_switch_unmounts(fixture: &mut Fixture) -> Result
     fixture.mount.ended()?;
     ensure!(started.elapsed() < LIMIT, "it took {:?}", started.elapsed());
     ensure!(!fixture.mount.is_mounted()?);
+    Ok(())
+}
+
+/// A mount in the background holds no pipe of who started it, no terminal and no directory.
+pub(crate) fn a_background_mount_lets_go_of_everything(fixture: &mut Fixture) -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let point = directory.path().join("point");
+    fs::create_dir(&point)?;
+    let arguments = fixture.topology.mount_arguments(&point.to_string_lossy());
+    let mut shell = process::tied("sh", None);
+    shell
+        // It ends only when nobody has the pipe any more.
+        .args(["-c", "\"$@\" 2>&1 | cat", "sh"])
+        .arg(tools::dvk()?)
+        .args(&arguments)
+        .args(["--client-endpoint", "12"])
+        .current_dir(directory.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    let mut shell = process::spawn(shell)?;
+    let ended = process::wait_within(&mut shell, LIMIT);
+    let found = fs::read_dir("/proc")?.flatten().map(|entry| entry.path());
+    let found: Vec<_> = found
+        .filter(|path| {
+            let words = fs::read(path.join("cmdline")).unwrap_or_default();
+            let words = String::from_utf8_lossy(&words);
+            words.contains("--tell") && words.contains(&*point.to_string_lossy())
+        })
+        .collect();
+    let there = fs::write(point.join("file"), "content");
+    let kept: Vec<_> = found
+        .iter()
+        .flat_map(|path| ["cwd", "fd/0", "fd/1", "fd/2"].map(|name| path.join(name)))
+        .map(fs::read_link)
+        .collect();
+    packages::run(std::process::Command::new("umount").arg(&point))?;
+    ended.context("the pipe is still open")?;
+    there?;
+    ensure!(fs::read(fixture.there("file"))? == b"content");
+    let kept: Vec<_> = kept.into_iter().collect::<std::io::Result<_>>()?;
+    let null = Path::new("/dev/null");
+    ensure!(kept == [Path::new("/"), null, null, null], "{kept:?}");
+    Ok(())
+}
+
+/// A file is no directory to mount on.
+pub(crate) fn a_file_is_not_mounted_on(fixture: &mut Fixture) -> Result<()> {
+    let file = tempfile::NamedTempFile::new()?;
+    let output = std::process::Command::new(tools::dvk()?)
+        .args(
+            fixture
+                .topology
+                .mount_arguments(&file.path().to_string_lossy()),
+        )
+        .args(["--client-endpoint", "13"])
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(1), "{text}");
+    ensure!(text.contains("not a directory"), "{text}");
     Ok(())
 }

@@ -192,6 +192,14 @@ const BY_SWITCH: &[(&str, Test)] = &[
         local::a_second_mount_needs_an_endpoint_of_its_own,
     ),
     (
+        "local::a_background_mount_lets_go_of_everything",
+        local::a_background_mount_lets_go_of_everything,
+    ),
+    (
+        "local::a_file_is_not_mounted_on",
+        local::a_file_is_not_mounted_on,
+    ),
+    (
         "local::a_mount_without_a_switch_unmounts",
         local::a_mount_without_a_switch_unmounts,
     ),

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output, Stdio};
 
@@ -283,6 +283,80 @@ fn output_that_cannot_be_written_is_an_error() -> Result<()> {
                 "{arguments:?}: {text}"
             );
         }
+    }
+    Ok(())
+}
+
+/// A copy takes no more space than the file. A copy that fails changes nothing, and leaves nothing.
+#[test]
+fn copies_keep_holes_and_replace_a_file_in_one_step() -> Result<()> {
+    for mut fixture in Fixture::each(&[])? {
+        let elsewhere = tempfile::tempdir()?;
+        let there = elsewhere.path().join("there");
+        let file = File::create(&there)?;
+        file.write_all_at(&pattern(10_000), 64 << 20)?;
+        file.set_len(256 << 20)?;
+        drop(file);
+        let in_share = |name: &str| fixture.share.path().join(name);
+        let (first, second) = (in_share("first"), in_share("second"));
+        let back = elsewhere.path().join("back");
+        let there_text = there.display().to_string();
+        done(&mut fixture, &["cp", &there_text, ":first"])?;
+        done(&mut fixture, &["cp", ":first", ":second"])?;
+        done(
+            &mut fixture,
+            &["cp", ":second", &back.display().to_string()],
+        )?;
+        for copy in [&first, &second, &back] {
+            let metadata = fs::metadata(copy)?;
+            ensure!(metadata.len() == 256 << 20, "{copy:?}");
+            ensure!(metadata.blocks() * 512 < 16 << 20, "{copy:?} has no holes");
+            let mut data = vec![0; 10_000];
+            File::open(copy)?.read_exact_at(&mut data, 64 << 20)?;
+            ensure!(data == pattern(10_000), "{copy:?} has other data");
+        }
+        // What is opened before the copy shows the old contents: the new file is another one.
+        let before = fs::metadata(&second)?.ino();
+        done(&mut fixture, &["cp", ":first", ":second"])?;
+        ensure!(fs::metadata(&second)?.ino() != before);
+
+        let (status, text) = failed(&mut fixture, &["cp", &there_text, ":new/"])?;
+        ensure!(
+            status == 1 && text.contains("new/: there is no such directory"),
+            "{text}"
+        );
+        fs::create_dir(fixture.share.path().join("full"))?;
+        let (status, text) = failed(&mut fixture, &["cp", ":first", "/dev/full"])?;
+        ensure!(
+            status == 1 && text.contains("cannot write /dev/full"),
+            "{text}"
+        );
+        let mut names: Vec<_> = fs::read_dir(fixture.share.path())?
+            .map(|entry| Ok(entry?.file_name()))
+            .collect::<Result<_>>()?;
+        names.sort();
+        ensure!(names == ["first", "full", "second"], "{names:?}");
+    }
+    Ok(())
+}
+
+/// Each file is tried, and each error told. The daemon has nothing to complain of in its log.
+#[test]
+fn commands_go_on_after_an_error_and_leave_no_complaint_of_the_daemon() -> Result<()> {
+    for mut fixture in Fixture::each(&[])? {
+        let share = fixture.share.path().to_owned();
+        for number in 0..200 {
+            fs::write(share.join(format!("file{number}")), b"x")?;
+        }
+        for _ in 0..20 {
+            done(&mut fixture, &["tree"])?;
+            ensure!(!fixture.daemon.log().contains("does not hold"));
+        }
+        let (status, text) = failed(&mut fixture, &["rm", "missing", "file1", "gone", "file2"])?;
+        ensure!(status == 1, "{status}");
+        ensure!(text.contains("no such file: missing"), "{text}");
+        ensure!(text.contains("no such file: gone"), "{text}");
+        ensure!(!share.join("file1").exists() && !share.join("file2").exists());
     }
     Ok(())
 }

@@ -42,6 +42,7 @@ impl Default for State {
             features: feature::VERSION_1
                 | feature::PROTOCOL_FEATURES
                 | feature::LOG_ALL
+                | feature::INDIRECT_DESC
                 | feature::EVENT_IDX,
             protocol: Protocol::all(),
             queues: 8,

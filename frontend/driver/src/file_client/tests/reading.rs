@@ -1,10 +1,12 @@
 use std::fs;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 
 use gangplank_fuse::dir::DirentWriter;
 use gangplank_fuse::{FopenFlags, Opcode, ReadFlags};
 use rustix::io::Errno;
 
+use super::super::args::FsAction;
+use super::super::{Error, act};
 use super::share::{Fixture, PIECE, State, output, pattern, text};
 use crate::fake_daemon::ReplyOrder;
 
@@ -45,8 +47,8 @@ fn file_longer_than_its_size_is_read_to_its_end() {
     assert_eq!(fs::read(&copy).unwrap(), data);
 }
 
-/// No silent loss: a failed READ is an error of the copy that names file and offset. Data read
-/// before it is in the copy.
+/// No silent loss: a failed READ is an error of the copy that names file and offset. What the name
+/// had before stays, and nothing else is left behind.
 #[test]
 fn failed_read_is_told_by_file_and_offset_after_what_could_be_read() {
     let bad = 2 * PIECE + 512;
@@ -57,11 +59,13 @@ fn failed_read_is_told_by_file_and_offset_after_what_could_be_read() {
     let directory = tempfile::tempdir().unwrap();
     let copy = directory.path().join("copy");
     let path = copy.to_str().unwrap();
+    fs::write(&copy, b"old").unwrap();
     let error = fixture.share.copy(":file", path).unwrap_err();
     let expected = format!("cannot read file at offset {bad}: READ: ");
     assert!(text(&error).starts_with(&expected), "{}", text(&error));
     assert_eq!(error.status(), 1);
-    assert_eq!(fs::read(&copy).unwrap(), pattern(6 * PIECE)[..bad]);
+    assert_eq!(fs::read(&copy).unwrap(), b"old");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     let (out, file) = output();
     let error = fixture.share.cat("file", &out).unwrap_err();
     assert!(text(&error).starts_with(&expected), "{}", text(&error));
@@ -91,6 +95,73 @@ fn file_that_was_read_is_flushed_and_released_last() {
     fixture.share.cat("file", &output().0).unwrap();
     let asked = &fixture.state().asked;
     assert!(asked.ends_with(&[Opcode::Flush, Opcode::Release]));
+}
+
+/// The copy has the holes of the file, also the one at its end, and the permissions of the file that
+/// it replaces.
+#[test]
+fn copy_on_the_host_has_the_holes_of_the_file() {
+    let len = 4 << 20;
+    let mut state = file_of(0);
+    state.data = vec![0; len];
+    state.data[1 << 20..][..6].copy_from_slice(b"middle");
+    let extent = (1 << 20)..(1 << 20) + 4096;
+    state.extents = Some([extent].into());
+    let data = state.data.clone();
+    let fixture = Fixture::new(state);
+    let directory = tempfile::tempdir().unwrap();
+    let copy = directory.path().join("copy");
+    fs::write(&copy, b"old").unwrap();
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o604)).unwrap();
+    fixture.share.copy(":file", copy.to_str().unwrap()).unwrap();
+    assert_eq!(fs::read(&copy).unwrap(), data);
+    let metadata = fs::metadata(&copy).unwrap();
+    assert_eq!(metadata.mode() & 0o777, 0o604);
+    assert!(metadata.blocks() * 512 < len as u64 / 2, "{metadata:?}");
+}
+
+/// A link on the host is followed: the file that it leads to is replaced, and the link stays.
+#[test]
+fn copy_to_a_link_replaces_what_it_leads_to() {
+    let fixture = Fixture::new(file_of(10));
+    let directory = tempfile::tempdir().unwrap();
+    let (file, link) = (directory.path().join("file"), directory.path().join("link"));
+    fs::write(&file, b"old").unwrap();
+    symlink("file", &link).unwrap();
+    fixture.share.copy(":file", link.to_str().unwrap()).unwrap();
+    assert_eq!(fs::read(&file).unwrap(), pattern(10));
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    let new = format!("{}/new/", directory.path().display());
+    let error = fixture.share.copy(":file", &new).unwrap_err();
+    assert!(text(&error).ends_with("new/: there is no such directory"));
+}
+
+/// A command goes on after the error of one file, and tells all of them: the first ones in full.
+#[test]
+fn errors_of_several_files_are_told_together() {
+    let fixture = Fixture::new(State {
+        failing: vec![(Opcode::Unlink, Errno::ACCESS)],
+        ..file_of(1)
+    });
+    let paths = vec!["file".to_owned(); 30];
+    let action = FsAction::Rm {
+        recursive: false,
+        paths,
+    };
+    let error = act(&fixture.share, &action, &mut output().0).unwrap_err();
+    assert_eq!(error.status(), 1);
+    let Error::Several(failures) = error else {
+        panic!("one error: {error}");
+    };
+    assert_eq!((failures.first().len(), failures.more()), (20, 10));
+    let asked = &fixture.state().asked;
+    assert_eq!(
+        asked
+            .iter()
+            .filter(|asked| **asked == Opcode::Unlink)
+            .count(),
+        30
+    );
 }
 
 /// No silent loss: a full local file system is an error with file and offset.

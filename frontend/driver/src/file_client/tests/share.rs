@@ -1,10 +1,12 @@
 //! A share with one file, "file", whose daemon behaves as the test says.
 
 use std::fs::File;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use gangplank_fuse::{
-    Attr, AttrOut, EntryOut, InHeader, InitOut, Opcode, OpenOut, ReadIn, WriteIn, WriteOut,
+    Attr, AttrOut, EntryOut, InHeader, InitOut, LseekIn, LseekOut, Opcode, OpenOut, ReadIn,
+    SetattrIn, WriteIn, WriteOut,
 };
 use gangplank_service::output::Output;
 use rustix::io::Errno;
@@ -16,6 +18,9 @@ use crate::fake_daemon::{FakeDaemon, Reply, ReplyOrder};
 /// Bytes of one request: the daemon accepts no more.
 pub(super) const PIECE: usize = 4096;
 
+/// The node that CREATE makes.
+const MADE: u64 = 3;
+
 /// What the daemon has, and how it fails.
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -23,8 +28,14 @@ pub(super) struct State {
     pub(super) data: Vec<u8>,
     /// The size in the file's attributes, if it is wrong.
     pub(super) told_size: Option<u64>,
+    /// The data of the file that CREATE made, until it is renamed.
+    pub(super) made: Vec<u8>,
+    /// Where the file has data; None if the daemon does not know LSEEK.
+    pub(super) extents: Option<Vec<Range<u64>>>,
     /// LOOKUPs that find nothing at first.
     pub(super) missing: usize,
+    /// The name that LOOKUP finds all the same.
+    pub(super) found: Option<&'static str>,
     /// The first reply to READDIR.
     pub(super) entries: Vec<u8>,
     /// Most bytes of each READ or WRITE, from the first on; all bytes when the list is empty.
@@ -89,20 +100,27 @@ impl State {
         match opcode {
             Opcode::Init => Ok(init().as_bytes().to_vec()),
             Opcode::Getattr => Ok(self.attributes(header.nodeid).as_bytes().to_vec()),
+            Opcode::Lookup
+                if self
+                    .found
+                    .is_some_and(|name| body.starts_with(name.as_bytes())) =>
+            {
+                Ok(self.entry(2).as_bytes().to_vec())
+            }
             Opcode::Lookup if self.missing > 0 => {
                 self.missing -= 1;
                 Err(Errno::NOENT)
             }
-            Opcode::Lookup => Ok(self.entry().as_bytes().to_vec()),
+            Opcode::Lookup => Ok(self.entry(2).as_bytes().to_vec()),
             Opcode::Forget | Opcode::BatchForget => Ok(Vec::new()),
             _ => {
                 self.asked.push(opcode);
-                self.operate(opcode, body)
+                self.operate(opcode, header.nodeid, body)
             }
         }
     }
 
-    fn operate(&mut self, opcode: Opcode, body: &[u8]) -> Reply {
+    fn operate(&mut self, opcode: Opcode, node: u64, body: &[u8]) -> Reply {
         match opcode {
             Opcode::Open | Opcode::Opendir => {
                 let opened = OpenOut {
@@ -115,12 +133,25 @@ impl State {
             Opcode::Read => self.read(&ReadIn::read_from_prefix(body).unwrap().0),
             Opcode::Write => {
                 let (args, data) = WriteIn::read_from_prefix(body).unwrap();
-                self.write(&args, data)
+                self.write(node, &args, data)
             }
             Opcode::Setattr => {
-                self.data.clear();
-                Ok(self.attributes(2).as_bytes().to_vec())
+                let (args, _) = SetattrIn::read_from_prefix(body).unwrap();
+                let len = usize::try_from(args.size).unwrap();
+                self.contents(node).resize(len, 0);
+                Ok(self.attributes(node).as_bytes().to_vec())
             }
+            Opcode::Create => {
+                self.made.clear();
+                let opened = OpenOut::default();
+                Ok([self.entry(MADE).as_bytes(), opened.as_bytes()].concat())
+            }
+            Opcode::Rename => {
+                self.data = std::mem::take(&mut self.made);
+                Ok(Vec::new())
+            }
+            Opcode::Unlink => Ok(Vec::new()),
+            Opcode::Lseek => self.seek(&LseekIn::read_from_prefix(body).unwrap().0),
             Opcode::Flush | Opcode::Release | Opcode::Releasedir | Opcode::Destroy => {
                 Ok(Vec::new())
             }
@@ -144,16 +175,37 @@ impl State {
         Ok(rest[..most.min(rest.len())].to_vec())
     }
 
-    fn write(&mut self, args: &WriteIn, data: &[u8]) -> Reply {
+    /// The data of a file.
+    fn contents(&mut self, node: u64) -> &mut Vec<u8> {
+        match node {
+            MADE => &mut self.made,
+            _ => &mut self.data,
+        }
+    }
+
+    fn seek(&self, args: &LseekIn) -> Reply {
+        let extents = self.extents.as_ref().ok_or(Errno::NOSYS)?;
+        let here = extents.iter().find(|extent| extent.end > args.offset);
+        let here = here.ok_or(Errno::NXIO)?;
+        let found = match args.whence {
+            3 => here.start.max(args.offset),
+            _ if here.contains(&args.offset) => here.end,
+            _ => args.offset,
+        };
+        Ok(LseekOut { offset: found }.as_bytes().to_vec())
+    }
+
+    fn write(&mut self, node: u64, args: &WriteIn, data: &[u8]) -> Reply {
         self.flags.push(args.flags);
         assert_eq!(data.len(), args.size as usize);
         let most = self.take_most(args.offset, data.len())?;
         let from = usize::try_from(args.offset).unwrap();
         let end = from + most;
-        if self.data.len() < end {
-            self.data.resize(end, 0);
+        let contents = self.contents(node);
+        if contents.len() < end {
+            contents.resize(end, 0);
         }
-        self.data[from..end].copy_from_slice(&data[..most]);
+        contents[from..end].copy_from_slice(&data[..most]);
         let size = u32::try_from(most).unwrap() + u32::from(self.exaggerates);
         let written = WriteOut { size, padding: 0 };
         Ok(written.as_bytes().to_vec())
@@ -189,10 +241,10 @@ impl State {
         }
     }
 
-    fn entry(&self) -> EntryOut {
+    fn entry(&self, node: u64) -> EntryOut {
         EntryOut {
-            nodeid: 2,
-            attr: self.attr(2),
+            nodeid: node,
+            attr: self.attr(node),
             ..EntryOut::default()
         }
     }

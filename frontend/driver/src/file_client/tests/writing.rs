@@ -1,6 +1,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
@@ -10,6 +11,7 @@ use rustix::io::Errno;
 
 use super::super::Result;
 use super::super::host::HostReader;
+use super::super::transfer::Holes;
 use super::share::{Fixture, PIECE, State, pattern, text};
 use crate as driver;
 use crate::fake_daemon::ReplyOrder;
@@ -40,13 +42,99 @@ fn short_writes_are_gone_on_with() {
 fn reason_for_a_short_write_is_told_by_file_and_offset() {
     let full = PIECE + 300;
     let fixture = Fixture::new(State {
+        data: b"old".to_vec(),
         fails_from: Some((full as u64, Errno::NOSPC)),
         ..State::default()
     });
     let error = copy_in(&fixture, &pattern(3 * PIECE)).unwrap_err();
     let expected = format!("cannot write file at offset {full}: WRITE: No space left");
     assert!(text(&error).starts_with(&expected), "{}", text(&error));
-    assert_eq!(fixture.state().data, pattern(3 * PIECE)[..full]);
+    let state = fixture.state();
+    assert_eq!(state.data, b"old");
+    assert_eq!(state.made, pattern(3 * PIECE)[..full]);
+    assert!(
+        state
+            .asked
+            .ends_with(&[Opcode::Write, Opcode::Release, Opcode::Unlink])
+    );
+}
+
+/// A file is replaced when its new data is complete, and not before.
+#[test]
+fn file_gets_its_new_data_in_one_step() {
+    let fixture = Fixture::new(State {
+        data: b"old".to_vec(),
+        ..State::default()
+    });
+    let data = pattern(2 * PIECE);
+    copy_in(&fixture, &data).unwrap();
+    let state = fixture.state();
+    assert_eq!(state.data, data);
+    assert!(
+        state
+            .asked
+            .ends_with(&[Opcode::Flush, Opcode::Release, Opcode::Rename])
+    );
+    let written = state.asked.iter().filter(|asked| **asked == Opcode::Write);
+    assert_eq!(written.count(), 2);
+}
+
+/// A hole of the source is none of the requests, and is in the copy: also one at the end.
+#[test]
+fn holes_of_the_source_are_not_written() {
+    let fixture = Fixture::new(State::default());
+    let source = tempfile::NamedTempFile::new().unwrap();
+    let file = source.as_file();
+    let (hole, len) = (1 << 20, 4 << 20);
+    file.write_all_at(b"begin", 0).unwrap();
+    file.write_all_at(b"middle", hole).unwrap();
+    file.set_len(len).unwrap();
+    fixture
+        .share
+        .copy(source.path().to_str().unwrap(), ":file")
+        .unwrap();
+    let state = fixture.state();
+    assert_eq!(state.data, fs::read(source.path()).unwrap());
+    let written = state.asked.iter().filter(|asked| **asked == Opcode::Write);
+    assert!(written.count() <= 4, "{:?}", state.asked);
+}
+
+/// A copy within the share finds the holes by LSEEK. A daemon that does not know it has none.
+#[test]
+fn holes_within_the_share_are_found_by_lseek() {
+    for extents in [Some(vec![0..5, 40_960..40_970]), None] {
+        let whole = extents.is_none();
+        let mut data = vec![0; 20 * PIECE];
+        data[40_960..40_970].copy_from_slice(b"0123456789");
+        let fixture = Fixture::new(State {
+            data: data.clone(),
+            extents,
+            ..State::default()
+        });
+        fixture.state().missing = usize::MAX;
+        fixture.state().found = Some("source");
+        fixture.share.copy(":source", ":new").unwrap();
+        let state = fixture.state();
+        assert_eq!(state.data, data);
+        let read = state.asked.iter().filter(|asked| **asked == Opcode::Read);
+        assert_eq!(read.count() > 4, whole, "{:?}", state.asked);
+    }
+}
+
+/// A name with a slash behind it is a directory's.
+#[test]
+fn file_is_not_made_where_a_directory_was_meant() {
+    let fixture = Fixture::new(State {
+        missing: usize::MAX,
+        ..State::default()
+    });
+    let source = tempfile::NamedTempFile::new().unwrap();
+    let error = fixture.share.copy(source.path().to_str().unwrap(), ":new/");
+    assert_eq!(
+        text(&error.unwrap_err()),
+        "new/: there is no such directory"
+    );
+    assert!(!fixture.state().asked.contains(&Opcode::Create));
 }
 
 /// No silent loss: success without a byte written is an error, as is a count beyond what was sent.
@@ -79,8 +167,10 @@ fn delayed_write_error_that_closing_tells_is_an_error_of_the_copy() {
         let error = copy_in(&fixture, &pattern(3 * PIECE)).unwrap_err();
         let expected = format!("cannot close file: {name}: No space left");
         assert!(text(&error).starts_with(&expected), "{}", text(&error));
-        let asked = &fixture.state().asked;
-        assert!(asked.ends_with(&[Opcode::Write, Opcode::Flush, Opcode::Release]));
+        let state = fixture.state();
+        let end = [Opcode::Flush, Opcode::Release, Opcode::Unlink];
+        assert!(state.asked.ends_with(&end), "{:?}", state.asked);
+        assert_eq!(state.data, b"");
     }
 }
 
@@ -101,7 +191,11 @@ fn appended_data_goes_to_wherever_the_file_ends() {
     let fixture = Fixture::new(State::default());
     let path = tempfile::NamedTempFile::new().unwrap();
     fs::write(&path, pattern(2 * PIECE)).unwrap();
-    let source = HostReader::new(File::open(&path).unwrap(), path.path().to_owned());
+    let source = HostReader::new(
+        File::open(&path).unwrap(),
+        path.path().to_owned(),
+        Holes::Read,
+    );
     fixture.share.write_from(source, "file", true).unwrap();
     let state = fixture.state();
     let appends = OFlags::APPEND.bits();
@@ -122,7 +216,11 @@ fn source_that_fails_midway_is_an_error_after_what_could_be_read() {
         order: ReplyOrder::Backward,
         ..State::default()
     });
-    let source = HostReader::new(OwnedFd::from(ours).into(), PathBuf::from("source"));
+    let source = HostReader::new(
+        OwnedFd::from(ours).into(),
+        PathBuf::from("source"),
+        Holes::Read,
+    );
     let error = fixture.share.write_from(source, "file", false).unwrap_err();
     let expected = "cannot read source at offset 16: Connection reset by peer";
     assert!(text(&error).starts_with(expected), "{}", text(&error));

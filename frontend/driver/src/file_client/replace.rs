@@ -1,0 +1,229 @@
+//! Files that get their name when they are complete: nobody sees a half of one, and what had the
+//! name before stays until then.
+
+use std::ffi::CString;
+use std::rc::Rc;
+use std::time::SystemTime;
+
+use gangplank_fuse::{CreateIn, SetattrIn, SetattrValid};
+use rustix::fs::{FileType, OFlags};
+use rustix::io::Errno;
+
+use super::change::names_no_directory;
+use super::error::{Error, Result};
+use super::open_file::{OpenFile, refused};
+use super::path::{LastLink, Located, Node, Share};
+
+/// Names to try for a temporary file.
+const MAX_ATTEMPTS: u32 = 16;
+
+/// Permission bits that a copy takes over.
+const PERMISSIONS: u32 = 0o777;
+
+/// Where a file arrives.
+#[derive(Debug)]
+pub(super) struct Destination<'a> {
+    parent: Rc<Node>,
+    name: CString,
+    /// The file that has the name now.
+    there: Option<Rc<Node>>,
+    /// What the user typed, for messages.
+    path: &'a str,
+}
+
+/// A file of the share with a temporary name, until [`NewFile::publish`]. Dropping it removes it.
+pub(super) struct NewFile<'a> {
+    share: &'a Share,
+    to: Destination<'a>,
+    temporary: CString,
+    file: Option<OpenFile<'a>>,
+    is_published: bool,
+}
+
+impl Share {
+    /// The place of a file that is copied to `to`: inside `to`, as `name`, if that is a directory.
+    /// Fails if that is the file `other`, or no regular file.
+    pub(super) fn destination_of_copy<'a>(
+        &self,
+        to: &'a str,
+        name: &CString,
+        other: Option<&Node>,
+    ) -> Result<Destination<'a>> {
+        let found = match self.locate_if_there(to)? {
+            Some(found) if found.node.kind() == FileType::Directory => {
+                let inside = format!("{to}/{}", name.to_string_lossy());
+                match self.locate_if_there(&inside)? {
+                    None => {
+                        return Ok(Destination {
+                            parent: found.node,
+                            name: name.clone(),
+                            there: None,
+                            path: to,
+                        });
+                    }
+                    inside => inside,
+                }
+            }
+            Some(_) if to.ends_with('/') => return Err(Error::NotDirectory(to.to_owned())),
+            found => found,
+        };
+        let Some(Located { node, place }) = found else {
+            names_no_directory(to)?;
+            let (parent, name) = self.parent(to)?;
+            return Ok(Destination {
+                parent,
+                name,
+                there: None,
+                path: to,
+            });
+        };
+        self.must_be_regular(&node, to)?;
+        if other.is_some_and(|other| other.id == node.id) {
+            return Err(Error::Path {
+                path: to.to_owned(),
+                why: "it is the same file",
+            });
+        }
+        let (parent, name) = place.ok_or_else(|| Error::Directory(to.to_owned()))?;
+        Ok(Destination {
+            parent,
+            name,
+            there: Some(node),
+            path: to,
+        })
+    }
+
+    fn locate_if_there(&self, path: &str) -> Result<Option<Located>> {
+        match self.locate(path, LastLink::Follow) {
+            Ok(found) => Ok(Some(found)),
+            Err(Error::Missing(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes the file that will be at `to`, in the same directory. `mode` is for a name that does
+    /// not exist yet. A file that exists passes its permissions on, and must be writable.
+    pub(super) fn begin_new<'a>(&'a self, to: Destination<'a>, mode: u32) -> Result<NewFile<'a>> {
+        let mut mode = mode & PERMISSIONS;
+        if let Some(old) = &to.there {
+            let opened = self.open_node(old, OFlags::WRONLY, to.path)?;
+            drop(OpenFile::new(self, Rc::clone(old), &opened, to.path));
+            mode = old.attr.mode & PERMISSIONS;
+        }
+        let (temporary, file) = self.create_temporary(&to, mode)?;
+        let new = NewFile {
+            share: self,
+            to,
+            temporary,
+            file: Some(file),
+            is_published: false,
+        };
+        new.take_over_owner(mode);
+        Ok(new)
+    }
+
+    fn create_temporary<'a>(
+        &'a self,
+        to: &Destination<'a>,
+        mode: u32,
+    ) -> Result<(CString, OpenFile<'a>)> {
+        let args = CreateIn {
+            flags: (OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::LARGEFILE).bits(),
+            mode: FileType::RegularFile.as_raw_mode() | mode,
+            umask: 0,
+            open_flags: 0,
+        };
+        let mut attempt = 0;
+        loop {
+            let name = temporary_name(attempt);
+            match self.session.create(to.parent.id, &name, args) {
+                Ok((entry, opened)) => {
+                    let node = Rc::new(Node::of(&self.session, &entry));
+                    return Ok((name, OpenFile::new(self, node, &opened, to.path)));
+                }
+                Err(error) if error.errno() == Some(Errno::EXIST) && attempt + 1 < MAX_ATTEMPTS => {
+                    attempt += 1;
+                }
+                Err(error) => return Err(refused("make", to.path, error)),
+            }
+        }
+    }
+}
+
+impl<'a> NewFile<'a> {
+    /// The open file.
+    ///
+    /// # Errors
+    /// None before [`NewFile::publish`].
+    pub(super) fn file(&self) -> Result<&OpenFile<'a>> {
+        self.file.as_ref().ok_or_else(|| Error::Path {
+            path: self.to.path.to_owned(),
+            why: "it is closed already",
+        })
+    }
+
+    /// Sets the file's length, closes it, and gives it its name.
+    pub(super) fn publish(mut self, len: u64) -> Result<()> {
+        let path = self.to.path;
+        // A hole at the end was not written.
+        let args = SetattrIn {
+            valid: (SetattrValid::SIZE | SetattrValid::FH).bits(),
+            fh: self.file()?.file.get(),
+            size: len,
+            ..SetattrIn::default()
+        };
+        let cut = self.share.session.setattr(self.file()?.node.id, args);
+        cut.map_err(|source| refused("set the length of", path, source))?;
+        self.file.take().map_or(Ok(()), OpenFile::close)?;
+        let (parent, name) = (self.to.parent.id, &self.to.name);
+        let renamed = self
+            .share
+            .session
+            .rename(parent, &self.temporary, parent, name);
+        renamed.map_err(|source| refused("replace", path, source))?;
+        self.is_published = true;
+        Ok(())
+    }
+
+    /// Gives the file to the owner of the one that it replaces, where the daemon permits it.
+    fn take_over_owner(&self, mode: u32) {
+        let (Some(old), Some(file)) = (&self.to.there, &self.file) else {
+            return;
+        };
+        let (old, new) = (&old.attr, &file.node.attr);
+        if (old.uid, old.gid) == (new.uid, new.gid) {
+            return;
+        }
+        let args = SetattrIn {
+            valid: (SetattrValid::UID | SetattrValid::GID | SetattrValid::MODE).bits(),
+            uid: old.uid,
+            gid: old.gid,
+            mode: FileType::RegularFile.as_raw_mode() | mode,
+            ..SetattrIn::default()
+        };
+        // Only root may. Everybody else's copy is their own.
+        let _ = self.share.session.setattr(file.node.id, args);
+    }
+}
+
+impl Drop for NewFile<'_> {
+    fn drop(&mut self) {
+        if !self.is_published {
+            drop(self.file.take());
+            // Another error is on its way to the caller already.
+            let _ = self
+                .share
+                .session
+                .unlink(self.to.parent.id, &self.temporary);
+        }
+    }
+}
+
+/// A name that no other file has: hidden, and another one for each process, time and attempt.
+fn temporary_name(attempt: u32) -> CString {
+    let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let time = time.unwrap_or_default().as_nanos();
+    let process = rustix::process::getpid().as_raw_nonzero();
+    let name = format!(".gangplank-{process}-{time:x}-{attempt}.part");
+    CString::new(name).unwrap_or_default()
+}
