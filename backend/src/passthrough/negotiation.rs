@@ -35,6 +35,10 @@ impl SessionLifecycle for PassthroughFs {
     }
 
     fn possible_owners(&self, caller: GuestUid) -> [GuestUid; 2] {
+        if self.maps_ownership() {
+            // Root owns what has no record yet.
+            return [caller, GuestUid::ROOT];
+        }
         let id_map = &self.share.options.id_map;
         // The thread's ids are those of the process between two requests.
         let own = id_map.guest_uid(thread::initial_ids().0);
@@ -141,6 +145,8 @@ fn wanted(options: &Options) -> InitFlags {
         | InitFlags::AUTO_INVAL_DATA
         | InitFlags::ASYNC_DIO
         | InitFlags::PARALLEL_DIROPS
+        // The guest's kernel maps the ids of such a mount, and this file system has the rest.
+        | InitFlags::ALLOW_IDMAP
         // Node ids change at a restart, so the guest must not export them as NFS file handles.
         | InitFlags::NO_EXPORT_SUPPORT;
     let choices = [

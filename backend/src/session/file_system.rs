@@ -14,8 +14,8 @@ use std::io;
 
 use gangplank_fuse::{
     AttrOut, CopyFileRangeIn, CreateIn, EntryOut, FallocateIn, FileLock, Handle, InitFlags,
-    Kstatfs, LkIn, LseekIn, NodeId, OpenIn, OpenOut, ReadIn, ReleaseIn, SecurityContext, SetattrIn,
-    SetxattrIn, StatxIn, StatxOut, SupplementaryGroups, WriteIn,
+    IoctlIn, Kstatfs, LkIn, LseekIn, NodeId, OpenIn, OpenOut, ReadIn, ReleaseIn, SecurityContext,
+    SetattrIn, SetxattrIn, StatxIn, StatxOut, SupplementaryGroups, WriteIn,
 };
 
 use gangplank_fuse::dir::DirentWriter;
@@ -38,6 +38,10 @@ pub struct GuestGid(u32);
 impl GuestUid {
     /// The guest's superuser.
     pub const ROOT: Self = Self(0);
+
+    /// Not an id: the request does not tell its user. With [`InitFlags::ALLOW_IDMAP`], only
+    /// requests that create something do.
+    pub const UNKNOWN: Self = Self(u32::MAX);
 
     /// The id with this number.
     #[must_use]
@@ -69,9 +73,9 @@ impl GuestGid {
 /// The credentials of the guest's process, from the request header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caller {
-    /// File system user id.
+    /// File system user id, or [`GuestUid::UNKNOWN`].
     pub uid: GuestUid,
-    /// File system group id.
+    /// File system group id, of no meaning if the user is unknown.
     pub gid: GuestGid,
     /// Process id in the guest; 0 for a request of the kernel itself.
     pub pid: u32,
@@ -112,6 +116,7 @@ pub trait FileSystem:
     + FileRanges
     + Directories
     + Xattrs
+    + Ioctls
     + FileLocks
     + Superblock
     + Send
@@ -129,6 +134,7 @@ impl<T> FileSystem for T where
         + FileRanges
         + Directories
         + Xattrs
+        + Ioctls
         + FileLocks
         + Superblock
         + Send
@@ -238,8 +244,16 @@ pub trait Namespace {
 
     /// Completes an object that an earlier process has made for `creator` before it died: gives it
     /// what it does not have yet. Returns whether its attributes may have changed.
+    ///
+    /// `mode` is that of the request, with the type.
     #[allow(unused_variables)]
-    fn complete(&self, node: NodeId, creator: &Creator<'_>) -> io::Result<bool> {
+    fn complete(
+        &self,
+        parent: NodeId,
+        node: NodeId,
+        creator: &Creator<'_>,
+        mode: u32,
+    ) -> io::Result<bool> {
         Ok(false)
     }
 
@@ -418,6 +432,23 @@ pub trait Xattrs {
     /// Removes an extended attribute.
     fn removexattr(&self, node: NodeId, name: &CStr) -> io::Result<()> {
         Err(unsupported())
+    }
+}
+
+/// ioctl(2) commands.
+#[allow(unused_variables)]
+pub trait Ioctls {
+    /// Carries out a command with `input`, puts its result into `output`, which has the length that
+    /// the guest asks for, and returns the result's length. ENOTTY for an unknown command.
+    fn ioctl(
+        &self,
+        caller: Caller,
+        node: NodeId,
+        args: &IoctlIn,
+        input: &[u8],
+        output: &mut [u8],
+    ) -> io::Result<usize> {
+        Err(io::Error::from_raw_os_error(libc::ENOTTY))
     }
 }
 

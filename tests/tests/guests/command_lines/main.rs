@@ -5,12 +5,15 @@
 //! An argument selects lines by a part of their name: `cargo test -p gangplank-tests --test
 //! command_lines -- libvirt`.
 
+mod idmapped;
 mod launch;
+mod mapped_root;
 mod promises;
 
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use gangplank_tests::cache;
@@ -22,6 +25,9 @@ use gangplank_tests::runner::Runner;
 
 use self::launch::{As, Launched};
 use self::promises::Tried;
+
+/// Limit for unpacking a system.
+const LONG: Duration = Duration::from_secs(400);
 
 type Promise = fn(&mut Tried<'_>) -> Result<()>;
 
@@ -274,6 +280,56 @@ const LINES: &[Line] = &[
         promises: &[promises::shares_files, promises::users_own_files],
     },
     Line {
+        name: "proxmox",
+        who: As::Root,
+        words: &[
+            "--fd=3",
+            "--shared-dir=P",
+            "--syslog",
+            "--xattr",
+            "--posix-acl",
+            "--announce-submounts",
+            "--allow-direct-io",
+            "--cache=auto",
+        ],
+        share: "share",
+        promises: &[
+            promises::shares_files,
+            promises::has_xattrs,
+            promises::has_acls,
+        ],
+    },
+    Line {
+        name: "mkosi",
+        who: As::Container,
+        words: &[
+            "--fd=3",
+            "--shared-dir=P",
+            "--xattr",
+            "--posix-acl",
+            "--sandbox=chroot",
+            "--inode-file-handles=prefer",
+        ],
+        share: "share",
+        promises: &[
+            promises::shares_files,
+            promises::has_xattrs,
+            promises::has_acls,
+            promises::users_own_files,
+        ],
+    },
+    Line {
+        name: "file_flags",
+        who: As::Root,
+        words: &[
+            "--socket-path=S",
+            "--shared-dir=P",
+            "--modcaps=+linux_immutable",
+        ],
+        share: "share",
+        promises: &[promises::has_file_flags],
+    },
+    Line {
         name: "xattrmap_as_root",
         who: As::Root,
         words: &[
@@ -366,6 +422,22 @@ fn main() -> ExitCode {
             continue;
         }
         runner.run(line.name, || works(line));
+    }
+    for (name, arguments) in [
+        ("idmapped_mount", &["--xattr"][..]),
+        (
+            "idmapped_mount_with_acls",
+            &["--posix-acl", "--killpriv-v2"][..],
+        ),
+    ] {
+        match User::is_root() {
+            true => runner.run(name, || idmapped::works(arguments)),
+            false => runner.skip(name, "needs root"),
+        }
+    }
+    match User::is_root() {
+        true => runner.run("ownership_mapped", mapped_root::boots),
+        false => runner.skip("ownership_mapped", "needs root"),
     }
     runner.finish()
 }
