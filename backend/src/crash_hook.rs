@@ -1,5 +1,5 @@
-//! Where a test has a worker die: only in builds with the feature `crash-hook`, never in the released
-//! program.
+//! Where a test has a worker die: only in builds with the feature `crash-hook`, never in the
+//! released program.
 //!
 //! A test orders a death by a file, whose path is in the daemon's environment
 //! ([`VARIABLE`]). The daemon maps the file before it confines itself. The file's content is an

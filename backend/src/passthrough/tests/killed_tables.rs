@@ -232,7 +232,6 @@ fn a_kill_before_any_store_leaves_open_files_that_can_be_made_whole() {
                     assert_eq!(files.node_of(handle), Some(node), "{first}, {second}");
                 }
                 kills += 1;
-                // What was left open by unwinding is closed here, once.
                 match (killed, again) {
                     (_, true) => {}
                     (None, false) => break,
