@@ -107,14 +107,15 @@ impl PassthroughFs {
     ///
     /// Unlike WRITE, FALLOCATE and COPY_FILE_RANGE have no flag for that; the guest's kernel leaves
     /// it to the file system. The request does not carry the caller's capabilities, so only root
-    /// counts as having `CAP_FSETID`.
+    /// counts as having `CAP_FSETID`, and with id-mapped mounts everyone, because the request does
+    /// not tell who the caller is.
     fn with_caller_fsetid<T>(
         &self,
         caller: Caller,
         change: impl FnOnce() -> io::Result<T>,
     ) -> io::Result<T> {
-        if caller.uid != GuestUid::ROOT && self.state.negotiated.has(InitFlags::HANDLE_KILLPRIV_V2)
-        {
+        let may_keep = [GuestUid::ROOT, GuestUid::UNKNOWN].contains(&caller.uid);
+        if !may_keep && self.state.negotiated.has(InitFlags::HANDLE_KILLPRIV_V2) {
             return without_set_id(change);
         }
         change()

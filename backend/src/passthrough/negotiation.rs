@@ -141,6 +141,8 @@ fn wanted(options: &Options) -> InitFlags {
         | InitFlags::AUTO_INVAL_DATA
         | InitFlags::ASYNC_DIO
         | InitFlags::PARALLEL_DIROPS
+        // The guest's kernel maps the ids of such a mount, and this file system has the rest.
+        | InitFlags::ALLOW_IDMAP
         // Node ids change at a restart, so the guest must not export them as NFS file handles.
         | InitFlags::NO_EXPORT_SUPPORT;
     let choices = [

@@ -39,6 +39,10 @@ impl GuestUid {
     /// The guest's superuser.
     pub const ROOT: Self = Self(0);
 
+    /// Not an id: the request does not tell its user. With [`InitFlags::ALLOW_IDMAP`], only
+    /// requests that create something do.
+    pub const UNKNOWN: Self = Self(u32::MAX);
+
     /// The id with this number.
     #[must_use]
     pub const fn new(uid: u32) -> Self {
@@ -69,9 +73,9 @@ impl GuestGid {
 /// The credentials of the guest's process, from the request header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caller {
-    /// File system user id.
+    /// File system user id, or [`GuestUid::UNKNOWN`].
     pub uid: GuestUid,
-    /// File system group id.
+    /// File system group id, of no meaning if the user is unknown.
     pub gid: GuestGid,
     /// Process id in the guest; 0 for a request of the kernel itself.
     pub pid: u32,

@@ -93,7 +93,17 @@ fn allocating_and_copying_as_an_ordinary_user_takes_set_id_bits() {
         gid: GuestGid::new(1000),
         pid: 1,
     };
-    for (caller, allocated, copied) in [(user, allocated, 0o755), (ROOT_USER, 0o6755, 0o6755)] {
+    // Nobody knows of this one that it may not keep the bits.
+    let unknown = Caller {
+        uid: GuestUid::UNKNOWN,
+        gid: GuestGid::new(u32::MAX),
+        pid: 1,
+    };
+    for (caller, allocated, copied) in [
+        (user, allocated, 0o755),
+        (ROOT_USER, 0o6755, 0o6755),
+        (unknown, 0o6755, 0o6755),
+    ] {
         set();
         guest
             .fs

@@ -2,10 +2,12 @@
 //! directory argument, so that it runs in any guest and, for comparison, on the host.
 //!
 //!     guest-check DIRECTORY CHECK...
+//!     guest-check DIRECTORY idmapped-mount TARGET PID
 #![allow(clippy::print_stdout, reason = "a program for the console")]
 
 mod data;
 mod direct;
+mod idmapped;
 mod locks;
 mod mapped;
 mod names;
@@ -60,6 +62,11 @@ fn run() -> Result<()> {
         .collect();
     if names.first().is_some_and(|name| name == locks::TRY_LOCK) {
         return locks::try_lock(&directory);
+    }
+    if let [word, target, pid] = names.as_slice()
+        && word == idmapped::MOUNT
+    {
+        return idmapped::mount(&directory, target, pid);
     }
     let mut failed = 0;
     for name in &names {

@@ -5,6 +5,7 @@
 //! An argument selects lines by a part of their name: `cargo test -p gangplank-tests --test
 //! command_lines -- libvirt`.
 
+mod idmapped;
 mod launch;
 mod promises;
 
@@ -366,6 +367,18 @@ fn main() -> ExitCode {
             continue;
         }
         runner.run(line.name, || works(line));
+    }
+    for (name, arguments) in [
+        ("idmapped_mount", &["--xattr"][..]),
+        (
+            "idmapped_mount_with_acls",
+            &["--posix-acl", "--killpriv-v2"][..],
+        ),
+    ] {
+        match User::is_root() {
+            true => runner.run(name, || idmapped::works(arguments)),
+            false => runner.skip(name, "needs root"),
+        }
     }
     runner.finish()
 }
