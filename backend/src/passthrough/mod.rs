@@ -19,7 +19,7 @@
 //! | `reopen`, `eviction` | descriptors that are given up and opened again; permits |
 //! | `attr_reply`, `superblock`, `keep_cache`, `open_inode`, `no_open`, `xattr_names`, `new_object` | used by other operations |
 //! | `negotiation`, `lookup`, `attributes`, `namespace_ops`, `open`, `readdir` | operations |
-//! | `read_write`, `append_again`, `fallocate_copy`, `xattr`, `locks` | operations |
+//! | `read_write`, `append_again`, `fallocate_copy`, `xattr`, `ioctl`, `locks` | operations |
 
 pub mod id_map;
 pub mod options;
@@ -49,6 +49,7 @@ mod inode_refs;
 mod inode_removal;
 mod inode_shard;
 mod inode_table;
+mod ioctl;
 mod keep_cache;
 mod locks;
 mod lookup;

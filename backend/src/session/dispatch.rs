@@ -6,8 +6,8 @@ use std::io;
 use gangplank_fuse::dir::DirentWriter;
 use gangplank_fuse::{
     CopyFileRangeIn, CopyFileRangeOut, EntryOut, Extensions, FsyncFlags, FsyncIn, GetattrFlags,
-    GetxattrOut, Handle, InHeader, LkOut, LseekOut, NodeId, OpenOut, Operation, ReadIn, Request,
-    SecurityContexts, StatfsOut, WriteOut,
+    GetxattrOut, Handle, InHeader, IoctlIn, IoctlOut, LkOut, LseekOut, NodeId, OpenOut, Operation,
+    ReadIn, Request, SecurityContexts, StatfsOut, WriteOut,
 };
 
 use super::file_system::{Caller, Creator, FileSystem, GuestGid, GuestUid, LockWait};
@@ -27,6 +27,10 @@ const SYMLINK_TARGET_MAX: usize = 4096;
 /// Most bytes that one COPY_FILE_RANGE copies: the most whole 4 KiB pages that its reply, a 32-bit
 /// count, can report.
 const COPY_MAX: u64 = 0xffff_f000;
+
+/// Most bytes of the argument and of the result of an ioctl(2) command. Those that are supported
+/// have at most 68.
+const IOCTL_MAX: usize = 128;
 
 /// Most bytes of a reply to READDIR and READDIRPLUS.
 const READDIR_MAX: usize = 256 * 1024;
@@ -110,6 +114,24 @@ impl Call<'_, '_, '_> {
         }
         let len = get(self.buffer(to_len(size), XATTR_MAX))?;
         self.put_buffer(len)
+    }
+
+    /// Carries out IOCTL and writes its reply.
+    fn ioctl(&mut self, fs: &impl FileSystem, args: &IoctlIn) -> io::Result<usize> {
+        let (mut input, mut output) = ([0; IOCTL_MAX], [0; IOCTL_MAX]);
+        let input = input.get_mut(..to_len(args.in_size));
+        let output = output.get_mut(..to_len(args.out_size));
+        let (Some(input), Some(output)) = (input, output) else {
+            return Err(io::Error::from_raw_os_error(libc::ENOTTY));
+        };
+        if self.data.remaining() != input.len() {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        self.data.read(input);
+        let (caller, node) = (self.caller(), self.header.node());
+        let len = fs.ioctl(caller, node, args, input, output)?;
+        let head = put(self.reply, &IoctlOut::default())?;
+        Ok(head + put_bytes(self.reply, output.get(..len).unwrap_or_default())?)
     }
 
     fn put_entries(
@@ -280,6 +302,8 @@ pub(super) fn dispatch(
         }
         Op::Listxattr(args) => call.put_xattr(args.size, |names| fs.listxattr(node, names)),
         Op::Removexattr { name } => done(fs.removexattr(node, name)),
+
+        Op::Ioctl(args) => call.ioctl(fs, args),
 
         Op::Getlk(args) => put(
             call.reply,

@@ -14,8 +14,8 @@ use std::io;
 
 use gangplank_fuse::{
     AttrOut, CopyFileRangeIn, CreateIn, EntryOut, FallocateIn, FileLock, Handle, InitFlags,
-    Kstatfs, LkIn, LseekIn, NodeId, OpenIn, OpenOut, ReadIn, ReleaseIn, SecurityContext, SetattrIn,
-    SetxattrIn, StatxIn, StatxOut, SupplementaryGroups, WriteIn,
+    IoctlIn, Kstatfs, LkIn, LseekIn, NodeId, OpenIn, OpenOut, ReadIn, ReleaseIn, SecurityContext,
+    SetattrIn, SetxattrIn, StatxIn, StatxOut, SupplementaryGroups, WriteIn,
 };
 
 use gangplank_fuse::dir::DirentWriter;
@@ -116,6 +116,7 @@ pub trait FileSystem:
     + FileRanges
     + Directories
     + Xattrs
+    + Ioctls
     + FileLocks
     + Superblock
     + Send
@@ -133,6 +134,7 @@ impl<T> FileSystem for T where
         + FileRanges
         + Directories
         + Xattrs
+        + Ioctls
         + FileLocks
         + Superblock
         + Send
@@ -422,6 +424,23 @@ pub trait Xattrs {
     /// Removes an extended attribute.
     fn removexattr(&self, node: NodeId, name: &CStr) -> io::Result<()> {
         Err(unsupported())
+    }
+}
+
+/// ioctl(2) commands.
+#[allow(unused_variables)]
+pub trait Ioctls {
+    /// Carries out a command with `input`, puts its result into `output`, which has the length that
+    /// the guest asks for, and returns the result's length. ENOTTY for an unknown command.
+    fn ioctl(
+        &self,
+        caller: Caller,
+        node: NodeId,
+        args: &IoctlIn,
+        input: &[u8],
+        output: &mut [u8],
+    ) -> io::Result<usize> {
+        Err(io::Error::from_raw_os_error(libc::ENOTTY))
     }
 }
 

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod file;
 pub mod file_content;
 pub mod file_handle;
+pub mod file_ioctl;
 pub mod file_lock;
 pub mod guest_memory;
 pub mod ids;

@@ -7,6 +7,7 @@ mod eviction;
 mod fd_cache;
 mod hostile;
 mod identity;
+mod ioctl;
 mod keep_cache;
 mod killed_tables;
 mod locks;

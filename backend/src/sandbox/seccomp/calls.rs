@@ -11,6 +11,8 @@ use gangplank_sandbox::seccomp::common::{
 use gangplank_sandbox::seccomp::{CallList, Conditional};
 use libc::c_long;
 
+use crate::sys::file_ioctl;
+
 // The libc crate lacks these numbers for some targets. They are the same on all architectures
 // (include/uapi/asm-generic/unistd.h).
 const SYS_FCHMODAT2: c_long = 452;
@@ -259,6 +261,8 @@ pub(super) fn conditional(process: Process) -> Vec<Conditional> {
         int(libc::SYS_fcntl, 1, libc::F_ADD_SEALS),
         int(libc::SYS_fcntl, 1, libc::F_GET_SEALS),
     ]);
+    // Flags and projects of files, and queries about encryption.
+    rows.extend(file_ioctl::ALL.map(|command| int(libc::SYS_ioctl, 1, command.cast_signed())));
     if process != Process::Worker {
         rows.extend([
             // Keepers and workers: processes with memory of their own.

@@ -275,6 +275,17 @@ const LINES: &[Line] = &[
         promises: &[promises::shares_files, promises::users_own_files],
     },
     Line {
+        name: "file_flags",
+        who: As::Root,
+        words: &[
+            "--socket-path=S",
+            "--shared-dir=P",
+            "--modcaps=+linux_immutable",
+        ],
+        share: "share",
+        promises: &[promises::has_file_flags],
+    },
+    Line {
         name: "xattrmap_as_root",
         who: As::Root,
         words: &[

@@ -218,3 +218,19 @@ pub(crate) fn has_acls(tried: &mut Tried<'_>) -> Result<()> {
     tried.sh("rm -r acls sgid")?;
     Ok(())
 }
+
+/// The flags of files are the host's, and root may make a file immutable, if the daemon may.
+pub(crate) fn has_file_flags(tried: &mut Tried<'_>) -> Result<()> {
+    tried.sh(
+        "touch f; mkdir flags; t lsattr -d /mnt/flags /mnt/f || { touch unsupported; exit 0; }; \
+         t chattr +d /mnt/f /mnt/flags; t lsattr /mnt/f | grep '^[^ ]*d'; \
+         t lsattr -d /mnt/flags | grep '^[^ ]*d'; \
+         t chattr +i /mnt/f; t lsattr /mnt/f | grep '^[^ ]*i'; no sh -c 'echo x >/mnt/f'; \
+         no rm f; t chattr -i /mnt/f; echo x >f; rm f; t lsattr -p -d /mnt/flags",
+    )?;
+    ensure!(
+        !tried.share.join("unsupported").exists(),
+        "the file system of the temporary directory has no flags"
+    );
+    Ok(())
+}
