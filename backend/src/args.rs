@@ -22,7 +22,7 @@ use self::size::parse_size;
 use crate::device;
 use crate::passthrough::id_map::IdRule;
 use crate::passthrough::options::{
-    CachePolicy, GuestArch, InodeFileHandles, Locks, NegotiationMode,
+    CachePolicy, GuestArch, InodeFileHandles, Locks, NegotiationMode, Ownership,
 };
 use crate::passthrough::xattr_map::XattrMap;
 use crate::sandbox::options::{IdMapping, ModCaps, Mode, Seccomp};
@@ -177,6 +177,12 @@ pub struct Args {
     #[arg(long, value_name = "WHEN", value_parser = parse_inode_file_handles,
           default_value = "prefer", help_heading = FILES)]
     pub inode_file_handles: InodeFileHandlesArg,
+
+    /// Where owners, modes and types of guests' files are kept: host, mapped (in attributes of the
+    /// host's files, so that an ordinary user's guest can have any)
+    #[arg(long, value_name = "WHERE", value_parser = Ownership::from_str, default_value = "host",
+          help_heading = FILES)]
+    pub ownership: Ownership,
 
     /// Translate users between guests and the host, such as map:0:100000:65536 (guest, host,
     /// count), guest:G:H:N, host:H:G:N, squash-guest:G:H:N, squash-host:H:G:N, forbid-guest:G:N;

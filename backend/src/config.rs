@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use crate::args::{Args, MigrationArgs};
 use crate::passthrough::id_map::{IdMap, IdMapError};
-use crate::passthrough::options::{CachePolicy, NegotiationMode};
+use crate::passthrough::options::{CachePolicy, NegotiationMode, Ownership};
 use crate::sandbox::options::Mode;
 use crate::state::migration::{MigrationMode, MigrationOptions};
 use crate::{compat, device, passthrough, sandbox, socket};
@@ -104,6 +104,7 @@ impl Config {
         let max_threads = max_threads(&args)?;
         let migration = migration(&args.migration)?;
         let id_map = id_map(&args)?;
+        check_ownership(&args)?;
         let sandbox = sandbox::Options {
             mode: args.sandbox,
             seccomp: args.seccomp,
@@ -160,6 +161,7 @@ impl Config {
                 allow_direct_io: args.allow_direct_io,
                 killpriv_v2: args.killpriv_v2,
                 locks: args.locks,
+                ownership: args.ownership,
                 id_map,
                 preserve_noatime: args.preserve_noatime,
                 guest_arch: args.guest_arch.0,
@@ -258,6 +260,25 @@ fn check_mapped_ids(options: &sandbox::Options) -> Result<(), Error> {
         Mode::Chroot => Err(Error::Conflict(option, "--sandbox=chroot")),
         Mode::None => Err(Error::Conflict(option, "--sandbox=none")),
     }
+}
+
+/// Refuses what the host would have to know the owners for.
+fn check_ownership(args: &Args) -> Result<(), Error> {
+    const MAPPED: &str = "--ownership=mapped";
+    if args.ownership == Ownership::Host {
+        return Ok(());
+    }
+    for (is_given, option) in [
+        (args.posix_acl != NegotiationMode::Never, "--posix-acl"),
+        (!args.translate_uid.is_empty(), "--translate-uid"),
+        (!args.translate_gid.is_empty(), "--translate-gid"),
+        (args.killpriv_v2, "--killpriv-v2"),
+    ] {
+        if is_given {
+            return Err(Error::Conflict(option, MAPPED));
+        }
+    }
+    Ok(())
 }
 
 /// Checks the rules that translate ids. The ids in ACLs are not translated, so neither may be used
@@ -593,6 +614,10 @@ mod tests {
             (
                 "--shared-dir /srv --socket-path s --posix-acl=auto --translate-gid=map:0:1:1",
                 "--translate-gid cannot be used together with --posix-acl",
+            ),
+            (
+                "--shared-dir /srv --socket-path s --ownership=mapped --posix-acl=auto",
+                "--posix-acl cannot be used together with --ownership=mapped",
             ),
             (
                 "--shared-dir /srv --socket-path s --sandbox=none --gid-map=:0:1:1:",

@@ -22,10 +22,12 @@ impl Attributes for PassthroughFs {
         if let Some(handle) = handle
             && let Ok(open) = self.state.files.get(handle, id)
         {
-            return Ok(self.attr_out(id, &file::stat(open.as_fd())?));
+            let stat = self.seen(open.as_fd(), &file::stat(open.as_fd())?);
+            return Ok(self.attr_out(id, &stat));
         }
         let node = self.node(id)?;
-        Ok(self.attr_out(id, &file::stat(node.as_fd())?))
+        let stat = self.seen(node.as_fd(), &file::stat(node.as_fd())?);
+        Ok(self.attr_out(id, &stat))
     }
 
     /// Reads the attributes that the guest asks for, including the birth time.
@@ -41,8 +43,15 @@ impl Attributes for PassthroughFs {
             .then(|| self.state.files.get(Handle::new(args.fh), id).ok())
             .flatten();
         let stat = match open {
-            Some(open) => file::stat_with(open.as_fd(), mask, args.sx_flags & SYNC)?,
-            None => file::stat_with(self.node(id)?.as_fd(), mask, args.sx_flags & SYNC)?,
+            Some(open) => {
+                let stat = file::stat_with(open.as_fd(), mask, args.sx_flags & SYNC)?;
+                self.seen(open.as_fd(), &stat)
+            }
+            None => {
+                let node = self.node(id)?;
+                let stat = file::stat_with(node.as_fd(), mask, args.sx_flags & SYNC)?;
+                self.seen(node.as_fd(), &stat)
+            }
         };
         Ok(self.statx_out(id, &stat))
     }
@@ -55,7 +64,14 @@ impl Attributes for PassthroughFs {
         self.check_writable()?;
         let node = self.node(id)?;
         let valid = SetattrValid::from_bits_retain(args.valid);
-        if valid.intersects(SetattrValid::UID | SetattrValid::GID) {
+        let is_recorded = self.maps_ownership() && node.file_type.can_be_opened();
+        if is_recorded {
+            let owned = SetattrValid::UID | SetattrValid::GID | SetattrValid::MODE;
+            if valid.intersects(owned) {
+                self.drop_file_capabilities(node.file_type, &node)?;
+                self.change_record(&node, args)?;
+            }
+        } else if valid.intersects(SetattrValid::UID | SetattrValid::GID) {
             let id_map = &self.share.options.id_map;
             let uid = valid
                 .contains(SetattrValid::UID)
@@ -68,7 +84,7 @@ impl Attributes for PassthroughFs {
             self.drop_file_capabilities(node.file_type, &node)?;
             setattr::change_owner(node.as_fd(), uid, gid)?;
         }
-        if valid.contains(SetattrValid::MODE) {
+        if valid.contains(SetattrValid::MODE) && !is_recorded {
             if node.file_type == FileType::Symlink {
                 return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
             }
@@ -99,7 +115,8 @@ impl Attributes for PassthroughFs {
             );
             setattr::set_times(node.as_fd(), accessed, modified)?;
         }
-        Ok(self.attr_out(id, &file::stat(node.as_fd())?))
+        let stat = self.seen(node.as_fd(), &file::stat(node.as_fd())?);
+        Ok(self.attr_out(id, &stat))
     }
 }
 

@@ -134,8 +134,8 @@ impl PassthroughFs {
     pub(super) fn impersonation(&self) -> Impersonation<'_> {
         Impersonation {
             id_map: &self.share.options.id_map,
-            change_ids: self.share.abilities.can_change_credentials,
-            apply_umask: self.state.negotiated.has(InitFlags::DONT_MASK),
+            change_ids: self.share.abilities.can_change_credentials && !self.maps_ownership(),
+            apply_umask: self.state.negotiated.has(InitFlags::DONT_MASK) && !self.maps_ownership(),
         }
     }
 

@@ -73,6 +73,13 @@ impl PassthroughFs {
             };
             if let Some(id) = found {
                 self.state.lookup_predictor.record(IsNew::No);
+                if self.maps_ownership() {
+                    let node = self.node(id).inspect_err(|_| {
+                        self.state.inodes.forget(id, 1);
+                    })?;
+                    let seen = self.seen(node.as_fd(), &stat);
+                    return Ok(self.entry(id, parent.identity.mount, mount, &seen));
+                }
                 return Ok(self.entry(id, parent.identity.mount, mount, &stat));
             }
         }
@@ -119,6 +126,7 @@ impl PassthroughFs {
             let directories = &self.state.syncfs_directories;
             directories.register(mount, id, is_announced);
         }
-        Ok(self.entry(id, parent, mount, stat))
+        let seen = self.seen(descriptor.as_fd(), stat);
+        Ok(self.entry(id, parent, mount, &seen))
     }
 }

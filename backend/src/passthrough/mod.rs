@@ -17,7 +17,7 @@
 //! | `negotiated_flags`, `lookup_predictor`, `ctime_stability`, `inode_numbers` | other state |
 //! | `guest_state`, `fs` | all state of the guest; node ids |
 //! | `reopen`, `eviction` | descriptors that are given up and opened again; permits |
-//! | `attr_reply`, `superblock`, `keep_cache`, `open_inode`, `no_open`, `xattr_names`, `new_object` | used by other operations |
+//! | `attr_reply`, `superblock`, `keep_cache`, `open_inode`, `no_open`, `xattr_names`, `ownership`, `new_object` | used by other operations |
 //! | `negotiation`, `lookup`, `attributes`, `namespace_ops`, `open`, `readdir` | operations |
 //! | `read_write`, `append_again`, `fallocate_copy`, `xattr`, `ioctl`, `locks` | operations |
 
@@ -65,6 +65,7 @@ mod open;
 mod open_files;
 mod open_flags;
 mod open_inode;
+mod ownership;
 mod posix_locks;
 mod read_write;
 mod readdir;

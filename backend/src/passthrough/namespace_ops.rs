@@ -25,14 +25,16 @@ impl Namespace for PassthroughFs {
         self.check_writable()?;
         let parent = self.directory(parent)?;
         let name = name.as_c_str();
-        let label = self.label_of(creator)?;
+        let mode = libc::S_IFDIR | mode & 0o7777;
+        let additions = self.additions(creator, &parent, mode, None)?;
         // Acquired first: after the object exists, the request must not fail for lack of a
         // descriptor.
         let permit = self.acquire_new_inode_permit()?;
-        self.impersonation().create(creator, mode, |mode| {
-            namespace_ops::make_directory(parent.as_fd(), name, mode)
-        })?;
-        self.enter_made(permit, &parent, name, label.as_ref())
+        self.impersonation()
+            .create(creator, self.host_mode(mode), |mode| {
+                namespace_ops::make_directory(parent.as_fd(), name, mode)
+            })?;
+        self.enter_made(permit, &parent, name, &additions)
     }
 
     /// Creates a file, FIFO, socket or device node.
@@ -47,13 +49,18 @@ impl Namespace for PassthroughFs {
         self.check_writable()?;
         let parent = self.directory(parent)?;
         let name = name.as_c_str();
-        let label = self.label_of(creator)?;
-        let permit = self.acquire_new_inode_permit()?;
         let (major, minor) = decode_dev(rdev);
+        let is_device = matches!(mode & libc::S_IFMT, libc::S_IFCHR | libc::S_IFBLK);
+        let device = is_device.then_some((major, minor));
+        let additions = self.additions(creator, &parent, with_type(mode), device)?;
+        let permit = self.acquire_new_inode_permit()?;
+        if self.maps_ownership() {
+            return self.make_recorded(permit, &parent, name, &additions, b"");
+        }
         self.impersonation().create(creator, mode, |mode| {
             namespace_ops::make_node(parent.as_fd(), name, mode, major, minor)
         })?;
-        self.enter_made(permit, &parent, name, label.as_ref())
+        self.enter_made(permit, &parent, name, &additions)
     }
 
     /// Creates a symbolic link.
@@ -67,17 +74,24 @@ impl Namespace for PassthroughFs {
         self.check_writable()?;
         let parent = self.directory(parent)?;
         let name = name.as_c_str();
-        let label = self.label_of(creator)?;
+        let additions = self.additions(creator, &parent, libc::S_IFLNK | 0o777, None)?;
         let permit = self.acquire_new_inode_permit()?;
+        if self.maps_ownership() {
+            let target = target.to_bytes();
+            return self.make_recorded(permit, &parent, name, &additions, target);
+        }
         self.impersonation().create(creator, 0o777, |_| {
             namespace_ops::make_symlink(target, parent.as_fd(), name)
         })?;
-        self.enter_made(permit, &parent, name, label.as_ref())
+        self.enter_made(permit, &parent, name, &additions)
     }
 
     /// Reads the target of a symbolic link.
     fn readlink(&self, id: NodeId, target: &mut [u8]) -> io::Result<usize> {
         let node = self.node(id)?;
+        if self.maps_ownership() && node.file_type == FileType::Regular {
+            return self.read_recorded_link(&node, target);
+        }
         if node.file_type != FileType::Symlink {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
@@ -107,6 +121,7 @@ impl Namespace for PassthroughFs {
         self.state
             .inodes
             .with_known_size(id, |known| known.raise(stat.stx_size));
+        let stat = self.seen(node.as_fd(), &stat);
         Ok(self.entry(id, parent.identity.mount, node.identity.mount, &stat))
     }
 
@@ -122,8 +137,14 @@ impl Namespace for PassthroughFs {
         namespace_ops::remove_directory(self.directory(parent)?.as_fd(), name.as_c_str())
     }
 
-    fn complete(&self, node: NodeId, creator: &Creator<'_>) -> io::Result<bool> {
-        self.complete_again(node, creator)
+    fn complete(
+        &self,
+        parent: NodeId,
+        node: NodeId,
+        creator: &Creator<'_>,
+        mode: u32,
+    ) -> io::Result<bool> {
+        self.complete_again(parent, node, creator, mode)
     }
 
     /// Renames.
@@ -153,5 +174,13 @@ impl Namespace for PassthroughFs {
         }
         // The whiteout is a new object, so it gets the caller's owner.
         self.impersonation().create(creator, 0, |_| rename())
+    }
+}
+
+/// A mode with its type. MKNOD without a type makes a regular file (mknod(2)).
+pub(super) fn with_type(mode: u32) -> u32 {
+    match mode & libc::S_IFMT {
+        0 => mode | libc::S_IFREG,
+        _ => mode,
     }
 }

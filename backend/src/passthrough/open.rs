@@ -54,8 +54,9 @@ impl Files for PassthroughFs {
     ) -> io::Result<(EntryOut, OpenOut)> {
         self.check_writable()?;
         let request = self.decode_flags(args.flags)?;
-        let label = self.label_of(creator)?;
         let parent = self.directory(parent)?;
+        let mode = libc::S_IFREG | args.mode & 0o7777;
+        let additions = self.additions(creator, &parent, mode, None)?;
         let name = name.as_c_str();
         let permits = (
             self.acquire_new_inode_permit()?,
@@ -64,13 +65,14 @@ impl Files for PassthroughFs {
         let flags = creation_flags(request) | libc::O_CREAT | libc::O_EXCL;
         // Evicting descriptors must not run under the caller's credentials, so it is outside.
         let created = self.open_or_evict(|| {
-            self.impersonation().create(creator, args.mode, |mode| {
-                file::open_at(parent.as_fd(), name, flags, mode)
-            })
+            self.impersonation()
+                .create(creator, self.host_mode(mode), |mode| {
+                    file::open_at(parent.as_fd(), name, flags, mode)
+                })
         });
         match created {
             Ok(created) => {
-                self.complete_made(created.as_fd(), Some((&parent, name)), label.as_ref())?;
+                self.complete_made(created.as_fd(), Some((&parent, name)), &additions)?;
                 self.finish_create(&parent, created, permits, request)
             }
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) && !request.exclusive => {
@@ -89,8 +91,9 @@ impl Files for PassthroughFs {
     ) -> io::Result<(EntryOut, OpenOut)> {
         self.check_writable()?;
         let request = self.decode_flags(args.flags)?;
-        let label = self.label_of(creator)?;
         let parent = self.directory(parent)?;
+        let mode = libc::S_IFREG | args.mode & 0o7777;
+        let additions = self.additions(creator, &parent, mode, None)?;
         let permits = (
             self.acquire_new_inode_permit()?,
             self.acquire_file_permit()?,
@@ -101,11 +104,12 @@ impl Files for PassthroughFs {
             flags |= libc::O_EXCL;
         }
         let created = self.open_or_evict(|| {
-            self.impersonation().create(creator, args.mode, |mode| {
-                file::open_at(parent.as_fd(), c".", flags, mode)
-            })
+            self.impersonation()
+                .create(creator, self.host_mode(mode), |mode| {
+                    file::open_at(parent.as_fd(), c".", flags, mode)
+                })
         })?;
-        self.complete_made(created.as_fd(), None, label.as_ref())?;
+        self.complete_made(created.as_fd(), None, &additions)?;
         self.finish_create(&parent, created, permits, request)
     }
 

@@ -107,6 +107,28 @@ impl FromStr for NegotiationMode {
     }
 }
 
+/// Where owners, modes and types of files are kept (`--ownership`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ownership {
+    /// They are those of the host's files.
+    #[default]
+    Host,
+    /// In attributes of the host's files, which all belong to the daemon's user.
+    Mapped,
+}
+
+impl FromStr for Ownership {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "host" => Ok(Self::Host),
+            "mapped" => Ok(Self::Mapped),
+            _ => Err("expected host or mapped"),
+        }
+    }
+}
+
 /// Where the guest's POSIX and flock locks are kept (`--locks`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Locks {
@@ -176,6 +198,8 @@ pub struct Options {
     /// The guest's `O_NOATIME` applies to the host's file. Only the file's owner and
     /// `CAP_FOWNER` may use it there.
     pub preserve_noatime: bool,
+    /// Where owners, modes and types of files are kept.
+    pub ownership: Ownership,
     /// Converts the ids of guests.
     pub id_map: IdMap,
     /// Where advisory locks are kept.
@@ -221,6 +245,7 @@ impl Default for Options {
             allow_direct_io: false,
             killpriv_v2: false,
             preserve_noatime: false,
+            ownership: Ownership::Host,
             id_map: IdMap::default(),
             locks: Locks::Guest,
             guest_arch: None,

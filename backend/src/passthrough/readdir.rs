@@ -54,7 +54,12 @@ impl Directories for PassthroughFs {
             |entry| {
                 let number = self.guest_ino(entry.ino, dir_stream.mount);
                 let name = entry.name.to_bytes();
-                match entries.push(number, entry.cookie, entry.kind.into(), name) {
+                match entries.push(
+                    number,
+                    entry.cookie,
+                    self.listed_kind(entry.kind).into(),
+                    name,
+                ) {
                     Ok(()) => Emit::Done,
                     Err(_) => Emit::Full,
                 }
@@ -87,7 +92,13 @@ impl Directories for PassthroughFs {
                     0 => self.guest_ino(entry.ino, dir_stream.mount),
                     _ => found.attr.ino,
                 };
-                match entries.push_plus(&found, number, entry.cookie, entry.kind.into(), name) {
+                match entries.push_plus(
+                    &found,
+                    number,
+                    entry.cookie,
+                    self.listed_kind(entry.kind).into(),
+                    name,
+                ) {
                     Ok(()) => Emit::Done,
                     Err(_) => {
                         self.state.inodes.forget(NodeId::new(found.nodeid), 1);
@@ -100,6 +111,14 @@ impl Directories for PassthroughFs {
 }
 
 impl PassthroughFs {
+    /// The type of a name that is listed with type `kind` on the host.
+    fn listed_kind(&self, kind: u8) -> u8 {
+        match kind {
+            libc::DT_REG if self.maps_ownership() => libc::DT_UNKNOWN,
+            kind => kind,
+        }
+    }
+
     /// Looks up a listed name. An entry with node id 0 (`.`, `..`, or a failed lookup) is looked up
     /// by the guest itself.
     fn look_up_listed(&self, parent: &Node, name: &CStr) -> EntryOut {

@@ -9,6 +9,7 @@ use gangplank_fuse::InitFlags;
 
 use super::file_type::FileType;
 use super::fs::PassthroughFs;
+use super::ownership::is_reserved;
 use super::xattr_map::{Denied, XattrMap};
 use crate::sys::xattr;
 
@@ -46,17 +47,15 @@ impl PassthroughFs {
     /// EOPNOTSUPP for ACLs that the guest must not believe to be in force, and EOPNOTSUPP or EPERM
     /// as the map says.
     pub(super) fn host_xattr_name<'a>(&self, name: &'a CStr) -> io::Result<Cow<'a, CStr>> {
-        let error = match (
-            &self.share.options.xattr_map,
-            self.hides_xattr(name.to_bytes()),
-        ) {
-            (_, true) => libc::EOPNOTSUPP,
-            (None, false) => return Ok(Cow::Borrowed(name)),
-            (Some(map), false) => match map.host_name(name) {
-                Ok(name) => return Ok(name),
-                Err(Denied::Unsupported) => libc::EOPNOTSUPP,
-                Err(Denied::Bad) => libc::EPERM,
-            },
+        let mapped = match &self.share.options.xattr_map {
+            _ if self.hides_xattr(name.to_bytes()) => Err(Denied::Unsupported),
+            None => Ok(Cow::Borrowed(name)),
+            Some(map) => map.host_name(name),
+        };
+        let error = match mapped {
+            Ok(name) if !self.reserves_xattr(name.to_bytes()) => return Ok(name),
+            Ok(_) | Err(Denied::Bad) => libc::EPERM,
+            Err(Denied::Unsupported) => libc::EOPNOTSUPP,
         };
         Err(io::Error::from_raw_os_error(error))
     }
@@ -64,6 +63,7 @@ impl PassthroughFs {
     /// The guest's name of an attribute of the host, if the guest may see it.
     pub(super) fn guest_xattr_name<'a>(&self, name: &'a [u8]) -> Option<&'a [u8]> {
         let name = match &self.share.options.xattr_map {
+            _ if self.reserves_xattr(name) => None,
             None => Some(name),
             Some(map) => map.guest_name(name),
         };
@@ -74,6 +74,11 @@ impl PassthroughFs {
     /// not enforce one.
     fn hides_xattr(&self, name: &[u8]) -> bool {
         ACL_NAMES.contains(&name) && !self.state.negotiated.has(InitFlags::POSIX_ACL)
+    }
+
+    /// Whether an attribute of the host is the daemon's own.
+    fn reserves_xattr(&self, name: &[u8]) -> bool {
+        self.maps_ownership() && is_reserved(name)
     }
 
     /// Removes a regular file's capabilities before a change of the file, if they have another name

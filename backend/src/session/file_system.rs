@@ -244,8 +244,16 @@ pub trait Namespace {
 
     /// Completes an object that an earlier process has made for `creator` before it died: gives it
     /// what it does not have yet. Returns whether its attributes may have changed.
+    ///
+    /// `mode` is that of the request, with the type.
     #[allow(unused_variables)]
-    fn complete(&self, node: NodeId, creator: &Creator<'_>) -> io::Result<bool> {
+    fn complete(
+        &self,
+        parent: NodeId,
+        node: NodeId,
+        creator: &Creator<'_>,
+        mode: u32,
+    ) -> io::Result<bool> {
         Ok(false)
     }
 

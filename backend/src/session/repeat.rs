@@ -115,25 +115,25 @@ pub(super) fn repeat(
         Op::Forget(_) | Op::BatchForget(_) => Ok(0),
         Op::Mkdir { args, name } => {
             let creator = call.creator(args.umask, extensions)?;
-            let expected = Expected::of(libc::S_IFDIR, creator);
+            let expected = Expected::of(libc::S_IFDIR | args.mode & 0o7777, creator);
             made(fs, request, call, earlier, name, expected)
         }
         Op::Mknod { args, name } => {
             let creator = call.creator(args.umask, extensions)?;
-            let expected = Expected::of(args.mode & libc::S_IFMT, creator);
+            let expected = Expected::of(args.mode, creator);
             made(fs, request, call, earlier, name, expected)
         }
         Op::Symlink { name, target } => {
             let expected = Expected {
                 target: Some(target.to_bytes()),
-                ..Expected::of(libc::S_IFLNK, call.creator(0, extensions)?)
+                ..Expected::of(libc::S_IFLNK | 0o777, call.creator(0, extensions)?)
             };
             made(fs, request, call, earlier, name, expected)
         }
         Op::Create { args, name } => match dispatch(fs, request, call) {
             Err(error) if is(&error, &[libc::EEXIST, libc::ESTALE]) => {
                 let creator = call.creator(args.umask, extensions)?;
-                let mut expected = Expected::of(libc::S_IFREG, creator);
+                let mut expected = Expected::of(libc::S_IFREG | args.mode & 0o7777, creator);
                 // Only this request can have had a handle of a file that it created.
                 expected.is_certain = earlier.note != 0;
                 let entry = find_made(fs, node, Name::new(name)?, earlier, expected, error)?;
@@ -224,6 +224,8 @@ pub(super) fn repeat(
 struct Expected<'a> {
     /// Type bits of the mode.
     kind: u32,
+    /// The mode, with the type.
+    mode: u32,
     /// Who made it.
     creator: Creator<'a>,
     /// The content of a symbolic link.
@@ -233,10 +235,15 @@ struct Expected<'a> {
 }
 
 impl<'a> Expected<'a> {
-    fn of(kind: u32, creator: Creator<'a>) -> Self {
+    fn of(mode: u32, creator: Creator<'a>) -> Self {
+        // MKNOD without a type makes a regular file (mknod(2)).
+        let kind = match mode & libc::S_IFMT {
+            0 => libc::S_IFREG,
+            kind => kind,
+        };
         Self {
-            // MKNOD without a type makes a regular file (mknod(2)).
-            kind: if kind == 0 { libc::S_IFREG } else { kind },
+            kind,
+            mode: kind | mode & 0o7777,
             creator,
             target: None,
             is_certain: false,
@@ -300,7 +307,7 @@ fn find_made(
         fs.forget(node, 1);
         return Err(error);
     }
-    match fs.complete(node, &expected.creator) {
+    match fs.complete(parent, node, &expected.creator, expected.mode) {
         Ok(false) => Ok(entry),
         Ok(true) => {
             let completed = fs.lookup(parent, name);

@@ -14,6 +14,7 @@ mod locks;
 pub(in crate::passthrough) mod memory;
 mod namespace_ops;
 mod no_open;
+mod ownership;
 mod read_write;
 mod readdir;
 mod recovery;

@@ -371,7 +371,10 @@ fn objects_whose_label_fails_are_not_left() {
 fn object_left_by_a_death_gets_its_label() {
     let (guest, creator) = labelled(NegotiationMode::Always);
     let node = guest.mkdir(ROOT, c"d");
-    match guest.fs.complete(node, &creator) {
+    match guest
+        .fs
+        .complete(ROOT, node, &creator, libc::S_IFDIR | 0o755)
+    {
         Ok(changed) => assert!(changed),
         Err(error) => {
             assert_eq!(error.raw_os_error(), Some(libc::EOPNOTSUPP));
@@ -384,7 +387,7 @@ fn object_left_by_a_death_gets_its_label() {
     assert!(
         !guest
             .fs
-            .complete(node, &root_creator())
+            .complete(ROOT, node, &root_creator(), libc::S_IFDIR)
             .expect("nothing to do")
     );
 }

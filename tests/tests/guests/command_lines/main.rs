@@ -7,11 +7,13 @@
 
 mod idmapped;
 mod launch;
+mod mapped_root;
 mod promises;
 
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use gangplank_tests::cache;
@@ -23,6 +25,9 @@ use gangplank_tests::runner::Runner;
 
 use self::launch::{As, Launched};
 use self::promises::Tried;
+
+/// Limit for unpacking a system.
+const LONG: Duration = Duration::from_secs(400);
 
 type Promise = fn(&mut Tried<'_>) -> Result<()>;
 
@@ -390,6 +395,10 @@ fn main() -> ExitCode {
             true => runner.run(name, || idmapped::works(arguments)),
             false => runner.skip(name, "needs root"),
         }
+    }
+    match User::is_root() {
+        true => runner.run("ownership_mapped", mapped_root::boots),
+        false => runner.skip("ownership_mapped", "needs root"),
     }
     runner.finish()
 }
