@@ -280,6 +280,45 @@ const LINES: &[Line] = &[
         promises: &[promises::shares_files, promises::users_own_files],
     },
     Line {
+        name: "proxmox",
+        who: As::Root,
+        words: &[
+            "--fd=3",
+            "--shared-dir=P",
+            "--syslog",
+            "--xattr",
+            "--posix-acl",
+            "--announce-submounts",
+            "--allow-direct-io",
+            "--cache=auto",
+        ],
+        share: "share",
+        promises: &[
+            promises::shares_files,
+            promises::has_xattrs,
+            promises::has_acls,
+        ],
+    },
+    Line {
+        name: "mkosi",
+        who: As::Container,
+        words: &[
+            "--fd=3",
+            "--shared-dir=P",
+            "--xattr",
+            "--posix-acl",
+            "--sandbox=chroot",
+            "--inode-file-handles=prefer",
+        ],
+        share: "share",
+        promises: &[
+            promises::shares_files,
+            promises::has_xattrs,
+            promises::has_acls,
+            promises::users_own_files,
+        ],
+    },
+    Line {
         name: "file_flags",
         who: As::Root,
         words: &[
