@@ -59,9 +59,7 @@ struct Columns {
 impl Columns {
     /// Wide enough for every text of the picture.
     fn new(title: &str, notes: &[&str], groups: &[Group]) -> Self {
-        let longest = |texts: &mut dyn Iterator<Item = &str>| {
-            texts.map(|text| width(text)).fold(0.0, f64::max)
-        };
+        let longest = |texts: &mut dyn Iterator<Item = &str>| texts.map(width).fold(0.0, f64::max);
         let bars = || groups.iter().flat_map(|group| &group.bars);
         let names = MARGIN + longest(&mut groups.iter().map(|it| it.label.as_str())) + SPACE;
         let left = names + longest(&mut bars().map(|bar| bar.name.as_str())) + SPACE;
