@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use gangplank_dvk::args::{Args, Command};
+use gangplank_dvk::rhostfs::service::ServeError;
 use gangplank_dvk::rhostfs::{mount, service};
 use gangplank_dvk::{dump, forward, status, switch};
 use gangplank_service::{error_chain, logging, signals};
@@ -13,16 +14,21 @@ use log::LevelFilter;
 fn main() -> ExitCode {
     let args = Args::parse();
     if let Err(error) = start_logging(&args) {
-        return fail(&error_chain(&error));
+        return fail(&error_chain(&error), 1);
     }
     // Before any thread starts.
     if let Err(error) = signals::block_harmless() {
-        return fail(&format!("cannot block signals: {error}"));
+        return fail(&format!("cannot block signals: {error}"), 1);
     }
     let seccomp = args.seccomp;
+    let mut status = 1;
     let done = match &args.command {
         Command::Mount(args) => mount::run(args, seccomp).map_err(|error| error_chain(&error)),
-        Command::Serve(args) => service::run(args, seccomp).map_err(|error| error_chain(&error)),
+        Command::Serve(args) => {
+            let served = service::run(args, seccomp);
+            status = served.as_ref().map_or_else(ServeError::status, |()| 0);
+            served.map_err(|error| error_chain(&error))
+        }
         Command::Forward(args) => forward::run(args, seccomp).map_err(|error| error_chain(&error)),
         Command::Switch(args) => switch::run(args, seccomp).map_err(|error| error_chain(&error)),
         Command::Dump(args) => {
@@ -33,14 +39,14 @@ fn main() -> ExitCode {
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error),
+        Err(error) => fail(&error, status),
     }
 }
 
-fn fail(error: &str) -> ExitCode {
+fn fail(error: &str, status: u8) -> ExitCode {
     // If standard error cannot be written, there is no other place for the error.
     let _ = writeln!(io::stderr(), "gangplank-dvk: error: {error}");
-    ExitCode::FAILURE
+    ExitCode::from(status)
 }
 
 /// Starts logging to standard error, as the arguments and `RUST_LOG` say.

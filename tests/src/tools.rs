@@ -199,11 +199,23 @@ fn built_for(package: &str, program: &str, target: &str) -> Result<PathBuf> {
                     "--target",
                     target,
                 ])
-                .args(["--package", package, "--bin", program]),
+                // One selection of packages for all programs. With another one, crates have other
+                // features, and cargo compiles them again.
+                .args(selection(package, target))
+                .args(["--bin", program]),
         )?;
         done.push(path.clone());
     }
     Ok(path)
+}
+
+/// The packages whose features cargo unites.
+fn selection<'a>(package: &'a str, target: &str) -> Vec<&'a str> {
+    match target.starts_with("i686") {
+        // The others are for machines of 64 bits.
+        true => vec!["--package", package],
+        false => vec!["--workspace"],
+    }
 }
 
 /// Installs a program from crates.io into the cache, as a static build.
@@ -214,6 +226,7 @@ fn installed(name: &str, version: &str) -> Result<PathBuf> {
 /// Installs a program from crates.io into the cache, for `target` or for the host's default target.
 fn installed_for(name: &str, version: &str, target: Option<&str>) -> Result<PathBuf> {
     let root = cache::once(&format!("tools/{name}-{version}"), |root: &Path| {
+        eprintln!("downloading {name} {version} from crates.io and building it, some minutes");
         let mut command = Command::new(cargo());
         command
             .current_dir(cache::workspace())

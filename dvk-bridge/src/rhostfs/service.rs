@@ -9,7 +9,6 @@ use std::thread;
 use std::time::Duration;
 
 use gangplank_sandbox::seccomp::Seccomp;
-use gangplank_service::error_chain;
 use log::{info, warn};
 use nix::sys::signal::{SigSet, Signal};
 
@@ -113,6 +112,17 @@ pub enum ServeError {
     },
 }
 
+impl ServeError {
+    /// The exit status: 2 if the configuration is wrong, 1 otherwise.
+    #[must_use]
+    pub const fn status(&self) -> u8 {
+        match self {
+            Self::Config(_) => 2,
+            _ => 1,
+        }
+    }
+}
+
 /// Serves the configuration until SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -176,7 +186,7 @@ pub fn run(args: &ServeArgs, seccomp: Seccomp) -> Result<(), ServeError> {
     ended.map_or(Ok(()), Err)
 }
 
-/// Prints what would be served, and warns of what could not.
+/// Prints what would be served. Fails if this machine cannot serve it.
 fn tell(config: &Config) -> Result<(), ServeError> {
     for block in &config.servers {
         let told = writeln!(io::stdout(), "{}", described(block));
@@ -184,13 +194,8 @@ fn tell(config: &Config) -> Result<(), ServeError> {
             what: "print what would be served",
             source,
         })?;
-        if block.carrier_kind == CarrierKind::Device
-            && let Err(error) = Device::open(Path::new(device::PATH))
-        {
-            warn!("{}: {}", block.name, error_chain(&error));
-        }
     }
-    Ok(())
+    open_device(config).map(drop)
 }
 
 /// Starts a thread that reports the first signal that ends the program and restores the default action for the next. The

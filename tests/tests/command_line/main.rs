@@ -8,3 +8,4 @@ mod installed_files;
 mod other_programs;
 mod process;
 mod sandbox;
+mod scripts;

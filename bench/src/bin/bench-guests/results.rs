@@ -112,7 +112,9 @@ impl Results {
                 bars: drawn().filter_map(|who| workload.bar(who)).collect(),
             })
             .collect();
-        bar_chart::draw(title, &groups)
+        let note = "A bar is the median of all rounds, and the line in it goes from the least to the \
+                    most.";
+        bar_chart::draw(title, &[note], &groups)
     }
 
     /// The rates of every round as JSON objects, in units per second.

@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use gangplank_service::first_few::first_few;
+
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -17,8 +19,8 @@ pub enum ConfigError {
         #[source]
         source: io::Error,
     },
-    /// The files have errors. The text has a line for each.
-    #[error("{}", lines(faults))]
+    /// The files have errors. The text has a line for each of the first ones.
+    #[error("{}", first_few(faults))]
     Faults {
         /// At least one.
         faults: Vec<Fault>,
@@ -69,9 +71,4 @@ impl fmt::Display for Fault {
         }
         f.write_str(&self.what)
     }
-}
-
-fn lines(faults: &[Fault]) -> String {
-    let lines: Vec<String> = faults.iter().map(Fault::to_string).collect();
-    lines.join("\n")
 }

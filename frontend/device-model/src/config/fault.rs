@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use gangplank_service::first_few::first_few;
+
 /// Why a file is not a configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -16,7 +18,7 @@ pub enum ConfigError {
         #[source]
         source: io::Error,
     },
-    /// The file has faults: a line for each.
+    /// The file has faults: a line for each of the first ones.
     #[error("{}", lines(file, faults))]
     Faults {
         /// The file.
@@ -60,12 +62,8 @@ impl fmt::Display for Fault {
 }
 
 fn lines(file: &Path, faults: &[Fault]) -> String {
-    let lines: Vec<String> = faults
-        .iter()
-        .map(|fault| match fault.line {
-            0 => format!("{}: {fault}", file.display()),
-            _ => format!("{}:{fault}", file.display()),
-        })
-        .collect();
-    lines.join("\n")
+    first_few(faults.iter().map(|fault| match fault.line {
+        0 => format!("{}: {fault}", file.display()),
+        _ => format!("{}:{fault}", file.display()),
+    }))
 }

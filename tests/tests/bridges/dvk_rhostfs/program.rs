@@ -53,9 +53,16 @@ impl Program {
 
     /// Waits until it ends. Returns whether it succeeded, and its output.
     fn end(&mut self) -> Result<(bool, String)> {
+        let (code, said) = self.end_with_code()?;
+        Ok((code == 0, said))
+    }
+
+    /// Waits until it ends. Returns its exit status and its output.
+    fn end_with_code(&mut self) -> Result<(i32, String)> {
         let status =
             process::wait_within(&mut self.child, LIMIT).with_context(|| self.text("log"))?;
-        Ok((status.success(), self.text("out") + &self.text("log")))
+        let code = status.code().context("ended by a signal")?;
+        Ok((code, self.text("out") + &self.text("log")))
     }
 }
 
@@ -133,6 +140,32 @@ fn a_configuration_is_examined_without_serving() -> Result<()> {
         !well && said.contains("rhostfs.cfg:1: rhs_x: it is on the line of rhs_ep"),
         "{said}"
     );
+    Ok(())
+}
+
+/// One rule for all programs: 2 for a wrong configuration, 1 for what this machine cannot do.
+#[test]
+fn exit_status_tells_a_wrong_file_from_a_machine_that_lacks_something() -> Result<()> {
+    // The original's default carrier. No kernel of the tests has DVK.
+    let device = "rhs SERVER {\n rhs_dcid 0;\n rhs_ep 1;\n rhs_dir \"/\";\n \
+                  rhs_socket \"/nonexistent/fs.sock\";\n rhs_carrier device;\n };\n";
+    let (code, said) = Program::start(device, &["--check"])?.end_with_code()?;
+    ensure!(
+        code == 1 && said.contains("cannot use rhs_carrier device"),
+        "{code}: {said}"
+    );
+    ensure!(said.contains("serves / of /nonexistent/fs.sock"), "{said}");
+    // Another file by mistake: the first errors, and a count.
+    let other = "root:x:0:0:root:/root:/bin/bash\n".repeat(300);
+    for arguments in [&["--check"][..], &[]] {
+        let (code, said) = Program::start(&other, arguments)?.end_with_code()?;
+        ensure!(code == 2, "{code}: {said}");
+        ensure!(said.lines().count() <= 11, "{said}");
+    }
+    let many = device.replace("rhs_ep 1;", &"rhs_wrong 1;\n".repeat(300));
+    let (code, said) = Program::start(&many, &["--check"])?.end_with_code()?;
+    ensure!(code == 2 && said.contains(" more errors"), "{code}: {said}");
+    ensure!(said.lines().count() == 11, "{said}");
     Ok(())
 }
 

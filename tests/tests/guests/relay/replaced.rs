@@ -152,7 +152,7 @@ pub(crate) fn not_possible(machine: Machine) -> Result<()> {
     let stranger = elsewhere.daemon(Kind::Virtiofsd, &[])?;
     let other = fixture.daemon(Kind::Gangplankd, &[])?;
     for (socket, expected) in [
-        ("/nowhere/fs.sock", "cannot connect"),
+        ("/nowhere/fs.sock", "cannot switch to /nowhere/fs.sock"),
         // Its state has another format.
         (socket_of(&other)?, "cannot hand on"),
         // It shares another directory.

@@ -3,13 +3,22 @@
 use gangplank_bench::bar_chart::{self, Bar, Group};
 
 use super::text::rate;
+use crate::placement::PLACEMENTS;
 use crate::score::{DIRECT, Table};
+
+/// What names and lines mean.
+const NOTES: [&str; 3] = [
+    "A bar is the median of all rounds, and the line in it goes from the least to the most.",
+    "\"direct\" is the same work by system calls of a program on the host.",
+    "virtiofsd is version 1.14.0; virtiofsd-c is the former one of QEMU, written in C.",
+];
 
 /// Draws all workloads, those of each comparison under a heading.
 pub(super) fn draw(tables: &[Table]) -> String {
     let groups: Vec<Group> = tables.iter().map(group).collect();
     bar_chart::draw(
         "virtio-fs daemons: rates, each workload to its own scale",
+        &NOTES,
         &groups,
     )
 }
@@ -36,10 +45,19 @@ fn group(table: &Table) -> Group {
         }
     });
     Group {
-        heading: format!("placement {}{queues}", table.placement),
+        heading: format!("{}{queues}", meaning(table.placement)),
         label: table.workload.to_owned(),
         bars: bars.collect(),
     }
+}
+
+/// A placement by its meaning, or by its name if that is none of the daemons'.
+fn meaning(placement: &str) -> String {
+    let known = PLACEMENTS.iter().find(|known| known.name == placement);
+    known.map_or_else(
+        || placement.to_owned(),
+        |known| format!("{} ({})", known.meaning, known.name),
+    )
 }
 
 #[cfg(test)]
@@ -74,6 +92,8 @@ mod tests {
         };
         let drawn = draw(&[table]);
         assert_eq!(drawn.matches("<path").count(), 2);
-        assert!(drawn.contains("placement one, 2 request queues"), "{drawn}");
+        let heading = "daemon and driver on one processor (one), 2 request queues";
+        assert!(drawn.contains(heading), "{drawn}");
+        assert!(drawn.contains("virtiofsd-c is"), "{drawn}");
     }
 }

@@ -1,0 +1,42 @@
+//! Scripts that build programs.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use gangplank_tests::cache;
+
+/// Crates have the features that all selected packages want of them. With another selection cargo
+/// compiles them again, which takes minutes. So every build for a machine of 64 bits selects the
+/// whole workspace, as `gangplank_tests::tools` does.
+#[test]
+fn programs_are_built_with_one_selection_of_packages() -> Result<()> {
+    let mut builds = 0;
+    for name in ["demo", "bench", "test"] {
+        let script = fs::read_to_string(cache::workspace().join("scripts").join(name))?;
+        // Lines that continue are one.
+        let script = script.replace("\\\n", " ");
+        // The build of another revision has a target directory of its own.
+        let lines = script
+            .lines()
+            .filter(|line| !line.contains("CARGO_TARGET_DIR=$"));
+        for line in lines.filter(|line| line.contains("cargo build") && !line.contains("i686")) {
+            let of = line.contains("--workspace") && !line.contains(" -p ");
+            ensure!(of, "scripts/{name} selects other packages: {line}");
+            builds += 1;
+        }
+        ensure!(!script.contains("cargo run"), "scripts/{name} builds again");
+    }
+    ensure!(builds == 3, "{builds}");
+    Ok(())
+}
+
+/// A first build takes minutes: the script says so before, and cargo shows each crate.
+#[test]
+fn demo_tells_what_takes_long() -> Result<()> {
+    let script = fs::read_to_string(cache::workspace().join("scripts/demo"))?;
+    let build = script.find("cargo build").context("no build")?;
+    let told = script.get(..build).unwrap_or_default();
+    ensure!(told.contains("minutes"), "{told}");
+    ensure!(!script.contains("--quiet"), "{script}");
+    Ok(())
+}
