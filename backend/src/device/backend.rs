@@ -1,5 +1,6 @@
 //! The device as vhost-user-backend sees it: features, configuration space, rings.
 
+use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -7,7 +8,10 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use vhost::vhost_user::Backend;
-use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
+use vhost::vhost_user::message::{
+    VhostTransferStateDirection, VhostTransferStatePhase, VhostUserProtocolFeatures,
+    VhostUserVirtioFeatures,
+};
 use vhost_user_backend::VhostUserBackend;
 use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::bindings::virtio_ring::{
@@ -24,6 +28,7 @@ use super::memory_limits::MemoryLimits;
 use super::options::Options;
 use super::request::Handler;
 use super::scheduling::DeviceScheduler;
+use super::state_transfer::StateTransfer;
 use super::vring::{Memory, Vring};
 use super::worker::Worker;
 use crate::state::arena::Arena;
@@ -52,6 +57,7 @@ pub(super) struct FsBackend {
     recovery: Recovery,
     /// Where the frontend keeps the requests in flight, if it does.
     inflight: Mutex<Option<InflightMemory>>,
+    state_transfer: StateTransfer,
 }
 
 /// How far the rings are that the worker before has left.
@@ -106,6 +112,7 @@ impl FsBackend {
                 progress: Condvar::new(),
             },
             inflight: Mutex::default(),
+            state_transfer: StateTransfer::default(),
         })
     }
 
@@ -176,6 +183,7 @@ impl VhostUserBackend for FsBackend {
             | VhostUserProtocolFeatures::RESET_DEVICE
             | VhostUserProtocolFeatures::BACKEND_REQ
             | VhostUserProtocolFeatures::INFLIGHT_SHMFD
+            | VhostUserProtocolFeatures::DEVICE_STATE
     }
 
     fn reset_device(&self) {
@@ -195,6 +203,22 @@ impl VhostUserBackend for FsBackend {
 
     fn set_backend_req_fd(&self, frontend: Backend) {
         *self.frontend.lock() = Some(frontend);
+    }
+
+    fn set_device_state_fd(
+        &self,
+        direction: VhostTransferStateDirection,
+        phase: VhostTransferStatePhase,
+        file: File,
+    ) -> io::Result<Option<File>> {
+        let begun = self
+            .state_transfer
+            .begin(&self.handler, direction, phase, file);
+        begun.map(|()| None)
+    }
+
+    fn check_device_state(&self) -> io::Result<()> {
+        self.state_transfer.check()
     }
 
     fn queues_per_thread(&self) -> Vec<u64> {

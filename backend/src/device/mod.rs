@@ -27,6 +27,7 @@ mod reminder;
 mod replay;
 pub mod request;
 mod scheduling;
+mod state_transfer;
 mod vring;
 mod wake_blocked;
 mod worker;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::chain::{Chain, MalformedChain, Translator};
 use super::memory::GuardedMemory;
 use super::vring::Vring;
+use crate::state::migration::TransferError;
 use crate::state::requests::{Current, Interrupted};
 use crate::sys::buffers::{Reader, Segments, Writer};
 use crate::sys::interrupt::Interruption;
@@ -28,6 +29,23 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Fails all requests that wait for a lock, and refuses new waits: the connection ends.
     fn end_waits(&self);
+
+    /// The state of the driver's session, for another daemon. Changes nothing.
+    ///
+    /// # Errors
+    /// The session cannot leave.
+    fn save_state(&self) -> Result<Vec<u8>, TransferError> {
+        Err(TransferError::Unsupported)
+    }
+
+    /// Goes on with the session that another daemon has saved, in place of the current one.
+    ///
+    /// # Errors
+    /// The session cannot be taken over. Then there is none.
+    fn load_state(&self, stream: &[u8]) -> Result<(), TransferError> {
+        let _ = stream;
+        Err(TransferError::Unsupported)
+    }
 
     /// Frees everything that the driver holds: it has reset the device, or its guest has gone.
     fn reset(&self);

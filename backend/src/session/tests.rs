@@ -20,7 +20,7 @@ use gangplank_fuse::{
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::file_system::{
-    Attributes, Directories, FileData, FileLocks, FileRanges, Files, Lookup, Namespace,
+    Attributes, Directories, FileData, FileLocks, FileRanges, Files, Lookup, Migration, Namespace,
     SessionLifecycle, Superblock, Xattrs,
 };
 use super::*;
@@ -60,6 +60,8 @@ impl SessionLifecycle for Recorder {
         self.note("destroy".into());
     }
 }
+
+impl Migration for Recorder {}
 
 impl Lookup for Recorder {
     fn lookup(&self, parent: NodeId, name: Name<'_>) -> io::Result<EntryOut> {
