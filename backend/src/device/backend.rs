@@ -22,6 +22,7 @@ use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{EventConsumer, EventNotifier};
 
 use super::config_space::ConfigSpace;
+use super::dirty_log::DirtyLog;
 use super::exit_event::ExitEvents;
 use super::memory::MemoryCell;
 use super::memory_limits::MemoryLimits;
@@ -58,6 +59,7 @@ pub(super) struct FsBackend {
     /// Where the frontend keeps the requests in flight, if it does.
     inflight: Mutex<Option<InflightMemory>>,
     state_transfer: StateTransfer,
+    log: Arc<DirtyLog>,
 }
 
 /// How far the rings are that the worker before has left.
@@ -113,7 +115,13 @@ impl FsBackend {
             },
             inflight: Mutex::default(),
             state_transfer: StateTransfer::default(),
+            log: Arc::default(),
         })
+    }
+
+    /// Which pages of the guest's memory the rings write to.
+    pub(super) fn log(&self) -> &Arc<DirtyLog> {
+        &self.log
     }
 
     /// Stops the workers from taking requests off their rings, so that their threads can end.
@@ -172,6 +180,7 @@ impl VhostUserBackend for FsBackend {
             | (1 << VIRTIO_RING_F_INDIRECT_DESC)
             | (1 << VIRTIO_RING_F_EVENT_IDX)
             | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
+            | VhostUserVirtioFeatures::LOG_ALL.bits()
     }
 
     /// QEMU is offered less; see `super::quirks`.
@@ -184,6 +193,11 @@ impl VhostUserBackend for FsBackend {
             | VhostUserProtocolFeatures::BACKEND_REQ
             | VhostUserProtocolFeatures::INFLIGHT_SHMFD
             | VhostUserProtocolFeatures::DEVICE_STATE
+            | VhostUserProtocolFeatures::LOG_SHMFD
+    }
+
+    fn acked_features(&self, features: u64) {
+        self.log.set_features(features);
     }
 
     fn reset_device(&self) {
@@ -244,6 +258,7 @@ impl VhostUserBackend for FsBackend {
                 let inflight = self.inflight.lock();
                 ring.set_inflight(inflight.as_ref().and_then(|memory| memory.ring(thread)));
                 drop(inflight);
+                ring.keep_log(&self.log);
                 if let Some(requests) = RingRequests::new(&self.arena, thread) {
                     ring.keep_requests(requests, self.recovery.blame);
                 }

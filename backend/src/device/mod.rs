@@ -14,6 +14,7 @@ mod backend;
 mod chain;
 mod config_space;
 pub mod connection;
+mod dirty_log;
 mod exit_event;
 mod memory;
 mod memory_limits;

@@ -156,6 +156,7 @@ impl Request {
     /// notifications.
     pub fn finish(mut self) {
         if let Some(origin) = self.take_origin() {
+            origin.ring.mark_written(origin.chain, &origin.memory);
             origin.ring.note_reply(origin.chain.head, self.reply_len);
             let used = [(origin.chain.head, self.reply_len)];
             origin.ring.complete(&origin.memory, &used);
@@ -213,6 +214,8 @@ impl Request {
     /// caller returns them to the ring.
     pub(super) fn detach(&mut self) -> Option<(u16, u32)> {
         let origin = self.take_origin()?;
+        // Before the reply counts as complete, so that the next worker need not mark anything.
+        origin.ring.mark_written(origin.chain, &origin.memory);
         origin.ring.note_reply(origin.chain.head, self.reply_len);
         Some((origin.chain.head, self.reply_len))
     }
