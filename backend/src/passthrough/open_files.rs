@@ -110,6 +110,8 @@ mod packed {
     pub(super) const DIRECTORY: u32 = 1 << 5;
     /// Could not be opened when the guest arrived.
     pub(super) const LOST: u32 = 1 << 6;
+    /// Has a lock by flock(2).
+    pub(super) const FLOCK: u32 = 1 << 7;
 }
 
 impl OpenFile {
@@ -356,6 +358,27 @@ impl OpenFiles {
                 })
             });
         known.collect()
+    }
+
+    /// Notes whether a file has a lock by flock(2).
+    pub(super) fn note_flock(&self, handle: Handle, is_locked: bool) {
+        let table = self.table.read();
+        let record = self.key_of(handle).ok().and_then(|key| table.get(key));
+        if let Some(record) = record {
+            match is_locked {
+                true => record.flags.fetch_or(packed::FLOCK, Ordering::Relaxed),
+                false => record.flags.fetch_and(!packed::FLOCK, Ordering::Relaxed),
+            };
+        }
+    }
+
+    /// Number of files that have a lock by flock(2).
+    pub(super) fn flocks(&self) -> usize {
+        let table = self.table.read();
+        let flags = table
+            .iter_from(0)
+            .map(|(_, record)| record.flags.load(Ordering::Relaxed));
+        flags.filter(|flags| flags & packed::FLOCK != 0).count()
     }
 
     /// A number above all handles that the guest has had.

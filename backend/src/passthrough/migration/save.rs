@@ -17,7 +17,14 @@ use crate::sys;
 
 impl PassthroughFs {
     /// What another daemon needs to know of the guest. Options and session are left out.
+    ///
+    /// # Errors
+    /// The guest holds locks on the host's files: the kernel does not tell which.
     pub(super) fn save_guest(&self) -> Result<GuestState, TransferError> {
+        let locks = self.state.posix_locks.len() + self.state.files.flocks();
+        if locks > 0 {
+            return Err(TransferError::Locks(locks));
+        }
         let known = self.state.inodes.known();
         let mut state = GuestState {
             next_inode: self.state.inodes.next_id().max(ROOT_ID + 1),

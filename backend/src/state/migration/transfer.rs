@@ -35,6 +35,12 @@ pub enum TransferError {
         /// The option that limits them.
         option: &'static str,
     },
+    /// The guest holds locks on the host's files.
+    #[error(
+        "the guest has locks of {0} owners on the host's files, which cannot be handed on; it can \
+         migrate when it has released them, or with --locks=guest"
+    )]
+    Locks(usize),
     /// The source does not know where an inode is.
     #[error("the source of the guest has lost inode {0}")]
     Lost(u64),
