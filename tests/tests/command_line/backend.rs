@@ -45,7 +45,7 @@ fn capabilities_are_printed_for_management_software() -> Result<()> {
     let words: String = ended.output.split_whitespace().collect();
     assert_eq!(
         words,
-        r#"{"type":"fs","features":["posix-acl-negotiation-mode","security-label-negotiation-mode","separate-options"]}"#
+        r#"{"type":"fs","features":["migrate-precopy","posix-acl-negotiation-mode","security-label-negotiation-mode","separate-options"]}"#
     );
     Ok(())
 }

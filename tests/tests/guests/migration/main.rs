@@ -3,6 +3,8 @@
 
 mod fixture;
 mod gangplankd;
+mod scripted;
+mod table;
 mod virtiofsd;
 
 use std::process::ExitCode;
@@ -31,6 +33,30 @@ fn main() -> ExitCode {
     runner.run(
         "file_handles_are_opened_only_if_asked_for",
         gangplankd::file_handles_are_opened_only_if_asked_for,
+    );
+    runner.run(
+        "changed_files_are_found_or_refused",
+        table::changed_files_are_found_or_refused,
+    );
+    runner.run(
+        "pages_are_marked_while_log_all_is_set",
+        scripted::pages_are_marked_while_log_all_is_set,
+    );
+    runner.run(
+        "pages_are_marked_after_a_death",
+        scripted::pages_are_marked_after_a_death,
+    );
+    runner.run(
+        "bitmap_beyond_its_file_is_refused",
+        scripted::bitmap_beyond_its_file_is_refused,
+    );
+    runner.run(
+        "state_is_asked_for_in_any_order",
+        scripted::state_is_asked_for_in_any_order,
+    );
+    runner.run(
+        "dead_worker_gives_the_migration_up",
+        scripted::dead_worker_gives_the_migration_up,
     );
     match tools::virtiofsd() {
         Ok(_) => {
