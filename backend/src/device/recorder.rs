@@ -36,9 +36,7 @@ use gangplank_vhost_user::message::{
 };
 
 use crate::state::arena::Arena;
-use crate::state::device::{
-    DeviceState, InflightState, LogState, PendingMessage, RegionState,
-};
+use crate::state::device::{DeviceState, InflightState, LogState, PendingMessage, RegionState};
 use crate::state::requests::RingRequests;
 use crate::sys::process;
 

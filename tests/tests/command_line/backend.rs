@@ -83,8 +83,8 @@ fn mistakes_end_with_status_2_and_what_would_be_right() -> Result<()> {
             "expected :namespace-id:host-id:count:",
         ),
         (
-            &["--migration-mode=find-paths"],
-            "--migration-mode is not supported yet",
+            &["--migration-mode=file-handles", "--migration-confirm-paths"],
+            "--migration-confirm-paths cannot be used together with --migration-mode=file-handles",
         ),
         (&["-o", "frobnicate"], "unknown option '-o frobnicate'"),
         (&["--frobnicate"], "--frobnicate"),
