@@ -14,7 +14,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{Arg, ArgAction, Command, CommandFactory, FromArgMatches, Parser};
+use clap::{CommandFactory, FromArgMatches, Parser};
 use log::LevelFilter;
 
 pub use self::migration::MigrationArgs;
@@ -26,15 +26,6 @@ use crate::passthrough::options::{
 };
 use crate::passthrough::xattr_map::XattrMap;
 use crate::sandbox::options::{IdMapping, ModCaps, Mode, Seccomp};
-
-/// virtiofsd's options that the daemon does not support yet. It refuses them by name, so that they
-/// do not look like typing errors.
-const UNSUPPORTED: &[&str] = &[
-    "migration-mode",
-    "migration-on-error",
-    "migration-verify-handles",
-    "migration-confirm-paths",
-];
 
 /// The options as typed; the module `config` checks what they mean together.
 #[derive(Clone, Debug, Parser)]
@@ -285,9 +276,8 @@ pub struct Args {
     #[arg(long, help_heading = LOGGING)]
     pub print_capabilities: bool,
 
-    /// The options `--migration-*`: their defaults while `UNSUPPORTED` has their names, and
-    /// `#[command(flatten)]` in place of `#[arg(skip)]` from then on.
-    #[arg(skip)]
+    /// The options `--migration-*`.
+    #[command(flatten)]
     pub migration: MigrationArgs,
 
     /// Options in the form of the older C daemon, such as source=/srv,cache=auto [deprecated]
@@ -359,34 +349,18 @@ impl Args {
         I: IntoIterator<Item = T>,
         T: Into<OsString> + Clone,
     {
-        let mut command = command();
+        let mut command = Args::command();
         let matches = command
             .try_get_matches_from_mut(arguments)
             .map_err(EarlyExit)?;
-        for name in UNSUPPORTED {
-            if matches.value_source(name).is_some() {
-                let text = format!("--{name} is not supported yet");
-                return Err(EarlyExit(command.error(ErrorKind::UnknownArgument, text)));
-            }
-        }
         Self::from_arg_matches(&matches).map_err(|error| EarlyExit(error.format(&mut command)))
     }
 
     /// Makes an error in the combination of options print like an error in one option.
     #[must_use]
     pub fn refuse(error: impl fmt::Display) -> EarlyExit {
-        EarlyExit(command().error(ErrorKind::ValueValidation, error))
+        EarlyExit(Args::command().error(ErrorKind::ValueValidation, error))
     }
-}
-
-fn command() -> Command {
-    Args::command().args(UNSUPPORTED.iter().map(|name| {
-        Arg::new(*name)
-            .long(*name)
-            .num_args(0..=1)
-            .action(ArgAction::Append)
-            .hide(true)
-    }))
 }
 
 const MAX_REQUEST_QUEUES: i64 = device::Options::MAX_REQUEST_QUEUES as i64;
@@ -449,7 +423,7 @@ mod tests {
 
     #[test]
     fn command_definition_is_consistent() {
-        command().debug_assert();
+        Args::command().debug_assert();
     }
 
     #[test]
@@ -490,23 +464,6 @@ mod tests {
             let exit = parse(line).expect_err(line);
             let text = exit.0.to_string();
             assert!(text.contains(hint), "{line}: {text}");
-            assert_eq!(exit.status(), 2, "{line}");
-        }
-    }
-
-    #[test]
-    fn option_not_yet_supported_is_refused_by_name() {
-        for line in UNSUPPORTED.iter().flat_map(|name| {
-            [
-                format!("--{name}"),
-                format!("--{name}=x"),
-                format!("--{name} x"),
-            ]
-        }) {
-            let exit =
-                parse(&format!("--shared-dir /srv --socket-path s {line}")).expect_err(&line);
-            let text = exit.0.to_string();
-            assert!(text.contains("is not supported yet"), "{line}: {text}");
             assert_eq!(exit.status(), 2, "{line}");
         }
     }

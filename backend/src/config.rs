@@ -33,8 +33,6 @@ pub struct Config {
     pub device: device::Options,
     /// The options of the file system.
     pub passthrough: passthrough::Options,
-    /// How guests migrate.
-    pub migration: MigrationOptions,
     /// The options of the sandbox.
     pub sandbox: sandbox::Options,
     /// The options of the log.
@@ -165,10 +163,10 @@ impl Config {
                 id_map,
                 preserve_noatime: args.preserve_noatime,
                 guest_arch: args.guest_arch.0,
+                migration,
                 max_inode_memory: args.max_inode_memory,
                 ..passthrough::Options::default()
             },
-            migration,
             sandbox,
             logging: logging::Options {
                 syslog: args.syslog,

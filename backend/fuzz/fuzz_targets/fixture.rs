@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use gangplank_backend::passthrough::options::{InodeFileHandles, Locks};
 use gangplank_backend::passthrough::{Abilities, Options, PassthroughFs, Share};
 use gangplank_backend::state::arena::{Arena, Limits};
+use gangplank_backend::state::migration::{MigrationOnError, MigrationOptions};
 use tempfile::TempDir;
 
 /// Content of the file outside the share.
@@ -39,6 +40,10 @@ impl Fixture {
                 locks: Locks::Host,
                 inode_file_handles: InodeFileHandles::Never,
                 fd_budget: 256,
+                migration: MigrationOptions {
+                    on_error: MigrationOnError::GuestError,
+                    ..MigrationOptions::default()
+                },
                 ..Options::default()
             };
             let abilities = Abilities {

@@ -34,7 +34,7 @@ mod tests {
 
     use super::*;
 
-    /// The options by themselves, as the command line has them once they are supported.
+    /// The options by themselves.
     #[derive(Parser)]
     struct Line {
         #[command(flatten)]

@@ -1,5 +1,6 @@
 //! The device as vhost-user-backend sees it: features, configuration space, rings.
 
+use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -7,7 +8,10 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use vhost::vhost_user::Backend;
-use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
+use vhost::vhost_user::message::{
+    VhostTransferStateDirection, VhostTransferStatePhase, VhostUserProtocolFeatures,
+    VhostUserVirtioFeatures,
+};
 use vhost_user_backend::VhostUserBackend;
 use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::bindings::virtio_ring::{
@@ -18,12 +22,14 @@ use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{EventConsumer, EventNotifier};
 
 use super::config_space::ConfigSpace;
+use super::dirty_log::DirtyLog;
 use super::exit_event::ExitEvents;
 use super::memory::MemoryCell;
 use super::memory_limits::MemoryLimits;
 use super::options::Options;
 use super::request::Handler;
 use super::scheduling::DeviceScheduler;
+use super::state_transfer::StateTransfer;
 use super::vring::{Memory, Vring};
 use super::worker::Worker;
 use crate::state::arena::Arena;
@@ -52,6 +58,8 @@ pub(super) struct FsBackend {
     recovery: Recovery,
     /// Where the frontend keeps the requests in flight, if it does.
     inflight: Mutex<Option<InflightMemory>>,
+    state_transfer: StateTransfer,
+    log: Arc<DirtyLog>,
 }
 
 /// How far the rings are that the worker before has left.
@@ -106,7 +114,14 @@ impl FsBackend {
                 progress: Condvar::new(),
             },
             inflight: Mutex::default(),
+            state_transfer: StateTransfer::default(),
+            log: Arc::default(),
         })
+    }
+
+    /// Which pages of the guest's memory the rings write to.
+    pub(super) fn log(&self) -> &Arc<DirtyLog> {
+        &self.log
     }
 
     /// Stops the workers from taking requests off their rings, so that their threads can end.
@@ -165,6 +180,7 @@ impl VhostUserBackend for FsBackend {
             | (1 << VIRTIO_RING_F_INDIRECT_DESC)
             | (1 << VIRTIO_RING_F_EVENT_IDX)
             | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
+            | VhostUserVirtioFeatures::LOG_ALL.bits()
     }
 
     /// QEMU is offered less; see `super::quirks`.
@@ -176,6 +192,12 @@ impl VhostUserBackend for FsBackend {
             | VhostUserProtocolFeatures::RESET_DEVICE
             | VhostUserProtocolFeatures::BACKEND_REQ
             | VhostUserProtocolFeatures::INFLIGHT_SHMFD
+            | VhostUserProtocolFeatures::DEVICE_STATE
+            | VhostUserProtocolFeatures::LOG_SHMFD
+    }
+
+    fn acked_features(&self, features: u64) {
+        self.log.set_features(features);
     }
 
     fn reset_device(&self) {
@@ -195,6 +217,22 @@ impl VhostUserBackend for FsBackend {
 
     fn set_backend_req_fd(&self, frontend: Backend) {
         *self.frontend.lock() = Some(frontend);
+    }
+
+    fn set_device_state_fd(
+        &self,
+        direction: VhostTransferStateDirection,
+        phase: VhostTransferStatePhase,
+        file: File,
+    ) -> io::Result<Option<File>> {
+        let begun = self
+            .state_transfer
+            .begin(&self.handler, direction, phase, file);
+        begun.map(|()| None)
+    }
+
+    fn check_device_state(&self) -> io::Result<()> {
+        self.state_transfer.check()
     }
 
     fn queues_per_thread(&self) -> Vec<u64> {
@@ -220,6 +258,7 @@ impl VhostUserBackend for FsBackend {
                 let inflight = self.inflight.lock();
                 ring.set_inflight(inflight.as_ref().and_then(|memory| memory.ring(thread)));
                 drop(inflight);
+                ring.keep_log(&self.log);
                 if let Some(requests) = RingRequests::new(&self.arena, thread) {
                     ring.keep_requests(requests, self.recovery.blame);
                 }

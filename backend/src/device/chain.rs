@@ -119,6 +119,41 @@ impl Translator {
         readable: &mut Segments,
         writable: &mut Segments,
     ) -> Result<(), MalformedChain> {
+        self.walk(chain, memory, |regions, address, len, is_writable| {
+            let side = if is_writable {
+                &mut *writable
+            } else if writable.total() > 0 {
+                return Err(MalformedChain::ReadableAfterWritable);
+            } else {
+                &mut *readable
+            };
+            regions.append(address, len, side)
+        })
+    }
+
+    /// Calls `visit` with guest address and length of each buffer that the device may write to. A
+    /// chain that has become malformed ends the calls.
+    pub(super) fn writable(
+        &mut self,
+        chain: Chain,
+        memory: &GuestMemoryMmap,
+        mut visit: impl FnMut(u64, u32),
+    ) {
+        let _ = self.walk(chain, memory, |_, address, len, is_writable| {
+            if is_writable {
+                visit(address, len);
+            }
+            Ok(())
+        });
+    }
+
+    /// Calls `visit` with guest address and length of each buffer, and whether it is writable.
+    fn walk<'a>(
+        &mut self,
+        chain: Chain,
+        memory: &'a GuestMemoryMmap,
+        mut visit: impl FnMut(&mut Regions<'a>, u64, u32, bool) -> Result<(), MalformedChain>,
+    ) -> Result<(), MalformedChain> {
         let mut regions = Regions::new(memory);
         let (mut table, mut index) = (chain.table, chain.head);
         let limit = table.entries.max(MIN_CHAIN_LIMIT);
@@ -153,14 +188,8 @@ impl Translator {
             }
             // A chain holds at most 2^32 bytes (virtio 1.2, 2.7.5.2).
             bytes = bytes.checked_add(len).ok_or(MalformedChain::Unterminated)?;
-            let side = if descriptor.has(VRING_DESC_F_WRITE) {
-                &mut *writable
-            } else if writable.total() > 0 {
-                return Err(MalformedChain::ReadableAfterWritable);
-            } else {
-                &mut *readable
-            };
-            regions.append(descriptor.address.get(), len, side)?;
+            let is_writable = descriptor.has(VRING_DESC_F_WRITE);
+            visit(&mut regions, descriptor.address.get(), len, is_writable)?;
             if !descriptor.has(VRING_DESC_F_NEXT) {
                 return Ok(());
             }

@@ -22,7 +22,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use gangplank_vhost_user::message::{Inbox, Message, MessageError};
+use gangplank_vhost_user::message::payload::from_u64;
+use gangplank_vhost_user::message::{FrontendReq, Inbox, Message, MessageError, REPLY, VERSION};
 use gangplank_vhost_user::{Deadline, descriptors};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -37,13 +38,14 @@ use super::options::Options;
 use super::peek;
 use super::quirks::{restrict_offer, trim_memory_table};
 use super::reconnect;
-use super::recorder::Recorder;
+use super::recorder::{Recorder, log_area};
 use super::replay;
 use super::request::Handler;
 use super::wake_blocked::WakeBlocked;
 use crate::state::arena::Arena;
 use crate::state::recovery;
 use crate::state::requests::RingRequests;
+use crate::sys::dirty_bitmap::DirtyBitmap;
 
 /// Why a connection ended, other than by the frontend's hang-up.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +71,9 @@ pub enum Error {
     /// The memory for requests in flight cannot be used.
     #[error(transparent)]
     Inflight(#[from] InflightError),
+    /// The bitmap of dirty pages cannot be mapped.
+    #[error("cannot map the bitmap of SET_LOG_BASE")]
+    Log(#[source] io::Error),
     /// vhost-user-backend refused a message.
     #[error("the frontend violated the vhost-user protocol: {0}")]
     Protocol(DaemonError),
@@ -247,6 +252,12 @@ impl Forwarder<'_> {
             let requests = RingRequests::new(arena, ring);
             requests.map_or(0, |requests| requests.next_available())
         };
+        if let Some(log) = self.recorder.state().log
+            && let Some(file) = self.recorder.descriptor(log.file)
+        {
+            let bitmap = DirtyBitmap::map(file, log.offset, log.size).map_err(Error::Log)?;
+            self.device.log().set_bitmap(bitmap);
+        }
         let memory = &mut self.memory;
         replay::replay(&self.recorder, next, self.backend, |message| {
             Ok(memory.check(message.request, &message.payload)?)
@@ -356,12 +367,28 @@ impl Forwarder<'_> {
             peek::take_out(frontend, len)?;
             return Err(refused.into());
         }
+        if let Err(refused) = self.set_log(&message) {
+            peek::take_out(frontend, len)?;
+            return Err(refused);
+        }
         let descriptors = self.recorder.begin(&mut message, arriving);
         peek::take_out(frontend, len)?;
         self.recorder.taken_out();
         let is_sent = self.carry_out(&message, &descriptors)?;
         self.recorder.close_unused();
         Ok(is_sent)
+    }
+
+    /// Maps the bitmap that comes with SET_LOG_BASE.
+    fn set_log(&self, message: &Message) -> Result<(), Error> {
+        if message.frontend_request() == Some(FrontendReq::SET_LOG_BASE)
+            && let Some([size, offset]) = log_area(&message.payload)
+            && let Some(file) = message.descriptors.first()
+        {
+            let bitmap = DirtyBitmap::map(file.as_fd(), offset, size).map_err(Error::Log)?;
+            self.device.log().set_bitmap(bitmap);
+        }
+        Ok(())
     }
 
     /// Forwards a reply of vhost-user-backend. Returns false if either side has hung up.
@@ -388,6 +415,12 @@ impl Forwarder<'_> {
 
     /// Carries a message out that is recorded. Returns false if either side has hung up.
     fn carry_out(&mut self, message: &Message, descriptors: &[RawFd]) -> Result<bool, Error> {
+        if let Some(reply) = own_reply(message) {
+            return match self.recorder.is_pending() {
+                true => self.reply(&reply),
+                false => Ok(true),
+            };
+        }
         match self.is_inflight(message) {
             true => self.answer_inflight(message, descriptors),
             false => self.send(message, descriptors),
@@ -402,6 +435,22 @@ impl Forwarder<'_> {
             .collect();
         hung_up(message.send(self.backend.as_fd(), &descriptors, Deadline::NONE))
     }
+}
+
+/// The reply to a message that only the device's log of dirty pages needs: vhost-user-backend would
+/// mark pages at each access to guest memory. There is nothing to tell the descriptor of SET_LOG_FD.
+fn own_reply(message: &Message) -> Option<Message> {
+    let payload = match message.frontend_request()? {
+        FrontendReq::SET_LOG_BASE => message.payload.clone(),
+        FrontendReq::SET_LOG_FD => from_u64(0),
+        _ => return None,
+    };
+    Some(Message {
+        request: message.request,
+        flags: VERSION | REPLY,
+        payload,
+        descriptors: Vec::new(),
+    })
 }
 
 /// `None` if the other side has hung up.

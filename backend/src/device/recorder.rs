@@ -36,7 +36,7 @@ use gangplank_vhost_user::message::{
 };
 
 use crate::state::arena::Arena;
-use crate::state::device::{DeviceState, InflightState, PendingMessage, RegionState};
+use crate::state::device::{DeviceState, InflightState, LogState, PendingMessage, RegionState};
 use crate::state::requests::RingRequests;
 use crate::sys::process;
 
@@ -187,6 +187,10 @@ impl Recorder {
             FrontendReq::SET_INFLIGHT_FD => {
                 state.inflight = first.and_then(|file| inflight(&message.payload, file));
             }
+            FrontendReq::SET_LOG_BASE => {
+                let area = log_area(&message.payload).zip(first);
+                state.log = area.map(|([size, offset], file)| LogState { size, offset, file });
+            }
             FrontendReq::SET_MEM_TABLE => {
                 let offset = size_of::<MemoryTableHead>();
                 state.regions = regions(&message.payload, offset, &message.descriptors);
@@ -276,6 +280,7 @@ fn always_has_reply(request: u32) -> bool {
             | FrontendReq::GET_INFLIGHT_FD
             | FrontendReq::GET_SHARED_OBJECT
             | FrontendReq::GET_SHMEM_CONFIG
+            | FrontendReq::SET_LOG_BASE
             | FrontendReq::SET_DEVICE_STATE_FD
             | FrontendReq::CHECK_DEVICE_STATE)
     )
@@ -290,6 +295,13 @@ pub(super) fn inflight(payload: &[u8], file: RawFd) -> Option<InflightState> {
         rings: inflight.num_queues,
         ring_size: inflight.queue_size,
     })
+}
+
+/// Size and offset of the bitmap of SET_LOG_BASE, in bytes.
+pub(super) fn log_area(payload: &[u8]) -> Option<[u64; 2]> {
+    let (size, rest) = payload.split_first_chunk()?;
+    let (offset, _) = rest.split_first_chunk()?;
+    Some([u64::from_le_bytes(*size), u64::from_le_bytes(*offset)])
 }
 
 /// The regions of a message from the byte `offset` on, with their files.

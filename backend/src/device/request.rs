@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::chain::{Chain, MalformedChain, Translator};
 use super::memory::GuardedMemory;
 use super::vring::Vring;
+use crate::state::migration::TransferError;
 use crate::state::requests::{Current, Interrupted};
 use crate::sys::buffers::{Reader, Segments, Writer};
 use crate::sys::interrupt::Interruption;
@@ -28,6 +29,23 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Fails all requests that wait for a lock, and refuses new waits: the connection ends.
     fn end_waits(&self);
+
+    /// The state of the driver's session, for another daemon. Changes nothing.
+    ///
+    /// # Errors
+    /// The session cannot leave.
+    fn save_state(&self) -> Result<Vec<u8>, TransferError> {
+        Err(TransferError::Unsupported)
+    }
+
+    /// Goes on with the session that another daemon has saved, in place of the current one.
+    ///
+    /// # Errors
+    /// The session cannot be taken over. Then there is none.
+    fn load_state(&self, stream: &[u8]) -> Result<(), TransferError> {
+        let _ = stream;
+        Err(TransferError::Unsupported)
+    }
 
     /// Frees everything that the driver holds: it has reset the device, or its guest has gone.
     fn reset(&self);
@@ -138,6 +156,7 @@ impl Request {
     /// notifications.
     pub fn finish(mut self) {
         if let Some(origin) = self.take_origin() {
+            origin.ring.mark_written(origin.chain, &origin.memory);
             origin.ring.note_reply(origin.chain.head, self.reply_len);
             let used = [(origin.chain.head, self.reply_len)];
             origin.ring.complete(&origin.memory, &used);
@@ -195,6 +214,8 @@ impl Request {
     /// caller returns them to the ring.
     pub(super) fn detach(&mut self) -> Option<(u16, u32)> {
         let origin = self.take_origin()?;
+        // Before the reply counts as complete, so that the next worker need not mark anything.
+        origin.ring.mark_written(origin.chain, &origin.memory);
         origin.ring.note_reply(origin.chain.head, self.reply_len);
         Some((origin.chain.head, self.reply_len))
     }

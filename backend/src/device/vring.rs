@@ -17,12 +17,19 @@ use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutG
 use virtio_queue::{Error as QueueError, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryAtomic, GuestMemoryMmap};
 
-use super::chain::{Chain, Table};
+use super::chain::{Chain, Table, Translator};
+use super::dirty_log::DirtyLog;
 use super::memory::GuardedMemory;
 use super::notifier::{NO_OFFSET, Notifier, is_ready};
 use crate::state::inflight::InflightRing;
 use crate::state::requests::{Pending, RingRequests};
 use crate::sys::interrupt::{BlockedThread, Interruption};
+
+/// Bytes of the used ring's flags, index and event index (virtio 1.2, 2.7.8).
+const USED_RING_HEAD: u64 = 6;
+
+/// Bytes of one of its entries.
+const USED_ENTRY: u64 = 8;
 
 /// The guest's memory as vhost-user-backend keeps it. The device's rings use a
 /// [`super::memory::MemoryCell`] instead.
@@ -50,6 +57,8 @@ struct Inner {
     reading_kick: BlockedThread,
     /// Where the requests in flight outlive the process.
     requests: OnceLock<Arc<RingRequests>>,
+    /// Which pages of the guest's memory are written to.
+    log: OnceLock<Arc<DirtyLog>>,
     /// What the worker before has left, until the ring's thread takes it.
     pending: Mutex<Vec<(Chain, Pending)>>,
     has_pending: AtomicBool,
@@ -146,6 +155,7 @@ impl Vring {
             }
             Ok(())
         });
+        self.mark_used_ring(queue);
         // Under the ring's lock: from now on the driver may offer these chains again.
         self.discard(used.len());
         match added.and_then(|()| queue.needs_notification(&**memory)) {
@@ -197,6 +207,7 @@ impl Vring {
         let mut state = self.0.state.get_mut();
         // If the ring cannot be written, `complete` reports it.
         let _ = state.get_queue_mut().disable_notification(&**memory);
+        self.mark_used_ring(state.get_queue());
     }
 
     /// Whether `take` may find a chain.
@@ -213,7 +224,38 @@ impl Vring {
             return false;
         }
         let enabled = state.get_queue_mut().enable_notification(&**memory);
+        self.mark_used_ring(state.get_queue());
         enabled.unwrap_or(false)
+    }
+
+    /// Marks pages in `log` from now on.
+    pub(super) fn keep_log(&self, log: &Arc<DirtyLog>) {
+        let _ = self.0.log.set(Arc::clone(log));
+        // The worker before may have died between writing and marking.
+        self.mark_used_ring(self.0.state.get_ref().get_queue());
+    }
+
+    /// Marks the pages to which the request of a chain may have written.
+    pub(super) fn mark_written(&self, chain: Chain, memory: &GuardedMemory) {
+        if let Some(log) = self.log() {
+            let mut translator = Translator::default();
+            translator.writable(chain, memory, |address, len| log.mark(address, len.into()));
+        }
+    }
+
+    fn mark_used_ring(&self, queue: &Queue) {
+        if let Some(log) = self.log() {
+            log.mark(
+                queue.used_ring(),
+                USED_RING_HEAD + USED_ENTRY * u64::from(queue.size()),
+            );
+        }
+    }
+
+    /// The log if pages are to be marked.
+    fn log(&self) -> Option<&DirtyLog> {
+        let log = self.0.log.get()?;
+        log.is_on().then_some(log)
     }
 
     /// Stops the ring until the frontend sets it up again; reports that to the frontend and, once,
@@ -302,6 +344,7 @@ impl VringT<Memory> for Vring {
             error: Notifier::default(),
             reading_kick: BlockedThread::default(),
             requests: OnceLock::new(),
+            log: OnceLock::new(),
             pending: Mutex::default(),
             has_pending: AtomicBool::new(false),
             inflight: Mutex::default(),

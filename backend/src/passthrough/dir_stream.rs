@@ -1,7 +1,7 @@
 //! The entries of an open directory, read from the host as the guest lists them.
 
 use std::cell::RefCell;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -135,6 +135,29 @@ impl DirStream {
             Ok(())
         })
     }
+}
+
+/// The names in a directory that was just opened, without "." and "..".
+///
+/// # Errors
+/// Those of getdents64(2).
+pub(super) fn names(directory: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
+    let mut names = Vec::new();
+    DIRENT_BUFFER.with_borrow_mut(|buffer| {
+        loop {
+            let length = file::read_directory(directory, buffer)?;
+            let mut bytes = buffer.get(..length).unwrap_or(&[]);
+            if bytes.is_empty() {
+                return Ok(names);
+            }
+            while let Some(entry) = HostDirent::decode(bytes) {
+                if ![c".", c".."].contains(&entry.name) {
+                    names.push(entry.name.to_owned());
+                }
+                bytes = bytes.get(entry.length..).unwrap_or(&[]);
+            }
+        }
+    })
 }
 
 /// One entry from the host (`struct linux_dirent64`).

@@ -9,8 +9,8 @@ use gangplank_fuse::NodeId;
 use super::budget::Descriptor;
 use super::errno::stale;
 use super::inode_ref::InodeRef;
+use super::inode_shard::SHARDS;
 use super::inode_shard::Shard;
-use super::inode_shard::{SHARDS, decode_node_id, encode_node_id};
 use super::inode_table::{InodeTable, held_descriptor};
 use super::mounts::Identity;
 use crate::state::heap::Block;
@@ -61,22 +61,25 @@ impl InodeTable {
             }
             match held {
                 Some(held) => found.push(EvictionCandidate {
-                    id: encode_node_id(shard_index, key),
+                    id: self.id_of(shard_index, key, inode),
                     identity: inode.identity(),
                     descriptor: Arc::clone(held),
                     has_stable_ref: self.has_stable_ref(inode),
                 }),
-                None => earlier.push((key, inode.identity(), self.has_stable_ref(inode))),
+                None => {
+                    let id = self.id_of(shard_index, key, inode);
+                    earlier.push((key, id, inode.identity(), self.has_stable_ref(inode)));
+                }
             }
             if found.len() + earlier.len() >= count {
                 break;
             }
         }
         drop(shard);
-        for (key, identity, has_stable_ref) in earlier {
+        for (key, id, identity, has_stable_ref) in earlier {
             if let Ok(descriptor) = self.adopt(shard_index, key) {
                 found.push(EvictionCandidate {
-                    id: encode_node_id(shard_index, key),
+                    id,
                     identity,
                     descriptor,
                     has_stable_ref,
@@ -90,7 +93,7 @@ impl InodeTable {
     /// descriptor: the guest has forgotten the inode in the meantime, a request uses it, or there
     /// is no reference to reopen it or no memory for one.
     pub(super) fn evict(&self, candidate: EvictionCandidate, inode_ref: Option<InodeRef>) -> bool {
-        let Ok((shard_index, key)) = decode_node_id(candidate.id) else {
+        let Ok((shard_index, key)) = self.key_of(candidate.id) else {
             return false;
         };
         let mut old = None;

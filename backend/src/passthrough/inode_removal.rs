@@ -8,7 +8,7 @@ use gangplank_service::rate_limited;
 
 use super::budget::{Descriptor, Permit, PermitFor};
 use super::inode_memory::INODE_BYTES;
-use super::inode_shard::{SHARDS, Shard, decode_node_id};
+use super::inode_shard::{SHARDS, Shard};
 use super::inode_table::{InodeTable, held_descriptor};
 use crate::state::heap::Block;
 use crate::state::slab::Key;
@@ -26,7 +26,7 @@ struct Removed {
 impl InodeTable {
     /// Subtracts lookups. At zero the inode is removed and its descriptor closed.
     pub(super) fn forget(&self, id: NodeId, count: u64) {
-        let Ok((shard_index, key)) = decode_node_id(id) else {
+        let Ok((shard_index, key)) = self.key_of(id) else {
             rate_limited!(
                 warn,
                 "a guest sent FORGET for node {:#x}, which is not a valid node id",
@@ -128,5 +128,6 @@ impl InodeTable {
         }
         self.refs().forget_lost();
         self.fd_cache().clear();
+        self.foreign_ids.clear();
     }
 }

@@ -177,7 +177,7 @@ pub(super) fn hash_of(hasher: &FixedState, identity: Identity) -> u64 {
     state.finish()
 }
 
-/// Decodes a node id to shard index and key. Keys are at least 2^24, so 0 and the root's 1 are
+/// Decodes a node id of this daemon to shard index and key. Keys are at least 2^24, so 0 and the root's 1 are
 /// never in the table.
 pub(super) fn decode_node_id(id: NodeId) -> io::Result<(usize, Key)> {
     let raw = id.get();
@@ -186,7 +186,7 @@ pub(super) fn decode_node_id(id: NodeId) -> io::Result<(usize, Key)> {
     Ok((usize::try_from(raw % SHARDS as u64).unwrap_or(0), key))
 }
 
-/// Encodes shard index and key as a node id.
+/// Encodes shard index and key as a node id of this daemon.
 pub(super) fn encode_node_id(shard: usize, key: Key) -> NodeId {
     NodeId::new(key.raw() << SHARDS.trailing_zeros() | shard as u64)
 }

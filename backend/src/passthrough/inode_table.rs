@@ -27,7 +27,9 @@ use super::inode_shard::{ChangingShard, SHARDS, Shard, decode_node_id, encode_no
 use super::mounts::{Identity, Mounts};
 use super::remembered_names::RememberedDirs;
 use crate::state::arena::Arena;
+use crate::state::foreign_ids::ForeignIds;
 use crate::state::heap::Heap;
+use crate::state::inodes::InodeRecord;
 use crate::state::slab::Key;
 use crate::sys::process;
 
@@ -44,6 +46,8 @@ pub(super) struct InodeTable {
     pub(super) next_shard: AtomicUsize,
     /// Descriptors of closed files, kept for the next open.
     fd_cache: FdCache,
+    /// The node ids that another daemon has chosen.
+    pub(super) foreign_ids: ForeignIds,
 }
 
 impl fmt::Debug for InodeTable {
@@ -114,6 +118,7 @@ impl InodeTable {
             memory,
             next_shard: AtomicUsize::new(0),
             fd_cache: FdCache::default(),
+            foreign_ids: ForeignIds::new(arena.foreign_nodes()),
         }
     }
 
@@ -191,7 +196,7 @@ impl InodeTable {
     /// # Errors
     /// ESTALE if the guest does not hold the node id.
     pub(super) fn get(&self, id: NodeId) -> io::Result<ResolvedInode> {
-        let (shard_index, key) = decode_node_id(id)?;
+        let (shard_index, key) = self.key_of(id)?;
         // Another thread may evict the descriptor before this one takes it over.
         let resolved = self.resolve(shard_index, key);
         resolved.or_else(|_| self.resolve(shard_index, key))
@@ -227,7 +232,7 @@ impl InodeTable {
         inode.touch();
         inode.known_size().raise(size);
         inode.lookup_count.fetch_add(1, Ordering::Relaxed);
-        Found::Same(encode_node_id(shard_index, key))
+        Found::Same(self.id_of(shard_index, key, inode))
     }
 
     /// Adds a lookup of an inode without a descriptor, if it has the given fingerprint and its
@@ -250,7 +255,7 @@ impl InodeTable {
         }
         inode.known_size().raise(size);
         inode.lookup_count.fetch_add(1, Ordering::Relaxed);
-        Some(encode_node_id(shard_index, key))
+        Some(self.id_of(shard_index, key, inode))
     }
 
     /// Adds a lookup of the inode that `descriptor` refers to, and inserts the inode if it is new.
@@ -303,10 +308,11 @@ impl InodeTable {
                 inode.touch();
                 inode.known_size().raise(size);
                 inode.lookup_count.fetch_add(1, Ordering::Relaxed);
+                let id = self.id_of(shard_index, key, inode);
                 if !inode.has_descriptor() {
                     hold(&mut shard, key, descriptor);
                 }
-                return Some(Ok((encode_node_id(shard_index, key), IsNew::No)));
+                return Some(Ok((id, IsNew::No)));
             }
             // The old inode no longer exists and its number was reused. Its node id stays and gives
             // ESTALE.
@@ -336,7 +342,7 @@ impl InodeTable {
     /// # Errors
     /// ESTALE if the guest does not hold the node id.
     pub(super) fn add_lookup(&self, id: NodeId) -> io::Result<()> {
-        let (shard, key) = decode_node_id(id)?;
+        let (shard, key) = self.key_of(id)?;
         let shard = self.read(shard);
         let inode = shard.slab.get(key).ok_or_else(stale)?;
         inode.lookup_count.fetch_add(1, Ordering::Relaxed);
@@ -345,7 +351,7 @@ impl InodeTable {
 
     /// Counts one open file more or one fewer and returns the new number.
     pub(super) fn count_open(&self, id: NodeId, change: OpenChange) -> u32 {
-        let Ok((shard, key)) = decode_node_id(id) else {
+        let Ok((shard, key)) = self.key_of(id) else {
             return 0;
         };
         let shard = self.read(shard);
@@ -368,7 +374,7 @@ impl InodeTable {
     /// Records the inode's ctime at an open; 0 means it is not reliable. If the same ctime was
     /// already recorded, returns how many seconds ago.
     pub(super) fn note_ctime(&self, id: NodeId, ctime: i64, now: u16) -> Option<u16> {
-        let (shard, key) = decode_node_id(id).ok()?;
+        let (shard, key) = self.key_of(id).ok()?;
         let shard = self.read(shard);
         let inode = shard.slab.get(key)?;
         if inode.ctime.load(Ordering::Acquire) == ctime {
@@ -388,7 +394,7 @@ impl InodeTable {
         id: NodeId,
         visit: impl FnOnce(&KnownSize<'_>) -> T,
     ) -> Option<T> {
-        let (shard, key) = decode_node_id(id).ok()?;
+        let (shard, key) = self.key_of(id).ok()?;
         let shard = self.read(shard);
         Some(visit(&shard.slab.get(key)?.known_size()))
     }
@@ -400,7 +406,7 @@ impl InodeTable {
         id: NodeId,
         descriptor: Arc<Descriptor>,
     ) -> io::Result<Arc<Descriptor>> {
-        let (shard_index, key) = decode_node_id(id)?;
+        let (shard_index, key) = self.key_of(id)?;
         let mut shard = self.write(shard_index);
         if let Some(present) = held_descriptor(&shard, key) {
             return Ok(Arc::clone(present));
@@ -413,7 +419,24 @@ impl InodeTable {
         Ok(descriptor)
     }
 
-    fn locate(&self, identity: Identity) -> (u64, usize) {
+    /// The shard index and key that a node id of the guest stands for.
+    ///
+    /// # Errors
+    /// ESTALE if it stands for none.
+    pub(super) fn key_of(&self, id: NodeId) -> io::Result<(usize, Key)> {
+        let own = self.foreign_ids.own(id.get()).ok_or_else(stale)?;
+        decode_node_id(NodeId::new(own))
+    }
+
+    /// The node id by which the guest knows an inode.
+    pub(super) fn id_of(&self, shard_index: usize, key: Key, inode: &InodeRecord) -> NodeId {
+        let foreign = self
+            .foreign_ids
+            .id_at(inode.foreign_id.load(Ordering::Relaxed));
+        foreign.map_or_else(|| encode_node_id(shard_index, key), NodeId::new)
+    }
+
+    pub(super) fn locate(&self, identity: Identity) -> (u64, usize) {
         let hash = hash_of(&self.hasher, identity);
         // The index uses the lower bits first. The remainder is below `SHARDS`, which is 16.
         (hash, usize::try_from(hash >> 48).unwrap_or(0) % SHARDS)
@@ -436,7 +459,7 @@ pub(super) fn held_descriptor(shard: &Shard, key: Key) -> Option<&Arc<Descriptor
 }
 
 /// Stores a descriptor of an inode that holds none.
-fn hold(shard: &mut Shard, key: Key, descriptor: &Arc<Descriptor>) {
+pub(super) fn hold(shard: &mut Shard, key: Key, descriptor: &Arc<Descriptor>) {
     let number = descriptor.as_fd().as_raw_fd();
     let noted = shard.slab.get(key).map(|inode| inode.descriptor.get());
     if noted.flatten() != Some(number) {

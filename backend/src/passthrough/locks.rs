@@ -58,7 +58,11 @@ impl FileLocks for PassthroughFs {
         let file = self.state.files.get(Handle::new(args.fh), id)?;
         if LkFlags::from_bits_retain(args.lk_flags).contains(LkFlags::FLOCK) {
             let kind = lock_kind(args.lk.r#type)?;
-            return with_wait(wait, |wait| file_lock::set_flock(file.as_fd(), kind, wait));
+            with_wait(wait, |wait| file_lock::set_flock(file.as_fd(), kind, wait))?;
+            self.state
+                .files
+                .note_flock(Handle::new(args.fh), kind != LockKind::Unlock);
+            return Ok(());
         }
         let lock = range_lock(&args.lk)?;
         if lock.kind == LockKind::Unlock

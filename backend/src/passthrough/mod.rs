@@ -12,6 +12,7 @@
 //! | `inode_ref`, `remembered_dir_block`, `remembered_names`, `inode_refs` | reopening an inode |
 //! | `inode`, `inode_shard`, `fd_cache`, `inode_table` | the guest's inodes |
 //! | `inode_eviction`, `inode_removal` | inodes without a descriptor; forgotten inodes |
+//! | `inode_transfer` | the inodes of a guest that leaves or arrives |
 //! | `credentials`, `cache_timeouts`, `share` | the directory |
 //! | `open_flags`, `dir_stream`, `open_files`, `posix_locks`, `syncfs_directories` | open files |
 //! | `negotiated_flags`, `lookup_predictor`, `ctime_stability`, `inode_numbers` | other state |
@@ -20,6 +21,7 @@
 //! | `attr_reply`, `superblock`, `keep_cache`, `open_inode`, `no_open`, `xattr_names`, `ownership`, `new_object` | used by other operations |
 //! | `negotiation`, `lookup`, `attributes`, `namespace_ops`, `open`, `readdir` | operations |
 //! | `read_write`, `append_again`, `fallocate_copy`, `xattr`, `ioctl`, `locks` | operations |
+//! | `migration` | a guest that leaves or arrives |
 
 pub mod id_map;
 pub mod options;
@@ -49,11 +51,13 @@ mod inode_refs;
 mod inode_removal;
 mod inode_shard;
 mod inode_table;
+mod inode_transfer;
 mod ioctl;
 mod keep_cache;
 mod locks;
 mod lookup;
 mod lookup_predictor;
+mod migration;
 mod mount_handles;
 mod mounts;
 mod namespace_ops;

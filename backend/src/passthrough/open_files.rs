@@ -16,10 +16,12 @@ use super::open_flags::OpenFlags;
 use crate::state::arena::Arena;
 use crate::state::descriptors::{Descriptors, Kind, Owner};
 use crate::state::files::FileRecord;
+use crate::state::foreign_ids::ForeignIds;
+use crate::state::migration;
 use crate::state::requests;
-use crate::state::slab::{Key, Slab};
+use crate::state::slab::{Full, Key, Slab};
 use crate::state::table::{Changing, Marked};
-use crate::sys::process;
+use crate::sys::{file, process};
 
 /// One open file or directory.
 #[derive(Debug)]
@@ -106,6 +108,10 @@ mod packed {
     pub(super) const CLOSE_REPORTS_ERRORS: u32 = 1 << 3;
     pub(super) const CACHEABLE: u32 = 1 << 4;
     pub(super) const DIRECTORY: u32 = 1 << 5;
+    /// Could not be opened when the guest arrived.
+    pub(super) const LOST: u32 = 1 << 6;
+    /// Has a lock by flock(2).
+    pub(super) const FLOCK: u32 = 1 << 7;
 }
 
 impl OpenFile {
@@ -150,6 +156,8 @@ pub(super) struct OpenFiles {
     table: RwLock<Table>,
     descriptors: Descriptors,
     budget: Arc<Budget>,
+    /// The handles that another daemon has chosen.
+    foreign_ids: ForeignIds,
 }
 
 type Table = Slab<FileRecord, Arc<OpenFile>>;
@@ -162,6 +170,7 @@ impl OpenFiles {
             table: RwLock::new(Slab::new(mark, records, used)),
             descriptors: Descriptors::new(arena),
             budget: Arc::clone(budget),
+            foreign_ids: ForeignIds::new(arena.foreign_handles()),
         }
     }
 
@@ -194,6 +203,7 @@ impl OpenFiles {
             record.descriptor.set(Some(descriptor));
             record.flags.store(flags, Ordering::Relaxed);
             record.mount.store(mount, Ordering::Relaxed);
+            record.foreign_id.store(0, Ordering::Relaxed);
             // Before the file is in the table, so that whoever runs the request again finds it.
             requests::note_auxiliary(key.raw());
         })?;
@@ -207,7 +217,7 @@ impl OpenFiles {
     /// # Errors
     /// EBADF for an unknown handle or a handle of another node.
     pub(super) fn get(&self, handle: Handle, node: NodeId) -> io::Result<Arc<OpenFile>> {
-        let key = Key::from_raw(handle.get()).ok_or_else(bad_handle)?;
+        let key = self.key_of(handle)?;
         let table = self.table.read();
         if let Some(file) = table.held(key) {
             let file = Some(file).filter(|file| file.node == node);
@@ -215,6 +225,29 @@ impl OpenFiles {
         }
         drop(table);
         self.adopt(key, node)
+    }
+
+    /// The key that a handle of the guest stands for.
+    fn key_of(&self, handle: Handle) -> io::Result<Key> {
+        let own = self.foreign_ids.own(handle.get());
+        own.and_then(Key::from_raw).ok_or_else(bad_handle)
+    }
+
+    /// The handle by which the guest knows a file.
+    fn handle_of(&self, key: Key, record: &FileRecord) -> Handle {
+        let foreign = self
+            .foreign_ids
+            .id_at(record.foreign_id.load(Ordering::Relaxed));
+        Handle::new(foreign.unwrap_or(key.raw()))
+    }
+
+    /// Whether the file could not be opened when the guest arrived.
+    fn is_lost(&self, key: Key, node: NodeId) -> bool {
+        let table = self.table.read();
+        table.get(key).is_some_and(|record| {
+            record.node.load(Ordering::Relaxed) == node.get()
+                && record.flags.load(Ordering::Relaxed) & packed::LOST != 0
+        })
     }
 
     /// Takes over a file that an earlier worker opened.
@@ -243,8 +276,14 @@ impl OpenFiles {
     /// # Errors
     /// EBADF for an unknown handle or a handle of another node.
     pub(super) fn remove(&self, handle: Handle, node: NodeId) -> io::Result<Arc<OpenFile>> {
-        let file = self.get(handle, node)?;
-        let key = Key::from_raw(handle.get()).ok_or_else(bad_handle)?;
+        let key = self.key_of(handle)?;
+        let file = match self.get(handle, node) {
+            Err(error) if self.is_lost(key, node) => {
+                self.write().remove(key);
+                return Err(error);
+            }
+            file => file?,
+        };
         let mut table = self.write();
         // Another thread may have removed it meanwhile.
         if table.get(key).is_none() {
@@ -259,7 +298,7 @@ impl OpenFiles {
     /// The node of a handle.
     pub(super) fn node_of(&self, handle: Handle) -> Option<NodeId> {
         let table = self.table.read();
-        let record = table.get(Key::from_raw(handle.get())?)?;
+        let record = table.get(self.key_of(handle).ok()?)?;
         Some(NodeId::new(record.node.load(Ordering::Relaxed)))
     }
 
@@ -268,10 +307,11 @@ impl OpenFiles {
         let table = self.table.read();
         let mut files = table.iter_from(0);
         let is_on_node = |record: &FileRecord| record.node.load(Ordering::Relaxed) == node.get();
-        let (key, _) = files.find(|(_, record)| is_on_node(record))?;
+        let (key, record) = files.find(|(_, record)| is_on_node(record))?;
+        let handle = self.handle_of(key, record);
         drop(files);
         drop(table);
-        let file = self.get(Handle::new(key.raw()), node).ok()?;
+        let file = self.get(handle, node).ok()?;
         Some(Arc::clone(&file.descriptor))
     }
 
@@ -280,7 +320,7 @@ impl OpenFiles {
         let table = self.table.read();
         let files = table.iter_from(0).map(|(key, record)| {
             let node = NodeId::new(record.node.load(Ordering::Relaxed));
-            (Handle::new(key.raw()), node)
+            (self.handle_of(key, record), node)
         });
         let files: Vec<_> = files.collect();
         drop(table);
@@ -288,6 +328,108 @@ impl OpenFiles {
             // Closed without the lock, because close may block.
             drop(self.remove(handle, node));
         }
+        self.foreign_ids.clear();
+    }
+
+    /// The open files as another daemon needs to know them.
+    pub(super) fn known(&self) -> Vec<migration::Handle> {
+        let table = self.table.read();
+        let known = table.iter_from(0).map(|(key, record)| {
+            let is_lost = record.flags.load(Ordering::Relaxed) & packed::LOST != 0;
+            let to_try_again = record.mount.load(Ordering::Relaxed).cast_signed();
+            let node = NodeId::new(record.node.load(Ordering::Relaxed));
+            let handle = self.handle_of(key, record);
+            (handle, node, is_lost.then_some(to_try_again))
+        });
+        let known: Vec<_> = known.collect();
+        drop(table);
+        let flags_of = |handle, node| -> io::Result<i32> {
+            let file = self.get(handle, node)?;
+            // Without the flag that the daemon adds.
+            Ok(file::flags_of(file.as_fd())? & !libc::O_NONBLOCK)
+        };
+        let known = known
+            .into_iter()
+            .filter_map(|(handle, node, to_try_again)| {
+                Some(migration::Handle {
+                    id: handle.get(),
+                    inode: node.get(),
+                    flags: to_try_again.or_else(|| flags_of(handle, node).ok())?,
+                })
+            });
+        known.collect()
+    }
+
+    /// Notes whether a file has a lock by flock(2).
+    pub(super) fn note_flock(&self, handle: Handle, is_locked: bool) {
+        let table = self.table.read();
+        let record = self.key_of(handle).ok().and_then(|key| table.get(key));
+        if let Some(record) = record {
+            match is_locked {
+                true => record.flags.fetch_or(packed::FLOCK, Ordering::Relaxed),
+                false => record.flags.fetch_and(!packed::FLOCK, Ordering::Relaxed),
+            };
+        }
+    }
+
+    /// Number of files that have a lock by flock(2).
+    pub(super) fn flocks(&self) -> usize {
+        let table = self.table.read();
+        let flags = table
+            .iter_from(0)
+            .map(|(_, record)| record.flags.load(Ordering::Relaxed));
+        flags.filter(|flags| flags & packed::FLOCK != 0).count()
+    }
+
+    /// A number above all handles that the guest has had.
+    pub(super) fn next_handle(&self) -> u64 {
+        self.table.read().next_raw().max(self.foreign_ids.limit())
+    }
+
+    /// Prepares the empty table for `count` files with handles below `limit`.
+    ///
+    /// # Errors
+    /// There is no room for as many, or no handle above `limit`.
+    pub(super) fn begin_arrival(&self, limit: u64, count: usize) -> Result<(), Full> {
+        if !self.foreign_ids.begin(count) {
+            return Err(Full);
+        }
+        self.write().begin_above(limit)?;
+        self.foreign_ids.set_limit(limit);
+        Ok(())
+    }
+
+    /// Adds a file of an arriving guest. Without `file`, each access gives EBADF.
+    ///
+    /// # Errors
+    /// ENFILE if the table is full.
+    pub(super) fn arrive(
+        &self,
+        arriving: migration::Handle,
+        file: Option<OpenFile>,
+    ) -> io::Result<()> {
+        let (flags, mount) = match &file {
+            Some(file) => (
+                file.pack(),
+                file.dir_stream.as_ref().map_or(0, |stream| stream.mount.0),
+            ),
+            None => (packed::LOST, arriving.flags.cast_unsigned()),
+        };
+        let descriptor = file.as_ref().map(|file| file.as_fd().as_raw_fd());
+        let mut table = self.write();
+        let key = table.insert(file.map(Arc::new), |record, key| {
+            record.node.store(arriving.inode, Ordering::Relaxed);
+            record.descriptor.set(descriptor);
+            record.flags.store(flags, Ordering::Relaxed);
+            record.mount.store(mount, Ordering::Relaxed);
+            let place = self.foreign_ids.add(arriving.id, key.raw()).unwrap_or(0);
+            record.foreign_id.store(place, Ordering::Relaxed);
+        })?;
+        if let Some(descriptor) = descriptor {
+            let owner = Owner::new(Kind::File, key.index());
+            self.descriptors.own(descriptor, owner);
+        }
+        Ok(())
     }
 
     /// Number of open files.

@@ -105,6 +105,14 @@ impl OpenFlags {
         })
     }
 
+    /// Decodes the flags of a file that was open on a host of this architecture.
+    ///
+    /// # Errors
+    /// EINVAL for an invalid access mode.
+    pub(super) fn of_host(flags: i32) -> io::Result<Self> {
+        Self::decode(HOST_ARCH, flags.cast_unsigned())
+    }
+
     /// Whether the open can change the file.
     pub(super) fn changes(self) -> bool {
         self.write || self.truncate

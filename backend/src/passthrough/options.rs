@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::id_map::IdMap;
 use super::xattr_map::XattrMap;
+use crate::state::migration::MigrationOptions;
 
 /// Timeout of the policies that trust the guest's cache: one day.
 const TRUSTED_TIMEOUT: Duration = Duration::from_secs(86_400);
@@ -206,6 +207,8 @@ pub struct Options {
     pub locks: Locks,
     /// The guests' architecture; `None` detects it for each guest.
     pub guest_arch: Option<GuestArch>,
+    /// How guests migrate.
+    pub migration: MigrationOptions,
     /// Limit of the memory in bytes that the guest's inodes take, those without a descriptor
     /// included.
     pub max_inode_memory: u64,
@@ -249,6 +252,7 @@ impl Default for Options {
             id_map: IdMap::default(),
             locks: Locks::Guest,
             guest_arch: None,
+            migration: MigrationOptions::default(),
             max_inode_memory: Self::DEFAULT_MAX_INODE_MEMORY,
             fd_budget: 512,
         }

@@ -87,7 +87,7 @@ impl Share {
 
     /// The current path of `file` inside the share; `None` if it has no name there, or too deep a
     /// path.
-    fn path_in_share(&self, file: BorrowedFd<'_>) -> io::Result<Option<Box<[u8]>>> {
+    pub(super) fn path_in_share(&self, file: BorrowedFd<'_>) -> io::Result<Option<Box<[u8]>>> {
         let (mut root, mut path) = ([0; PATH_MAX], [0; PATH_MAX]);
         let root = self.proc_path(self.root.as_fd(), &mut root)?;
         let path = self.proc_path(file, &mut path)?;

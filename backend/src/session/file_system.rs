@@ -22,6 +22,7 @@ use gangplank_fuse::dir::DirentWriter;
 
 use super::name::Name;
 use crate::device::request::IoMode;
+use crate::state::migration::{GuestState, MigratedGuest, TransferError};
 use crate::sys::buffers::{Reader, Writer};
 use crate::sys::interrupt::Interruption;
 
@@ -119,6 +120,7 @@ pub trait FileSystem:
     + Ioctls
     + FileLocks
     + Superblock
+    + Migration
     + Send
     + Sync
 {
@@ -137,6 +139,7 @@ impl<T> FileSystem for T where
         + Ioctls
         + FileLocks
         + Superblock
+        + Migration
         + Send
         + Sync
 {
@@ -175,6 +178,27 @@ pub trait SessionLifecycle {
     /// Closes a handle that the guest has never been told of, if there is one.
     #[allow(unused_variables)]
     fn abandon(&self, handle: Handle) {}
+}
+
+/// A guest that leaves for another daemon, or arrives from one, while none of its requests runs.
+pub trait Migration {
+    /// What another daemon needs to know of the guest, apart from the session. Changes nothing.
+    ///
+    /// # Errors
+    /// The guest cannot leave.
+    fn save(&self) -> Result<GuestState, TransferError> {
+        Err(TransferError::Unsupported)
+    }
+
+    /// Takes over a guest, in place of all that was held so far. [`SessionLifecycle::resume`] comes
+    /// before.
+    ///
+    /// # Errors
+    /// The guest cannot arrive. Then nothing is held.
+    #[allow(unused_variables)]
+    fn load(&self, guest: &MigratedGuest) -> Result<(), TransferError> {
+        Err(TransferError::Unsupported)
+    }
 }
 
 /// LOOKUP and FORGET.

@@ -11,6 +11,7 @@ use super::lock_waits::LockRequest;
 use super::reply::put_error;
 use super::{Served, Session};
 use crate::device::request::{Handled, Handler, IoMode, Request};
+use crate::state::migration::TransferError;
 use crate::state::requests::Interrupted;
 
 /// Serves a device's requests with a session.
@@ -99,6 +100,14 @@ impl<F: FileSystem + 'static> Handler for SessionHandler<F> {
 
     fn end_waits(&self) {
         self.session.lock_waits.close();
+    }
+
+    fn save_state(&self) -> Result<Vec<u8>, TransferError> {
+        self.session.save()
+    }
+
+    fn load_state(&self, stream: &[u8]) -> Result<(), TransferError> {
+        self.session.load(stream)
     }
 
     fn reset(&self) {

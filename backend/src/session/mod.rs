@@ -13,6 +13,7 @@ pub mod file_system;
 pub mod handler;
 mod lock_threads;
 mod lock_waits;
+mod migration;
 mod name;
 mod negotiation;
 mod receive;
@@ -26,6 +27,7 @@ use std::sync::Arc;
 
 use gangplank_fuse::{InitIn, InitOut, LkIn, NodeId, Opcode, Operation, Request, Unique};
 use gangplank_service::rate_limited;
+use parking_lot::Mutex;
 
 pub use file_system::{Caller, Creator, FileSystem, LockWait};
 pub use lock_waits::LockRequest;
@@ -40,6 +42,7 @@ use crate::crash_hook::{self, Point};
 pub use crate::device::request::IoMode;
 use crate::device::request::Scratch;
 use crate::state::arena::Arena;
+use crate::state::migration::Init;
 use crate::state::requests;
 use crate::state::session::SessionRecord;
 use crate::sys::buffers::{Reader, Writer};
@@ -50,6 +53,8 @@ pub struct Session<F> {
     lock_waits: LockWaits,
     /// The protocol that INIT negotiated; `None` before INIT and after DESTROY.
     dialect: DialectCell,
+    /// What the reply to INIT said; `None` as above.
+    init: Mutex<Option<Init>>,
     /// Where the session outlives the process; `None` in tests.
     arena: Option<Arc<Arena>>,
 }
@@ -73,6 +78,7 @@ impl<F: FileSystem> Session<F> {
             file_system,
             lock_waits: LockWaits::default(),
             dialect: DialectCell::default(),
+            init: Mutex::default(),
             arena: None,
         }
     }
@@ -80,13 +86,16 @@ impl<F: FileSystem> Session<F> {
     /// The session whose state is in `arena`: the one that the worker before has left, or one
     /// before INIT.
     pub fn continued(file_system: F, arena: &Arc<Arena>) -> Self {
-        let dialect = arena.header().session.offer().and_then(|offer| {
+        let agreed = arena.header().session.offer().and_then(|offer| {
             // The worker before has negotiated the same.
             let wanted = file_system.resume(offer.features()).ok()?;
-            Some(negotiation::accept(&offer, wanted).dialect(&offer))
+            let reply = negotiation::accept(&offer, wanted);
+            Some((reply.dialect(&offer), agreement(&reply)))
         });
+        let (dialect, init) = agreed.unzip();
         Self {
             dialect: DialectCell::new(dialect),
+            init: Mutex::new(init),
             arena: Some(Arc::clone(arena)),
             ..Self::new(file_system)
         }
@@ -205,6 +214,7 @@ impl<F: FileSystem> Session<F> {
     /// Ends the session: fails all waits for locks, and frees everything the guest holds.
     pub fn end(&self) {
         let ended = self.dialect.set(None);
+        *self.init.lock() = None;
         self.lock_waits.interrupt_all();
         if ended.is_some() {
             self.file_system.destroy();
@@ -257,6 +267,7 @@ impl<F: FileSystem> Session<F> {
         self.end();
         let wanted = self.file_system.init(offer.features())?;
         let reply = negotiation::accept(offer, wanted);
+        *self.init.lock() = Some(agreement(&reply));
         self.dialect.set(Some(reply.dialect(offer)));
         if let Some(record) = self.record() {
             record.open(offer);
@@ -299,6 +310,14 @@ impl<F: FileSystem> Session<F> {
             };
         }
         Served::Replied(put_lock_reply(reply, unique, result))
+    }
+}
+
+/// What another daemon needs to know of the reply to INIT.
+fn agreement(reply: &InitOut) -> Init {
+    Init {
+        minor: reply.minor,
+        flags: reply.features().bits(),
     }
 }
 

@@ -20,8 +20,8 @@ use gangplank_fuse::{
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::file_system::{
-    Attributes, Directories, FileData, FileLocks, FileRanges, Files, Ioctls, Lookup, Namespace,
-    SessionLifecycle, Superblock, Xattrs,
+    Attributes, Directories, FileData, FileLocks, FileRanges, Files, Ioctls, Lookup, Migration,
+    Namespace, SessionLifecycle, Superblock, Xattrs,
 };
 use super::*;
 use crate::sys::buffers::Segments;
@@ -62,6 +62,8 @@ impl SessionLifecycle for Recorder {
 }
 
 impl Ioctls for Recorder {}
+
+impl Migration for Recorder {}
 
 impl Lookup for Recorder {
     fn lookup(&self, parent: NodeId, name: Name<'_>) -> io::Result<EntryOut> {

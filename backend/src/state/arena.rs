@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::device::DEVICE_WORDS;
 use super::files::{FileRecord, LockRecord, SyncfsRecord};
+use super::foreign_ids::{ForeignId, ForeignRecord};
 use super::heap::{self, ChunkRecord, HeapRecord};
 use super::inodes::{InodeRecord, SHARDS};
 use super::mounts::{MAX_MOUNTS, MountRecord};
@@ -25,7 +26,7 @@ use crate::sys::shared_memory::{Shared, SharedMemory, SharedSlice, shared_struct
 
 /// Version of the layout of all parts. Another version of the daemon that has another layout does
 /// not read it.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// The arena's first bytes, as a little-endian number.
 const MAGIC: u64 = u64::from_le_bytes(*b"GANGPLNK");
@@ -90,6 +91,10 @@ shared_struct! {
         files: TableRecord,
         /// The table of locks.
         locks: TableRecord,
+        /// The node ids that another daemon has chosen.
+        foreign_nodes: ForeignRecord,
+        /// The handles that another daemon has chosen.
+        foreign_handles: ForeignRecord,
     }
 }
 
@@ -121,6 +126,10 @@ struct Layout {
     used_locks: usize,
     syncfs_mounts: usize,
     mounts: usize,
+    foreign_nodes: usize,
+    foreign_node_places: usize,
+    foreign_handles: usize,
+    foreign_handle_places: usize,
     chunks: usize,
     heap_chunks: usize,
     heap_words: usize,
@@ -143,6 +152,9 @@ impl Layout {
         // The first one is never used.
         let chunks = limits.inode_bytes / heap::CHUNK as u64 + heap::SPARE_CHUNKS + 1;
         let chunks = usize::try_from(chunks.min(heap::MAX_CHUNKS)).unwrap_or(1 << 24);
+        // Half of the places stay empty.
+        let foreign_node_places = 2 * SHARDS * inodes_per_shard;
+        let foreign_handle_places = (2 * descriptors).next_power_of_two();
         let mut end = 0;
         let mut place = |bytes: usize| {
             let start = end;
@@ -168,6 +180,10 @@ impl Layout {
             syncfs_mounts: place(MAX_MOUNTS * size_of::<SyncfsRecord>()),
             inode_index: place(SHARDS * index_room(inodes_per_shard) * size_of::<AtomicU64>()),
             mounts: place(MAX_MOUNTS * size_of::<MountRecord>()),
+            foreign_nodes: place(foreign_node_places * size_of::<ForeignId>()),
+            foreign_node_places,
+            foreign_handles: place(foreign_handle_places * size_of::<ForeignId>()),
+            foreign_handle_places,
             chunks,
             heap_chunks: place(chunks * size_of::<ChunkRecord>()),
             heap_words: place(chunks * heap::CHUNK),
@@ -295,6 +311,24 @@ impl Arena {
     /// The records of mounts.
     pub fn mounts(&self) -> Part<MountRecord> {
         self.part(self.layout.mounts, 0, MAX_MOUNTS)
+    }
+
+    /// The node ids that another daemon has chosen: one element, and the places.
+    pub fn foreign_nodes(&self) -> (Part<ForeignRecord>, Part<ForeignId>) {
+        let places = self.layout.foreign_node_places;
+        (
+            self.part(offset_of!(Header, foreign_nodes), 0, 1),
+            self.part(self.layout.foreign_nodes, 0, places),
+        )
+    }
+
+    /// The same of handles.
+    pub fn foreign_handles(&self) -> (Part<ForeignRecord>, Part<ForeignId>) {
+        let places = self.layout.foreign_handle_places;
+        (
+            self.part(offset_of!(Header, foreign_handles), 0, 1),
+            self.part(self.layout.foreign_handles, 0, places),
+        )
     }
 
     /// The records of the heap's chunks.

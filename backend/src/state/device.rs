@@ -34,6 +34,8 @@ pub struct DeviceState {
     pub backend_channel: Option<RawFd>,
     /// The memory of SET_INFLIGHT_FD.
     pub inflight: Option<InflightState>,
+    /// The bitmap of dirty pages.
+    pub log: Option<LogState>,
     /// The memory table.
     pub regions: Vec<RegionState>,
     /// The rings, by number.
@@ -56,6 +58,17 @@ pub struct InflightState {
     pub rings: u16,
     /// Descriptors of each ring.
     pub ring_size: u16,
+}
+
+/// The bitmap of SET_LOG_BASE.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogState {
+    /// Bytes of the bitmap.
+    pub size: u64,
+    /// Its offset in the file.
+    pub offset: u64,
+    /// The file.
+    pub file: RawFd,
 }
 
 /// One memory region.
@@ -156,7 +169,11 @@ impl DeviceState {
         let rings = rings.flat_map(|ring| [ring.kick, ring.call, ring.error]);
         let pending = self.pending.iter().flat_map(|message| &message.descriptors);
         rings
-            .chain([self.backend_channel, self.inflight.map(|it| it.file)])
+            .chain([
+                self.backend_channel,
+                self.inflight.map(|it| it.file),
+                self.log.map(|log| log.file),
+            ])
             .flatten()
             .chain(self.regions.iter().map(|region| region.file))
             .chain(pending.copied())
@@ -176,6 +193,9 @@ impl DeviceState {
             inflight.rings.into(),
             inflight.ring_size.into(),
         ]);
+        words.push(u64::from(self.log.is_some()));
+        let log = self.log.unwrap_or_default();
+        words.extend([log.size, log.offset, from_fd(log.file)]);
         words.push(self.regions.len() as u64);
         for region in &self.regions {
             words.extend([
@@ -229,6 +249,13 @@ impl DeviceState {
             },
             ..Self::default()
         };
+        let has_log = words.flag()?;
+        let log = LogState {
+            size: words.next()?,
+            offset: words.next()?,
+            file: RawFd::try_from(words.next()?).ok()?,
+        };
+        state.log = has_log.then_some(log);
         for _ in 0..words.count()? {
             state.regions.push(RegionState {
                 guest_address: words.next()?,
@@ -370,6 +397,11 @@ mod tests {
                 rings: 9,
                 ring_size: 1024,
             }),
+            log: Some(LogState {
+                size: 1 << 20,
+                offset: 0,
+                file: 15,
+            }),
             regions: vec![region; 509],
             rings: vec![ring; 64],
             pending: Some(PendingMessage {
@@ -390,7 +422,7 @@ mod tests {
             assert!(state.store(&arena));
             assert_eq!(DeviceState::load(&arena), Some(state));
         }
-        assert_eq!(large().descriptors().len(), 2 * 64 + 2 + 509 + 32);
+        assert_eq!(large().descriptors().len(), 2 * 64 + 3 + 509 + 32);
     }
 
     #[test]

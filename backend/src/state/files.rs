@@ -19,9 +19,11 @@ shared_struct! {
         pub descriptor: DescriptorNumber,
         /// What the worker knows of the file, as it packs it.
         pub flags: AtomicU32,
-        /// Index of the mount.
+        /// Index of the mount. If the file could not be opened when the guest arrived, the flags of
+        /// open(2) to try again with.
         pub mount: AtomicU32,
-        reserved: AtomicU32,
+        /// The place of the handle if another daemon has chosen it; 0 if not.
+        pub foreign_id: AtomicU32,
     }
 }
 

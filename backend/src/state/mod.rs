@@ -9,6 +9,7 @@ pub mod change;
 pub mod descriptors;
 pub mod device;
 pub mod files;
+pub mod foreign_ids;
 pub mod heap;
 pub mod index;
 pub mod inflight;

@@ -167,11 +167,16 @@ impl<R: Record, H> Slab<R, H> {
         self.len == 0
     }
 
-    /// Adds a record: `fill` stores its fields, and gets the key that it will have.
+    /// Adds a record: `fill` stores its fields, and gets the key that it will have. `held` is what
+    /// the worker holds for it, or `None`.
     ///
     /// # Errors
     /// The table is full.
-    pub fn insert(&mut self, held: H, fill: impl FnOnce(&R, Key)) -> Result<Key, Full> {
+    pub fn insert(
+        &mut self,
+        held: impl Into<Option<H>>,
+        fill: impl FnOnce(&R, Key),
+    ) -> Result<Key, Full> {
         let made = self.table[0].made.load(Ordering::Relaxed) + 1;
         if made > LAST_GENERATION {
             return Err(Full);
@@ -185,7 +190,7 @@ impl<R: Record, H> Slab<R, H> {
         let spare = &mut self.spare;
         let chunk = chunk.get_or_insert_with(|| spare.take().unwrap_or_else(nothing_held));
         let place = chunk.get_mut(at).ok_or(Full)?;
-        *place = Some(held);
+        *place = held.into();
         let key = Key(made << INDEX_BITS | index as u64);
         fill(record, key);
         // A key is never used again, even if the worker dies before it stores this one.
@@ -196,6 +201,25 @@ impl<R: Record, H> Slab<R, H> {
         }
         self.len += 1;
         Ok(key)
+    }
+
+    /// The lowest number that no key had yet.
+    pub fn next_raw(&self) -> u64 {
+        (self.table[0].made.load(Ordering::Relaxed) + 1) << INDEX_BITS
+    }
+
+    /// Makes all further keys at least `limit`.
+    ///
+    /// # Errors
+    /// There are no such keys.
+    pub fn begin_above(&mut self, limit: u64) -> Result<(), Full> {
+        let generation = limit >> INDEX_BITS;
+        // Leaves room for as many records as before.
+        if generation > LAST_GENERATION / 2 {
+            return Err(Full);
+        }
+        self.table[0].made.fetch_max(generation, Ordering::Release);
+        Ok(())
     }
 
     /// The record of a key.

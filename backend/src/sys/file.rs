@@ -215,6 +215,15 @@ pub fn file_system_magic(file: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(u64::from(rustix::fs::fstatfs(file)?.f_type as u32))
 }
 
+/// The flags with which `file` was opened, as far as the kernel keeps them (`O_*`).
+///
+/// # Errors
+/// Those of `fcntl(2)`.
+pub fn flags_of(file: BorrowedFd<'_>) -> io::Result<i32> {
+    let flags = rustix::fs::fcntl_getfl(file)?;
+    Ok(flags.bits().cast_signed())
+}
+
 /// Makes transfers of `file` bypass the page cache (`O_DIRECT`), or not.
 ///
 /// # Errors

@@ -58,9 +58,10 @@ impl Driver {
             return Err(Error::Exhausted("virtio feature"));
         }
         let protocol = peer.ask_u64(message::GET_PROTOCOL_FEATURES)?;
-        // MQ, REPLY_ACK, CONFIG, RESET_DEVICE, CONFIGURE_MEM_SLOTS, DEVICE_STATE, as far as they
+        // MQ, LOG_SHMFD, REPLY_ACK, CONFIG, RESET_DEVICE, CONFIGURE_MEM_SLOTS, DEVICE_STATE, as far as they
         // are offered.
-        let known = (1 << 0) | PROTOCOL_REPLY_ACK | (1 << 9) | (1 << 13) | (1 << 15) | (1 << 19);
+        let known =
+            (1 << 0) | (1 << 1) | PROTOCOL_REPLY_ACK | (1 << 9) | (1 << 13) | (1 << 15) | (1 << 19);
         let protocol = words(&[protocol & known]);
         peer.tell(message::SET_PROTOCOL_FEATURES, &protocol, &[])?;
         peer.set_need_reply();

@@ -45,7 +45,7 @@ fn capabilities_are_printed_for_management_software() -> Result<()> {
     let words: String = ended.output.split_whitespace().collect();
     assert_eq!(
         words,
-        r#"{"type":"fs","features":["posix-acl-negotiation-mode","security-label-negotiation-mode","separate-options"]}"#
+        r#"{"type":"fs","features":["migrate-precopy","posix-acl-negotiation-mode","security-label-negotiation-mode","separate-options"]}"#
     );
     Ok(())
 }
@@ -83,8 +83,8 @@ fn mistakes_end_with_status_2_and_what_would_be_right() -> Result<()> {
             "expected :namespace-id:host-id:count:",
         ),
         (
-            &["--migration-mode=find-paths"],
-            "--migration-mode is not supported yet",
+            &["--migration-mode=file-handles", "--migration-confirm-paths"],
+            "--migration-confirm-paths cannot be used together with --migration-mode=file-handles",
         ),
         (&["-o", "frobnicate"], "unknown option '-o frobnicate'"),
         (&["--frobnicate"], "--frobnicate"),

@@ -61,6 +61,7 @@ mod error;
 mod extension;
 mod model;
 mod options;
+mod transfer;
 mod wire;
 
 pub use check::MigratedGuest;
@@ -68,6 +69,7 @@ pub use error::{Error, ExtensionProblem, HandleProblem, InodeProblem, NameProble
 pub use extension::{Extension, FileLock, Init, LockKind, NegotiatedErrors};
 pub use model::{FileHandle, GuestState, Handle, Inode, Location, NegotiatedOptions};
 pub use options::{MigrationMode, MigrationOnError, MigrationOptions};
+pub use transfer::TransferError;
 
 /// Bytes that a stream may have. The relay of this workspace keeps no more either.
 pub const MAX_STREAM_LEN: usize = 1 << 30;

@@ -1,7 +1,10 @@
-//! A guest's state in virtiofsd's migration stream: streams of the real virtiofsd are read by our
-//! decoder, and streams of our encoder by the real virtiofsd, whose guest goes on.
+//! A guest that moves between daemons: gangplankd, and the real virtiofsd. Streams of virtiofsd are
+//! read by our decoder, and streams of our encoder by virtiofsd, whose guest goes on.
 
 mod fixture;
+mod gangplankd;
+mod scripted;
+mod table;
 mod virtiofsd;
 
 use std::process::ExitCode;
@@ -11,8 +14,64 @@ use gangplank_tests::tools;
 
 fn main() -> ExitCode {
     let mut runner = Runner::from_arguments();
+    runner.run(
+        "guest_goes_on_at_another_tree",
+        gangplankd::guest_goes_on_at_another_tree,
+    );
+    runner.run(
+        "guest_goes_on_by_file_handles_at_gangplankd",
+        gangplankd::guest_goes_on_by_file_handles,
+    );
+    runner.run(
+        "guest_stays_when_its_migration_is_given_up",
+        gangplankd::guest_stays_when_its_migration_is_given_up,
+    );
+    runner.run(
+        "gangplankd_refuses_a_guest_with_a_lost_file",
+        gangplankd::lost_file_refuses_the_guest,
+    );
+    runner.run(
+        "file_handles_are_opened_only_if_asked_for",
+        gangplankd::file_handles_are_opened_only_if_asked_for,
+    );
+    runner.run(
+        "changed_files_are_found_or_refused",
+        table::changed_files_are_found_or_refused,
+    );
+    runner.run(
+        "pages_are_marked_while_log_all_is_set",
+        scripted::pages_are_marked_while_log_all_is_set,
+    );
+    runner.run(
+        "pages_are_marked_after_a_death",
+        scripted::pages_are_marked_after_a_death,
+    );
+    runner.run(
+        "bitmap_beyond_its_file_is_refused",
+        scripted::bitmap_beyond_its_file_is_refused,
+    );
+    runner.run(
+        "state_is_asked_for_in_any_order",
+        scripted::state_is_asked_for_in_any_order,
+    );
+    runner.run(
+        "dead_worker_gives_the_migration_up",
+        scripted::dead_worker_gives_the_migration_up,
+    );
     match tools::virtiofsd() {
         Ok(_) => {
+            runner.run(
+                "guest_comes_from_virtiofsd_and_goes_back",
+                gangplankd::guest_comes_from_virtiofsd_and_goes_back,
+            );
+            runner.run(
+                "guest_goes_to_virtiofsd_and_comes_back",
+                gangplankd::guest_goes_to_virtiofsd_and_comes_back,
+            );
+            runner.run(
+                "guest_without_a_session_begins_one",
+                gangplankd::guest_without_a_session_begins_one,
+            );
             runner.run(
                 "stream_by_paths_is_read_whole",
                 virtiofsd::stream_by_paths_is_read_whole,

@@ -4,6 +4,7 @@ mod fixture;
 mod hostile;
 mod late;
 mod lost;
+mod migrated;
 mod replaced;
 
 use std::process::ExitCode;
@@ -15,6 +16,7 @@ use gangplank_tests::runner::Runner;
 use gangplank_tests::tools;
 
 use fixture::Kind;
+use migrated::Mode;
 
 /// Cases of the suite that take minutes and that the tests without a relay cover.
 const LONG: &[&str] = &["directory", "tree", "sequential"];
@@ -25,6 +27,9 @@ const POOL: &[&str] = &["--thread-pool-size=4"];
 /// The option by which virtiofsd takes a state in which it could not describe a file: one that the
 /// guest has removed and still remembers. By default it refuses the whole state.
 const TAKE_REMOVED: &str = "--migration-on-error=guest-error";
+
+/// How a guest's files are found, by name.
+const MODES: [(&str, Mode); 2] = [("paths", Mode::FindPaths), ("handles", Mode::FileHandles)];
 
 fn main() -> ExitCode {
     let mut runner = Runner::from_arguments();
@@ -64,6 +69,20 @@ fn ours(runner: &mut Runner) {
     });
     runner.run("lost::several", lost::several_guests);
     runner.run("lost::reset", lost::guest_starts_anew);
+    runner.run("replaced::uml_gangplankd", || {
+        replaced::under_load(Machine::Uml, Kind::Gangplankd, &[TAKE_REMOVED])
+    });
+    runner.run("replaced::gangplankd_paused", || {
+        replaced::while_paused(Machine::Uml, Kind::Gangplankd, &[TAKE_REMOVED])
+    });
+    runner.run("migrated::another_tree", || {
+        migrated::to_another_tree(Machine::Uml)
+    });
+    for (name, mode) in MODES {
+        runner.run(&format!("migrated::gangplankd_{name}"), || {
+            migrated::under_load(Machine::Uml, &[Kind::Gangplankd], mode)
+        });
+    }
 }
 
 /// With virtiofsd.
@@ -88,6 +107,12 @@ fn theirs(runner: &mut Runner) {
     runner.run("replaced::qemu_virtiofsd_pool", || {
         replaced::under_load(qemu, Kind::Virtiofsd, &[POOL, &[TAKE_REMOVED]].concat())
     });
+    for (name, mode) in MODES {
+        let kinds = [Kind::Virtiofsd, Kind::Gangplankd, Kind::Gangplankd];
+        runner.run(&format!("migrated::both_{name}"), || {
+            migrated::under_load(Machine::Uml, &kinds, mode)
+        });
+    }
     runner.run("replaced::paused", || {
         replaced::while_paused(Machine::Uml, Kind::Virtiofsd, &[TAKE_REMOVED])
     });
