@@ -2,6 +2,7 @@
 //! directory argument, so that it runs in any guest and, for comparison, on the host.
 //!
 //!     guest-check DIRECTORY CHECK...
+//!     guest-check DIRECTORY --hold-locks END
 #![allow(clippy::print_stdout, reason = "a program for the console")]
 
 mod data;
@@ -60,6 +61,11 @@ fn run() -> Result<()> {
         .collect();
     if names.first().is_some_and(|name| name == locks::TRY_LOCK) {
         return locks::try_lock(&directory);
+    }
+    if let [name, end] = &names[..]
+        && name == locks::HOLD_LOCKS
+    {
+        return locks::hold_locks(&directory, Path::new(end));
     }
     let mut failed = 0;
     for name in &names {

@@ -1,11 +1,13 @@
-//! Workers that are killed at any moment while a guest works: the guest gets no error, and nothing
-//! is lost or done twice.
+//! Workers that are killed, and daemons that reload, at any moment while a guest works: the guest
+//! gets no error, and nothing is lost or done twice.
 //!
-//! The short form kills 100 times in about a minute, `scripts/test --long` 10,000 times.
+//! The short form kills 100 times in about a minute, `scripts/test --long` 10,000 times. A tenth as
+//! many reloads are made.
 
 use std::fmt::Write as _;
 use std::fs;
-use std::process::ExitCode;
+use std::path::Path;
+use std::process::{Command, ExitCode};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,6 +17,8 @@ use gangplank_tests::driver::fixture::{acceptor_of, guest_processes};
 use gangplank_tests::guest::{Guest, Machine, Options};
 use gangplank_tests::runner::{self, Runner};
 use gangplank_tests::tools;
+use rustix::fs::{FlockOperation, fcntl_lock, flock};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -26,6 +30,15 @@ const KILLS_VARIABLE: &str = "GANGPLANK_KILLS";
 
 /// Time between two kills, at least and at most.
 const PAUSE_MS: (u64, u64) = (50, 900);
+
+/// How the guest is disturbed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Disturbance {
+    /// Its worker is killed.
+    Kill,
+    /// The daemon reloads.
+    Reload,
+}
 
 /// Limit for the guest's programs to end after the last kill.
 const ENDING: Duration = Duration::from_secs(120);
@@ -82,8 +95,13 @@ const PROGRAMS: [(&str, &str); 6] = [
 
 fn main() -> ExitCode {
     let mut runner = Runner::from_arguments();
-    runner.run("uml", || marathon(Machine::Uml));
-    runner.run("qemu_x86_64", || marathon(Machine::QemuX86_64));
+    runner.run("uml", || marathon(Machine::Uml, Disturbance::Kill));
+    runner.run("uml_reloads", || {
+        marathon(Machine::Uml, Disturbance::Reload)
+    });
+    runner.run("qemu_x86_64", || {
+        marathon(Machine::QemuX86_64, Disturbance::Kill)
+    });
     runner.finish()
 }
 
@@ -94,31 +112,61 @@ fn kills() -> Result<usize> {
     }
 }
 
-fn marathon(machine: Machine) -> Result<()> {
+fn marathon(machine: Machine, disturbance: Disturbance) -> Result<()> {
     let share = tempfile::tempdir()?;
     fs::write(share.path().join("counter"), "0\n")?;
     fs::write(share.path().join("fsx.toml"), FSX)?;
     let options = daemon::Options::new(share.path());
     let arguments = ["--locks=host", "--max-crashes=1000000"];
     let daemon = Daemon::start(&options.arguments(&arguments))?;
-    work(machine, &daemon, &share).with_context(|| daemon.log())
+    work(machine, disturbance, &daemon, &share).with_context(|| daemon.log())
 }
 
-fn work(machine: Machine, daemon: &Daemon, share: &TempDir) -> Result<()> {
+fn work(
+    machine: Machine,
+    disturbance: Disturbance,
+    daemon: &Daemon,
+    share: &TempDir,
+) -> Result<()> {
     let options = Options::new(machine)
         .share(daemon.socket(), TAG)
-        .program("fsx", &tools::fsx()?);
+        .program("fsx", &tools::fsx()?)
+        .program("guest-check", &tools::guest_check(machine.arch())?);
     let mut guest = Guest::boot(&options)?;
     guest.mount(TAG, "/mnt")?;
     for (name, program) in PROGRAMS {
         let log = format!("/tmp/{}.log", name.replace(' ', "-"));
         guest.sh(&format!("{{ ( {program}; echo done ) >{log} 2>&1 & }}"))?;
     }
-    let kills = kills()?;
+    // A file without a name, and a lock.
+    guest.sh(
+        "{ ( exec 8>/mnt/unlinked; echo kept >&8; exec 9</mnt/unlinked; rm /mnt/unlinked; \
+             while ! test -e /tmp/end; do sleep 1; done; \
+             cat <&9; echo more >&8 && cat <&9 && echo done ) >/tmp/unlinked.log 2>&1 & }",
+    )?;
+    guest.sh(
+        "{ ( mkdir /mnt/locks && guest-check /mnt/locks --hold-locks /tmp/end && echo done ) \
+             >/tmp/locks.log 2>&1 & }",
+    )?;
+    let locks = share.path().join("locks");
+    let started = Instant::now();
+    while !are_locked(&locks).unwrap_or(false) {
+        ensure!(started.elapsed() < ENDING, "the guest locks no file");
+        thread::sleep(Duration::from_millis(10));
+    }
+    let kills = match disturbance {
+        Disturbance::Kill => kills()?,
+        Disturbance::Reload => kills()?.div_ceil(10),
+    };
     for _ in 0..kills {
         thread::sleep(Duration::from_millis(fastrand::u64(PAUSE_MS.0..PAUSE_MS.1)));
-        kill_worker(daemon)?;
+        match disturbance {
+            Disturbance::Kill => kill_worker(daemon)?,
+            Disturbance::Reload => reload(daemon)?,
+        }
+        ensure!(are_locked(&locks)?, "a lock of the guest is lost");
     }
+    let programs = PROGRAMS.len() + 2;
     // Also from the last death, the guest recovers.
     let said = guest.sh_within(
         &format!(
@@ -126,14 +174,16 @@ fn work(machine: Machine, daemon: &Daemon, share: &TempDir) -> Result<()> {
                [ $(cat /tmp/*.log | grep -c '^done$') = {} ] && break; sleep 1; done; \
              tail -n 3 /tmp/*.log; dmesg | grep -i 'i/o error\\|fuse.*error' ; true",
             ENDING.as_secs(),
-            PROGRAMS.len(),
+            programs,
         ),
         ENDING + Duration::from_secs(10),
     )?;
     ensure!(
-        said.matches("\ndone\n").count() == PROGRAMS.len(),
+        said.matches("\ndone\n").count() == programs,
         "the guest's programs said:\n{said}"
     );
+    let unlinked = guest.sh("cat /tmp/unlinked.log")?;
+    ensure!(unlinked == "kept\nmore\ndone\n", "{unlinked:?}");
     let number = |guest: &mut Guest, file: &str| -> Result<u64> {
         Ok(guest.sh(&format!("cat {file}"))?.trim().parse()?)
     };
@@ -157,7 +207,11 @@ fn work(machine: Machine, daemon: &Daemon, share: &TempDir) -> Result<()> {
         "{taken} times a lock was held, and {counted} were counted"
     );
     guest.sh("umount /mnt")?;
-    let mut pauses = pauses(&daemon.log());
+    let words = match disturbance {
+        Disturbance::Kill => "is served again after ",
+        Disturbance::Reload => "is served by the new program after ",
+    };
+    let mut pauses = pauses(&daemon.log(), words);
     pauses.sort_unstable();
     ensure!(
         pauses.len() >= kills / 2,
@@ -166,7 +220,7 @@ fn work(machine: Machine, daemon: &Daemon, share: &TempDir) -> Result<()> {
     );
     let at = |percent: usize| pauses[(pauses.len() - 1) * percent / 100];
     runner::note(&format!(
-        "{kills} kills, {taken} locks; the pauses: median {} ms, longest {} ms",
+        "{kills} times, {taken} locks; the pauses: median {} ms, longest {} ms",
         at(50),
         at(100)
     ));
@@ -192,10 +246,34 @@ fn kill_worker(daemon: &Daemon) -> Result<()> {
     }
 }
 
-/// The pauses that the log tells, in milliseconds.
-fn pauses(log: &str) -> Vec<u64> {
+/// Has the daemon reload.
+fn reload(daemon: &Daemon) -> Result<()> {
+    let socket = format!("--socket-path={}", daemon.socket().display());
+    let mut command = Command::new(tools::gangplankd()?);
+    let output = command.args(["--reload", &socket]).output()?;
+    ensure!(output.status.success(), "{output:?}");
+    Ok(())
+}
+
+/// Whether the guest holds its locks on the files in a directory.
+fn are_locked(directory: &Path) -> Result<bool> {
+    let open = |name: &str| {
+        let mut options = fs::File::options();
+        options.read(true).write(true).open(directory.join(name))
+    };
+    let (record, whole) = (open("record")?, open("whole")?);
+    let is_held = |locked: Result<(), Errno>| match locked {
+        Err(Errno::AGAIN | Errno::ACCESS) => Ok(true),
+        locked => locked.map(|()| false),
+    };
+    let operation = FlockOperation::NonBlockingLockExclusive;
+    Ok(is_held(fcntl_lock(&record, operation))? && is_held(flock(&whole, operation))?)
+}
+
+/// The pauses that the log tells after `words`, in milliseconds.
+fn pauses(log: &str, words: &str) -> Vec<u64> {
     let after = |line: &str| {
-        let (_, rest) = line.split_once("is served again after ")?;
+        let (_, rest) = line.split_once(words)?;
         let number = rest.split(|letter: char| !letter.is_ascii_digit()).next();
         number?.parse().ok()
     };
