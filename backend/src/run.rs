@@ -121,17 +121,16 @@ fn prepare(mut config: Config, beginning: &mut Beginning) -> Result<u8, Error> {
         }
     }
 
-    let limit = match &*beginning {
-        // Inherited.
-        Beginning::Supervisor(_) => 0,
-        _ => rlimit::raise_open_files(config.sandbox.rlimit_nofile)?,
-    };
-    let regions = config.device.max_memory_regions.into();
-    config.passthrough.fd_budget = rlimit::fd_budget(limit, config.device.rings(), regions);
-    log::debug!(
-        "each guest's limit of open descriptors is {limit}, its files may hold {} of them",
-        config.passthrough.fd_budget
-    );
+    // A supervisor has raised it before.
+    if !matches!(beginning, Beginning::Supervisor(_)) {
+        let limit = rlimit::raise_open_files(config.sandbox.rlimit_nofile)?;
+        let regions = config.device.max_memory_regions.into();
+        config.passthrough.fd_budget = rlimit::fd_budget(limit, config.device.rings(), regions);
+        log::debug!(
+            "each guest's limit of open descriptors is {limit}, its files may hold {} of them",
+            config.passthrough.fd_budget
+        );
+    }
 
     process::set_signal_dispositions().map_err(Error::Signals)?;
     let wanted = TERMINATION.into_iter().chain([Signal::SIGCHLD]);

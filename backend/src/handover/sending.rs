@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 
 use gangplank_vhost_user::descriptors::SCM_MAX_FD;
 use thiserror::Error;
 
 use super::channel::{Channel, Message};
+use crate::sandbox::GuestPlace;
 use crate::sys::process;
 
 /// Why a guest cannot be handed over.
@@ -16,6 +17,9 @@ pub enum Error {
     /// The state has no file.
     #[error("its state has no file, because of a limit of file sizes (RLIMIT_FSIZE)")]
     NoFile,
+    /// The keeper does not find its own namespace.
+    #[error("{0}")]
+    Place(String),
     /// The successor does not receive.
     #[error("its descriptors cannot be sent")]
     Send(#[from] io::Error),
@@ -25,18 +29,20 @@ pub enum Error {
 ///
 /// # Errors
 /// The guest cannot be handed over; the successor does not receive.
-pub fn offer<'a>(
+pub fn offer(
     successor: &Channel,
-    state: Option<BorrowedFd<'a>>,
-    connection: BorrowedFd<'a>,
-    place: impl Iterator<Item = BorrowedFd<'a>>,
+    state: Option<BorrowedFd<'_>>,
+    connection: BorrowedFd<'_>,
+    place: &GuestPlace,
 ) -> Result<(), Error> {
     let Some(state) = state else {
         let error = Error::NoFile;
         successor.send(&Message::failed(&error.to_string()), &[])?;
         return Err(error);
     };
-    let passed: Vec<_> = [state, connection].into_iter().chain(place).collect();
+    let namespace = place.mount_namespace.as_ref().map(AsFd::as_fd);
+    let passed = [state, connection, place.root.as_fd()];
+    let passed: Vec<_> = passed.into_iter().chain(namespace).collect();
     Ok(successor.send(&Message::Offer, &passed)?)
 }
 

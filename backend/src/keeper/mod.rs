@@ -241,12 +241,16 @@ impl<'a> Keeper<'a> {
 
     /// Offers the guest to the keeper at the other end of `successor`.
     fn offer(&self, successor: Channel) -> Option<Channel> {
-        let offered = sending::offer(
-            &successor,
-            self.arena.file(),
-            self.assignment.connection.as_fd(),
-            self.confined.place(),
-        );
+        let place = self.confined.place();
+        let place = place.map_err(|error| sending::Error::Place(error_chain(&error)));
+        let offered = place.and_then(|place| {
+            sending::offer(
+                &successor,
+                self.arena.file(),
+                self.assignment.connection.as_fd(),
+                &place,
+            )
+        });
         match offered {
             Ok(()) => Some(successor),
             Err(error) => {

@@ -80,8 +80,8 @@ pub struct Confined {
 pub struct ConfinedKeeper {
     /// The shared directory, `O_PATH`, in the mount namespace of the keeper and its workers.
     root: OwnedFd,
-    /// The guest's mount namespace, with `--sandbox=namespace`.
-    mount_namespace: Option<OwnedFd>,
+    /// Whether the guest has a mount namespace of its own.
+    has_mount_namespace: bool,
     /// What `root` was when the keeper was confined, in the keeper's own memory.
     root_identity: (u64, u32, u32, u64),
     seccomp: Seccomp,
@@ -250,17 +250,15 @@ impl Confined {
     /// The first mechanism that fails.
     pub fn confine_keeper(self, earlier: Option<GuestPlace>) -> Result<ConfinedKeeper, Error> {
         drop(self.user_namespace);
-        let (root, proc, mount_namespace) = match self.mode {
+        let (root, proc) = match self.mode {
             Mode::Namespace => {
                 drop((self.root, self.proc));
                 resume()?;
-                let guest =
-                    namespaces::enter_guest(earlier.and_then(|place| place.mount_namespace))?;
-                (guest.root, guest.proc, Some(guest.namespace))
+                namespaces::enter_guest(earlier.and_then(|place| place.mount_namespace))?
             }
             Mode::Chroot | Mode::None => {
                 let root = earlier.map_or(self.root, |place| place.root);
-                (root, self.proc, None)
+                (root, self.proc)
             }
         };
         fchdir(&proc).map_err(|error| Error::ProcSelfFd(error.into()))?;
@@ -270,7 +268,7 @@ impl Confined {
         Ok(ConfinedKeeper {
             root_identity: identity_of(&root)?,
             root,
-            mount_namespace,
+            has_mount_namespace: self.mode == Mode::Namespace,
             seccomp: self.seccomp,
             use_landlock: self.use_landlock,
             kept: self.kept,
@@ -310,13 +308,16 @@ impl ConfinedKeeper {
         Ok(ConfinedWorker { root, proc_self_fd })
     }
 
-    /// The root, and with `--sandbox=namespace` the mount namespace, for the next keeper.
-    pub fn place(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let namespace = self.mount_namespace.as_ref();
-        [Some(&self.root), namespace]
-            .into_iter()
-            .flatten()
-            .map(AsFd::as_fd)
+    /// Where the keeper is, for the next keeper.
+    ///
+    /// # Errors
+    /// `/proc` cannot be read; no descriptor is left.
+    pub fn place(&self) -> Result<GuestPlace, Error> {
+        let namespace = self.has_mount_namespace.then(namespaces::mount_namespace);
+        Ok(GuestPlace {
+            root: self.root.try_clone().map_err(Error::Reopen)?,
+            mount_namespace: namespace.transpose()?,
+        })
     }
 
     /// Gives the keeper's descriptors numbers from `lowest` on.
@@ -327,7 +328,6 @@ impl ConfinedKeeper {
         let moved = |descriptor| process::move_up(descriptor, lowest).map_err(Error::Reopen);
         Ok(Self {
             root: moved(self.root)?,
-            mount_namespace: self.mount_namespace.map(moved).transpose()?,
             ..self
         })
     }

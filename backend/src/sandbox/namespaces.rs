@@ -111,37 +111,28 @@ pub(super) fn enter(shared_dir: &Path) -> Result<OwnedFd, Error> {
     pivot::enter_acceptor_root(shared_dir)
 }
 
-/// Where a keeper and its workers are.
-#[derive(Debug)]
-pub(super) struct GuestNamespace {
-    /// The shared directory, which is the root.
-    pub(super) root: OwnedFd,
-    /// The namespace's `/proc`, which is outside the root.
-    pub(super) proc: OwnedFd,
-    /// The mount namespace.
-    pub(super) namespace: OwnedFd,
-}
-
 /// Moves a keeper, and the workers that it starts, into a mount namespace of their own, in which
-/// the share is the root; into the one of the keeper before, if there was one.
-pub(super) fn enter_guest(earlier: Option<OwnedFd>) -> Result<GuestNamespace, Error> {
-    let failed = |what| move |source| Error::Namespaces { what, source };
+/// the share is the root; into the one of the keeper before, if there was one. Returns the root, and
+/// the namespace's `/proc`, which is outside the root.
+pub(super) fn enter_guest(earlier: Option<OwnedFd>) -> Result<(OwnedFd, OwnedFd), Error> {
     match &earlier {
         None => new_namespaces(UnshareFlags::NEWNS, "a mount namespace")?,
         Some(namespace) => {
-            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount))
-                .map_err(|error| failed("a guest's earlier mount namespace again")(error.into()))?;
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount)).map_err(
+                |error| Error::Namespaces {
+                    what: "a guest's mount namespace anew",
+                    source: error.into(),
+                },
+            )?;
         }
     }
     let proc = proc_self::open_proc()?;
-    let opened = open_namespace(proc.as_fd(), "self/ns/mnt");
-    let namespace =
-        opened.map_err(|error| failed("a reference to a mount namespace")(error.into()))?;
-    Ok(GuestNamespace {
-        root: pivot::enter_guest_root()?,
-        proc,
-        namespace,
-    })
+    Ok((pivot::enter_guest_root()?, proc))
+}
+
+/// The mount namespace of a keeper, whose working directory is `/proc`.
+pub(super) fn mount_namespace() -> Result<OwnedFd, Error> {
+    open_namespace(CWD, "self/ns/mnt").map_err(|error| Error::ProcSelfFd(error.into()))
 }
 
 fn open_namespace(directory: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
