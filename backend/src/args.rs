@@ -80,6 +80,11 @@ pub struct Args {
     #[arg(long, help_heading = SOCKET)]
     pub exit_on_disconnect: bool,
 
+    /// Have the daemon that listens on --socket-path start the program that is at its path now and
+    /// hand all guests over to that, wait for it, and exit; the daemon keeps its own options
+    #[arg(long, help_heading = SOCKET)]
+    pub reload: bool,
+
     /// Request queues each guest is offered, 1 to 63
     #[arg(long, value_name = "N", default_value = "1", help_heading = DEVICE,
           value_parser = clap::value_parser!(u16).range(1..=MAX_REQUEST_QUEUES))]

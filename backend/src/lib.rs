@@ -11,6 +11,7 @@ mod compat;
 pub mod config;
 pub mod crash_hook;
 pub mod device;
+pub mod handover;
 pub mod keeper;
 pub mod passthrough;
 pub mod run;

@@ -1,10 +1,12 @@
 //! `gangplankd`: parse, confine, serve.
 
+use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use gangplank_backend::args::{Args, EarlyExit};
 use gangplank_backend::config::Config;
+use gangplank_backend::handover::report;
 use gangplank_backend::run;
 use gangplank_service::error_chain;
 
@@ -34,6 +36,9 @@ fn main() -> ExitCode {
             Err(_) => ExitCode::FAILURE,
         };
     }
+    if args.reload {
+        return reload(&args);
+    }
     let mut config = match Config::from_args(args) {
         Ok(config) => config,
         Err(error) => return print_and_exit(&Args::refuse(&error)),
@@ -41,12 +46,25 @@ fn main() -> ExitCode {
     config.logging.filter = std::env::var("RUST_LOG").ok();
     match run::run(config) {
         Ok(status) => ExitCode::from(status),
-        Err(error) => {
-            // There is nowhere left to complain to if this fails.
-            let _ = writeln!(io::stderr(), "gangplankd: error: {}", error_chain(&error));
-            ExitCode::FAILURE
-        }
+        Err(error) => fail(&error),
     }
+}
+
+/// Has the running daemon reload.
+fn reload(args: &Args) -> ExitCode {
+    let Some(socket) = args.socket_path.as_ref().or(args.socket.as_ref()) else {
+        return print_and_exit(&Args::refuse("--reload needs the daemon's --socket-path"));
+    };
+    match report::request(socket) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+fn fail(error: &dyn Error) -> ExitCode {
+    // There is nowhere left to complain to if this fails.
+    let _ = writeln!(io::stderr(), "gangplankd: error: {}", error_chain(error));
+    ExitCode::FAILURE
 }
 
 fn print_and_exit(exit: &EarlyExit) -> ExitCode {

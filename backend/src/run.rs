@@ -1,16 +1,21 @@
 //! Runs the daemon: acquires resources, drops permissions, serves the share, in this order.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 
 use gangplank_service::signals::{Signal, Signals, TERMINATION};
-use gangplank_service::{error_chain, logging};
+use gangplank_service::{error_chain, logging, readiness};
+use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
 
-use crate::acceptor::{self, HostLimits};
+use crate::acceptor::{self, HostLimits, Means, Predecessor};
 use crate::config::Config;
+use crate::handover::Takeover;
+use crate::handover::channel::{Channel, Message};
+use crate::handover::program::Program;
+use crate::handover::reload::{Reloader, SERVING, Supervised};
 use crate::passthrough::options::InodeFileHandles;
-use crate::sandbox::options::Mode;
-use crate::sandbox::{self, Confined, Role, rlimit};
+use crate::sandbox::{self, Confined, Role, Start, Supervisor, rlimit};
 use crate::socket::{self, Files, Listening, Source};
 use crate::sys::process;
 
@@ -39,9 +44,36 @@ pub enum Error {
     #[cfg(feature = "crash-hook")]
     #[error("cannot use the file of {}", crate::crash_hook::VARIABLE)]
     CrashHook(#[source] std::io::Error),
+    /// What another program of this process has passed is out of reach.
+    #[error("cannot go on where the program before has ended")]
+    Inherit(#[source] std::io::Error),
+    /// The program's file is not found.
+    #[error("cannot find the program's own file")]
+    Program(#[source] std::io::Error),
     /// Serving fails.
     #[error(transparent)]
     Serve(#[from] acceptor::Error),
+}
+
+/// How a process of the daemon begins.
+enum Beginning {
+    /// The operator has started it.
+    First,
+    /// A supervisor has started it to take guests over from another program.
+    Successor(Option<Takeover>),
+    /// It was a supervisor of another program, whose successor serves.
+    Supervisor(Option<Supervised>),
+}
+
+impl Beginning {
+    /// Before the process opens descriptors.
+    fn find() -> Result<Self, Error> {
+        if let Some(supervised) = Supervised::inherited().map_err(Error::Inherit)? {
+            return Ok(Self::Supervisor(Some(supervised)));
+        }
+        let takeover = Takeover::inherited().map_err(Error::Inherit)?;
+        Ok(takeover.map_or(Self::First, |takeover| Self::Successor(Some(takeover))))
+    }
 }
 
 /// Runs the daemon until a signal stops it or, with `exit_on_disconnect`, the last guest leaves.
@@ -54,86 +86,266 @@ pub enum Error {
 /// [`enum@Error`], worded for the operator. With syslog, the error is also logged.
 pub fn run(config: Config) -> Result<u8, Error> {
     let syslog = config.logging.syslog;
-    let result = prepare(config);
-    if let Err(error) = &result
-        && syslog
-    {
-        log::error!("{}", error_chain(error));
+    let mut beginning = Beginning::find()?;
+    let result = prepare(config, &mut beginning);
+    if let Err(error) = &result {
+        if let Beginning::Successor(Some(takeover)) = &beginning {
+            report_failure(&takeover.supervisor, error);
+        }
+        if syslog {
+            log::error!("{}", error_chain(error));
+        }
     }
     result
 }
 
-fn prepare(mut config: Config) -> Result<u8, Error> {
+/// Tells the supervisor, which waits for this program, why it does not serve.
+fn report_failure(supervisor: &Channel, error: &Error) {
+    // If this fails, the supervisor has given up.
+    let _ = supervisor.send(&Message::failed(&error_chain(error)), &[]);
+}
+
+fn prepare(mut config: Config, beginning: &mut Beginning) -> Result<u8, Error> {
     // `--fd` names an inherited descriptor, so this comes before anything that opens descriptors.
-    let inherited = match &config.socket {
-        Source::Fd(fd) => Some(socket::inherit(*fd)?),
-        Source::Path { .. } => None,
+    let inherited = match (&config.socket, &*beginning) {
+        (Source::Fd(fd), Beginning::First) => Some(socket::inherit(*fd)?),
+        _ => None,
     };
 
     logging::start(&config.logging)?;
     #[cfg(feature = "crash-hook")]
     crate::crash_hook::start().map_err(Error::CrashHook)?;
-    for deprecation in &config.deprecations {
-        log::warn!("{deprecation}");
+    if matches!(beginning, Beginning::First) {
+        for deprecation in &config.deprecations {
+            log::warn!("{deprecation}");
+        }
     }
 
-    let limit = rlimit::raise_open_files(config.sandbox.rlimit_nofile)?;
-    let regions = config.device.max_memory_regions.into();
-    config.passthrough.fd_budget = rlimit::fd_budget(limit, config.device.rings(), regions);
-    log::debug!(
-        "each guest's limit of open descriptors is {limit}, its files may hold {} of them",
-        config.passthrough.fd_budget
-    );
+    // A supervisor has raised it before.
+    if !matches!(beginning, Beginning::Supervisor(_)) {
+        let limit = rlimit::raise_open_files(config.sandbox.rlimit_nofile)?;
+        let regions = config.device.max_memory_regions.into();
+        config.passthrough.fd_budget = rlimit::fd_budget(limit, config.device.rings(), regions);
+        log::debug!(
+            "each guest's limit of open descriptors is {limit}, its files may hold {} of them",
+            config.passthrough.fd_budget
+        );
+    }
 
     process::set_signal_dispositions().map_err(Error::Signals)?;
     let wanted = TERMINATION.into_iter().chain([Signal::SIGCHLD]);
     let signals = Signals::block(wanted).map_err(Error::Signals)?;
-    let listening = match (inherited, &config.socket) {
-        (Some(listening), _) => listening,
-        (None, Source::Path { path, group }) => socket::bind(path, group.as_deref())?,
-        (None, Source::Fd(fd)) => socket::inherit(*fd)?,
-    };
-    confine_and_serve(&config, listening, signals)
+    let program = Program::running().map_err(Error::Program)?;
+    match beginning {
+        Beginning::Successor(takeover) => match takeover.take() {
+            Some(takeover) => succeed(&config, takeover, signals),
+            None => Ok(0),
+        },
+        Beginning::Supervisor(supervised) => match supervised.take() {
+            Some(supervised) => supervise_on(&config, supervised, &signals, program),
+            None => Ok(0),
+        },
+        Beginning::First => {
+            let listening = match (inherited, &config.socket) {
+                (Some(listening), _) => listening,
+                (None, Source::Path { path, group }) => socket::bind(path, group.as_deref())?,
+                (None, Source::Fd(fd)) => socket::inherit(*fd)?,
+            };
+            serve(&config, listening, signals, program)
+        }
+    }
 }
 
-fn confine_and_serve(config: &Config, listening: Listening, signals: Signals) -> Result<u8, Error> {
-    let Listening {
-        listener,
-        mut files,
-    } = listening;
+fn serve(
+    config: &Config,
+    listening: Listening,
+    signals: Signals,
+    program: Program,
+) -> Result<u8, Error> {
+    let Listening { listener, files } = listening;
     // The confined process cannot read them.
     let host_limits = HostLimits::read();
     let handles = config.passthrough.inode_file_handles;
-    let result = match sandbox::confine(&config.sandbox, handles, &config.shared_dir) {
+    let confined = sandbox::confine(&config.sandbox, handles, &config.shared_dir, Start::First);
+    match confined {
         Ok(Role::Supervisor(supervisor)) => {
             // Only the confined process accepts connections, and the socket closes with it.
             drop(listener);
-            supervisor.wait(&signals).map_err(Error::from)
+            let reloader = Reloader {
+                program,
+                files,
+                count: 0,
+            };
+            supervise(supervisor, reloader, &signals)
         }
-        Ok(Role::Acceptor(confined)) if config.sandbox.mode == Mode::None => {
-            serve_share(config, listener, confined, host_limits, &mut files, signals)
-        }
-        Ok(Role::Acceptor(confined)) => {
+        Ok(Role::Acceptor(confined, supervisor)) => {
             // The socket's files lie outside of the sandbox; the supervisor removes them.
             drop(files);
-            return serve_share(config, listener, confined, host_limits, &mut None, signals);
+            let acceptor = Serving {
+                listener,
+                confined,
+                host_limits,
+                supervisor,
+                signals,
+            };
+            acceptor.serve(config, None)
         }
-        Err(error) => Err(error.into()),
-    };
-    if let Some(files) = files {
-        files.remove();
+        Ok(Role::Launcher(_)) => Ok(0),
+        Err(error) => {
+            // In the process that the operator started, or in the confined one, whose supervisor
+            // then removes the files as well.
+            if let Some(files) = files {
+                files.remove();
+            }
+            Err(error.into())
+        }
     }
-    result
 }
 
-fn serve_share(
+/// Serves in place of another program, whose guests it takes over.
+fn succeed(config: &Config, takeover: Takeover, signals: Signals) -> Result<u8, Error> {
+    let Takeover {
+        supervisor,
+        predecessor,
+    } = takeover;
+    // No copy of it may stay in the acceptor: keepers need the numbers of descriptors.
+    let launcher = supervisor.as_fd().try_clone_to_owned();
+    let launcher = Channel::new(launcher.map_err(Error::Inherit)?);
+    let begun = begin(config, supervisor, predecessor);
+    let begun = begun.inspect_err(|error| report_failure(&launcher, error))?;
+    match begun.role {
+        Role::Launcher(acceptor) => {
+            let acceptor = acceptor.as_raw_nonzero().get();
+            let started = Message::Started { acceptor };
+            let sent = launcher.send(&started, &[begun.program.as_fd()]);
+            sent.map(|()| 0).map_err(Error::Inherit)
+        }
+        Role::Acceptor(confined, supervisor) => {
+            drop((launcher, begun.program));
+            let acceptor = Serving {
+                listener: begun.listener,
+                confined,
+                host_limits: begun.host_limits,
+                supervisor,
+                signals,
+            };
+            acceptor.serve(config, Some(begun.predecessor))
+        }
+        // Only the first program makes one.
+        Role::Supervisor(_) => Ok(0),
+    }
+}
+
+/// What a new program has after its acceptor was confined, in either process.
+struct Begun {
+    role: Role,
+    listener: UnixListener,
+    predecessor: Predecessor,
+    host_limits: HostLimits,
+    /// The program's file.
+    program: OwnedFd,
+}
+
+fn begin(config: &Config, supervisor: Channel, predecessor: Channel) -> Result<Begun, Error> {
+    let (predecessor, greeting) = Predecessor::meet(predecessor)?;
+    let host_limits = HostLimits::read();
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let program = rustix::fs::open("/proc/self/exe", flags, Mode::empty());
+    let program = program.map_err(|error| Error::Program(error.into()))?;
+    let start = Start::Successor {
+        supervisor,
+        user_namespace: greeting.user_namespace,
+    };
+    let handles = config.passthrough.inode_file_handles;
+    Ok(Begun {
+        role: sandbox::confine(&config.sandbox, handles, &config.shared_dir, start)?,
+        listener: greeting.listener.into(),
+        predecessor,
+        host_limits,
+        program,
+    })
+}
+
+/// Supervises what this process supervised before it became this program.
+fn supervise_on(
     config: &Config,
+    supervised: Supervised,
+    signals: &Signals,
+    program: Program,
+) -> Result<u8, Error> {
+    let Supervised {
+        channel,
+        acceptor,
+        lock,
+        socket,
+        count,
+    } = supervised;
+    // Otherwise lists of processes have the number of the program's descriptor.
+    let _ = rustix::thread::set_name(c"gangplankd");
+    let files = match (&config.socket, lock) {
+        (Source::Path { path, .. }, Some(lock)) => Some(Files::inherit(path, lock, socket)?),
+        _ => None,
+    };
+    let reloader = Reloader {
+        program,
+        files,
+        count,
+    };
+    let supervisor = Supervisor::new(acceptor, channel)?;
+    supervise(supervisor, reloader, signals)
+}
+
+fn supervise(
+    supervisor: Supervisor,
+    mut reloader: Reloader,
+    signals: &Signals,
+) -> Result<u8, Error> {
+    let serving = || readiness::ready(SERVING);
+    let result = supervisor.wait(signals, |supervisor| reloader.reload(supervisor), serving);
+    readiness::stopping();
+    if let Some(files) = reloader.files {
+        files.remove();
+    }
+    Ok(result?)
+}
+
+/// What the acceptor serves with.
+struct Serving {
     listener: UnixListener,
     confined: Confined,
     host_limits: HostLimits,
-    files: &mut Option<Files>,
+    supervisor: Channel,
     signals: Signals,
-) -> Result<u8, Error> {
+}
+
+impl Serving {
+    fn serve(self, config: &Config, predecessor: Option<Predecessor>) -> Result<u8, Error> {
+        let confined = self.confined;
+        let abilities = log_abilities(config, &confined);
+        abilities.inspect_err(|error| report_failure(&self.supervisor, error))?;
+        let max_guests = config
+            .max_guests
+            .unwrap_or_else(|| self.host_limits.max_guests(config.device.rings()));
+        log::info!(
+            "sharing {:?} as {:?}, waiting for guests, at most {max_guests} at a time",
+            config.shared_dir,
+            config.device.tag
+        );
+        let means = Means {
+            listener: self.listener,
+            confined,
+            signals: self.signals,
+            config,
+            max_guests,
+            supervisor: self.supervisor,
+        };
+        acceptor::accept_guests(means, predecessor)?;
+        log::info!("the daemon has ended");
+        Ok(0)
+    }
+}
+
+fn log_abilities(config: &Config, confined: &Confined) -> Result<(), Error> {
     match config.passthrough.inode_file_handles {
         InodeFileHandles::Mandatory if !confined.abilities.can_open_by_handle => {
             return Err(Error::NoFileHandles);
@@ -152,15 +364,5 @@ fn serve_share(
              users and owns the files they create"
         );
     }
-    let max_guests = config
-        .max_guests
-        .unwrap_or_else(|| host_limits.max_guests(config.device.rings()));
-    log::info!(
-        "sharing {:?} as {:?}, waiting for guests, at most {max_guests} at a time",
-        config.shared_dir,
-        config.device.tag
-    );
-    acceptor::accept_guests(listener, confined, max_guests, config, files, signals)?;
-    log::info!("the daemon has ended");
-    Ok(0)
+    Ok(())
 }

@@ -5,16 +5,18 @@ mod inherit;
 mod pid_file;
 
 use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use gangplank_service::owned_file::OwnedFile;
+use gangplank_service::owned_file::{FileId, OwnedFile};
 use gangplank_service::unix_listener::OwnedListener;
 use rustix::fs::{Gid, Mode};
 
 pub use self::error::Error;
 pub use self::inherit::inherit;
 use self::pid_file::PidFile;
+use crate::handover::report;
 use crate::sys::process;
 
 /// Who may connect: the owner, and the group where one is named. Connecting takes write permission.
@@ -52,6 +54,40 @@ pub struct Files {
 }
 
 impl Files {
+    /// The files of a socket that the process had made before it became this program: the socket,
+    /// and the pid file, still locked by `lock`.
+    ///
+    /// # Errors
+    /// [`Error`]: the directory cannot be opened.
+    pub fn inherit(path: &Path, lock: OwnedFd, socket: Option<FileId>) -> Result<Self, Error> {
+        let (pid_file, directory) = pid_file::inherit(path, lock)?;
+        let name = path.file_name().unwrap_or_default();
+        let socket = socket.map(|id| OwnedFile::new(directory.as_fd(), name, id));
+        Ok(Self {
+            socket: socket.transpose().map_err(Error::Inherit)?,
+            pid_file,
+        })
+    }
+
+    /// The locked pid file.
+    #[must_use]
+    pub fn lock(&self) -> BorrowedFd<'_> {
+        self.pid_file.lock()
+    }
+
+    /// The socket.
+    #[must_use]
+    pub fn socket_id(&self) -> Option<FileId> {
+        self.socket.as_ref().map(OwnedFile::id)
+    }
+
+    /// Writes the outcome of a reload beside the socket. A failure is logged.
+    pub fn report_reload(&self, count: u32, outcome: &Result<(), String>) {
+        if let Err(error) = self.pid_file.report(&report::text(count, outcome)) {
+            log::warn!("cannot write the outcome of the reload beside the socket: {error}");
+        }
+    }
+
     /// Removes the socket and the pid file, unless another file has taken the name since.
     pub fn remove(self) {
         if let Some(socket) = self.socket {

@@ -74,7 +74,11 @@ pub fn restrict(kept: &CapsHashSet) -> Result<(), Error> {
     })
 }
 
-fn set_effective(capabilities: &CapsHashSet) -> Result<(), Error> {
+/// Makes these capabilities, which must be permitted, the effective ones.
+///
+/// # Errors
+/// [`Error::Capabilities`].
+pub fn set_effective(capabilities: &CapsHashSet) -> Result<(), Error> {
     caps::set(None, CapSet::Effective, capabilities).map_err(|source| Error::Capabilities {
         set: "effective",
         source,

@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use log::{debug, warn};
@@ -22,6 +22,20 @@ impl From<&Stat> for FileId {
             device: stat.st_dev,
             inode: stat.st_ino,
         }
+    }
+}
+
+impl FileId {
+    /// Device and inode number.
+    #[must_use]
+    pub const fn numbers(self) -> (u64, u64) {
+        (self.device, self.inode)
+    }
+
+    /// The file with this device and inode number.
+    #[must_use]
+    pub const fn from_numbers(device: u64, inode: u64) -> Self {
+        Self { device, inode }
     }
 }
 
@@ -45,6 +59,18 @@ impl OwnedFile {
             name: name.to_owned(),
             id,
         })
+    }
+
+    /// The file.
+    #[must_use]
+    pub const fn id(&self) -> FileId {
+        self.id
+    }
+
+    /// Where its name is.
+    #[must_use]
+    pub fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
     }
 
     /// Removes the file, unless another file has taken its name since. A failure is logged.

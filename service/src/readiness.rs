@@ -13,6 +13,14 @@ pub fn ready(status: &str) {
     ]));
 }
 
+/// Tells the service manager, if there is one, that the program reloads. [`ready`] follows, whether
+/// that succeeds or not.
+pub fn reloading() {
+    let told = NotifyState::monotonic_usec_now()
+        .and_then(|now| sd_notify::notify(&[NotifyState::Reloading, now]));
+    report(told);
+}
+
 /// Tells the service manager, if there is one, that the program is about to end.
 pub fn stopping() {
     report(sd_notify::notify(&[NotifyState::Stopping]));

@@ -7,7 +7,9 @@
 //! descriptors in a connection, such as a socket with `SO_LINGER`, whose last close waits. The
 //! kernel does not wait when a process ends.
 
+mod handing_over;
 mod max_guests;
+mod taking_over;
 
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::AsFd;
@@ -24,9 +26,9 @@ use rustix::process::{Pid, WaitOptions, getpid, wait};
 use thiserror::Error;
 
 use crate::config::Config;
+use crate::handover::channel::{Channel, Message};
 use crate::keeper::{self, Assignment};
 use crate::sandbox::Confined;
-use crate::socket::Files;
 use crate::sys::process::{self, Forked};
 
 /// Pause before the next attempt after a connection cannot be accepted for lack of descriptors,
@@ -42,6 +44,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 const LOGGED_CONNECTIONS: u32 = 100;
 
 pub use max_guests::HostLimits;
+pub use taking_over::Predecessor;
 
 /// Why the daemon stops serving.
 #[derive(Debug, Error)]
@@ -52,14 +55,20 @@ pub enum Error {
     /// The signals cannot be read.
     #[error("cannot wait for signals")]
     Signals(#[source] io::Error),
+    /// The guests of another program cannot be taken over.
+    #[error("{0}")]
+    TakeOver(String),
 }
 
 /// A connected guest.
 struct Guest {
     number: u64,
     keeper: Pid,
-    /// Closing it ends the guest's connection, after its requests in flight.
-    stop: Option<PipeWriter>,
+    /// The other end is the keeper's. Closing it ends the guest's connection, after its requests in
+    /// flight.
+    control: Option<Channel>,
+    /// Whether the usual events of its connection are logged.
+    is_logged: bool,
 }
 
 /// What the forked process has done with the connection. It tells the acceptor by one number on a
@@ -97,15 +106,28 @@ impl Accepted {
     }
 }
 
+/// What an acceptor works with. A forked process drops all of it.
+#[derive(Debug)]
+pub struct Means<'a> {
+    /// The socket that guests connect to.
+    pub listener: UnixListener,
+    /// How keepers are confined.
+    pub confined: Confined,
+    /// The termination signals and SIGCHLD.
+    pub signals: Signals,
+    /// The options.
+    pub config: &'a Config,
+    /// Most guests at a time.
+    pub max_guests: usize,
+    /// The channel to the supervisor.
+    pub supervisor: Channel,
+}
+
 /// The acceptor's state. A forked process drops all of it.
 struct Acceptor<'a> {
-    listener: UnixListener,
-    confined: Confined,
-    signals: Signals,
-    config: &'a Config,
-    max_guests: usize,
-    /// The lock of the socket's name.
-    files: &'a mut Option<Files>,
+    means: Means<'a>,
+    /// The acceptor of the next program, while it may take the guests over.
+    successor: Option<Channel>,
     guests: Vec<Guest>,
     /// Number of connections so far.
     number: u64,
@@ -114,56 +136,54 @@ struct Acceptor<'a> {
     connection_log: RateLimit,
 }
 
-/// Accepts guests on `listener` until a termination signal arrives or, with
-/// `--exit-on-disconnect`, the last guest leaves. Then waits for the requests in flight.
+/// Accepts guests until a termination signal arrives or, with `--exit-on-disconnect`, the last
+/// guest leaves. Then waits for the requests in flight. With a `predecessor`, takes over its guests
+/// first.
 ///
-/// The calling process must be single-threaded. In forked processes the function does not return,
-/// and `files` is dropped.
+/// The calling process must be single-threaded. In forked processes the function does not return.
 ///
 /// # Errors
-/// The listening socket or the signals fail. The failure of one guest is logged and ends that guest
-/// alone.
-pub fn accept_guests(
-    listener: UnixListener,
-    confined: Confined,
-    max_guests: usize,
-    config: &Config,
-    files: &mut Option<Files>,
-    signals: Signals,
-) -> Result<(), Error> {
+/// The listening socket or the signals fail, or the guests of the predecessor cannot be taken over.
+/// The failure of one guest is logged and ends that guest alone.
+pub fn accept_guests(means: Means<'_>, predecessor: Option<Predecessor>) -> Result<(), Error> {
     // Another process may accept the connection between poll and accept.
-    listener.set_nonblocking(true).map_err(Error::Wait)?;
+    means.listener.set_nonblocking(true).map_err(Error::Wait)?;
+    let config = means.config;
     let mut acceptor = Acceptor {
-        listener,
-        confined,
-        signals,
-        config,
-        max_guests,
-        files,
+        means,
+        successor: None,
         guests: Vec::new(),
         number: 0,
         process: getpid(),
         connection_log: RateLimit::new(LOGGED_CONNECTIONS),
     };
+    if let Some(predecessor) = predecessor {
+        acceptor = acceptor.take_over(predecessor)?;
+    }
+    let supervisor = &acceptor.means.supervisor;
+    supervisor
+        .send(&Message::Serving, &[])
+        .map_err(Error::Wait)?;
     loop {
-        let mut ready = [
-            PollFd::new(&acceptor.listener, PollFlags::IN),
-            PollFd::from_borrowed_fd(acceptor.signals.as_fd(), PollFlags::IN),
-        ];
-        match poll(&mut ready, None) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(error) => return Err(Error::Wait(error.into())),
-        }
-        let can_accept = !ready[0].revents().is_empty();
-        let mut is_stopping = false;
-        while let Some(signal) = acceptor.signals.take().map_err(Error::Signals)? {
-            is_stopping |= signal != Signal::SIGCHLD;
+        let ready = acceptor.wait()?;
+        let mut is_stopping = ready.supervisor_has_ended;
+        while let Some(signal) = acceptor.means.signals.take().map_err(Error::Signals)? {
+            // SIGHUP is the supervisor's.
+            is_stopping |= !matches!(signal, Signal::SIGCHLD | Signal::SIGHUP);
         }
         if is_stopping {
             break;
         }
         reap(&mut acceptor.guests);
-        if can_accept {
+        if ready.successor_has_ended {
+            log::info!("guests can connect again");
+            acceptor.successor = None;
+        }
+        if ready.is_told {
+            acceptor.hand_over();
+        }
+        // The successor does not know of a guest that comes after it was introduced.
+        if ready.can_accept && acceptor.successor.is_none() {
             acceptor = acceptor.serve_next();
         }
         // After the connections that wait already.
@@ -171,23 +191,54 @@ pub fn accept_guests(
             break;
         }
     }
-    let Acceptor {
-        listener,
-        guests,
-        signals,
-        ..
-    } = acceptor;
+    let Acceptor { means, guests, .. } = acceptor;
     // Whoever connects from now on is refused at once.
-    drop(listener);
-    end_all(guests, &signals);
+    drop(means.listener);
+    end_all(guests, &means.signals);
     Ok(())
+}
+
+/// What an acceptor has to do.
+struct Ready {
+    can_accept: bool,
+    is_told: bool,
+    supervisor_has_ended: bool,
+    successor_has_ended: bool,
+}
+
+impl Acceptor<'_> {
+    /// Waits for something to do. While another acceptor may take the guests over, connections
+    /// wait.
+    fn wait(&self) -> Result<Ready, Error> {
+        let next = match &self.successor {
+            None => PollFd::new(&self.means.listener, PollFlags::IN),
+            Some(successor) => PollFd::new(successor, PollFlags::IN),
+        };
+        let mut ready = [
+            next,
+            PollFd::new(&self.means.supervisor, PollFlags::IN),
+            PollFd::from_borrowed_fd(self.means.signals.as_fd(), PollFlags::IN),
+        ];
+        match poll(&mut ready, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(Error::Wait(error.into())),
+        }
+        let [next, supervisor, _] = ready.map(|ready| ready.revents());
+        let has_ended = supervisor.contains(PollFlags::HUP);
+        Ok(Ready {
+            can_accept: self.successor.is_none() && !next.is_empty(),
+            successor_has_ended: self.successor.is_some() && !next.is_empty(),
+            is_told: !supervisor.is_empty() && !has_ended,
+            supervisor_has_ended: has_ended,
+        })
+    }
 }
 
 impl Acceptor<'_> {
     /// Forks a process that accepts the next connection and serves it.
     fn serve_next(mut self) -> Self {
-        let pipes = io::pipe().and_then(|accepted| Ok((accepted, io::pipe()?)));
-        let ((accepted, report), (stop, stopper)) = match pipes {
+        let pipes = io::pipe().and_then(|accepted| Ok((accepted, Channel::pair()?)));
+        let ((accepted, report), (control, theirs)) = match pipes {
             Ok(pipes) => pipes,
             Err(error) => {
                 rate_limited!(error, "cannot accept a guest's connection: {error}");
@@ -202,18 +253,19 @@ impl Acceptor<'_> {
         let is_logged = admitted.is_some();
         match process::fork() {
             Ok(Forked::Child) => {
-                drop((accepted, stopper));
-                self.serve_as_keeper(report, stop, is_logged)
+                drop((accepted, control));
+                self.serve_as_keeper(report, theirs, is_logged)
             }
             Ok(Forked::Parent(keeper)) => {
-                drop((report, stop));
+                drop((report, theirs));
                 match wait_for_report(accepted) {
                     Some(Accepted::Guest) => {
                         self.number += 1;
                         self.guests.push(Guest {
                             number: self.number,
                             keeper,
-                            stop: Some(stopper),
+                            control: Some(control),
+                            is_logged,
                         });
                     }
                     Some(Accepted::Refused) => {
@@ -248,26 +300,26 @@ impl Acceptor<'_> {
     }
 
     /// In the forked process: accepts the connection and becomes its keeper.
-    fn serve_as_keeper(self, mut report: PipeWriter, stop: PipeReader, is_logged: bool) -> ! {
+    fn serve_as_keeper(self, mut report: PipeWriter, control: Channel, is_logged: bool) -> ! {
         let number = self.number + 1;
         let guests = self.guests.len();
-        let accepted = match accept(&self.listener) {
+        let accepted = match accept(&self.means.listener) {
             Err(error) => Accepted::Failed(error.raw_os_error().unwrap_or(libc::EIO)),
             Ok(None) => Accepted::Nothing,
-            Ok(Some(connection)) if guests < self.max_guests => {
+            Ok(Some(connection)) if guests < self.means.max_guests => {
                 // If this fails, the acceptor has ended, and this process ends with it.
                 let _ = report.write_all(&Accepted::Guest.to_bytes());
-                // The keeper must hold nothing of the other guests.
-                *self.files = None;
-                drop((self.listener, self.guests, self.signals, report));
+                drop(report);
+                let acceptor = self.process;
+                let (confined, config) = self.into_keeper();
                 let assignment = Assignment {
                     number,
-                    acceptor: self.process,
+                    acceptor,
                     connection,
-                    stop,
+                    control,
                     is_logged,
                 };
-                keeper::run(assignment, self.confined, self.config)
+                keeper::run(assignment, confined, config)
             }
             Ok(Some(connection)) => {
                 // Closed by the end of this process, after the acceptor has gone on.
@@ -277,6 +329,13 @@ impl Acceptor<'_> {
         };
         let _ = report.write_all(&accepted.to_bytes());
         process::exit(0)
+    }
+}
+
+impl<'a> Acceptor<'a> {
+    /// What a keeper needs, in a forked process. It must hold nothing of the other guests.
+    fn into_keeper(self) -> (Confined, &'a Config) {
+        (self.means.confined, self.means.config)
     }
 }
 
@@ -318,7 +377,7 @@ fn reap(guests: &mut Vec<Guest>) {
 /// [`SHUTDOWN_TIMEOUT`].
 fn end_all(mut guests: Vec<Guest>, signals: &Signals) {
     for guest in &mut guests {
-        guest.stop = None;
+        guest.control = None;
     }
     let end = Instant::now() + SHUTDOWN_TIMEOUT;
     loop {

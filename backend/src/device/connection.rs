@@ -222,12 +222,13 @@ fn go_on(forwarder: &mut Forwarder<'_>) -> Result<bool, Error> {
         log::warn!("a ring of guest {} does not start again", guest.number);
     }
     let pause = recovery::note_recovered(guest.arena);
-    log::info!(
-        "guest {} is served again after {:.1} ms, death {}",
-        guest.number,
-        pause.as_secs_f64() * 1000.0,
-        guest.arena.header().deaths.load(Ordering::Relaxed)
-    );
+    let (number, pause) = (guest.number, pause.as_secs_f64() * 1000.0);
+    if recovery::is_after_stop(guest.arena) {
+        log::info!("guest {number} is served by the new program after {pause:.1} ms");
+    } else {
+        let deaths = guest.arena.header().deaths.load(Ordering::Relaxed);
+        log::info!("guest {number} is served again after {pause:.1} ms, death {deaths}");
+    }
     forwarder.repeat_pending()
 }
 

@@ -9,26 +9,36 @@
 //! keeper ────┤                       │
 //!            └──── next <── dies ────┘ ten times within a minute ──> keeper ends
 //! ```
+//!
+//! At a reload ([`crate::handover`]), a keeper of the new program takes the guest over: this one
+//! stops its worker, sends everything that it holds, and waits to be killed. If its successor fails
+//! instead, it starts the next worker.
 
 mod deaths;
+mod successor;
 mod worker;
 
-use std::io::{self, PipeReader};
-use std::os::fd::RawFd;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use gangplank_service::error_chain;
+use gangplank_service::signals::{self, Signals};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{
-    Pid, Resource, Signal, WaitOptions, WaitStatus, getpid, getppid, getrlimit,
+    Pid, Resource, Signal, WaitOptions, WaitStatus, getpid, getppid, getrlimit, kill_process,
     set_parent_process_death_signal, waitpid,
 };
 
 use self::deaths::{Deaths, Verdict};
+pub use self::successor::{Succession, take_over};
 use crate::config::Config;
+use crate::handover::channel::{Channel, Message};
+use crate::handover::sending;
 use crate::sandbox::{Confined, ConfinedKeeper};
 use crate::state::arena::{Arena, Limits};
 use crate::state::recovery;
@@ -41,6 +51,9 @@ const FAILURE: u8 = 1;
 /// `EX_SOFTWARE` of sysexits.h.
 const FAULT: u8 = 70;
 
+/// How often a keeper looks whether a worker that follows a death has got so far that it serves.
+const SETTLING: Duration = Duration::from_millis(5);
+
 /// The guest that a keeper and its workers are for.
 #[derive(Debug)]
 pub struct Assignment {
@@ -50,8 +63,9 @@ pub struct Assignment {
     pub acceptor: Pid,
     /// The connection to the guest's frontend.
     pub connection: UnixStream,
-    /// At its end when the acceptor wants the connection to end.
-    pub stop: PipeReader,
+    /// Closed by the acceptor when it wants the connection to end. By a message, it has the keeper
+    /// hand the guest over.
+    pub control: Channel,
     /// Whether the beginning and the usual ends of the connection are logged.
     pub is_logged: bool,
 }
@@ -63,12 +77,16 @@ struct Keeper<'a> {
     confined: ConfinedKeeper,
     config: &'a Config,
     arena: Arc<Arena>,
+    /// SIGCHLD, by a descriptor that is open before the first worker starts.
+    signals: Signals,
     /// The keeper's own descriptors. Every worker has them.
     descriptors: Vec<RawFd>,
 }
 
 /// How a worker ended.
 enum Ended {
+    /// It was stopped so that a successor goes on, which did not come to that.
+    Stopped,
     /// It has done its work, or logged why it could not: the keeper ends with this status.
     InOrder(u8),
     /// It died, by this signal or of a fault that it found itself.
@@ -99,8 +117,9 @@ impl<'a> Keeper<'a> {
         let arena = Arena::new(limits(config))
             .map_err(|error| format!("its state cannot be mapped: {error}"))?;
         let confined = confined
-            .confine_keeper()
+            .confine_keeper(None)
             .map_err(|error| error_chain(&error).to_string())?;
+        let signals = child_signals().map_err(|error| error.to_string())?;
         let descriptors = confined
             .descriptors()
             .map_err(|error| error_chain(&error).to_string())?;
@@ -110,6 +129,7 @@ impl<'a> Keeper<'a> {
             confined,
             config,
             arena,
+            signals,
             descriptors,
         })
     }
@@ -118,19 +138,25 @@ impl<'a> Keeper<'a> {
     fn keep(&self) -> u8 {
         let number = self.assignment.number;
         let mut deaths = Deaths::new(self.config.max_crashes);
+        let mut successor = None;
         loop {
             let begun = Instant::now();
             let worker = match process::clone_sharing_descriptors() {
-                Ok(Forked::Child) => worker::run(self),
+                Ok(Forked::Child) => worker::run(self, successor.as_ref()),
                 Ok(Forked::Parent(worker)) => worker,
                 Err(error) => {
                     log::error!("cannot start the worker of guest {number}: {error}");
                     return FAILURE;
                 }
             };
-            let signal = match wait_for(number, worker) {
-                Ended::InOrder(status) => return status,
-                Ended::Died(signal) => signal,
+            let signal = match self.watch(worker, &mut successor) {
+                Ok(Ended::InOrder(status)) => return status,
+                Ok(Ended::Stopped) => continue,
+                Ok(Ended::Died(signal)) => signal,
+                Err(error) => {
+                    log::error!("cannot wait for the worker of guest {number}: {error}");
+                    return FAILURE;
+                }
             };
             let ended = ended_by(number, signal);
             recovery::note_death(&self.arena, signal);
@@ -156,12 +182,123 @@ impl<'a> Keeper<'a> {
         }
     }
 
+    /// Waits until the worker ends, and hands the guest over if the acceptor wants that.
+    fn watch(&self, worker: Pid, successor: &mut Option<Channel>) -> io::Result<Ended> {
+        let mut has_acceptor = true;
+        loop {
+            // A worker that follows a death first closes all descriptors that it does not know, so
+            // that none must arrive meanwhile.
+            let is_settled = !recovery::is_after_death(&self.arena);
+            let control = (has_acceptor && is_settled).then_some(&self.assignment.control);
+            let waited = [Some(self.signals.as_fd())]
+                .into_iter()
+                .chain([control.map(AsFd::as_fd)])
+                .chain([successor.as_ref().map(AsFd::as_fd)]);
+            let waited: Vec<_> = waited.collect();
+            let mut ready: Vec<_> = waited
+                .iter()
+                .flatten()
+                .map(|descriptor| PollFd::from_borrowed_fd(*descriptor, PollFlags::IN))
+                .collect();
+            let limit = (!is_settled).then(|| Timespec::try_from(SETTLING).unwrap_or_default());
+            match poll(&mut ready, limit.as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let mut ready = ready.iter().map(|ready| !ready.revents().is_empty());
+            let [has_signal, is_told, is_asked] = [0, 1, 2]
+                .map(|index: usize| waited[index].is_some() && ready.next().unwrap_or_default());
+            if has_signal {
+                while self.signals.take()?.is_some() {}
+                match waitpid(Some(worker), WaitOptions::NOHANG) {
+                    Ok(Some((_, status))) => return Ok(ended(status)),
+                    Ok(None) | Err(Errno::INTR) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            if is_told {
+                match self.assignment.control.receive(None)? {
+                    // The worker is told as well.
+                    None => has_acceptor = false,
+                    Some(arrived) if arrived.message == Message::HandOver => {
+                        let channel = arrived.descriptors.into_iter().next();
+                        *successor = channel.and_then(|channel| self.offer(Channel::new(channel)));
+                    }
+                    Some(_) => {}
+                }
+            }
+            if is_asked && let Some(channel) = successor.take() {
+                match channel.receive(None) {
+                    Ok(Some(arrived)) if arrived.message == Message::Take => {
+                        return self.hand_over(worker, &channel);
+                    }
+                    // The successor has gone.
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Offers the guest to the keeper at the other end of `successor`.
+    fn offer(&self, successor: Channel) -> Option<Channel> {
+        let place = self.confined.place();
+        let place = place.map_err(|error| sending::Error::Place(error_chain(&error)));
+        let offered = place.and_then(|place| {
+            sending::offer(
+                &successor,
+                self.arena.file(),
+                self.assignment.connection.as_fd(),
+                &place,
+            )
+        });
+        match offered {
+            Ok(()) => Some(successor),
+            Err(error) => {
+                let number = self.assignment.number;
+                log::error!("cannot hand guest {number} over: {}", error_chain(&error));
+                None
+            }
+        }
+    }
+
+    /// Stops the worker and sends all of its descriptors. Returns when the successor has failed;
+    /// otherwise the process is killed.
+    fn hand_over(&self, worker: Pid, successor: &Channel) -> io::Result<Ended> {
+        // The next worker finds everything as after any other death.
+        kill_process(worker, Signal::KILL)?;
+        if let Ended::InOrder(status) = wait_for(worker)? {
+            return Ok(Ended::InOrder(status));
+        }
+        recovery::note_stop(&self.arena);
+        let mut own = self.descriptors.clone();
+        own.push(successor.as_fd().as_raw_fd());
+        let open = self.confined.descriptors().map_err(io::Error::other);
+        let sent = open.and_then(|open| {
+            sending::send_descriptors(successor, open, &own).map_err(io::Error::other)
+        });
+        let number = self.assignment.number;
+        if let Err(error) = sent {
+            log::error!("cannot hand guest {number} over: {}", error_chain(&error));
+        } else {
+            // Until this process is killed.
+            let _ = successor.receive(None);
+        }
+        log::warn!("guest {number} was not taken over, another worker goes on");
+        Ok(Ended::Stopped)
+    }
+
     /// Waits for `pause`. Returns whether the acceptor wants the connection to end meanwhile.
     fn is_stopped_within(&self, pause: Duration) -> bool {
-        let mut ready = [PollFd::new(&self.assignment.stop, PollFlags::IN)];
+        // A message waits.
+        let mut ready = [PollFd::new(&self.assignment.control, PollFlags::RDHUP)];
         let limit = Timespec::try_from(pause).unwrap_or_default();
         poll(&mut ready, Some(&limit)).is_ok_and(|count| count > 0)
     }
+}
+
+/// The signal that a worker has ended.
+fn child_signals() -> io::Result<Signals> {
+    Signals::block([signals::Signal::SIGCHLD])
 }
 
 fn limits(config: &Config) -> Limits {
@@ -183,15 +320,13 @@ fn end_with(parent: Pid) -> io::Result<()> {
     Ok(())
 }
 
-fn wait_for(number: u64, worker: Pid) -> Ended {
+/// Waits until the worker has ended.
+fn wait_for(worker: Pid) -> io::Result<Ended> {
     loop {
         match waitpid(Some(worker), WaitOptions::empty()) {
-            Ok(Some((_, status))) => return ended(status),
-            Ok(None) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => {
-                log::error!("cannot wait for the worker of guest {number}: {error}");
-                return Ended::InOrder(FAILURE);
-            }
+            Ok(Some((_, status))) => return Ok(ended(status)),
+            Ok(None) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::io::{self, PipeReader};
 use std::net::Shutdown;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::thread;
 
@@ -16,6 +16,7 @@ use thiserror::Error;
 use super::{Assignment, FAILURE, FAULT, Keeper, end_with};
 use crate::device::connection;
 use crate::device::request::Handler;
+use crate::handover::channel::Channel;
 use crate::passthrough::{self, PassthroughFs, Share, ShareError};
 use crate::sandbox::{self, ConfinedWorker};
 use crate::session::Session;
@@ -59,7 +60,9 @@ impl Error {
 /// Serves the guest until it hangs up, and ends the process.
 ///
 /// The calling process must have been cloned by `keeper`.
-pub(super) fn run(keeper: &Keeper<'_>) -> ! {
+///
+/// `successor` is the descriptor that the keeper has beside those that it has always.
+pub(super) fn run(keeper: &Keeper<'_>, successor: Option<&Channel>) -> ! {
     let assignment = &keeper.assignment;
     let (number, is_logged) = (assignment.number, assignment.is_logged);
     if !is_logged && log::max_level() <= LevelFilter::Info {
@@ -67,7 +70,7 @@ pub(super) fn run(keeper: &Keeper<'_>) -> ! {
         log::set_max_level(log::max_level().min(LevelFilter::Error));
     }
     end_by_panic();
-    let served = serve(keeper);
+    let served = serve(keeper, successor);
     match served {
         Ok(true) => {
             end_connection(assignment);
@@ -104,13 +107,15 @@ fn end_by_panic() {
 }
 
 /// Returns whether serving ended without a panic.
-fn serve(keeper: &Keeper<'_>) -> Result<bool, Error> {
+fn serve(keeper: &Keeper<'_>, successor: Option<&Channel>) -> Result<bool, Error> {
     end_with(keeper.process).map_err(Error::Keeper)?;
     let worker = keeper.confined.confine_worker()?;
     if recovery::is_after_death(&keeper.arena) {
         let own = [&worker.root, &worker.proc_self_fd].map(AsRawFd::as_raw_fd);
         let kept = recovery::descriptors(&keeper.arena).into_iter();
+        let successor = successor.map(|channel| channel.as_fd().as_raw_fd());
         let kept = kept.chain(keeper.descriptors.iter().copied()).chain(own);
+        let kept = kept.chain(successor);
         passthrough::correct(&keeper.arena, kept).map_err(Error::Descriptors)?;
     }
     let assignment = &keeper.assignment;
@@ -156,7 +161,8 @@ fn level_of(level: Level, is_logged: bool) -> Level {
 fn wait_for_stop(assignment: &Assignment, ended: &PipeReader) {
     loop {
         let mut ready = [
-            PollFd::new(&assignment.stop, PollFlags::IN),
+            // Messages are for the keeper.
+            PollFd::new(&assignment.control, PollFlags::RDHUP),
             PollFd::new(ended, PollFlags::IN),
         ];
         match poll(&mut ready, None) {

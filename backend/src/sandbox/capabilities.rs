@@ -65,9 +65,12 @@ pub(super) fn restrict_keeper(kept: &CapsHashSet) -> Result<(), Error> {
     Ok(capabilities::suspend()?)
 }
 
-/// Reduces the capability sets of the supervisor.
+/// Reduces the effective capabilities of the supervisor. It stays permitted what it was started
+/// with, because a reload starts the next program with that.
 pub(super) fn reduce_supervisor() -> Result<(), Error> {
-    Ok(capabilities::reduce_to_permitted(&[SUPERVISOR])?)
+    let permitted = capabilities::permitted()?;
+    let effective = permitted.get(&SUPERVISOR).copied().into_iter().collect();
+    Ok(capabilities::set_effective(&effective)?)
 }
 
 /// Whether these capabilities suffice to take on a caller's user and group.

@@ -7,18 +7,15 @@ use rustix::io::Errno;
 use rustix::thread::UnshareFlags;
 
 use super::error::Error;
-use super::{
-    identity,
-    supervisor::{self, Supervisor},
-};
+use super::identity;
 use crate::sys::process::unshare;
 
-/// Starts the process to confine. Returns `None` in it.
-pub(super) fn fork() -> Result<Option<Supervisor>, Error> {
-    if !identity::is_root() {
-        return Err(Error::ChrootNeedsRoot);
+/// Whether this process may do that.
+pub(super) fn check() -> Result<(), Error> {
+    match identity::is_root() {
+        true => Ok(()),
+        false => Err(Error::ChrootNeedsRoot),
     }
-    supervisor::fork()
 }
 
 /// Moves the forked process into the share. Returns the new root.

@@ -61,6 +61,9 @@ pub enum Error {
     /// The second process cannot be started.
     #[error("cannot start the confined process")]
     Fork(#[source] io::Error),
+    /// The process that starts the confined one has failed, for this reason.
+    #[error("{0}")]
+    Launch(String),
     /// The first process died before the second one was ready.
     #[error("the supervisor process has died")]
     Orphaned,

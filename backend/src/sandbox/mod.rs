@@ -5,14 +5,13 @@
 //! capabilities it does not need, and installs the list of permitted system calls.
 //!
 //! ```text
-//! gangplankd ─┬─ fork ── supervisor: stays outside, forwards signals, removes the socket
+//! gangplankd ─┬─ fork ── supervisor: stays outside, forwards signals, reloads, removes the socket
 //!             └─ acceptor: namespaces ─ pivot_root │ chroot ─ capabilities ─ seccomp
 //!                  └─ keeper of a guest: mount namespace ─ capabilities ─ seccomp
 //!                       └─ worker: capabilities ─ landlock ─ seccomp ─ serves the guest
 //! ```
 //!
-//! With `--sandbox=none` the process that the operator started is the acceptor, and no process
-//! moves.
+//! With `--sandbox=none` no process moves.
 //!
 //! Lists of system calls, Landlock and the permitted capabilities can only become stricter, and a
 //! process inherits them. So the acceptor's permit all that a keeper may do, and the keeper's all
@@ -36,23 +35,26 @@ mod seccomp;
 mod supervisor;
 mod user_namespace;
 
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use caps::CapsHashSet;
 use gangplank_sandbox::capabilities::{restrict, resume, suspend};
 use gangplank_sandbox::landlock as rules;
 use rustix::fs::{CWD, Mode as FileMode, OFlags};
-use rustix::process::fchdir;
+use rustix::process::{Pid, fchdir};
 
+use crate::handover::channel::Channel;
 use crate::passthrough::Abilities;
 use crate::passthrough::options::InodeFileHandles;
 use crate::sys::file;
 use crate::sys::file_handle::FileHandle;
+use crate::sys::process;
 pub use error::Error;
 pub use options::Options;
 use options::{Mode, Seccomp};
 use seccomp::Process;
+use supervisor::Side;
 pub use supervisor::Supervisor;
 
 /// What the acceptor needs to confine keepers, and what it found out about workers' permissions.
@@ -62,6 +64,8 @@ pub struct Confined {
     root: OwnedFd,
     /// `/proc`, `O_PATH`.
     proc: OwnedFd,
+    /// The user namespace, if it is an ordinary user's own.
+    user_namespace: Option<OwnedFd>,
     mode: Mode,
     seccomp: Seccomp,
     use_landlock: bool,
@@ -76,6 +80,8 @@ pub struct Confined {
 pub struct ConfinedKeeper {
     /// The shared directory, `O_PATH`, in the mount namespace of the keeper and its workers.
     root: OwnedFd,
+    /// Whether the guest has a mount namespace of its own.
+    has_mount_namespace: bool,
     /// What `root` was when the keeper was confined, in the keeper's own memory.
     root_identity: (u64, u32, u32, u64),
     seccomp: Seccomp,
@@ -98,10 +104,35 @@ pub struct ConfinedWorker {
 /// The role of the calling process after [`confine`].
 #[derive(Debug)]
 pub enum Role {
-    /// Confined; it accepts the guests' connections.
-    Acceptor(Confined),
+    /// Confined; it accepts the guests' connections. With the channel to its supervisor.
+    Acceptor(Confined, Channel),
     /// Outside of the sandbox; it watches the acceptor.
     Supervisor(Supervisor),
+    /// It has started the acceptor for the supervisor of [`Start::Successor`].
+    Launcher(Pid),
+}
+
+/// How a daemon starts.
+#[derive(Debug)]
+pub enum Start {
+    /// By itself.
+    First,
+    /// Beside the processes that it takes guests over from.
+    Successor {
+        /// The calling process's parent, which supervises those.
+        supervisor: Channel,
+        /// The user namespace of those; `None` if they have none of their own.
+        user_namespace: Option<OwnedFd>,
+    },
+}
+
+/// Where an earlier keeper of a guest was.
+#[derive(Debug)]
+pub struct GuestPlace {
+    /// The shared directory, `O_PATH`.
+    pub root: OwnedFd,
+    /// The mount namespace, with `--sandbox=namespace`.
+    pub mount_namespace: Option<OwnedFd>,
 }
 
 /// Drops every permission that serving `shared_dir` does not need.
@@ -115,6 +146,7 @@ pub fn confine(
     options: &Options,
     handles: InodeFileHandles,
     shared_dir: &Path,
+    start: Start,
 ) -> Result<Role, Error> {
     // The first call reads the auxiliary vector, by calls that are not on any list.
     let _ = rustix::param::page_size();
@@ -124,25 +156,45 @@ pub fn confine(
     identity::drop_supplementary_groups()?;
     let mut ids = identity::mapped_ids();
 
+    if options.mode == Mode::Chroot {
+        chroot::check()?;
+    }
+    let (supervisor, user_namespace) = match start {
+        Start::First => (None, None),
+        Start::Successor {
+            supervisor,
+            user_namespace,
+        } => (Some(supervisor), user_namespace),
+    };
+    let is_ordinary = options.mode == Mode::Namespace && !identity::is_root();
+    let side = supervisor::fork(supervisor, |as_sibling| match (options.mode, as_sibling) {
+        (Mode::Namespace, _) => namespaces::fork(options, user_namespace.as_ref(), as_sibling),
+        (Mode::Chroot | Mode::None, false) => process::fork().map_err(Error::Fork),
+        (Mode::Chroot | Mode::None, true) => process::fork_sibling().map_err(Error::Fork),
+    })?;
+    drop(user_namespace);
+    let supervisor = match side {
+        Side::Confined(supervisor) => supervisor,
+        Side::Supervisor(supervisor) => return Ok(Role::Supervisor(supervisor)),
+        Side::Launcher(acceptor) => return Ok(Role::Launcher(acceptor)),
+    };
+    let mut user_namespace = None;
     let (root, proc) = match options.mode {
         Mode::None => (share, proc_self::open_proc()?),
-        Mode::Chroot => match chroot::fork()? {
-            Some(supervisor) => return Ok(Role::Supervisor(supervisor)),
-            None => {
-                let proc = proc_self::open_proc()?;
-                (chroot::enter(&share)?, proc)
+        Mode::Chroot => {
+            let proc = proc_self::open_proc()?;
+            (chroot::enter(&share)?, proc)
+        }
+        Mode::Namespace => {
+            drop(share);
+            // An ordinary user's are others now.
+            ids = identity::mapped_ids();
+            identity::drop_supplementary_groups()?;
+            if is_ordinary {
+                user_namespace = Some(namespaces::user_namespace()?);
             }
-        },
-        Mode::Namespace => match namespaces::fork(options)? {
-            Some(supervisor) => return Ok(Role::Supervisor(supervisor)),
-            None => {
-                drop(share);
-                // An ordinary user's are others now.
-                ids = identity::mapped_ids();
-                identity::drop_supplementary_groups()?;
-                (namespaces::enter(shared_dir)?, proc_self::open_proc()?)
-            }
-        },
+            (namespaces::enter(shared_dir)?, proc_self::open_proc()?)
+        }
     };
 
     // A worker whose keeper was killed becomes the acceptor's child.
@@ -172,15 +224,17 @@ pub fn confine(
     drop(mount);
     suspend()?;
     seccomp::install(options.seccomp, Process::Acceptor)?;
-    Ok(Role::Acceptor(Confined {
+    let confined = Confined {
         root,
         proc,
+        user_namespace,
         mode: options.mode,
         seccomp: options.seccomp,
         use_landlock: chosen.landlock,
         kept,
         abilities,
-    }))
+    };
+    Ok(Role::Acceptor(confined, supervisor))
 }
 
 impl Confined {
@@ -190,16 +244,22 @@ impl Confined {
     /// The working directory becomes the `/proc` by which workers open their own descriptors.
     /// Unlike a descriptor, a worker can give it up while the keeper keeps it.
     ///
+    /// With `earlier`, the guest had another keeper, and its mounts and root stay what they are.
+    ///
     /// # Errors
     /// The first mechanism that fails.
-    pub fn confine_keeper(self) -> Result<ConfinedKeeper, Error> {
+    pub fn confine_keeper(self, earlier: Option<GuestPlace>) -> Result<ConfinedKeeper, Error> {
+        drop(self.user_namespace);
         let (root, proc) = match self.mode {
             Mode::Namespace => {
                 drop((self.root, self.proc));
                 resume()?;
-                namespaces::enter_guest()?
+                namespaces::enter_guest(earlier.and_then(|place| place.mount_namespace))?
             }
-            Mode::Chroot | Mode::None => (self.root, self.proc),
+            Mode::Chroot | Mode::None => {
+                let root = earlier.map_or(self.root, |place| place.root);
+                (root, self.proc)
+            }
         };
         fchdir(&proc).map_err(|error| Error::ProcSelfFd(error.into()))?;
         drop(proc);
@@ -208,11 +268,17 @@ impl Confined {
         Ok(ConfinedKeeper {
             root_identity: identity_of(&root)?,
             root,
+            has_mount_namespace: self.mode == Mode::Namespace,
             seccomp: self.seccomp,
             use_landlock: self.use_landlock,
             kept: self.kept,
             abilities: self.abilities,
         })
+    }
+
+    /// The user namespace of an ordinary user's processes.
+    pub fn user_namespace(&self) -> Option<BorrowedFd<'_>> {
+        self.user_namespace.as_ref().map(AsFd::as_fd)
     }
 }
 
@@ -240,6 +306,30 @@ impl ConfinedKeeper {
         restrict(&self.kept)?;
         seccomp::install(self.seccomp, Process::Worker)?;
         Ok(ConfinedWorker { root, proc_self_fd })
+    }
+
+    /// Where the keeper is, for the next keeper.
+    ///
+    /// # Errors
+    /// `/proc` cannot be read; no descriptor is left.
+    pub fn place(&self) -> Result<GuestPlace, Error> {
+        let namespace = self.has_mount_namespace.then(namespaces::mount_namespace);
+        Ok(GuestPlace {
+            root: self.root.try_clone().map_err(Error::Reopen)?,
+            mount_namespace: namespace.transpose()?,
+        })
+    }
+
+    /// Gives the keeper's descriptors numbers from `lowest` on.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn move_descriptors(self, lowest: RawFd) -> Result<Self, Error> {
+        let moved = |descriptor| process::move_up(descriptor, lowest).map_err(Error::Reopen);
+        Ok(Self {
+            root: moved(self.root)?,
+            ..self
+        })
     }
 
     /// The numbers of the calling process's descriptors.

@@ -1,42 +1,104 @@
 //! `--sandbox=namespace`: new mount, process and network namespaces, inside a new user namespace
 //! for an ordinary user.
 
-use std::os::fd::OwnedFd;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::thread::UnshareFlags;
+use gangplank_service::error_chain;
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, WaitOptions, waitpid};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 use super::error::Error;
 use super::options::Options;
-use super::{
-    identity, pivot, proc_self,
-    supervisor::{self, Supervisor},
-    user_namespace,
-};
-use crate::sys::process::unshare;
+use super::{identity, pivot, proc_self, user_namespace};
+use crate::sys::process::{self, Forked, unshare};
 
-/// Starts the confined process as the first one of a new process namespace. Returns `None` in it.
+/// Starts the confined process as the first one of a new process namespace. For an ordinary user
+/// that is in a user namespace: the given one, or a new one. It remains the same user to the
+/// outside.
 ///
-/// The calling process keeps its namespaces, except that an ordinary user's process enters the new
-/// user namespace as well. It remains the same user to the outside.
+/// The calling process keeps its namespaces, except that it enters the given one. With
+/// `as_sibling`, the new process is a child of its parent, and it is an ordinary user's only with a
+/// user namespace.
 ///
 /// # Errors
 /// The kernel refuses, or `options` maps ids although root needs no user namespace.
-pub(super) fn fork(options: &Options) -> Result<Option<Supervisor>, Error> {
-    if !identity::is_root() {
-        user_namespace::enter(options)?;
-    } else if let Some(option) = options.mapped_ids() {
-        return Err(Error::MapAsRoot(option));
+pub(super) fn fork(
+    options: &Options,
+    user_namespace: Option<&OwnedFd>,
+    as_sibling: bool,
+) -> Result<Forked, Error> {
+    if identity::is_root() {
+        return match options.mapped_ids() {
+            None => clone(as_sibling),
+            Some(option) => Err(Error::MapAsRoot(option)),
+        };
     }
-    unshare(UnshareFlags::NEWPID).map_err(|source| Error::Namespaces {
-        what: "a process namespace",
-        source,
-    })?;
-    let supervisor = supervisor::fork()?;
-    if supervisor.is_none() {
+    let forked = match user_namespace {
+        Some(namespace) => {
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::User)).map_err(
+                |error| Error::UserNamespace {
+                    what: "enter",
+                    source: error.into(),
+                },
+            )?;
+            clone(as_sibling)?
+        }
+        None => launch(|| {
+            user_namespace::enter(options)?;
+            clone(true)
+        })?,
+    };
+    if matches!(forked, Forked::Child) {
         user_namespace::become_root(options)?;
     }
-    Ok(supervisor)
+    Ok(forked)
+}
+
+fn clone(as_sibling: bool) -> Result<Forked, Error> {
+    process::clone_into_process_namespace(as_sibling).map_err(|source| Error::Namespaces {
+        what: "a process namespace",
+        source,
+    })
+}
+
+/// Has another process, which may change its namespaces, make a child of the calling one by
+/// `start`. Returns in that child as well.
+fn launch(start: impl FnOnce() -> Result<Forked, Error>) -> Result<Forked, Error> {
+    let (mut launched, mut report) = io::pipe().map_err(Error::Fork)?;
+    let launcher = match process::fork().map_err(Error::Fork)? {
+        Forked::Parent(launcher) => launcher,
+        Forked::Child => {
+            drop(launched);
+            let said = match start() {
+                Ok(Forked::Child) => return Ok(Forked::Child),
+                Ok(Forked::Parent(child)) => child.as_raw_nonzero().to_string(),
+                Err(error) => error_chain(&error),
+            };
+            // If this fails, the operator's process has ended, and this one does in any case.
+            let _ = report.write_all(said.as_bytes());
+            process::exit(0)
+        }
+    };
+    drop(report);
+    let mut said = String::new();
+    let read = launched.read_to_string(&mut said);
+    while let Err(Errno::INTR) = waitpid(Some(launcher), WaitOptions::empty()) {}
+    read.map_err(Error::Fork)?;
+    let child = said.parse().ok().and_then(Pid::from_raw);
+    child.map(Forked::Parent).ok_or(Error::Launch(said))
+}
+
+/// The calling process's user namespace.
+pub(super) fn user_namespace() -> Result<OwnedFd, Error> {
+    let opened = open_namespace(CWD, "/proc/self/ns/user");
+    opened.map_err(|error| Error::UserNamespace {
+        what: "open",
+        source: error.into(),
+    })
 }
 
 /// Moves the forked process into its namespaces, whose root holds nothing but the share and
@@ -50,11 +112,32 @@ pub(super) fn enter(shared_dir: &Path) -> Result<OwnedFd, Error> {
 }
 
 /// Moves a keeper, and the workers that it starts, into a mount namespace of their own, in which
-/// the share is the root. Returns the root, and the namespace's `/proc`, which is outside the root.
-pub(super) fn enter_guest() -> Result<(OwnedFd, OwnedFd), Error> {
-    new_namespaces(UnshareFlags::NEWNS, "a mount namespace")?;
+/// the share is the root; into the one of the keeper before, if there was one. Returns the root, and
+/// the namespace's `/proc`, which is outside the root.
+pub(super) fn enter_guest(earlier: Option<OwnedFd>) -> Result<(OwnedFd, OwnedFd), Error> {
+    match &earlier {
+        None => new_namespaces(UnshareFlags::NEWNS, "a mount namespace")?,
+        Some(namespace) => {
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount)).map_err(
+                |error| Error::Namespaces {
+                    what: "a guest's mount namespace anew",
+                    source: error.into(),
+                },
+            )?;
+        }
+    }
     let proc = proc_self::open_proc()?;
     Ok((pivot::enter_guest_root()?, proc))
+}
+
+/// The mount namespace of a keeper, whose working directory is `/proc`.
+pub(super) fn mount_namespace() -> Result<OwnedFd, Error> {
+    open_namespace(CWD, "self/ns/mnt").map_err(|error| Error::ProcSelfFd(error.into()))
+}
+
+fn open_namespace(directory: BorrowedFd<'_>, path: &str) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    rustix::fs::openat(directory, path, flags, Mode::empty())
 }
 
 fn new_namespaces(namespaces: UnshareFlags, what: &'static str) -> Result<(), Error> {

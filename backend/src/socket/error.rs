@@ -22,6 +22,9 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// The files of the program before are out of reach.
+    #[error("cannot keep the socket's files")]
+    Inherit(#[source] io::Error),
     /// Another daemon has the lock.
     #[error(
         "socket {path:?} is in use: {owner} has locked its pid file; stop it or pass another \

@@ -10,8 +10,11 @@
 
 use std::io;
 use std::mem::offset_of;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use thiserror::Error;
 
 use super::device::DEVICE_WORDS;
 use super::files::{FileRecord, LockRecord, SyncfsRecord};
@@ -26,6 +29,9 @@ use crate::sys::shared_memory::{Shared, SharedMemory, SharedSlice, shared_struct
 
 /// Version of the layout of all parts. Another version of the daemon that has another layout does
 /// not read it.
+///
+/// It also stands for what follows from the state and is not in it, such as the features that an
+/// offer of INIT leads to.
 pub const LAYOUT: u32 = 2;
 
 /// The arena's first bytes, as a little-endian number.
@@ -52,6 +58,17 @@ pub struct Limits {
     pub rings: usize,
     /// Descriptors of the largest ring.
     pub ring_size: usize,
+}
+
+shared_struct! {
+    /// [`Limits`], from which the offsets of all parts follow.
+    #[derive(Debug, Default)]
+    struct LimitsRecord {
+        inode_bytes: AtomicU64,
+        descriptors: AtomicU64,
+        rings: AtomicU32,
+        ring_size: AtomicU32,
+    }
 }
 
 shared_struct! {
@@ -95,7 +112,50 @@ shared_struct! {
         foreign_nodes: ForeignRecord,
         /// The handles that another daemon has chosen.
         foreign_handles: ForeignRecord,
+        /// What the arena has room for.
+        limits: LimitsRecord,
     }
+}
+
+impl LimitsRecord {
+    fn set(&self, limits: Limits) {
+        let number = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        self.inode_bytes
+            .store(limits.inode_bytes, Ordering::Relaxed);
+        self.descriptors
+            .store(limits.descriptors, Ordering::Relaxed);
+        self.rings.store(number(limits.rings), Ordering::Relaxed);
+        self.ring_size
+            .store(number(limits.ring_size), Ordering::Relaxed);
+    }
+
+    /// Within bounds, whatever another process has written.
+    fn get(&self) -> Limits {
+        let number = |number: &AtomicU32| number.load(Ordering::Relaxed) as usize;
+        Limits {
+            inode_bytes: self.inode_bytes.load(Ordering::Relaxed),
+            descriptors: self.descriptors.load(Ordering::Relaxed),
+            rings: number(&self.rings).min(1 << 8),
+            ring_size: number(&self.ring_size).min(1 << 16),
+        }
+    }
+}
+
+/// Why the memory that another process has passed is no state to go on with.
+#[derive(Debug, Error)]
+pub enum AttachError {
+    /// It is something else.
+    #[error("it is not a guest's state")]
+    NoArena,
+    /// Another version of the daemon has made it.
+    #[error("it has version {found}, and this program reads version {LAYOUT}")]
+    Layout {
+        /// The version that it has.
+        found: u32,
+    },
+    /// It cannot be mapped.
+    #[error("it cannot be mapped")]
+    Map(#[from] io::Error),
 }
 
 /// The memory of one guest's state.
@@ -218,9 +278,38 @@ impl Arena {
         header
             .hash_seed
             .store(u64::from_ne_bytes(seed), Ordering::Relaxed);
+        header.limits.set(limits);
         header.layout.store(LAYOUT, Ordering::Relaxed);
         header.magic.store(MAGIC, Ordering::Release);
         Ok(Arc::new(arena))
+    }
+
+    /// The arena in a memory file that another process has made, which may be of another version.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub fn attach(file: OwnedFd) -> Result<Arc<Self>, AttachError> {
+        let beginning = SharedMemory::attach(file.try_clone()?, size_of::<Header>())?;
+        let header = Part::<Header>::new(&Arc::new(beginning), 0, 1);
+        if header[0].magic.load(Ordering::Acquire) != MAGIC {
+            return Err(AttachError::NoArena);
+        }
+        let found = header[0].layout.load(Ordering::Relaxed);
+        if found != LAYOUT {
+            return Err(AttachError::Layout { found });
+        }
+        let layout = Layout::new(header[0].limits.get());
+        let memory = Arc::new(SharedMemory::attach(file, layout.len)?);
+        Ok(Arc::new(Self {
+            header: Part::new(&memory, 0, 1),
+            memory,
+            layout,
+        }))
+    }
+
+    /// The memory file; `None` if the process's limit of file sizes did not permit one.
+    pub fn file(&self) -> Option<BorrowedFd<'_>> {
+        self.memory.file()
     }
 
     /// The beginning.
@@ -405,6 +494,28 @@ mod tests {
             assert_eq!(word.swap(7, Ordering::Relaxed), 0);
         }
         assert_eq!(arena.header().magic.load(Ordering::Relaxed), MAGIC);
+    }
+
+    #[test]
+    fn another_process_finds_all_parts_where_they_are() {
+        let arena = Arena::small();
+        let last = arena.heap_words().len() - 1;
+        arena.heap_words()[last].store(9, Ordering::Relaxed);
+        let file = || arena.file().unwrap().try_clone_to_owned().unwrap();
+        let other = Arena::attach(file()).unwrap();
+        assert_eq!(other.heap_words()[last].load(Ordering::Relaxed), 9);
+        arena.header().layout.store(77, Ordering::Relaxed);
+        let error = Arena::attach(file()).unwrap_err().to_string();
+        assert!(error.contains("version 77"), "{error}");
+        arena.header().magic.store(0, Ordering::Relaxed);
+        let error = Arena::attach(file()).unwrap_err();
+        assert!(matches!(error, AttachError::NoArena));
+        // A file that is shorter than its limits say.
+        let arena = Arena::small();
+        arena.header().limits.rings.store(200, Ordering::Relaxed);
+        let file = arena.file().unwrap().try_clone_to_owned().unwrap();
+        let error = Arena::attach(file).unwrap_err();
+        assert!(matches!(error, AttachError::Map(_)));
     }
 
     #[test]

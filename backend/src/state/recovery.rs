@@ -18,19 +18,42 @@ pub fn note_death(arena: &Arena, signal: Option<i32>) {
     header.deaths.fetch_add(1, Ordering::Relaxed);
     let signal = signal.map_or(0, i32::cast_unsigned);
     header.last_signal.store(signal, Ordering::Relaxed);
-    // The pause begins with the first of several deaths before the guest is served again.
-    if header.died.load(Ordering::Relaxed) == 0 {
-        header.died.store(now(), Ordering::Release);
+    begin_pause(arena);
+}
+
+/// The pause begins with the first of several deaths before the guest is served again.
+fn begin_pause(arena: &Arena) {
+    let died = &arena.header().died;
+    if died.load(Ordering::Relaxed) == 0 {
+        died.store(now(), Ordering::Release);
     }
 }
 
-/// Whether the calling worker follows one that died.
+/// The value of the header's `last_signal` after a worker that was stopped for its successor.
+const STOPPED: u32 = u32::MAX;
+
+/// Notes that a worker was stopped so that another goes on.
+pub fn note_stop(arena: &Arena) {
+    let header = arena.header();
+    header.last_signal.store(STOPPED, Ordering::Relaxed);
+    begin_pause(arena);
+}
+
+/// Whether the last worker was stopped and did not die.
+pub fn is_after_stop(arena: &Arena) -> bool {
+    arena.header().last_signal.load(Ordering::Relaxed) == STOPPED
+}
+
+/// Whether the calling worker follows one that died, or was stopped.
 pub fn is_after_death(arena: &Arena) -> bool {
     arena.header().died.load(Ordering::Acquire) != 0
 }
 
 /// How much the last death counts against the requests that were running.
 pub fn blame(arena: &Arena) -> Blame {
+    if is_after_stop(arena) {
+        return Blame::Stopped;
+    }
     match i32::try_from(arena.header().last_signal.load(Ordering::Relaxed)) {
         Ok(libc::SIGKILL | libc::SIGTERM) => Blame::Killed,
         _ => Blame::Failed,
@@ -72,6 +95,9 @@ mod tests {
         assert!(is_after_death(&arena));
         assert!(note_recovered(&arena) >= Duration::from_millis(2));
         assert!(!is_after_death(&arena));
+        note_stop(&arena);
+        assert!(is_after_death(&arena) && is_after_stop(&arena));
+        assert_eq!(blame(&arena), Blame::Stopped);
         assert_eq!(arena.header().deaths.load(Ordering::Relaxed), 2);
     }
 }

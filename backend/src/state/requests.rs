@@ -142,6 +142,8 @@ impl Word {
 /// How much a death counts against the requests that were running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
+    /// The daemon itself stopped the worker.
+    Stopped = 0,
     /// The worker failed. At the second such death the request is answered with an error.
     Failed = 3,
     /// Something else may have killed the worker: SIGKILL comes from the kernel when memory runs

@@ -4,10 +4,10 @@
     reason = "fork, unshare, signal and descriptors given by number have no safe wrapper"
 )]
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 
 use rustix::process::Pid;
 use rustix::thread::UnshareFlags;
@@ -62,6 +62,89 @@ pub fn clone_sharing_descriptors() -> io::Result<Forked> {
     forked(unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) })
 }
 
+/// Starts a copy of the calling process as the first one of a new process namespace. The calling
+/// process must have a single thread.
+///
+/// With `as_sibling`, the copy becomes a child of the calling process's parent.
+///
+/// The C library does not learn of the new process: see [`clone_sharing_descriptors`].
+///
+/// # Errors
+/// Those of clone(2).
+pub fn clone_into_process_namespace(as_sibling: bool) -> io::Result<Forked> {
+    clone(libc::CLONE_NEWPID, as_sibling)
+}
+
+/// As [`fork`], as a child of the calling process's parent.
+///
+/// # Errors
+/// Those of clone(2).
+pub fn fork_sibling() -> io::Result<Forked> {
+    clone(0, true)
+}
+
+fn clone(flags: i32, as_sibling: bool) -> io::Result<Forked> {
+    let parent = if as_sibling { libc::CLONE_PARENT } else { 0 };
+    let flags = libc::c_long::from(flags | parent | libc::SIGCHLD);
+    // SAFETY: as in `clone_sharing_descriptors`; the copy has descriptors of its own.
+    forked(unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) })
+}
+
+/// Executes the program in `file` in place of this process. Returns only if that fails.
+///
+/// The process keeps its pending signals and which are blocked, and its descriptors that are not
+/// close-on-exec.
+#[must_use]
+pub fn execute(file: BorrowedFd<'_>, arguments: &[CString], variables: &[CString]) -> io::Error {
+    let pointers = |strings: &[CString]| {
+        let pointers = strings.iter().map(|string| string.as_ptr());
+        pointers.chain([std::ptr::null()]).collect::<Vec<_>>()
+    };
+    let (arguments, variables) = (pointers(arguments), pointers(variables));
+    // SAFETY: the arrays end with a null pointer, and their strings live until the call returns.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            arguments.as_ptr(),
+            variables.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    io::Error::last_os_error()
+}
+
+/// Moves a descriptor to the lowest free number from `lowest` on.
+///
+/// # Errors
+/// Those of fcntl(2).
+pub fn move_up(descriptor: OwnedFd, lowest: RawFd) -> io::Result<OwnedFd> {
+    Ok(rustix::io::fcntl_dupfd_cloexec(&descriptor, lowest)?)
+}
+
+/// Gives a descriptor another number, which must be free, and leaves it open for the process's
+/// descendants to adopt.
+///
+/// # Errors
+/// Those of dup3(2); `AlreadyExists` if the number is not free.
+pub fn place(descriptor: OwnedFd, number: RawFd) -> io::Result<()> {
+    if descriptor.as_raw_fd() == number {
+        let _ = descriptor.into_raw_fd();
+        return Ok(());
+    }
+    // SAFETY: F_GETFD takes no pointers and accepts any number.
+    if unsafe { libc::fcntl(number, libc::F_GETFD) } >= 0 {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    // SAFETY: the number is free, so that nothing in the program owns it.
+    let placed = unsafe { libc::dup3(descriptor.as_raw_fd(), number, libc::O_CLOEXEC) };
+    match placed {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
 /// Ends the process at once, without destructors and without the C library's exit handlers.
 pub fn exit(status: u8) -> ! {
     // SAFETY: has no conditions.
@@ -93,6 +176,29 @@ pub fn adopt(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: the descriptor is open, and by this function's contract nothing in the program owns
     // it.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// A descriptor given by its number, which must stay open: a keeper whose worker has ended opens and
+/// closes nothing of the guest's.
+#[must_use]
+pub fn borrow<'a>(number: RawFd) -> BorrowedFd<'a> {
+    // SAFETY: the number was read from the list of open descriptors, so that it is not -1, and by
+    // this function's contract it stays open.
+    unsafe { BorrowedFd::borrow_raw(number) }
+}
+
+/// A copy of a descriptor given by its number, whoever owns that.
+///
+/// # Errors
+/// `EBADF` if it is not open; EMFILE.
+pub fn duplicate(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes no pointers and accepts any number.
+    let copy = unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 0) };
+    if copy < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is new.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
 /// Closes all descriptors from `first` to `last`, as far as they are open.
@@ -140,6 +246,7 @@ const IGNORED: [libc::c_int; 9] = [
 ///   EFBIG instead of ending the process.
 /// - SIGUSR1, SIGUSR2 and others that mean nothing here are ignored. By default they would end the
 ///   process. A worker installs its own handler of SIGUSR1 later.
+/// - SIGHUP has its default, because it asks for a reload also where nohup(1) started the daemon.
 /// - SIGCHLD has its default, because the kernel reports no ended processes while it is ignored.
 /// - SIGUSR1, which wakes blocked threads ([`super::interrupt`]), is not blocked.
 ///
@@ -150,8 +257,10 @@ pub fn set_signal_dispositions() -> io::Result<()> {
         // SAFETY: an ignored signal runs no handler.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
-    // SAFETY: as above, for a signal with its default.
-    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+    for signal in [libc::SIGHUP, libc::SIGCHLD] {
+        // SAFETY: as above, for a signal with its default.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: `set` is writable; the call initialises all of it.
     unsafe { libc::sigemptyset(set.as_mut_ptr()) };

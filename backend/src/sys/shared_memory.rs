@@ -152,6 +152,20 @@ impl SharedMemory {
         Self::mapped(map(file, offset, len)?, len, None)
     }
 
+    /// Maps the first `len` bytes, rounded up to whole pages, of a memory file that another process
+    /// has made.
+    ///
+    /// # Errors
+    /// Those of mmap(2); `InvalidData` if the file is shorter.
+    pub fn attach(file: OwnedFd, len: usize) -> io::Result<Self> {
+        let len = len.max(1).next_multiple_of(rustix::param::page_size());
+        let size = fstat(&file)?.st_size;
+        if usize::try_from(size).is_ok_and(|size| size >= len) {
+            return Self::mapped(map(file.as_fd(), 0, len)?, len, Some(file));
+        }
+        Err(io::ErrorKind::InvalidData.into())
+    }
+
     fn mapped(base: *mut c_void, len: usize, file: Option<OwnedFd>) -> io::Result<Self> {
         let failed = || io::Error::from_raw_os_error(libc::ENOMEM);
         Ok(Self {
@@ -292,6 +306,18 @@ mod tests {
             }
         }
         assert_eq!(values[1].load(Ordering::Relaxed), 7);
+    }
+
+    #[test]
+    fn what_another_process_made_is_mapped_as_far_as_it_reaches() {
+        let memory = memory(8192);
+        let file = || memory.file().unwrap().try_clone_to_owned().unwrap();
+        let other = Arc::new(SharedMemory::attach(file(), 4096).unwrap());
+        SharedSlice::<AtomicU64>::new(&memory, 0, 1)[0].store(5, Ordering::Relaxed);
+        let seen = SharedSlice::<AtomicU64>::new(&other, 0, 1)[0].load(Ordering::Relaxed);
+        assert_eq!(seen, 5);
+        let error = SharedMemory::attach(file(), 1 << 30).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     }
 
     #[test]

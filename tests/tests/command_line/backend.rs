@@ -5,9 +5,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use crate::fixture::{Fixture, root_or_skip};
 use anyhow::Result;
+use gangplank_tests::process::children;
 use rustix::process::Signal;
 
 #[test]
@@ -206,34 +208,32 @@ fn termination_signals_end_it_cleanly() -> Result<()> {
 }
 
 #[test]
-fn hang_up_ends_it_unless_it_was_started_to_survive_that() -> Result<()> {
+fn hang_up_has_it_reload_however_it_was_started() -> Result<()> {
     let fixture = Fixture::new()?;
-    let with_hang_up = |disposition: &str| {
-        let daemon = fixture.command(&[
-            "--socket-path=fs.sock",
-            "--shared-dir=share",
-            "--log-level=debug",
-        ]);
+    for disposition in ["default", "ignore"] {
+        let daemon = fixture.command(&["--socket-path=fs.sock", "--shared-dir=share"]);
         let mut command = std::process::Command::new("env");
         command
             .arg(format!("--{disposition}-signal=HUP"))
             .arg(daemon.get_program())
             .args(daemon.get_args())
             .current_dir(fixture.path());
-        command
-    };
-    let daemon = fixture.start_command(with_hang_up("default"))?;
-    assert!(daemon.signal(Signal::HUP)?.status.success());
-
-    let daemon = fixture.start_command(with_hang_up("ignore"))?;
-    let serving = daemon.acceptor_pid()?;
-    for process in [daemon.pid(), serving] {
-        rustix::process::kill_process(pid(process), Signal::HUP)?;
+        let daemon = fixture.start_command(command)?;
+        let old = daemon.acceptor_pid()?;
+        // As a terminal does: to all processes.
+        for process in [old, daemon.pid()] {
+            rustix::process::kill_process(pid(process), Signal::HUP)?;
+        }
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while children(daemon.pid())?.contains(&old) {
+            assert!(Instant::now() < deadline, "it does not reload");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let ended = daemon.signal(Signal::TERM)?;
+        assert!(ended.status.success(), "{ended:?}");
+        assert!(ended.errors.contains("reload 1 is done"), "{ended:?}");
+        assert!(!fixture.file("fs.sock").exists());
     }
-    // If the daemon handled the signal, it would do so, and log it, before the next one.
-    let ended = daemon.signal(Signal::TERM)?;
-    assert!(ended.status.success());
-    assert!(!ended.errors.contains("signal 1:"), "{ended:?}");
     Ok(())
 }
 

@@ -121,16 +121,15 @@ fn chroot_has_the_share_as_root() -> Result<()> {
 fn without_sandbox_the_processes_still_give_up_what_they_can() -> Result<()> {
     let fixture = Fixture::new()?;
     let daemon = fixture.serve(&["--sandbox=none"])?;
-    assert_eq!(daemon.acceptor_pid()?, daemon.pid());
     let guest = daemon.connect()?;
-    for process in [daemon.pid(), guest.keeper, guest.worker] {
+    for process in [daemon.acceptor_pid()?, guest.keeper, guest.worker] {
         let process = Process(process);
         assert_eq!(process.status("Seccomp")?, "2");
         assert_eq!(process.status("NoNewPrivs")?, "1");
         let effective = process.capabilities("CapEff")?;
         assert_eq!(effective & !(NEEDED | DAC_READ_SEARCH), 0);
     }
-    assert_eq!(Process(daemon.pid()).capabilities("CapEff")?, 0);
+    assert_eq!(Process(daemon.acceptor_pid()?).capabilities("CapEff")?, 0);
     assert!(daemon.signal(Signal::TERM)?.status.success());
     Ok(())
 }
@@ -207,7 +206,7 @@ fn ordinary_user_without_sandbox_serves_with_no_capability() -> Result<()> {
     };
     let daemon = fixture.serve(&["--sandbox=none"])?;
     let guest = daemon.connect()?;
-    for process in [daemon.pid(), guest.worker] {
+    for process in [daemon.acceptor_pid()?, guest.worker] {
         assert_eq!(Process(process).capabilities("CapPrm")?, 0);
         assert_eq!(Process(process).status("Seccomp")?, "2");
     }

@@ -80,6 +80,7 @@ const ACCEPTOR: &[&[c_long]] = &[
     WAITING,
     CONFINING_WORKER,
     CONFINING_KEEPER,
+    STOPPING_WORKER,
     SIGNAL_SENDING,
     TIME,
     SIGNALS,
@@ -102,6 +103,7 @@ const KEEPER: &[&[c_long]] = &[
     ENDING,
     WAITING,
     CONFINING_WORKER,
+    STOPPING_WORKER,
     SIGNAL_SENDING,
     TIME,
     SIGNALS,
@@ -222,6 +224,10 @@ const CONFINING_WORKER: &[c_long] = &[
 /// What a keeper does before it installs its own list: it enters the guest's mount namespace.
 const CONFINING_KEEPER: &[c_long] = &[libc::SYS_chroot];
 
+/// How a keeper stops its worker for the next program. The worker's number is known only once it
+/// exists.
+const STOPPING_WORKER: &[c_long] = &[libc::SYS_kill];
+
 /// Signals to threads of any process. Its number is known only once the process exists.
 const SIGNAL_SENDING: &[c_long] = &[libc::SYS_tgkill];
 
@@ -275,6 +281,8 @@ pub(super) fn conditional(process: Process) -> Vec<Conditional> {
     }
     if process == Process::Acceptor {
         rows.push(int(libc::SYS_unshare, 0, libc::CLONE_NEWNS));
+        // A keeper enters the mount namespace of the keeper before it.
+        rows.push(int(libc::SYS_setns, 1, libc::CLONE_NEWNS));
     }
     rows
 }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::{FlockOperation, fcntl_lock, flock};
@@ -10,6 +11,9 @@ use rustix::io::Errno;
 
 /// The argument that makes this program run [`try_lock`].
 pub(crate) const TRY_LOCK: &str = "--try-posix-lock";
+
+/// The argument that makes this program run [`hold_locks`].
+pub(crate) const HOLD_LOCKS: &str = "--hold-locks";
 
 /// Exit status of [`try_lock`] when another process holds the lock.
 const HELD: i32 = 7;
@@ -53,6 +57,18 @@ pub(crate) fn posix_lock_excludes_processes(dir: &Path) -> Result<()> {
     );
     fcntl_lock(&file, FlockOperation::Unlock).context("unlock")?;
     ensure!(another_process_gets(&path)?, "the lock stayed after unlock");
+    Ok(())
+}
+
+/// Holds a record lock on the file `record` in `dir` and a `flock` on the file `whole`, until the
+/// file `end` exists.
+pub(crate) fn hold_locks(dir: &Path, end: &Path) -> Result<()> {
+    let (record, whole) = (open(&dir.join("record"))?, open(&dir.join("whole"))?);
+    fcntl_lock(&record, FlockOperation::NonBlockingLockExclusive).context("the record lock")?;
+    flock(&whole, FlockOperation::NonBlockingLockExclusive).context("the flock")?;
+    while !end.exists() {
+        std::thread::sleep(Duration::from_millis(100));
+    }
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 //!
 //!     guest-check DIRECTORY CHECK...
 //!     guest-check DIRECTORY idmapped-mount TARGET PID
+//!     guest-check DIRECTORY --hold-locks END
 #![allow(clippy::print_stdout, reason = "a program for the console")]
 
 mod data;
@@ -67,6 +68,11 @@ fn run() -> Result<()> {
         && word == idmapped::MOUNT
     {
         return idmapped::mount(&directory, target, pid);
+    }
+    if let [name, end] = &names[..]
+        && name == locks::HOLD_LOCKS
+    {
+        return locks::hold_locks(&directory, Path::new(end));
     }
     let mut failed = 0;
     for name in &names {

@@ -1,7 +1,8 @@
-//! Workers that are killed at any moment while a guest works: the guest gets no error, and nothing
-//! is lost or done twice.
+//! Workers that are killed, and daemons that reload, at any moment while a guest works: the guest
+//! gets no error, and nothing is lost or done twice.
 //!
-//! The short form kills 100 times in about a minute, `scripts/test --long` 10,000 times.
+//! The short form kills 100 times in about two minutes, `scripts/test --long` 10,000 times. A tenth
+//! as many reloads are made.
 
 mod debian;
 mod programs;
@@ -9,7 +10,8 @@ mod programs;
 use std::fmt::Write as _;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
-use std::process::ExitCode;
+use std::path::Path;
+use std::process::{Command, ExitCode};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,6 +22,8 @@ use gangplank_tests::guest::{Guest, Machine, Options};
 use gangplank_tests::process::User;
 use gangplank_tests::runner::{self, Runner};
 use gangplank_tests::tools;
+use rustix::fs::{FlockOperation, fcntl_lock, flock};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -33,6 +37,38 @@ const KILLS_VARIABLE: &str = "GANGPLANK_KILLS";
 
 /// Time between two kills, at least and at most.
 const PAUSE_MS: (u64, u64) = (50, 900);
+
+/// How the guest is disturbed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Disturbance {
+    /// Its worker is killed.
+    Kill,
+    /// The daemon reloads.
+    Reload,
+}
+
+impl Disturbance {
+    /// The words of the daemon's log before the length of each pause.
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Kill => "is served again after ",
+            Self::Reload => "is served by the new program after ",
+        }
+    }
+}
+
+/// Programs that hold what only descriptors lead to: a file without a name, and locks.
+const HOLDERS: [(&str, &str); 2] = [
+    (
+        "unlinked",
+        "exec 8>/mnt/unlinked; echo kept >&8; exec 9</mnt/unlinked; rm /mnt/unlinked; \
+         while ! test -e /dev/shm/all-ended; do sleep 1; done; cat <&9; echo more >&8 && cat <&9",
+    ),
+    (
+        "locks",
+        "mkdir /mnt/locks && guest-check /mnt/locks --hold-locks /dev/shm/all-ended",
+    ),
+];
 
 /// Limit for the guest's programs to end after the last kill.
 const ENDING: Duration = Duration::from_secs(300);
@@ -50,8 +86,13 @@ max = 65536
 
 fn main() -> ExitCode {
     let mut runner = Runner::from_arguments();
-    runner.run("uml", || marathon(Machine::Uml));
-    runner.run("qemu_x86_64", || marathon(Machine::QemuX86_64));
+    runner.run("uml", || marathon(Machine::Uml, Disturbance::Kill));
+    runner.run("uml_reloads", || {
+        marathon(Machine::Uml, Disturbance::Reload)
+    });
+    runner.run("qemu_x86_64", || {
+        marathon(Machine::QemuX86_64, Disturbance::Kill)
+    });
     runner.finish()
 }
 
@@ -62,7 +103,7 @@ fn kills() -> Result<usize> {
     }
 }
 
-fn marathon(machine: Machine) -> Result<()> {
+fn marathon(machine: Machine, disturbance: Disturbance) -> Result<()> {
     let share = tempfile::Builder::new().prefix("gangplank-").tempdir()?;
     // pjdfstest runs as other users, who need to enter the directory.
     fs::set_permissions(share.path(), Permissions::from_mode(0o755))?;
@@ -71,17 +112,23 @@ fn marathon(machine: Machine) -> Result<()> {
     let options = daemon::Options::new(share.path());
     let arguments = ["--locks=host", "--xattr", "--max-crashes=1000000"];
     let daemon = Daemon::start(&options.arguments(&arguments))?;
-    work(machine, &daemon, &share).with_context(|| daemon.log())
+    work(machine, disturbance, &daemon, &share).with_context(|| daemon.log())
 }
 
-fn work(machine: Machine, daemon: &Daemon, share: &TempDir) -> Result<()> {
+fn work(
+    machine: Machine,
+    disturbance: Disturbance,
+    daemon: &Daemon,
+    share: &TempDir,
+) -> Result<()> {
     let mut options = Options::new(machine)
         .share(daemon.socket(), TAG)
-        .program("fsx", &tools::fsx()?);
+        .program("fsx", &tools::fsx()?)
+        .program("guest-check", &tools::guest_check(machine.arch())?);
     options.memory_mib = 1024;
     let mut guest = Guest::boot(&options)?;
-    // The tree's files belong to several users.
-    let has_debian = User::is_root();
+    // The tree's files belong to several users. A reload takes longer than a kill.
+    let has_debian = User::is_root() && disturbance == Disturbance::Kill;
     if has_debian {
         debian::prepare(share.path(), &guest)?;
     }
@@ -89,9 +136,23 @@ fn work(machine: Machine, daemon: &Daemon, share: &TempDir) -> Result<()> {
     if has_debian {
         debian::enter(&mut guest)?;
     } else {
-        runner::note("without root, only the first group of programs works");
+        runner::note("only the first group of programs works");
     }
-    let kills = kills()?;
+    for (name, program) in HOLDERS {
+        guest.sh(&format!(
+            "{{ ( {program}; echo ended with $? ) >/dev/shm/{name}.held 2>&1 & }}"
+        ))?;
+    }
+    let locks = share.path().join("locks");
+    let started = Instant::now();
+    while !are_locked(&locks).unwrap_or(false) {
+        ensure!(started.elapsed() < ENDING, "the guest locks no file");
+        thread::sleep(Duration::from_millis(10));
+    }
+    let kills = match disturbance {
+        Disturbance::Kill => kills()?,
+        Disturbance::Reload => kills()?.div_ceil(10),
+    };
     let groups = if has_debian {
         &GROUPS[..]
     } else {
@@ -99,9 +160,22 @@ fn work(machine: Machine, daemon: &Daemon, share: &TempDir) -> Result<()> {
     };
     for group in groups {
         let start = Instant::now();
-        run(&mut guest, daemon, group, kills * group.tenths / 10).context(group.name)?;
+        let times = match has_debian {
+            true => kills * group.tenths / 10,
+            false => kills,
+        };
+        let disturb = || {
+            match disturbance {
+                Disturbance::Kill => kill_worker(daemon)?,
+                Disturbance::Reload => reload(daemon)?,
+            }
+            ensure!(are_locked(&locks)?, "a lock of the guest is lost");
+            Ok(())
+        };
+        run(&mut guest, disturb, group, times).context(group.name)?;
         runner::note(&format!("{}: {:.0?}", group.name, start.elapsed()));
     }
+    check_holders(&mut guest)?;
     let told = guest.sh("dmesg | grep -i 'i/o error\\|fuse.*error'; true")?;
     ensure!(told.trim().is_empty(), "the guest's kernel says {told}");
     for (file, count) in [("log", "lines"), ("reopened", "reopened")] {
@@ -132,7 +206,7 @@ fn work(machine: Machine, daemon: &Daemon, share: &TempDir) -> Result<()> {
         guest.sh("umount /mnt/debian/dev/shm /mnt/debian/dev /mnt/debian/proc")?;
     }
     guest.sh("umount /mnt")?;
-    let mut pauses = pauses(&daemon.log());
+    let mut pauses = pauses(&daemon.log(), disturbance.words());
     pauses.sort_unstable();
     ensure!(
         pauses.len() >= kills / 5,
@@ -141,24 +215,46 @@ fn work(machine: Machine, daemon: &Daemon, share: &TempDir) -> Result<()> {
     );
     let at = |percent: usize| pauses[(pauses.len() - 1) * percent / 100];
     runner::note(&format!(
-        "{kills} kills, {taken} locks, {done}; the pauses: median {} ms, longest {} ms",
+        "{kills} times, {taken} locks, {done}; the pauses: median {} ms, longest {} ms",
         at(50),
         at(100)
     ));
     Ok(())
 }
 
-/// Has the programs work while workers are killed, and waits for their end.
-fn run(guest: &mut Guest, daemon: &Daemon, group: &Group, kills: usize) -> Result<()> {
+/// What was held by descriptors alone is still there.
+fn check_holders(guest: &mut Guest) -> Result<()> {
+    guest.sh("touch /dev/shm/all-ended")?;
+    for (name, expected) in [
+        ("unlinked", "kept\nmore\nended with 0\n"),
+        ("locks", "ended with 0\n"),
+    ] {
+        let ended = format!(
+            "for i in $(seq 60); do grep -q ^ended /dev/shm/{name}.held && break; sleep 1; done; \
+             cat /dev/shm/{name}.held"
+        );
+        let said = guest.sh_within(&ended, ENDING)?;
+        ensure!(said == expected, "{name}: {said:?}");
+    }
+    Ok(())
+}
+
+/// Has the programs work while `disturb` is called again and again, and waits for their end.
+fn run(
+    guest: &mut Guest,
+    disturb: impl Fn() -> Result<()>,
+    group: &Group,
+    times: usize,
+) -> Result<()> {
     guest.sh("rm -f /dev/shm/end")?;
     for (name, program) in group.programs {
         guest.sh(&format!(
             "{{ {{ ( {program} ) && echo done || echo failed; }} >/tmp/{name}.log 2>&1 & }}"
         ))?;
     }
-    for _ in 0..kills {
+    for _ in 0..times {
         thread::sleep(Duration::from_millis(fastrand::u64(PAUSE_MS.0..PAUSE_MS.1)));
-        kill_worker(daemon)?;
+        disturb()?;
     }
     // Also from the last death, the guest recovers.
     guest.sh("touch /dev/shm/end")?;
@@ -199,10 +295,34 @@ fn kill_worker(daemon: &Daemon) -> Result<()> {
     }
 }
 
-/// The pauses that the log tells, in milliseconds.
-fn pauses(log: &str) -> Vec<u64> {
+/// Has the daemon reload.
+fn reload(daemon: &Daemon) -> Result<()> {
+    let socket = format!("--socket-path={}", daemon.socket().display());
+    let mut command = Command::new(tools::gangplankd()?);
+    let output = command.args(["--reload", &socket]).output()?;
+    ensure!(output.status.success(), "{output:?}");
+    Ok(())
+}
+
+/// Whether the guest holds its locks on the files in a directory.
+fn are_locked(directory: &Path) -> Result<bool> {
+    let open = |name: &str| {
+        let mut options = fs::File::options();
+        options.read(true).write(true).open(directory.join(name))
+    };
+    let (record, whole) = (open("record")?, open("whole")?);
+    let is_held = |locked: Result<(), Errno>| match locked {
+        Err(Errno::AGAIN | Errno::ACCESS) => Ok(true),
+        locked => locked.map(|()| false),
+    };
+    let operation = FlockOperation::NonBlockingLockExclusive;
+    Ok(is_held(fcntl_lock(&record, operation))? && is_held(flock(&whole, operation))?)
+}
+
+/// The pauses that the log tells after `words`, in milliseconds.
+fn pauses(log: &str, words: &str) -> Vec<u64> {
     let after = |line: &str| {
-        let (_, rest) = line.split_once("is served again after ")?;
+        let (_, rest) = line.split_once(words)?;
         let number = rest.split(|letter: char| !letter.is_ascii_digit()).next();
         number?.parse().ok()
     };

@@ -1,0 +1,66 @@
+//! What an acceptor does when the next program is to take its guests over.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use super::{Acceptor, Guest};
+use crate::handover::PROTOCOL;
+use crate::handover::channel::{Channel, Message};
+use crate::state::arena::LAYOUT;
+
+impl Acceptor<'_> {
+    /// Does what the supervisor tells: hands the guests over to the program that it has started. If
+    /// that fails, the guests stay.
+    pub(super) fn hand_over(&mut self) {
+        let told = match self.means.supervisor.receive(None) {
+            Ok(Some(told)) if told.message == Message::HandOver => told,
+            Ok(_) => return,
+            Err(error) => return log::error!("cannot understand the supervisor: {error}"),
+        };
+        let Some(successor) = told.descriptors.into_iter().next().map(Channel::new) else {
+            return;
+        };
+        match self.introduce(&successor) {
+            // Connections wait until it is decided who accepts them.
+            Ok(()) => self.successor = Some(successor),
+            Err(error) => log::error!("cannot hand the guests over: {error}"),
+        }
+    }
+
+    /// Tells the successor of all guests, and their keepers of their successors.
+    fn introduce(&self, successor: &Channel) -> io::Result<()> {
+        let hello = Message::Hello {
+            protocol: PROTOCOL,
+            layout: LAYOUT,
+            guests: u32::try_from(self.guests.len()).map_err(io::Error::other)?,
+            connections: self.number,
+        };
+        let user_namespace = self.means.confined.user_namespace();
+        let passed = [Some(self.means.listener.as_fd()), user_namespace];
+        let passed: Vec<_> = passed.into_iter().flatten().collect();
+        successor.send(&hello, &passed)?;
+        self.guests
+            .iter()
+            .try_for_each(|guest| guest.introduce(successor))
+    }
+}
+
+impl Guest {
+    fn introduce(&self, successor: &Channel) -> io::Result<()> {
+        let (ours, theirs) = Channel::pair()?;
+        let message = Message::Guest {
+            number: self.number,
+            is_logged: self.is_logged,
+        };
+        successor.send(&message, &[theirs.as_fd()])?;
+        let told = self.control.as_ref().map(|control| {
+            let passed = [ours.as_fd()];
+            control.send(&Message::HandOver, &passed)
+        });
+        match told {
+            // The keeper has just ended, and its successor finds that out by the closed socket.
+            Some(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            told => told.unwrap_or(Ok(())),
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! The sockets by which processes hand guests over: whole messages, with descriptors.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use gangplank_vhost_user::descriptors::SCM_MAX_FD;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, FdFlags, fcntl_setfd};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
+    sendmsg, socketpair,
+};
+use serde::{Deserialize, Serialize};
+
+/// Bytes of the longest message: [`SCM_MAX_FD`] numbers, or the reason of a failure.
+const MAX_MESSAGE: usize = 4096;
+
+/// Bytes of a reason that are sent at most.
+const MAX_REASON: usize = 2048;
+
+/// How long a message may take to be sent. Receivers do nothing else.
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the processes say. The order of variants and fields belongs to the protocol's version,
+/// except that the first two stay what they are: they tell programs of different versions so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// From the old acceptor to the new one, first; with the listening socket and, if there is one,
+    /// the user namespace.
+    Hello {
+        /// [`super::PROTOCOL`].
+        protocol: u32,
+        /// [`crate::state::arena::LAYOUT`].
+        layout: u32,
+        /// How many [`Message::Guest`] follow.
+        guests: u32,
+        /// Connections so far.
+        connections: u64,
+    },
+    /// To whoever waits: it does not work, for this reason.
+    Failed(String),
+    /// From the old acceptor to the new one, with the socket to the guest's keeper.
+    Guest {
+        /// The guest's number in the log.
+        number: u64,
+        /// Whether the usual events of its connection are logged.
+        is_logged: bool,
+    },
+    /// From the supervisor to its acceptor, with the socket to the new one; and from the acceptor
+    /// to a keeper, with the socket to its successor.
+    HandOver,
+    /// From the old keeper to the new one, with the state's memory, the connection, the root and,
+    /// if it has one of its own, the mount namespace.
+    Offer,
+    /// From the new keeper to its acceptor: it can read the state. From that to the supervisor: all
+    /// keepers can.
+    Prepared,
+    /// From the new acceptor to its keepers, and from those to the old ones: stop the worker and
+    /// hand its descriptors over.
+    Take,
+    /// From the old keeper to the new one: the worker has ended. All descriptors have numbers below
+    /// this one.
+    Stopped {
+        /// The number.
+        end: u32,
+    },
+    /// From the old keeper to the new one, in ascending order: the numbers of the descriptors that
+    /// come with the next message.
+    Numbers(Vec<u32>),
+    /// From the old keeper to the new one, with the descriptors.
+    Descriptors,
+    /// After the last descriptors.
+    End,
+    /// From the new keeper to its acceptor: it holds everything. From that to the supervisor: all
+    /// keepers do.
+    Placed,
+    /// From the supervisor to the new acceptor, and from that to its keepers: the old processes
+    /// have ended, serve.
+    Go,
+    /// From the new program to the supervisor: its acceptor was started. With the program's file.
+    Started {
+        /// The acceptor's process id, as the supervisor sees it.
+        acceptor: i32,
+    },
+    /// From the supervisor to the new acceptor: it knows that one, and waits for its messages.
+    Known,
+    /// From an acceptor to its supervisor: it accepts guests.
+    Serving,
+}
+
+impl Message {
+    /// A failure in words.
+    pub fn failed(reason: &str) -> Self {
+        let end = reason.floor_char_boundary(MAX_REASON);
+        Self::Failed(reason[..end].to_owned())
+    }
+}
+
+/// One end of a connection between two processes of this program or another version of it.
+#[derive(Debug)]
+pub struct Channel(OwnedFd);
+
+/// A message that has arrived.
+#[derive(Debug)]
+pub struct Arrived {
+    /// What it says.
+    pub message: Message,
+    /// What came with it.
+    pub descriptors: Vec<OwnedFd>,
+}
+
+impl Channel {
+    /// Two ends.
+    ///
+    /// # Errors
+    /// Those of socketpair(2).
+    pub fn pair() -> io::Result<(Self, Self)> {
+        let (one, other) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        Ok((Self(one), Self(other)))
+    }
+
+    /// An end that another process has passed.
+    pub const fn new(socket: OwnedFd) -> Self {
+        Self(socket)
+    }
+
+    /// An end that the process was started with.
+    ///
+    /// # Errors
+    /// Those of fcntl(2).
+    pub fn from_inherited(socket: OwnedFd) -> io::Result<Self> {
+        fcntl_setfd(&socket, FdFlags::CLOEXEC)?;
+        Ok(Self(socket))
+    }
+
+    /// The socket.
+    pub fn into_inner(self) -> OwnedFd {
+        self.0
+    }
+
+    /// Replaces the socket by what `change` makes of a copy of it.
+    ///
+    /// # Errors
+    /// Those of `change`; no descriptor is left.
+    pub fn replace(
+        &mut self,
+        change: impl FnOnce(OwnedFd) -> io::Result<OwnedFd>,
+    ) -> io::Result<()> {
+        self.0 = change(self.0.try_clone()?)?;
+        Ok(())
+    }
+
+    /// Sends a message.
+    ///
+    /// # Errors
+    /// The other end is closed or does not receive, or the process may not send descriptors.
+    pub fn send(&self, message: &Message, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let bytes = postcard::to_allocvec(message).map_err(io::Error::other)?;
+        let deadline = Instant::now() + SEND_TIMEOUT;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SCM_MAX_FD))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        loop {
+            let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+            match sendmsg(&self.0, &[IoSlice::new(&bytes)], &mut control, flags) {
+                Ok(_) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => self.wait(PollFlags::OUT, Some(deadline))?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Receives a message. `None` if the other end is closed.
+    ///
+    /// # Errors
+    /// `TimedOut` at the deadline; `InvalidData` if it is no message, or descriptors were lost
+    /// because this process may not have more.
+    pub fn receive(&self, deadline: Option<Instant>) -> io::Result<Option<Arrived>> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SCM_MAX_FD))];
+        let mut bytes = [0; MAX_MESSAGE];
+        loop {
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+            let parts = &mut [IoSliceMut::new(&mut bytes)];
+            let received = match recvmsg(&self.0, parts, &mut control, flags) {
+                Ok(received) => received,
+                Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN) => {
+                    self.wait(PollFlags::IN, deadline)?;
+                    continue;
+                }
+                Err(Errno::CONNRESET) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            };
+            let mut descriptors = Vec::new();
+            for passed in control.drain() {
+                if let RecvAncillaryMessage::ScmRights(passed) = passed {
+                    descriptors.extend(passed);
+                }
+            }
+            if received.bytes == 0 {
+                return Ok(None);
+            }
+            if received
+                .flags
+                .intersects(ReturnFlags::CTRUNC | ReturnFlags::TRUNC)
+            {
+                let text = "descriptors were lost: the limit of open descriptors is too low";
+                return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+            }
+            let message = bytes.get(..received.bytes).map(postcard::from_bytes);
+            let Some(Ok(message)) = message else {
+                let text = "the other program speaks another protocol";
+                return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+            };
+            return Ok(Some(Arrived {
+                message,
+                descriptors,
+            }));
+        }
+    }
+
+    /// Receives the message that must come next, with its descriptors.
+    ///
+    /// # Errors
+    /// Those of [`Channel::receive`]; that the other end is closed; the reason of a
+    /// [`Message::Failed`].
+    pub fn expect(&self, deadline: Option<Instant>) -> io::Result<Arrived> {
+        match self.receive(deadline)? {
+            None => Err(io::ErrorKind::UnexpectedEof.into()),
+            Some(Arrived {
+                message: Message::Failed(reason),
+                ..
+            }) => Err(io::Error::other(reason)),
+            Some(arrived) => Ok(arrived),
+        }
+    }
+
+    fn wait(&self, events: PollFlags, deadline: Option<Instant>) -> io::Result<()> {
+        let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
+        let limit = left.and_then(|left| Timespec::try_from(left).ok());
+        match poll(&mut [PollFd::new(&self.0, events)], limit.as_ref()) {
+            Ok(0) => Err(io::ErrorKind::TimedOut.into()),
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// What came instead of the expected message.
+pub fn unexpected(message: &Message) -> io::Error {
+    let text = format!("the other program sent {message:?} out of turn");
+    io::Error::new(io::ErrorKind::InvalidData, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_arrive_whole_with_their_descriptors() {
+        let (one, other) = Channel::pair().unwrap();
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let full = Message::Numbers((0..253).map(|number| number + 1_000_000_000).collect());
+        let beside = vec![file.as_fd(); SCM_MAX_FD];
+        one.send(&full, &beside).unwrap();
+        one.send(&Message::failed(&"é".repeat(MAX_MESSAGE)), &[])
+            .unwrap();
+        let arrived = other.receive(None).unwrap().unwrap();
+        assert_eq!(arrived.message, full);
+        assert_eq!(arrived.descriptors.len(), SCM_MAX_FD);
+        let error = other.expect(None).unwrap_err().to_string();
+        assert!(error.ends_with('é') && error.len() <= MAX_REASON, "{error}");
+        let soon = Some(Instant::now());
+        let late = other.receive(soon).unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+        drop(one);
+        assert!(other.receive(None).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_is_no_message_is_refused() {
+        let (one, other) = Channel::pair().unwrap();
+        rustix::io::write(&one, b"\xff\xff\xff").unwrap();
+        let error = other.receive(None).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    }
+}
