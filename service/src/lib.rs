@@ -10,6 +10,7 @@ pub mod connect_timeout;
 pub mod error_chain;
 pub mod fnv;
 pub mod logging;
+pub mod manual;
 pub mod output;
 pub mod owned_file;
 pub mod peer_cred;

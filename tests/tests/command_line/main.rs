@@ -5,6 +5,7 @@ mod backend;
 mod fixture;
 mod frontend;
 mod installed_files;
+mod manuals;
 mod other_programs;
 mod process;
 mod sandbox;
