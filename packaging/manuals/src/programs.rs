@@ -74,3 +74,24 @@ fn visit(command: Command, path: Vec<String>, found: &mut Vec<(Vec<String>, Comm
         visit(command, path, found);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_take_the_examples_of_their_manuals() {
+        for program in PROGRAMS {
+            for (path, _) in program.commands() {
+                for (what, lines) in program.manual(&path).examples {
+                    let words: Vec<&str> = lines.split_whitespace().collect();
+                    if words.first() != Some(&program.name) {
+                        continue;
+                    }
+                    let parsed = program.command().try_get_matches_from(words);
+                    assert!(parsed.is_ok(), "{what} {parsed:?}");
+                }
+            }
+        }
+    }
+}

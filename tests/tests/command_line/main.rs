@@ -2,6 +2,7 @@
 //! files.
 
 mod backend;
+mod documents;
 mod fixture;
 mod frontend;
 mod installed_files;
