@@ -48,17 +48,11 @@ pub const MANUAL: Manual = Manual {
         "What to log, by module, such as gangplank_backend::session=trace. It overrides \
          --log-level.",
     )],
-    signals: &[
-        (
-            "SIGTERM, SIGINT, SIGHUP",
-            "Requests in flight are finished, guests lose their connections, the socket is \
-             removed, and the daemon ends.",
-        ),
-        (
-            "SIGUSR1",
-            "For internal use: it wakes threads that wait in a system call.",
-        ),
-    ],
+    signals: &[(
+        "SIGTERM, SIGINT, SIGHUP",
+        "Requests in flight are finished, guests lose their connections, the socket is removed, \
+         and the daemon ends.",
+    )],
     examples: &[
         (
             "Share /srv with guests that mount it by the name myfs:",

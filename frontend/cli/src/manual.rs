@@ -95,10 +95,14 @@ pub const FS: Manual = Manual {
          and works with any vhost-user virtio-fs daemon.",
     ],
     exit_status: &[
-        ("0", "Done, or the reader of the output has gone."),
+        ("0", "Done."),
         ("1", "A command on a file failed."),
         ("2", "The command line is wrong."),
         ("3", "The daemon cannot be reached, or has gone."),
+        (
+            "141",
+            "SIGPIPE ended it: the reader of its output has gone.",
+        ),
     ],
     files: &[],
     environment: &[],
