@@ -23,6 +23,9 @@ pub const VALUES: &[(&str, &str, &[&str])] = &[
     ),
     ("gangplankd", "sandbox", &["namespace", "chroot", "none"]),
     ("gangplankd", "locks", &["host", "guest"]),
+    ("gangplankd", "ownership", &["host", "mapped"]),
+    ("gangplankd", "posix-acl", &["never", "auto", "always"]),
+    ("gangplankd", "security-label", &["never", "auto", "always"]),
     ("gangplankd", "guest-arch", &["auto", "x86_64", "aarch64"]),
     (
         "gangplankd",
