@@ -20,6 +20,7 @@ use log::LevelFilter;
 pub use self::migration::MigrationArgs;
 use self::size::parse_size;
 use crate::device;
+use crate::manual::MANUAL;
 use crate::passthrough::id_map::IdRule;
 use crate::passthrough::options::{
     CachePolicy, GuestArch, InodeFileHandles, Locks, NegotiationMode, Ownership,
@@ -32,6 +33,8 @@ use crate::sandbox::options::{IdMapping, ModCaps, Mode, Seccomp};
 #[command(
     name = "gangplankd",
     about = "Shares one host directory with every guest: a vhost-user virtio-fs daemon.",
+    long_about = MANUAL.long_about(),
+    after_long_help = MANUAL.after_help(),
     version,
     args_override_self = true,
     arg_required_else_help = true,

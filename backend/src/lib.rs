@@ -13,6 +13,7 @@ pub mod crash_hook;
 pub mod device;
 pub mod handover;
 pub mod keeper;
+pub mod manual;
 pub mod passthrough;
 pub mod run;
 pub mod sandbox;

@@ -6,6 +6,7 @@ use log::LevelFilter;
 
 use crate::dump::DumpArgs;
 use crate::forward::ForwardArgs;
+use crate::manual::{MOUNT, PROGRAM};
 use crate::rhostfs::mount::MountArgs;
 use crate::rhostfs::service::ServeArgs;
 use crate::status::StatusArgs;
@@ -16,7 +17,10 @@ use crate::switch::SwitchArgs;
 #[command(
     name = "gangplank-dvk",
     about = "DVK endpoints, and a shared directory as an rhostfs on them",
+    long_about = PROGRAM.long_about(),
+    after_long_help = PROGRAM.after_help(),
     version,
+    propagate_version = true,
     arg_required_else_help = true
 )]
 pub struct Args {
@@ -38,6 +42,7 @@ pub struct Args {
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Mount a remote rhostfs on a directory of this machine
+    #[command(long_about = MOUNT.long_about())]
     Mount(MountArgs),
     /// Serve a share to DVS machines, as their rhostfs
     Serve(ServeArgs),

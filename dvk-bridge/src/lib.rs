@@ -12,6 +12,7 @@ pub mod cli_types;
 pub mod dump;
 pub mod endpoint;
 pub mod forward;
+pub mod manual;
 pub mod rhostfs;
 pub mod sandbox;
 pub mod server_addr;

@@ -11,6 +11,7 @@ pub mod error_chain;
 pub mod first_few;
 pub mod fnv;
 pub mod logging;
+pub mod manual;
 pub mod output;
 pub mod owned_file;
 pub mod peer_cred;

@@ -5,6 +5,8 @@ use gangplank_device_model::args::ModelArgs;
 use gangplank_driver::file_client::args::FsArgs;
 use gangplank_sandbox::seccomp::Seccomp;
 
+use crate::manual::{FS, MODEL, RELAY};
+
 /// The whole command line.
 #[derive(Clone, Debug, Parser)]
 #[command(
@@ -12,29 +14,34 @@ use gangplank_sandbox::seccomp::Seccomp;
     about = "The driver's side of virtio-fs over vhost-user: a device model for hypervisors \
              without one, a relay, and a file client.\n\n\
              With --config, serves the devices of a configuration to their guests.",
+    long_about = MODEL.long_about(),
+    after_long_help = MODEL.after_help(),
     version,
+    propagate_version = true,
     arg_required_else_help = true,
     args_conflicts_with_subcommands = true,
     after_help = "Exit status: 0 done, or told to end by SIGTERM, SIGINT or SIGHUP; \
                   1 a device could not be served, or ended early; \
                   2 wrong command line or configuration. SIGUSR1 writes the status to the log."
 )]
-pub(crate) struct Args {
+pub struct Args {
     /// What to do instead of serving devices.
     #[command(subcommand)]
-    pub(crate) command: Option<Command>,
+    pub command: Option<Command>,
 
     /// The device model's options.
     #[command(flatten)]
-    pub(crate) model: ModelArgs,
+    pub model: ModelArgs,
 }
 
 /// The subcommands.
 #[derive(Clone, Debug, Subcommand)]
-pub(crate) enum Command {
+pub enum Command {
     /// Look at a daemon's share, and change it, without a guest
+    #[command(long_about = FS.long_about())]
     Fs(FsArgs),
     /// Stand between a guest and a daemon that may come late, be replaced, or go
+    #[command(long_about = RELAY.long_about())]
     Relay(gangplank_relay::RelayArgs),
     /// Keep devices over a restart of the device model, which starts this by itself
     #[command(hide = true)]

@@ -1,7 +1,5 @@
 //! `gangplank-frontend`: parses the command line and runs the command.
 
-mod args;
-
 use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -12,11 +10,10 @@ use gangplank_device_model::daemon::{self, Outcome};
 use gangplank_device_model::fd_store;
 use gangplank_driver::file_client as fs;
 use gangplank_driver::file_client::args::FsArgs;
+use gangplank_frontend::args::{Args, Command};
 use gangplank_relay::{self as relay, RelayArgs};
 use gangplank_service::output::Output;
 use gangplank_service::{broken_pipe, error_chain, signals};
-
-use args::{Args, Command};
 
 fn main() -> ExitCode {
     let args = Args::parse();

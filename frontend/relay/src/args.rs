@@ -13,7 +13,7 @@ use gangplank_sandbox::seccomp::Seccomp;
     subcommand_negates_reqs = true,
     arg_required_else_help = true,
     after_help = "A guest keeps its device while the daemon behind it is absent, is replaced or \
-                  dies. See README.md, \"The relay\".\n\
+                  dies.\n\
                   Exit status: 0 done, 1 it failed, 2 wrong command line."
 )]
 pub struct RelayArgs {

@@ -16,9 +16,27 @@ use crate::fixture::Fixture;
 /// The path of the daemon in the files.
 const DAEMON: &str = "/usr/local/bin/gangplankd";
 const FRONTEND: &str = "/usr/local/bin/gangplank-frontend";
+const DVK: &str = "/usr/local/bin/gangplank-dvk";
+
+/// The units, as instances where they are templates.
+const UNITS: [&str; 6] = [
+    "gangplankd@home.service",
+    "gangplankd@home.socket",
+    "gangplankd-activated@home.service",
+    "gangplank-relay@home.service",
+    "gangplank-dvk.service",
+    "gangplank-frontend.service",
+];
 
 /// Units that every service depends on implicitly.
-const STANDARD_UNITS: [&str; 4] = ["sysinit", "basic", "shutdown", "multi-user"];
+const STANDARD_UNITS: [&str; 6] = [
+    "sysinit",
+    "basic",
+    "shutdown",
+    "multi-user",
+    "sockets",
+    "network-online",
+];
 
 fn shipped(name: &str) -> PathBuf {
     cache::workspace().join("configs").join(name)
@@ -58,7 +76,7 @@ fn install(root: &Path) -> Result<()> {
         let entry = entry?;
         fs::copy(entry.path(), own.join(entry.file_name()))?;
     }
-    for program in [DAEMON, FRONTEND] {
+    for program in [DAEMON, FRONTEND, DVK] {
         let program = root.join(program.trim_start_matches('/'));
         fs::create_dir_all(program.parent().context("a program in no directory")?)?;
         fs::write(&program, "#!/bin/sh\n")?;
@@ -74,12 +92,35 @@ fn systemd_takes_the_units_and_has_nothing_to_say() -> Result<()> {
     let verified = Command::new("systemd-analyze")
         .arg("verify")
         .arg(format!("--root={}", root.path().display()))
-        .args(["gangplankd@home.service", "gangplank-frontend.service"])
+        .args(UNITS)
         .output()
         .context("starting systemd-analyze")?;
     let said = [verified.stdout, verified.stderr].concat();
     let said = String::from_utf8_lossy(&said);
     ensure!(verified.status.success() && said.is_empty(), "{said}");
+    Ok(())
+}
+
+/// systemd's own measure of what a service may do to the host: 0 is nothing, 10 everything.
+#[test]
+fn systemd_rates_every_service_below_three() -> Result<()> {
+    for entry in fs::read_dir(shipped("systemd"))? {
+        let path = entry?.path();
+        if path
+            .extension()
+            .is_none_or(|extension| extension != "service")
+        {
+            continue;
+        }
+        let rated = Command::new("systemd-analyze")
+            .args(["security", "--offline=true", "--threshold=29", "--no-pager"])
+            .arg(&path)
+            .output()
+            .context("starting systemd-analyze")?;
+        let said = String::from_utf8_lossy(&rated.stdout).into_owned();
+        ensure!(said.contains("Overall exposure level"), "{rated:?}");
+        ensure!(rated.status.success(), "{}\n{said}", path.display());
+    }
     Ok(())
 }
 
@@ -111,6 +152,19 @@ fn unit_serves_the_share_of_its_name() -> Result<()> {
     let ended = daemon.signal(Signal::TERM)?;
     ensure!(ended.status.success(), "{ended:?}");
     ensure!(!fixture.file("share.sock").exists());
+    Ok(())
+}
+
+/// The socket's service gets the socket as descriptor 3, and shares what the other one shares.
+#[test]
+fn service_of_the_socket_differs_only_in_where_guests_connect() -> Result<()> {
+    let usual = command_line("gangplankd@.service")?;
+    let activated = command_line("gangplankd-activated@.service")?;
+    let expected = usual.replace("--socket-path=/run/gangplank/%i.sock", "--fd=3");
+    ensure!(activated == expected, "{activated}");
+    let socket = fs::read_to_string(shipped("systemd/gangplankd@.socket"))?;
+    ensure!(socket.contains("\nListenStream=/run/gangplank/%i.sock\n"));
+    ensure!(socket.contains("\nService=gangplankd-activated@%i.service\n"));
     Ok(())
 }
 

@@ -2,9 +2,11 @@
 //! files.
 
 mod backend;
+mod documents;
 mod fixture;
 mod frontend;
 mod installed_files;
+mod manuals;
 mod other_programs;
 mod process;
 mod sandbox;

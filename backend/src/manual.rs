@@ -1,0 +1,79 @@
+//! What gangplankd's manual says beside its options.
+
+use gangplank_service::manual::Manual;
+
+/// The manual of gangplankd.
+pub const MANUAL: Manual = Manual {
+    description: &[
+        "Shares one host directory with every guest: a vhost-user virtio-fs daemon.",
+        "A guest mounts the share with `mount -t virtiofs TAG DIRECTORY`. Its frontend (QEMU, User \
+         Mode Linux, Cloud Hypervisor, a relay or a device model) connects to the socket and gives \
+         the guest's memory to the daemon, so that memory must be shared. Any number of guests use \
+         the same socket, at the same time or one after another. Each is served by processes of \
+         its own, so a guest that crashes or misbehaves does not affect the others.",
+        "The options have virtiofsd's names, meanings and defaults, unless their description says \
+         otherwise. An option that is given twice has its last value.",
+    ],
+    exit_status: &[
+        (
+            "0",
+            "A signal ended it, or its last guest left and --exit-on-disconnect or --fd was given.",
+        ),
+        (
+            "1",
+            "The share, the socket or the confinement failed. Standard error or the log names it.",
+        ),
+        ("2", "The command line is wrong. Nothing was started."),
+        (
+            "128 and more",
+            "A signal of this number, plus 128, ended the process that accepts guests.",
+        ),
+    ],
+    files: &[
+        (
+            "SOCKET.pid",
+            "Beside --socket-path: the process id, locked while the daemon runs.",
+        ),
+        (
+            "/etc/default/gangplankd-NAME",
+            "OPTIONS= of the systemd unit gangplankd@NAME.",
+        ),
+        (
+            "/usr/share/qemu/vhost-user/50-gangplankd.json",
+            "By this file libvirt finds the program, if it is installed.",
+        ),
+    ],
+    environment: &[(
+        "RUST_LOG",
+        "What to log, by module, such as gangplank_backend::session=trace. It overrides \
+         --log-level.",
+    )],
+    signals: &[
+        (
+            "SIGTERM, SIGINT",
+            "Requests in flight are finished, guests lose their connections, the socket is \
+             removed, and the daemon ends.",
+        ),
+        (
+            "SIGHUP",
+            "The program that is at the daemon's path now takes over all guests, as with --reload.",
+        ),
+    ],
+    examples: &[
+        (
+            "Share /srv with guests that mount it by the name myfs:",
+            "gangplankd --socket-path=/run/fs.sock --shared-dir=/srv --tag=myfs",
+        ),
+        (
+            "Share it read-only, with guests that may cache everything:",
+            "gangplankd --socket-path=/run/fs.sock --shared-dir=/srv --readonly --cache=always",
+        ),
+        ("Mount it in a guest:", "mount -t virtiofs myfs /mnt"),
+    ],
+    see_also: &[
+        "gangplank-frontend(1)",
+        "gangplank-dvk(1)",
+        "mount(8)",
+        "systemd.service(5)",
+    ],
+};
