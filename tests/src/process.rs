@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::{OnceLock, mpsc};
 use std::thread;
@@ -224,4 +225,20 @@ pub fn wait_within(child: &mut Child, limit: Duration) -> io::Result<ExitStatus>
 
 fn pid_of(child: &Child) -> Pid {
     Pid::from_child(child)
+}
+
+/// Waits until a process has made the file `path`.
+///
+/// # Errors
+/// `TimedOut` when it is not there by `limit`.
+pub fn wait_for_path(path: &Path, limit: Duration) -> io::Result<()> {
+    let deadline = Instant::now() + limit;
+    while !path.exists() {
+        if Instant::now() >= deadline {
+            let text = format!("{} is not there after {limit:?}", path.display());
+            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
 }

@@ -26,7 +26,7 @@ pub struct MigrationArgs {
     pub migration_confirm_paths: bool,
 }
 
-const HEADING: &str = "Migration";
+pub(super) const HEADING: &str = "Migration";
 
 #[cfg(test)]
 mod tests {

@@ -99,6 +99,8 @@ pub struct Options {
     /// Whether it connects to the shares again after it has lost them (QEMU's `reconnect=`). It
     /// makes its devices once it is connected, since a `vhost-user-fs` device does not wait.
     pub reconnects: bool,
+    /// The socket at which it waits for a guest that moves here, instead of booting one (QEMU).
+    pub incoming: Option<PathBuf>,
     /// The kernel, if there is a choice.
     pub release: Release,
     /// What it does after booting.
@@ -132,6 +134,7 @@ impl Options {
             machine,
             qemu: Qemu::Host,
             reconnects: false,
+            incoming: None,
             release: Release::Stable,
             role: Role::Agent,
             shares: Vec::new(),
@@ -220,7 +223,8 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Boots a guest and waits until it serves commands.
+    /// Boots a guest and waits until it serves commands. With [`Options::incoming`], waits until
+    /// another guest can move here; only then it serves commands.
     ///
     /// # Errors
     /// When it cannot be started or does not come up; with the end of its console.
@@ -253,7 +257,11 @@ impl Guest {
             true => qmp::begin(&guest.dir.path().join("qmp.sock")),
             false => Ok(()),
         };
-        begun.and_then(|()| guest.wait_ready()).with_context(|| {
+        let mut ready = || match &options.incoming {
+            Some(socket) => Ok(process::wait_for_path(socket, BOOT)?),
+            None => guest.wait_ready(),
+        };
+        begun.and_then(|()| ready()).with_context(|| {
             let said = std::fs::read_to_string(guest.dir.path().join("stderr"));
             format!("{described}: {}", said.unwrap_or_default())
         })?;
@@ -337,6 +345,15 @@ impl Guest {
     pub fn reset(&mut self) -> Result<()> {
         qmp::execute(&self.dir.path().join("qmp.sock"), "system_reset")?;
         self.wait_ready()
+    }
+
+    /// Moves the guest, as it runs, to another QEMU with the same devices that waits at the socket
+    /// `to` ([`Options::incoming`]). This one is empty then.
+    ///
+    /// # Errors
+    /// When QEMU refuses, or one of the two fails. The guest then goes on here.
+    pub fn migrate(&mut self, to: &Path) -> Result<()> {
+        qmp::migrate(&self.dir.path().join("qmp.sock"), to)
     }
 
     /// Kills the guest at once, as `kill -9` does.

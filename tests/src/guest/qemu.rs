@@ -65,6 +65,11 @@ pub(super) fn command(
     if options.reconnects {
         command.arg("--preconfig");
     }
+    if let Some(socket) = &options.incoming {
+        command
+            .arg("-incoming")
+            .arg(format!("unix:{}", socket.display()));
+    }
     for (index, share) in options.shares.iter().enumerate() {
         command
             .arg("-chardev")

@@ -28,11 +28,40 @@ pub(super) fn begin(socket: &Path) -> Result<()> {
     execute(socket, "x-exit-preconfig").map(drop)
 }
 
+/// Limit for a guest to move to another QEMU on a busy machine.
+const MIGRATING: Duration = Duration::from_secs(240);
+
+/// Moves the running guest to the QEMU that waits at the socket `to`, and waits until it has left.
+///
+/// # Errors
+/// When it stays, with QEMU's reason.
+pub(super) fn migrate(socket: &Path, to: &Path) -> Result<()> {
+    let uri = format!("{{\"uri\":\"unix:{}\"}}", to.display());
+    execute_with(socket, "migrate", &uri)?;
+    let deadline = Instant::now() + MIGRATING;
+    loop {
+        let answer = execute(socket, "query-migrate")?;
+        if answer.contains("\"completed\"") {
+            return Ok(());
+        }
+        ensure!(
+            !answer.contains("\"failed\"") && Instant::now() < deadline,
+            "the guest does not migrate: {answer}"
+        );
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
 /// Executes the argument-less `command`, for example `system_reset`. Returns the answer.
 ///
 /// # Errors
 /// When QEMU cannot be reached or refuses it.
 pub(super) fn execute(socket: &Path, command: &str) -> Result<String> {
+    execute_with(socket, command, "{}")
+}
+
+/// [`execute`] with `arguments`, a JSON object.
+fn execute_with(socket: &Path, command: &str, arguments: &str) -> Result<String> {
     let stream = UnixStream::connect(socket)
         .with_context(|| format!("connecting to QEMU at {}", socket.display()))?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
@@ -45,8 +74,9 @@ pub(super) fn execute(socket: &Path, command: &str) -> Result<String> {
     };
     next()?; // the greeting
     let mut answer = String::new();
-    for name in ["qmp_capabilities", command] {
-        (&stream).write_all(format!("{{\"execute\":\"{name}\"}}\n").as_bytes())?;
+    for (name, arguments) in [("qmp_capabilities", "{}"), (command, arguments)] {
+        let request = format!("{{\"execute\":\"{name}\",\"arguments\":{arguments}}}\n");
+        (&stream).write_all(request.as_bytes())?;
         // Events may come before the answer.
         loop {
             let line = next()?;

@@ -58,8 +58,8 @@ fn a_frontend_is_answered_and_may_hang_up() {
     let answer = answer.expect("answered");
     assert_eq!(answer.frontend_request(), Some(FrontendReq::GET_FEATURES));
     let features = answer.u64().expect("8 bytes");
-    // VERSION_1, protocol features, EVENT_IDX, INDIRECT_DESC.
-    assert_eq!(features, 1 << 32 | 1 << 30 | 1 << 29 | 1 << 28);
+    // VERSION_1, protocol features, EVENT_IDX, INDIRECT_DESC, LOG_ALL.
+    assert_eq!(features, 1 << 32 | 1 << 30 | 1 << 29 | 1 << 28 | 1 << 26);
     drop(frontend);
     assert!(served.join().expect("no panic").is_ok());
 }

@@ -2,6 +2,7 @@
 
 mod ends;
 mod killed_processes;
+mod migrations;
 mod qemu_versions;
 mod queues;
 mod together;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
             qemu_versions::reboots_after_the_daemon_was_restarted(qemu)
         });
     }
+    runner.run("qemu_10_0::migrates", migrations::live);
     let name = "unprivileged::uml";
     if User::is_root() {
         runner.run(name, || unprivileged::works(Some(User::NOBODY)));
