@@ -198,8 +198,8 @@ fn tell(config: &Config) -> Result<(), ServeError> {
     open_device(config).map(drop)
 }
 
-/// Starts a thread that reports the first signal that ends the program and restores the default action for the next. The
-/// thread is not joined, because without a signal it waits for ever.
+/// Starts a thread that reports the first signal that ends the program, and restores the default
+/// action for the next. The thread is not joined, because without a signal it waits for ever.
 fn await_signals(
     signals: SigSet,
     parts: Vec<Arc<dyn Report>>,

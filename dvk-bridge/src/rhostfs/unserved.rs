@@ -23,6 +23,14 @@ pub enum ServeError {
     Narrow,
 }
 
+impl ServeError {
+    /// The exit status.
+    #[must_use]
+    pub const fn status(&self) -> u8 {
+        1
+    }
+}
+
 /// Fails, because there is no server on 32-bit machines.
 ///
 /// # Errors

@@ -5,7 +5,7 @@ use std::fs;
 use std::mem::ManuallyDrop;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -53,16 +53,20 @@ impl Program {
 
     /// Waits until it ends. Returns whether it succeeded, and its output.
     fn end(&mut self) -> Result<(bool, String)> {
-        let (code, said) = self.end_with_code()?;
-        Ok((code == 0, said))
+        let (status, said) = self.end_with_status()?;
+        Ok((status.success(), said))
     }
 
     /// Waits until it ends. Returns its exit status and its output.
     fn end_with_code(&mut self) -> Result<(i32, String)> {
+        let (status, said) = self.end_with_status()?;
+        Ok((status.code().context("ended by a signal")?, said))
+    }
+
+    fn end_with_status(&mut self) -> Result<(ExitStatus, String)> {
         let status =
             process::wait_within(&mut self.child, LIMIT).with_context(|| self.text("log"))?;
-        let code = status.code().context("ended by a signal")?;
-        Ok((code, self.text("out") + &self.text("log")))
+        Ok((status, self.text("out") + &self.text("log")))
     }
 }
 
