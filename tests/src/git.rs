@@ -1,5 +1,6 @@
 //! git on a directory, independent of the host's configuration.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
@@ -21,4 +22,24 @@ pub fn git(path: &Path, arguments: &[&str]) -> Result<String> {
             .args(arguments)
             .env("GIT_CONFIG_GLOBAL", "/dev/null"),
     )
+}
+
+/// Makes a repository of two commits with this many files in `path`, which is made as well.
+///
+/// # Errors
+/// git fails, or the files cannot be written.
+pub fn make_repository(path: &Path, files: usize) -> Result<()> {
+    fs::create_dir_all(path)?;
+    git(path, &["init", "--quiet"])?;
+    for round in 0..2 {
+        for number in 0..files {
+            let dir = path.join(format!("dir-{}", number % 20));
+            fs::create_dir_all(&dir)?;
+            let content = format!("round {round} of file {number}\n").repeat(number + 1);
+            fs::write(dir.join(format!("file-{number}")), content)?;
+        }
+        git(path, &["add", "."])?;
+        git(path, &["commit", "--quiet", "-m", "round"])?;
+    }
+    Ok(())
 }

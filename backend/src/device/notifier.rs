@@ -51,11 +51,12 @@ enum WriteMode {
 impl Notifier {
     /// Replaces the descriptor.
     pub(super) fn set(&self, file: Option<File>) {
+        let kind = file.as_ref().and_then(kind_of);
         let target = file.map(|file| Target {
-            write_mode: write_mode(&file),
+            write_mode: WriteMode::of(kind),
             file,
         });
-        let is_pipe = target.as_ref().is_some_and(|target| is_pipe(&target.file));
+        let is_pipe = kind == Some(FileType::Fifo);
         self.is_pipe.store(is_pipe, Ordering::Relaxed);
         *self.target.lock() = target;
     }
@@ -127,15 +128,17 @@ pub(super) fn is_ready(
     poll(&mut ready, Some(&Timespec::default())).map(|count| count > 0)
 }
 
-fn is_pipe(file: &File) -> bool {
-    rustix::fs::fstat(file)
-        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Fifo)
+fn kind_of(file: &File) -> Option<FileType> {
+    let stat = rustix::fs::fstat(file).ok()?;
+    Some(FileType::from_raw_mode(stat.st_mode))
 }
 
-fn write_mode(file: &File) -> WriteMode {
-    match rustix::fs::fstat(file).map(|stat| FileType::from_raw_mode(stat.st_mode)) {
-        Ok(FileType::Fifo | FileType::Socket) => WriteMode::NoWait,
-        _ => WriteMode::Plain,
+impl WriteMode {
+    const fn of(kind: Option<FileType>) -> Self {
+        match kind {
+            Some(FileType::Fifo | FileType::Socket) => Self::NoWait,
+            _ => Self::Plain,
+        }
     }
 }
 

@@ -22,12 +22,12 @@ impl Attributes for PassthroughFs {
         if let Some(handle) = handle
             && let Ok(open) = self.state.files.get(handle, id)
         {
-            let stat = self.seen(open.as_fd(), &file::stat(open.as_fd())?);
-            return Ok(self.attr_out(id, &stat));
+            let stat = file::stat(open.as_fd())?;
+            return Ok(self.attr_out(id, &self.seen(open.as_fd(), &stat)));
         }
         let node = self.node(id)?;
-        let stat = self.seen(node.as_fd(), &file::stat(node.as_fd())?);
-        Ok(self.attr_out(id, &stat))
+        let stat = file::stat(node.as_fd())?;
+        Ok(self.attr_out(id, &self.seen(node.as_fd(), &stat)))
     }
 
     /// Reads the attributes that the guest asks for, including the birth time.
@@ -42,18 +42,14 @@ impl Attributes for PassthroughFs {
             .contains(GetattrFlags::FH)
             .then(|| self.state.files.get(Handle::new(args.fh), id).ok())
             .flatten();
-        let stat = match open {
-            Some(open) => {
-                let stat = file::stat_with(open.as_fd(), mask, args.sx_flags & SYNC)?;
-                self.seen(open.as_fd(), &stat)
-            }
-            None => {
-                let node = self.node(id)?;
-                let stat = file::stat_with(node.as_fd(), mask, args.sx_flags & SYNC)?;
-                self.seen(node.as_fd(), &stat)
-            }
+        let reply = |file: BorrowedFd<'_>| {
+            let stat = file::stat_with(file, mask, args.sx_flags & SYNC)?;
+            Ok(self.statx_out(id, &self.seen(file, &stat)))
         };
-        Ok(self.statx_out(id, &stat))
+        match open {
+            Some(open) => reply(open.as_fd()),
+            None => reply(self.node(id)?.as_fd()),
+        }
     }
 
     /// Changes the attributes in `args.valid` and returns the new attributes.
@@ -115,8 +111,8 @@ impl Attributes for PassthroughFs {
             );
             setattr::set_times(node.as_fd(), accessed, modified)?;
         }
-        let stat = self.seen(node.as_fd(), &file::stat(node.as_fd())?);
-        Ok(self.attr_out(id, &stat))
+        let stat = file::stat(node.as_fd())?;
+        Ok(self.attr_out(id, &self.seen(node.as_fd(), &stat)))
     }
 }
 

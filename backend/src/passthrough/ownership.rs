@@ -16,6 +16,7 @@
 //!
 //! The guest's kernel checks access. On the host only the daemon's user may touch what it makes.
 
+use std::borrow::Cow;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -161,7 +162,8 @@ impl PassthroughFs {
         };
         let mut mode = mode & !umask;
         let mut gid = caller.gid.get();
-        let above = self.seen(parent.as_fd(), &file::stat(parent.as_fd())?);
+        let above = file::stat(parent.as_fd())?;
+        let above = self.seen(parent.as_fd(), &above);
         // As the kernel does in such a directory (`inode_init_owner`, `fs/inode.c`).
         if u32::from(above.stx_mode) & libc::S_ISGID != 0 {
             let is_member = above.stx_gid == gid || caller.uid.get() == 0;
@@ -181,14 +183,15 @@ impl PassthroughFs {
     }
 
     /// The attributes that the guest sees of a file whose attributes on the host are `stat`.
-    pub(super) fn seen(&self, file: BorrowedFd<'_>, stat: &Statx) -> Statx {
-        let mut seen = *stat;
-        if self.maps_ownership() {
-            let (uid, gid) = thread::initial_ids();
-            self.record_of(file, stat)
-                .apply(&mut seen, (uid.get(), gid.get()));
+    pub(super) fn seen<'s>(&self, file: BorrowedFd<'_>, stat: &'s Statx) -> Cow<'s, Statx> {
+        if !self.maps_ownership() {
+            return Cow::Borrowed(stat);
         }
-        seen
+        let mut seen = *stat;
+        let (uid, gid) = thread::initial_ids();
+        self.record_of(file, stat)
+            .apply(&mut seen, (uid.get(), gid.get()));
+        Cow::Owned(seen)
     }
 
     /// Changes what is recorded of a file: owner, group and mode, as far as `args` says.
@@ -203,7 +206,8 @@ impl PassthroughFs {
             given(SetattrValid::GID, args.gid),
         );
         check_ids([uid.unwrap_or(0), gid.unwrap_or(0)])?;
-        let stat = self.seen(node.as_fd(), &file::stat(node.as_fd())?);
+        let stat = file::stat(node.as_fd())?;
+        let stat = self.seen(node.as_fd(), &stat);
         let kind = u32::from(stat.stx_mode) & libc::S_IFMT;
         let record = Record {
             uid: uid.filter(|uid| *uid != stat.stx_uid),
@@ -238,7 +242,8 @@ impl PassthroughFs {
     /// # Errors
     /// EINVAL if the file is no link to the guest.
     pub(super) fn read_recorded_link(&self, node: &Node, target: &mut [u8]) -> io::Result<usize> {
-        let stat = self.seen(node.as_fd(), &file::stat(node.as_fd())?);
+        let stat = file::stat(node.as_fd())?;
+        let stat = self.seen(node.as_fd(), &stat);
         if FileType::of(&stat) != FileType::Symlink {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }

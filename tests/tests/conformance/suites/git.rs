@@ -1,11 +1,9 @@
 //! git: a repository cloned inside the guest is sound on both sides.
 
-use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
-use gangplank_tests::git::git;
+use gangplank_tests::git::{git, make_repository};
 
 use crate::Fixture;
 
@@ -15,7 +13,7 @@ const FILES: usize = 400;
 pub(crate) fn clones_and_checks(fixture: &mut Fixture) -> Result<()> {
     fixture.debian()?;
     let source = fixture.host_path("debian/work/source");
-    make_repository(&source)?;
+    make_repository(&source, FILES)?;
     fixture.guest.sh_within(
         "cat >/mnt/debian/work/script <<'END'\n\
          set -e\n\
@@ -39,22 +37,5 @@ pub(crate) fn clones_and_checks(fixture: &mut Fixture) -> Result<()> {
     git(&clone, &["fsck", "--full", "--strict"])?;
     git(&clone, &["diff", "--quiet", "HEAD"])?;
     git(&clone, &["diff", "--quiet", "HEAD~", "--", "dir-5"])?;
-    Ok(())
-}
-
-/// A repository with a few hundred files in two commits.
-fn make_repository(path: &Path) -> Result<()> {
-    fs::create_dir_all(path)?;
-    git(path, &["init", "--quiet"])?;
-    for round in 0..2 {
-        for number in 0..FILES {
-            let dir = path.join(format!("dir-{}", number % 20));
-            fs::create_dir_all(&dir)?;
-            let content = format!("round {round} of file {number}\n").repeat(number + 1);
-            fs::write(dir.join(format!("file-{number}")), content)?;
-        }
-        git(path, &["add", "."])?;
-        git(path, &["commit", "--quiet", "-m", "round"])?;
-    }
     Ok(())
 }

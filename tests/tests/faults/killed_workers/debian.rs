@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use gangplank_tests::git::git;
+use gangplank_tests::git::make_repository;
 use gangplank_tests::guest::Guest;
 use gangplank_tests::{debian_tree, tools};
 
@@ -104,7 +104,7 @@ pub(crate) fn prepare(share: &Path, guest: &Guest) -> Result<()> {
     fs::write(work.join("pjdfstest.toml"), PJDFSTEST)?;
     fs::copy(tools::pjdfstest()?, work.join("pjdfstest"))?;
     fs::create_dir(work.join("pjd-guest"))?;
-    make_repository(&work.join("source"))
+    make_repository(&work.join("source"), FILES)
 }
 
 /// Prepares the tree in the guest, which has mounted the share.
@@ -115,23 +115,6 @@ pub(crate) fn enter(guest: &mut Guest) -> Result<()> {
          chroot /mnt/debian sqlite3 /work/database 'CREATE TABLE counter (n INTEGER); \
          INSERT INTO counter VALUES (0); CREATE TABLE line (n INTEGER PRIMARY KEY, who TEXT);'",
     )?;
-    Ok(())
-}
-
-/// A repository of two commits.
-fn make_repository(path: &Path) -> Result<()> {
-    fs::create_dir_all(path)?;
-    git(path, &["init", "--quiet"])?;
-    for round in 0..2 {
-        for number in 0..FILES {
-            let dir = path.join(format!("dir-{}", number % 20));
-            fs::create_dir_all(&dir)?;
-            let content = format!("round {round} of file {number}\n").repeat(number + 1);
-            fs::write(dir.join(format!("file-{number}")), content)?;
-        }
-        git(path, &["add", "."])?;
-        git(path, &["commit", "--quiet", "-m", "round"])?;
-    }
     Ok(())
 }
 
