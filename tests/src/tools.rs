@@ -146,6 +146,31 @@ pub fn bao_check(arch: Arch) -> Result<PathBuf> {
     workspace_program("gangplank-tests", "bao-check", arch)
 }
 
+/// Every optional feature that Linux has, two accounts that both sides know, and a sleep longer
+/// than the granularity of the host's time stamps (one tick of at most 10 ms).
+pub const PJDFSTEST_CONFIGURATION: &str = r#"
+[features]
+posix_fallocate = {}
+rename_ctime = {}
+utime_now = {}
+utimensat = {}
+
+[settings]
+naptime = 0.02
+allow_remount = false
+
+[dummy_auth]
+entries = [["nobody", "nogroup"], ["games", "games"]]
+"#;
+
+/// What fsx does on the file of one guest beside other work: all that it checks on one client.
+pub const FSX_CONFIGURATION: &str = r"
+flen = 262144
+
+[opsize]
+max = 65536
+";
+
 /// pjdfstest, the POSIX conformance suite, as a static program.
 ///
 /// # Errors

@@ -11,23 +11,6 @@ use gangplank_tests::tools;
 
 use crate::Fixture;
 
-/// Every optional feature that Linux has, two accounts that both sides know, and a sleep longer
-/// than the granularity of the host's time stamps (one tick of at most 10 ms).
-const CONFIGURATION: &str = r#"
-[features]
-posix_fallocate = {}
-rename_ctime = {}
-utime_now = {}
-utimensat = {}
-
-[settings]
-naptime = 0.02
-allow_remount = false
-
-[dummy_auth]
-entries = [["nobody", "nogroup"], ["games", "games"]]
-"#;
-
 /// Tests that pass on the host and may fail through virtio-fs, each with the reason.
 const EXCEPTIONS: &[(&str, &str)] = &[];
 
@@ -51,7 +34,7 @@ pub(crate) fn passes_what_the_host_passes(fixture: &mut Fixture) -> Result<()> {
     // busy, and a renamed copy of busybox does not sleep.
     fixture.debian()?;
     let work = fixture.host_path("debian/work");
-    fs::write(work.join("pjdfstest.toml"), CONFIGURATION)?;
+    fs::write(work.join("pjdfstest.toml"), tools::PJDFSTEST_CONFIGURATION)?;
     fs::copy(tools::pjdfstest()?, work.join("pjdfstest"))?;
     fs::create_dir_all(work.join("pjd-guest"))?;
     // Short, because the suite binds sockets below it and socket addresses are short.

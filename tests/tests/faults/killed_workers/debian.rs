@@ -75,22 +75,6 @@ const SCRIPTS: [(&str, &str); 5] = [
     ),
 ];
 
-/// Features and accounts for pjdfstest, and a sleep that is longer than a tick of the host's clock.
-const PJDFSTEST: &str = r#"
-[features]
-posix_fallocate = {}
-rename_ctime = {}
-utime_now = {}
-utimensat = {}
-
-[settings]
-naptime = 0.02
-allow_remount = false
-
-[dummy_auth]
-entries = [["nobody", "nogroup"], ["games", "games"]]
-"#;
-
 /// Prepares the share, before the guest has mounted it.
 pub(crate) fn prepare(share: &Path, guest: &Guest) -> Result<()> {
     let tree = share.join("debian");
@@ -101,7 +85,7 @@ pub(crate) fn prepare(share: &Path, guest: &Guest) -> Result<()> {
         fs::write(work.join(name), script)?;
     }
     fs::write(work.join("flock-counter"), "0\n")?;
-    fs::write(work.join("pjdfstest.toml"), PJDFSTEST)?;
+    fs::write(work.join("pjdfstest.toml"), tools::PJDFSTEST_CONFIGURATION)?;
     fs::copy(tools::pjdfstest()?, work.join("pjdfstest"))?;
     fs::create_dir(work.join("pjd-guest"))?;
     make_repository(&work.join("source"), FILES)

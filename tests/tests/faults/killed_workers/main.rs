@@ -76,14 +76,6 @@ const ENDING: Duration = Duration::from_secs(300);
 /// Prints the number of programs that have ended, in whatever way.
 const COUNT_ENDED: &str = "cat /tmp/*.log | grep -c '^\\(done\\|failed\\)$'; true";
 
-/// What fsx does: all that it checks on one client.
-const FSX: &str = r"
-flen = 262144
-
-[opsize]
-max = 65536
-";
-
 fn main() -> ExitCode {
     let mut runner = Runner::from_arguments();
     runner.run("uml", || marathon(Machine::Uml, Disturbance::Kill));
@@ -108,7 +100,7 @@ fn marathon(machine: Machine, disturbance: Disturbance) -> Result<()> {
     // pjdfstest runs as other users, who need to enter the directory.
     fs::set_permissions(share.path(), Permissions::from_mode(0o755))?;
     fs::write(share.path().join("counter"), "0\n")?;
-    fs::write(share.path().join("fsx.toml"), FSX)?;
+    fs::write(share.path().join("fsx.toml"), tools::FSX_CONFIGURATION)?;
     let options = daemon::Options::new(share.path());
     let arguments = ["--locks=host", "--xattr", "--max-crashes=1000000"];
     let daemon = Daemon::start(&options.arguments(&arguments))?;

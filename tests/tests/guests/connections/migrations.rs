@@ -12,14 +12,6 @@ use gangplank_tests::tools;
 /// Limit for the guest's programs to end.
 const ENDING: Duration = Duration::from_secs(120);
 
-/// What fsx does: all that it checks on one client.
-const FSX: &str = r"
-flen = 262144
-
-[opsize]
-max = 65536
-";
-
 /// The programs that work in the guest, by name: each goes on until `/tmp/end` exists.
 const PROGRAMS: [(&str, &str); 3] = [
     (
@@ -44,7 +36,7 @@ const PROGRAMS: [(&str, &str); 3] = [
 /// The guest moves from gangplankd to virtiofsd 1.14 and to another gangplankd, under load.
 pub(crate) fn live() -> Result<()> {
     let share = tempfile::tempdir()?;
-    fs::write(share.path().join("fsx.toml"), FSX)?;
+    fs::write(share.path().join("fsx.toml"), tools::FSX_CONFIGURATION)?;
     let start = |is_ours: bool| {
         // Between unlink(2) and FORGET, the guest's kernel remembers an inode without a name.
         let options =

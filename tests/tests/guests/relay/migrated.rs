@@ -22,14 +22,6 @@ const MOVES_VARIABLE: &str = "GANGPLANK_MIGRATIONS";
 /// Limit for the guest's programs to end after the last move.
 const ENDING: Duration = Duration::from_secs(120);
 
-/// What fsx does: all that it checks on one client.
-const FSX: &str = r"
-flen = 262144
-
-[opsize]
-max = 65536
-";
-
 /// The programs that work in the guest, by name: each goes on until `/tmp/end` exists.
 const PROGRAMS: [(&str, &str); 3] = [
     (
@@ -90,7 +82,7 @@ fn moves() -> Result<usize> {
 /// Moves a guest through `kinds`, again and again.
 pub(crate) fn under_load(machine: Machine, kinds: &[Kind], mode: Mode) -> Result<()> {
     let fixture = Fixture::new(&[])?;
-    fs::write(fixture.host("fsx.toml"), FSX)?;
+    fs::write(fixture.host("fsx.toml"), tools::FSX_CONFIGURATION)?;
     // fio's own files move with the guest as well.
     debian_tree::copy_to(&fixture.host("debian"), machine.arch())?;
     let mut kinds = kinds.iter().cycle().copied();
