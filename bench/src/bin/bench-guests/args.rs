@@ -38,6 +38,11 @@ pub(crate) struct Args {
         value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) size: u32,
 
+    /// Count instead of timing: the messages of each workload, and the daemon's system calls,
+    /// wake-ups and switches, by perf; once, in the first situation
+    #[arg(long)]
+    pub(crate) counts: bool,
+
     /// Measure another build of gangplankd as well, by NAME=PROGRAM
     #[arg(long, value_name = "NAME=PROGRAM", value_parser = beside)]
     pub(crate) beside: Vec<(String, PathBuf)>,

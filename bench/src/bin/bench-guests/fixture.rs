@@ -11,11 +11,16 @@ use gangplank_tests::daemon::{self, Daemon};
 use gangplank_tests::debian_tree;
 use gangplank_tests::guest::kernel::Release;
 use gangplank_tests::guest::{Guest, Machine, Options};
+use gangplank_tests::process::with_descendants;
 use gangplank_tests::relay::Relay;
 use gangplank_tests::{packages, tools};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 use rustix::io::Errno;
 use tempfile::TempDir;
+
+use crate::costs::Cost;
+use crate::kernel_counts::Counting;
+use crate::tap::Tap;
 
 /// The names of gangplankd, of a second one, and of the host's own file system in the results.
 pub(crate) const OURS: &str = "gangplankd";
@@ -48,9 +53,27 @@ pub(crate) struct Fixture {
     tree: PathBuf,
     program: PathBuf,
     // Fields drop in this order.
+    counted: Vec<Counted>,
     _relays: Vec<Relay>,
     _daemons: Vec<Daemon>,
     _dir: TempDir,
+}
+
+/// A daemon whose messages and processes can be counted.
+struct Counted {
+    system: String,
+    tap: Tap,
+    /// The process that the fixture started.
+    daemon: u32,
+}
+
+/// What guests are measured for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Rates, on every file system.
+    Rates,
+    /// Counts, on those that have a daemon. gangplankd is there once.
+    Counts,
 }
 
 /// Makes the devices that programs open on the host. A guest has its own.
@@ -83,7 +106,9 @@ impl Fixture {
         percent: u32,
         guests: usize,
         beside: &[(String, PathBuf)],
+        purpose: Purpose,
     ) -> Result<Self> {
+        let is_counted = purpose == Purpose::Counts;
         let dir = tempfile::Builder::new()
             .prefix("gangplank-bench-")
             .tempdir()?;
@@ -94,13 +119,35 @@ impl Fixture {
             Machine::Uml => "hostfs",
             _ => "9p",
         };
-        let ours = [OURS, AGAIN].map(|name| (name.to_owned(), None));
+        let own = (!is_counted).then_some(own);
+        let again = (!is_counted).then_some(AGAIN);
+        let ours = [Some(OURS), again].into_iter().flatten();
+        let ours = ours.map(|name| (name.to_owned(), None));
         let others = beside
             .iter()
             .map(|(name, program)| (name.clone(), Some(program)));
-        let ours: Vec<(String, Option<&PathBuf>)> = ours.into_iter().chain(others).collect();
+        let ours: Vec<(String, Option<&PathBuf>)> = ours.chain(others).collect();
         let mut systems: Vec<String> = ours.iter().map(|(name, _)| name.clone()).collect();
-        systems.extend([VIRTIOFSD, own].map(str::to_owned));
+        systems.extend(
+            [Some(VIRTIOFSD), own]
+                .into_iter()
+                .flatten()
+                .map(str::to_owned),
+        );
+        let mut counted = Vec::new();
+        let mut tapped = |system: &str, daemon: &Daemon, socket: &Path| -> Result<PathBuf> {
+            if !is_counted {
+                return Ok(socket.to_owned());
+            }
+            let tap = Tap::start(socket)?;
+            let tapped = tap.socket().to_owned();
+            counted.push(Counted {
+                system: system.to_owned(),
+                tap,
+                daemon: daemon.pid(),
+            });
+            Ok(tapped)
+        };
         for name in systems.iter().map(String::as_str).chain([HOST]) {
             for guest in 0..guests {
                 fs::create_dir_all(place(&tree.to_string_lossy(), name, guest))?;
@@ -119,7 +166,7 @@ impl Fixture {
                 options = options.program(program);
             }
             let daemon = Daemon::start(&options)?;
-            sockets.push((name.clone(), daemon.socket().to_owned()));
+            sockets.push((name.clone(), tapped(name, &daemon, daemon.socket())?));
             daemons.push(daemon);
         }
         let program = gangplank_bench::guest_bench(machine.arch())?;
@@ -138,6 +185,7 @@ impl Fixture {
                 socket = relay.socket();
                 relays.push(relay);
             }
+            let socket = tapped(VIRTIOFSD, &theirs, &socket)?;
             daemons.push(theirs);
             let mut options = Options::new(machine).program("guest-bench", &program);
             options.memory_mib = if guests == 1 { 1024 } else { 512 };
@@ -145,11 +193,11 @@ impl Fixture {
                 options = options.share(socket, tag);
             }
             options = options.share(&socket, VIRTIOFSD);
-            if own == "9p" {
+            if own == Some("9p") {
                 options.release = Release::General;
-                options.plan9.push((work(own), own.to_owned()));
+                options.plan9.push((work("9p"), "9p".to_owned()));
             }
-            let guest = boot(&options, &systems, own, &work(own));
+            let guest = boot(&options, &systems, own, &work(own.unwrap_or_default()));
             booted.push(guest.with_context(|| format!("guest {number}"))?);
         }
         let peers = systems.iter().skip(1).cloned();
@@ -160,6 +208,7 @@ impl Fixture {
             percent,
             tree,
             program,
+            counted,
             _relays: relays,
             _daemons: daemons,
             _dir: dir,
@@ -203,6 +252,28 @@ impl Fixture {
         Ok(printed)
     }
 
+    /// Runs `workload` once on every file system, and counts what it takes. There must be one guest.
+    pub(crate) fn costs(&mut self, workload: &str) -> Result<Vec<Cost>> {
+        let guest = self.guests.first_mut().context("there is no guest")?;
+        let mut costs = Vec::new();
+        for counted in &self.counted {
+            let system = &counted.system;
+            let place = format!("{system}={}", place("/tools", system, 0));
+            let mut phase = |phase: &str| {
+                let places = format!("--phase {phase} {place}");
+                guest.sh_within(&command(1, self.percent, &places, workload), LIMIT)
+            };
+            phase("prepare")?;
+            let before = counted.tap.returned()?;
+            let counting = Counting::start(&with_descendants(counted.daemon))?;
+            let printed = phase("run")?;
+            let messages = counted.tap.returned()? - before;
+            costs.push(Cost::new(&printed, messages, counting.end()?)?);
+            phase("clear")?;
+        }
+        Ok(costs)
+    }
+
     /// Runs `workload` on the host's file system, as often at once as there are guests.
     pub(crate) fn on_host(&mut self, workload: &str, rounds: u32) -> Result<Vec<String>> {
         let (tree, program, percent) = (&self.tree, &self.program, self.percent);
@@ -225,16 +296,24 @@ impl Fixture {
 }
 
 /// Boots a guest that has every file system below `/tools/work`.
-fn boot(options: &Options, systems: &[String], own: &str, directory: &Path) -> Result<Guest> {
+fn boot(
+    options: &Options,
+    systems: &[String],
+    own: Option<&str>,
+    directory: &Path,
+) -> Result<Guest> {
     let mut guest = Guest::boot(options)?;
     guest.mount(TOOLS, "/tools")?;
     guest.sh(
         "mount -t tmpfs tmpfs /tools/tmp && mount -o bind /dev /tools/dev && mount -t \
         proc proc /tools/proc",
     )?;
-    for name in systems.iter().filter(|name| *name != own) {
+    for name in systems.iter().filter(|name| Some(name.as_str()) != own) {
         guest.sh(&format!("mount -t virtiofs {name} /tools/work/{name}"))?;
     }
+    let Some(own) = own else {
+        return Ok(guest);
+    };
     let how = match own {
         // The size that QEMU's documentation advises.
         "9p" => format!("-t 9p -o trans=virtio,version=9p2000.L,msize={PLAN9_MSIZE} 9p"),

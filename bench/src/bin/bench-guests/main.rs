@@ -15,10 +15,13 @@
 )]
 
 mod args;
+mod costs;
 mod fixture;
+mod kernel_counts;
 mod results;
 mod situation;
 mod summary;
+mod tap;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -28,7 +31,7 @@ use clap::Parser;
 use gangplank_bench::document;
 
 use crate::args::{Args, Kind};
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, Purpose};
 use crate::results::Results;
 use crate::situation::Situation;
 
@@ -51,6 +54,9 @@ struct Measured {
 }
 
 fn run(args: &Args) -> Result<()> {
+    if args.counts {
+        return count(args);
+    }
     let mut measured = Vec::new();
     for situation in &args.situations {
         measured.push(measure(args, *situation)?);
@@ -93,18 +99,53 @@ fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn measure(args: &Args, situation: Situation) -> Result<Measured> {
-    let entered = situation.enter()?;
-    let machine = args.machine.machine();
-    let mut fixture = Fixture::new(machine, args.size, situation.guests(), &args.beside)?;
+/// The workloads that the arguments ask for.
+fn workloads(args: &Args, fixture: &Fixture) -> Result<Vec<String>> {
     let known = fixture.workloads()?;
     for asked in &args.workloads {
         ensure!(known.contains(asked), "there is no workload {asked}");
     }
-    let workloads = match args.workloads.is_empty() {
+    Ok(match args.workloads.is_empty() {
         true => known,
         false => args.workloads.clone(),
-    };
+    })
+}
+
+/// Counts what each workload takes.
+fn count(args: &Args) -> Result<()> {
+    let situation = args.situations.first().copied();
+    let entered = situation.unwrap_or(Situation::Idle).enter()?;
+    let machine = args.machine.machine();
+    let mut fixture = Fixture::new(machine, args.size, 1, &args.beside, Purpose::Counts)?;
+    let mut costs = Vec::new();
+    for workload in workloads(args, &fixture)? {
+        eprintln!("counting: {workload} ...");
+        costs.extend(fixture.costs(&workload)?);
+    }
+    drop(fixture);
+    drop(entered);
+    let table = costs::table(&costs);
+    println!("{table}");
+    if let Some(path) = &args.json {
+        write(path, &serde_json::to_string_pretty(&costs)?)?;
+    }
+    if let Some(path) = &args.document {
+        let told = format!(
+            "{}; one run of each workload at {} % of its usual size.\n\n{table}",
+            document::Machine::this(),
+            args.size,
+        );
+        document::put(path, counts_mark(args.machine), &told)?;
+    }
+    Ok(())
+}
+
+fn measure(args: &Args, situation: Situation) -> Result<Measured> {
+    let entered = situation.enter()?;
+    let machine = args.machine.machine();
+    let guests = situation.guests();
+    let mut fixture = Fixture::new(machine, args.size, guests, &args.beside, Purpose::Rates)?;
+    let workloads = workloads(args, &fixture)?;
     let mut results = Results::default();
     for workload in &workloads {
         eprintln!("{}: {workload} ...", situation.name());
@@ -157,6 +198,19 @@ const fn mark(kind: Kind) -> &'static str {
         Kind::QemuX86_64 => {
             "<!-- results in qemu: scripts/bench --guests qemu-x86_64 --document puts them here \
              -->"
+        }
+    }
+}
+
+/// The mark before the counts of such guests in a document.
+const fn counts_mark(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Uml => {
+            "<!-- counts in uml: scripts/bench --guests uml --counts --document puts them here -->"
+        }
+        Kind::QemuX86_64 => {
+            "<!-- counts in qemu: scripts/bench --guests qemu-x86_64 --counts --document puts them \
+             here -->"
         }
     }
 }

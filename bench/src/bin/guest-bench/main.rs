@@ -2,13 +2,14 @@
 //! static, so that it runs in any guest and, for comparison, on the host.
 //!
 //!     guest-bench [--root TOOLS] [--rounds N] [--size PERCENT] [--drop-caches]
-//!                 NAME=DIRECTORY... -- WORKLOAD...
+//!                 [--phase prepare|run|clear] NAME=DIRECTORY... -- WORKLOAD...
 //!     guest-bench --list
 //!
 //! Each result is one line: workload, name, seconds, number of units, unit. Workloads run the
 //! programs of the system tree TOOLS, which then has to contain the directories; without it, those
 //! of the running system. With --drop-caches, workloads that must find nothing cached drop the
-//! kernel's caches, which is for a guest of one's own.
+//! kernel's caches, which is for a guest of one's own. With --phase, it does that part of a single
+//! round, so that whoever counts can begin and end between the parts.
 #![allow(clippy::print_stdout, reason = "a program for the console")]
 
 mod names;
@@ -42,9 +43,19 @@ fn main() -> ExitCode {
     }
 }
 
+/// A part of a workload's only round.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Prepare,
+    Run,
+    Clear,
+}
+
 /// The arguments.
 struct Arguments {
     rounds: u32,
+    /// All of them without one.
+    phase: Option<Phase>,
     directories: Vec<WorkDir>,
     workloads: Vec<&'static Workload>,
 }
@@ -55,6 +66,7 @@ impl Arguments {
         let mut rounds = 1;
         let mut percent = 100;
         let mut drop_caches = false;
+        let mut phase = None;
         let mut directories = Vec::new();
         while let Some(word) = words.next() {
             let mut value = || words.next().with_context(|| format!("{word} has no value"));
@@ -62,6 +74,14 @@ impl Arguments {
                 "--" => break,
                 "--root" => root = value()?.into(),
                 "--drop-caches" => drop_caches = true,
+                "--phase" => {
+                    phase = Some(match value()?.as_str() {
+                        "prepare" => Phase::Prepare,
+                        "run" => Phase::Run,
+                        "clear" => Phase::Clear,
+                        other => bail!("there is no phase {other}"),
+                    });
+                }
                 "--rounds" => rounds = value()?.parse().context("--rounds")?,
                 "--size" => percent = value()?.parse().context("--size")?,
                 _ => {
@@ -85,6 +105,7 @@ impl Arguments {
         }
         Ok(Self {
             rounds,
+            phase,
             directories: directories
                 .into_iter()
                 .map(|(name, directory)| {
@@ -98,35 +119,66 @@ impl Arguments {
 
 fn run(arguments: &Arguments) -> Result<()> {
     for workload in &arguments.workloads {
-        for dir in &arguments.directories {
-            if !workload.consumes {
-                prepare(workload, dir)?;
-            }
-        }
-        for _ in 0..arguments.rounds {
-            for dir in &arguments.directories {
-                if workload.consumes {
-                    prepare(workload, dir)?;
+        match arguments.phase {
+            None => all_rounds(workload, arguments)?,
+            Some(phase) => {
+                for dir in &arguments.directories {
+                    only(phase, workload, dir)?;
                 }
-                if workload.cold {
-                    dir.forget_caches()?;
-                }
-                let measured = (workload.run)(dir)
-                    .with_context(|| format!("{} on {}", workload.name, dir.name()))?;
-                println!(
-                    "{} {} {:.6} {} {}",
-                    workload.name,
-                    dir.name(),
-                    measured.took.as_secs_f64(),
-                    measured.count,
-                    workload.unit
-                );
             }
-        }
-        for dir in &arguments.directories {
-            dir.clear()?;
         }
     }
+    Ok(())
+}
+
+fn all_rounds(workload: &Workload, arguments: &Arguments) -> Result<()> {
+    for dir in &arguments.directories {
+        if !workload.consumes {
+            prepare(workload, dir)?;
+        }
+    }
+    for _ in 0..arguments.rounds {
+        for dir in &arguments.directories {
+            if workload.consumes {
+                prepare(workload, dir)?;
+            }
+            if workload.cold {
+                dir.forget_caches()?;
+            }
+            measure(workload, dir)?;
+        }
+    }
+    for dir in &arguments.directories {
+        dir.clear()?;
+    }
+    Ok(())
+}
+
+fn only(phase: Phase, workload: &Workload, dir: &WorkDir) -> Result<()> {
+    match phase {
+        Phase::Prepare => {
+            prepare(workload, dir)?;
+            if workload.cold {
+                dir.forget_caches()?;
+            }
+            Ok(())
+        }
+        Phase::Run => measure(workload, dir),
+        Phase::Clear => dir.clear(),
+    }
+}
+
+fn measure(workload: &Workload, dir: &WorkDir) -> Result<()> {
+    let measured =
+        (workload.run)(dir).with_context(|| format!("{} on {}", workload.name, dir.name()))?;
+    println!(
+        "{} {} {:.6} {} {}",
+        workload.name,
+        dir.name(),
+        measured.took.as_secs_f64(),
+        measured.count,
+        workload.unit
+    );
     Ok(())
 }
 
