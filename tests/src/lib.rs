@@ -16,6 +16,7 @@ pub mod git;
 pub mod guest;
 pub mod guest_fixture;
 pub mod guest_suite;
+pub mod guest_work;
 pub mod mapping;
 pub mod memory_cgroup;
 pub mod network;

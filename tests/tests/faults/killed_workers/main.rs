@@ -7,7 +7,6 @@
 mod debian;
 mod programs;
 
-use std::fmt::Write as _;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -19,6 +18,7 @@ use anyhow::{Context, Result, ensure};
 use gangplank_tests::daemon::{self, Daemon, TAG};
 use gangplank_tests::driver::fixture::{acceptor_of, guest_processes};
 use gangplank_tests::guest::{Guest, Machine, Options};
+use gangplank_tests::guest_work;
 use gangplank_tests::process::User;
 use gangplank_tests::runner::{self, Runner};
 use gangplank_tests::tools;
@@ -72,9 +72,6 @@ const HOLDERS: [(&str, &str); 2] = [
 
 /// Limit for the guest's programs to end after the last kill.
 const ENDING: Duration = Duration::from_secs(300);
-
-/// Prints the number of programs that have ended, in whatever way.
-const COUNT_ENDED: &str = "cat /tmp/*.log | grep -c '^\\(done\\|failed\\)$'; true";
 
 fn main() -> ExitCode {
     let mut runner = Runner::from_arguments();
@@ -168,20 +165,10 @@ fn work(
         runner::note(&format!("{}: {:.0?}", group.name, start.elapsed()));
     }
     check_holders(&mut guest)?;
-    let told = guest.sh("dmesg | grep -i 'i/o error\\|fuse.*error'; true")?;
-    ensure!(told.trim().is_empty(), "the guest's kernel says {told}");
+    guest_work::check_kernel_log(&mut guest)?;
     for (file, count) in [("log", "lines"), ("reopened", "reopened")] {
-        let lines = debian::number(&mut guest, &format!("/dev/shm/{count}"))?;
-        let expected = (0..lines).fold(String::new(), |mut text, line| {
-            let _ = writeln!(text, "line {line}");
-            text
-        });
-        let written = fs::read_to_string(share.path().join(file))?;
-        ensure!(
-            written == expected,
-            "{file}: {}",
-            first_difference(&written, &expected)
-        );
+        let counted = format!("/dev/shm/{count}");
+        guest_work::check_appended(&mut guest, &share.path().join(file), &counted)?;
     }
     let taken = ["one", "two"].map(|name| debian::number(&mut guest, &format!("/dev/shm/{name}")));
     let taken = taken.into_iter().sum::<Result<u64>>()?;
@@ -238,34 +225,13 @@ fn run(
     group: &Group,
     times: usize,
 ) -> Result<()> {
-    guest.sh("rm -f /dev/shm/end")?;
-    for (name, program) in group.programs {
-        guest.sh(&format!(
-            "{{ {{ ( {program} ) && echo done || echo failed; }} >/tmp/{name}.log 2>&1 & }}"
-        ))?;
-    }
+    guest_work::start(guest, group.programs)?;
     for _ in 0..times {
         thread::sleep(Duration::from_millis(fastrand::u64(PAUSE_MS.0..PAUSE_MS.1)));
         disturb()?;
     }
     // Also from the last death, the guest recovers.
-    guest.sh("touch /dev/shm/end")?;
-    let deadline = Instant::now() + ENDING;
-    let expected = group.programs.len();
-    while guest.sh(COUNT_ENDED)?.trim().parse() != Ok(expected) {
-        ensure!(
-            Instant::now() < deadline,
-            "the guest's programs said:\n{}",
-            guest.sh("tail -n 20 /tmp/*.log; ps -o pid,stat,args; true")?
-        );
-        thread::sleep(Duration::from_secs(1));
-    }
-    let said = guest.sh("tail -n 20 /tmp/*.log; mv /tmp/*.log /dev/shm")?;
-    ensure!(
-        said.matches("done\n").count() == expected,
-        "the guest's programs said:\n{said}"
-    );
-    Ok(())
+    guest_work::end(guest, group.programs.len(), ENDING)
 }
 
 /// Kills the worker of the daemon's guest, once it has one.
@@ -319,20 +285,4 @@ fn pauses(log: &str, words: &str) -> Vec<u64> {
         number?.parse().ok()
     };
     log.lines().filter_map(after).collect()
-}
-
-fn first_difference(written: &str, expected: &str) -> String {
-    let mut pairs = written.lines().zip(expected.lines());
-    match pairs.position(|(written, expected)| written != expected) {
-        Some(line) => {
-            let from = line.saturating_sub(2);
-            let shown: Vec<&str> = written.lines().skip(from).take(6).collect();
-            format!("line {line} differs: {shown:?}")
-        }
-        None => format!(
-            "{} lines were written, not {}",
-            written.lines().count(),
-            expected.lines().count()
-        ),
-    }
 }

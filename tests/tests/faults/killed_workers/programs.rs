@@ -1,5 +1,6 @@
-//! What works in the guest while workers are killed. Each program goes on until `/dev/shm/end`
-//! exists, and says "done" at the end.
+//! What works in the guest while workers are killed.
+
+use gangplank_tests::guest_work::{APPEND, FSX, NAMES, Program};
 
 /// Programs that work at the same time.
 pub(crate) struct Group {
@@ -7,8 +8,8 @@ pub(crate) struct Group {
     pub(crate) name: &'static str,
     /// Of each ten kills, those that this group gets.
     pub(crate) tenths: usize,
-    /// The programs by name, for the guest's shell.
-    pub(crate) programs: &'static [(&'static str, &'static str)],
+    /// The programs.
+    pub(crate) programs: &'static [Program],
 }
 
 /// Counts under a lock that another program takes as well: a directory, which one can make.
@@ -43,32 +44,17 @@ pub(crate) const GROUPS: [Group; 3] = [
         name: "files",
         tenths: 4,
         programs: &[
-            (
-                "append",
-                "exec 3>>/mnt/log; i=0; while ! test -e /dev/shm/end; do \
-                   echo line $i >&3 || exit 1; i=$((i+1)); done; echo $i >/dev/shm/lines",
-            ),
+            APPEND,
             (
                 "reopen",
                 "i=0; while ! test -e /dev/shm/end; do \
                    echo line $i >>/mnt/reopened || exit 1; i=$((i+1)); done; \
                  echo $i >/dev/shm/reopened",
             ),
-            (
-                "names",
-                "mkdir /mnt/names && cd /mnt/names && while ! test -e /dev/shm/end; do \
-                   echo a >a && mv a b && ln b c && rm b && mkdir d && mv c d/e && ln -s d f && \
-                   cat f/e >/dev/null && rm f d/e && rmdir d && test -z \"$(ls)\" || exit 1; done",
-            ),
+            NAMES,
             ("lock-one", lock!("one")),
             ("lock-two", lock!("two")),
-            (
-                "fsx",
-                "mkdir /mnt/fsx && cd /mnt/fsx && cp /mnt/fsx.toml . && s=0; \
-                 while ! test -e /dev/shm/end; do \
-                   fsx -f fsx.toml -N 2000 -S $s -P /tmp file || exit 1; rm file || exit 1; \
-                   s=$((s+1)); done",
-            ),
+            FSX,
         ],
     },
     Group {

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use gangplank_tests::daemon::TAG;
 use gangplank_tests::debian_tree;
 use gangplank_tests::guest::{Guest, Machine, Options};
+use gangplank_tests::guest_work::{self, APPEND, FSX, Program};
 use gangplank_tests::tools;
 
 use crate::fixture::{Fixture, Kind, socket_of};
@@ -22,33 +23,20 @@ const MOVES_VARIABLE: &str = "GANGPLANK_MIGRATIONS";
 /// Limit for the guest's programs to end after the last move.
 const ENDING: Duration = Duration::from_secs(120);
 
-/// The programs that work in the guest, by name: each goes on until `/tmp/end` exists.
-const PROGRAMS: [(&str, &str); 3] = [
-    (
-        "append",
-        "exec 3>>/mnt/log; i=0; while ! test -e /tmp/end; do \
-           echo line $i >&3 || exit 1; i=$((i+1)); done; echo $i >/tmp/lines",
-    ),
-    (
-        "fsx",
-        "mkdir /mnt/fsx && cd /mnt/fsx && cp /mnt/fsx.toml . && s=0; while ! test -e /tmp/end; do \
-           fsx -f fsx.toml -N 2000 -S $s -P /tmp file || exit 1; rm file || exit 1; s=$((s+1)); \
-         done",
-    ),
-    (
-        "fio",
-        "while ! test -e /tmp/end; do \
-           chroot /mnt/debian fio --name=verify --directory=/work --size=4M --bsrange=4k-64k \
-             --blockalign=4k --rw=randrw --ioengine=psync --verify=crc32c --verify_fatal=1 \
-             --do_verify=1 --thread --minimal || exit 1; \
-           rm /mnt/debian/work/verify.* || exit 1; done",
-    ),
-];
+/// fio, which verifies what it wrote.
+const FIO: Program = (
+    "fio",
+    "while ! test -e /dev/shm/end; do \
+       chroot /mnt/debian fio --name=verify --directory=/work --size=4M --bsrange=4k-64k \
+         --blockalign=4k --rw=randrw --ioengine=psync --verify=crc32c --verify_fatal=1 \
+         --do_verify=1 --thread --minimal || exit 1; \
+       rm /mnt/debian/work/verify.* || exit 1; done",
+);
 
-/// Programs that find paths cannot help: files without a name.
-const UNLINKED: (&str, &str) = (
+/// What paths cannot help to find: a file without a name.
+const UNLINKED: Program = (
     "unlinked",
-    "exec 4<>/mnt/removed; rm /mnt/removed; i=0; while ! test -e /tmp/end; do \
+    "exec 4<>/mnt/removed; rm /mnt/removed; i=0; while ! test -e /dev/shm/end; do \
        echo line $i >&4 && i=$((i+1)) || exit 1; done; \
      [ $(wc -l </proc/self/fd/4) = $i ] || exit 1",
 );
@@ -103,12 +91,8 @@ pub(crate) fn under_load(machine: Machine, kinds: &[Kind], mode: Mode) -> Result
          mount -o bind /dev/shm /mnt/debian/dev/shm && mkdir -p /mnt/debian/work",
     )?;
     let unlinked = (mode == Mode::FileHandles).then_some(UNLINKED);
-    let programs: Vec<_> = PROGRAMS.into_iter().chain(unlinked).collect();
-    for (name, program) in &programs {
-        guest.sh(&format!(
-            "{{ ( {program}; echo done ) >/tmp/{name}.log 2>&1 & }}"
-        ))?;
-    }
+    let programs: Vec<_> = [APPEND, FSX, FIO].into_iter().chain(unlinked).collect();
+    guest_work::start(&mut guest, &programs)?;
     let moves = moves()?;
     for _ in 0..moves {
         std::thread::sleep(Duration::from_millis(fastrand::u64(200..1500)));
@@ -125,25 +109,10 @@ pub(crate) fn under_load(machine: Machine, kinds: &[Kind], mode: Mode) -> Result
         );
         daemon = next;
     }
-    let said = guest.sh_within(
-        &format!(
-            "touch /tmp/end; for i in $(seq {}); do \
-               [ $(cat /tmp/*.log | grep -c '^done$') = {} ] && break; sleep 1; done; \
-             tail -n 3 /tmp/*.log; dmesg | grep -i 'i/o error\\|fuse.*error' ; true",
-            ENDING.as_secs(),
-            programs.len(),
-        ),
-        ENDING + Duration::from_secs(10),
-    )?;
-    ensure!(
-        said.matches("\ndone\n").count() == programs.len(),
-        "the guest's programs said:\n{said}\n{}\n{}",
-        fixture.relay.log(),
-        daemon.log()
-    );
-    let lines: u64 = guest.sh("cat /tmp/lines")?.trim().parse()?;
-    let expected: String = (0..lines).map(|line| format!("line {line}\n")).collect();
-    ensure!(fs::read_to_string(fixture.host("log"))? == expected);
+    let logs = || format!("{}\n{}", fixture.relay.log(), daemon.log());
+    guest_work::end(&mut guest, programs.len(), ENDING).with_context(logs)?;
+    guest_work::check_kernel_log(&mut guest)?;
+    guest_work::check_appended(&mut guest, &fixture.host("log"), "/dev/shm/lines")?;
     guest.sh("umount /mnt/debian/dev/shm /mnt/debian/dev /mnt/debian/proc /mnt")?;
     let status = fixture.relay.tell(&["status"])?;
     let expected = format!("daemons {}, losses 0", moves + 1);
