@@ -4,6 +4,7 @@
 
 mod migration;
 mod size;
+mod status;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -19,8 +20,9 @@ use log::LevelFilter;
 
 pub use self::migration::MigrationArgs;
 use self::size::parse_size;
+pub use self::status::{Command, StatusArgs, StatusOptions};
 use crate::device;
-use crate::manual::MANUAL;
+use crate::manual::{MANUAL, STATUS};
 use crate::passthrough::id_map::IdRule;
 use crate::passthrough::options::{
     CachePolicy, GuestArch, InodeFileHandles, Locks, NegotiationMode, Ownership,
@@ -38,7 +40,10 @@ use crate::sandbox::options::{IdMapping, ModCaps, Mode, Seccomp};
     version,
     args_override_self = true,
     arg_required_else_help = true,
-    override_usage = "gangplankd --shared-dir <DIR> --socket-path <PATH> [OPTIONS]"
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true,
+    override_usage = "gangplankd --shared-dir <DIR> --socket-path <PATH> [OPTIONS]\n       \
+                      gangplankd status --control <PATH> [--json | --watch]"
 )]
 pub struct Args {
     /// Directory to share
@@ -288,6 +293,14 @@ pub struct Args {
     #[command(flatten)]
     pub migration: MigrationArgs,
 
+    /// The options `--control` and `--metrics`.
+    #[command(flatten)]
+    pub status: StatusOptions,
+
+    /// What to do instead of serving.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// Options in the form of the older C daemon, such as source=/srv,cache=auto [deprecated]
     #[arg(short = 'o', value_name = "OPTIONS", help_heading = DEPRECATED)]
     pub compat_options: Vec<String>,
@@ -299,6 +312,11 @@ pub struct Args {
     /// Stay in the foreground, as the daemon always does [deprecated]
     #[arg(short = 'f', help_heading = DEPRECATED)]
     pub compat_foreground: bool,
+}
+
+/// What the manual says about `gangplankd status`.
+const fn status_manual() -> &'static gangplank_service::manual::Manual {
+    &STATUS
 }
 
 const SHARE: &str = "The share";
@@ -495,6 +513,7 @@ mod tests {
             FILES,
             CONFINEMENT,
             migration::HEADING,
+            status::HEADING,
             LOGGING,
             DEPRECATED,
         ] {

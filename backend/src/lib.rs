@@ -20,4 +20,5 @@ pub mod sandbox;
 pub mod session;
 pub mod socket;
 pub mod state;
+pub mod status;
 pub mod sys;

@@ -4,10 +4,10 @@ use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use gangplank_backend::args::{Args, EarlyExit};
+use gangplank_backend::args::{Args, Command, EarlyExit};
 use gangplank_backend::config::Config;
 use gangplank_backend::handover::report;
-use gangplank_backend::run;
+use gangplank_backend::{run, status};
 use gangplank_service::error_chain;
 
 /// The output of `--print-capabilities` for management software (`VHostUserBackendCapabilities` in
@@ -34,6 +34,12 @@ fn main() -> ExitCode {
         return match io::stdout().write_all(CAPABILITIES.as_bytes()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => ExitCode::FAILURE,
+        };
+    }
+    if let Some(Command::Status(status)) = &args.command {
+        return match status::client::run(status) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error),
         };
     }
     if args.reload {

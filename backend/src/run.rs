@@ -17,6 +17,7 @@ use crate::handover::reload::{Reloader, SERVING, Supervised};
 use crate::passthrough::options::InodeFileHandles;
 use crate::sandbox::{self, Confined, Role, Start, Supervisor, rlimit};
 use crate::socket::{self, Files, Listening, Source};
+use crate::status::sockets::{self, Listeners, Sockets};
 use crate::sys::process;
 
 /// Why the daemon does not start, or stops.
@@ -50,6 +51,9 @@ pub enum Error {
     /// The program's file is not found.
     #[error("cannot find the program's own file")]
     Program(#[source] std::io::Error),
+    /// The sockets for status and metrics cannot be used.
+    #[error(transparent)]
+    Status(#[from] sockets::Error),
     /// Serving fails.
     #[error(transparent)]
     Serve(#[from] acceptor::Error),
@@ -112,6 +116,10 @@ fn prepare(mut config: Config, beginning: &mut Beginning) -> Result<u8, Error> {
         _ => None,
     };
 
+    let mut status = match &*beginning {
+        Beginning::First => Sockets::default(),
+        _ => Sockets::inherit(&config.status)?,
+    };
     logging::start(&config.logging)?;
     #[cfg(feature = "crash-hook")]
     crate::crash_hook::start().map_err(Error::CrashHook)?;
@@ -138,11 +146,11 @@ fn prepare(mut config: Config, beginning: &mut Beginning) -> Result<u8, Error> {
     let program = Program::running().map_err(Error::Program)?;
     match beginning {
         Beginning::Successor(takeover) => match takeover.take() {
-            Some(takeover) => succeed(&config, takeover, signals),
+            Some(takeover) => succeed(&config, takeover, signals, status.into_listeners()),
             None => Ok(0),
         },
         Beginning::Supervisor(supervised) => match supervised.take() {
-            Some(supervised) => supervise_on(&config, supervised, &signals, program),
+            Some(supervised) => supervise_on(&config, supervised, &signals, program, status),
             None => Ok(0),
         },
         Beginning::First => {
@@ -151,7 +159,16 @@ fn prepare(mut config: Config, beginning: &mut Beginning) -> Result<u8, Error> {
                 (None, Source::Path { path, group }) => socket::bind(path, group.as_deref())?,
                 (None, Source::Fd(fd)) => socket::inherit(*fd)?,
             };
-            serve(&config, listening, signals, program)
+            match Sockets::bind(&config.status) {
+                Ok(bound) => status = bound,
+                Err(error) => {
+                    if let Some(files) = listening.files {
+                        files.remove();
+                    }
+                    return Err(error.into());
+                }
+            }
+            serve(&config, listening, signals, program, status)
         }
     }
 }
@@ -160,7 +177,8 @@ fn serve(
     config: &Config,
     listening: Listening,
     signals: Signals,
-    program: Program,
+    mut program: Program,
+    status: Sockets,
 ) -> Result<u8, Error> {
     let Listening { listener, files } = listening;
     // The confined process cannot read them.
@@ -171,12 +189,13 @@ fn serve(
         Ok(Role::Supervisor(supervisor)) => {
             // Only the confined process accepts connections, and the socket closes with it.
             drop(listener);
+            hand_on(&mut program, &status)?;
             let reloader = Reloader {
                 program,
                 files,
                 count: 0,
             };
-            supervise(supervisor, reloader, &signals)
+            supervise(supervisor, reloader, &signals, status)
         }
         Ok(Role::Acceptor(confined, supervisor)) => {
             // The socket's files lie outside of the sandbox; the supervisor removes them.
@@ -187,6 +206,7 @@ fn serve(
                 host_limits,
                 supervisor,
                 signals,
+                status: status.into_listeners(),
             };
             acceptor.serve(config, None)
         }
@@ -197,13 +217,26 @@ fn serve(
             if let Some(files) = files {
                 files.remove();
             }
+            status.remove();
             Err(error.into())
         }
     }
 }
 
+/// Has the programs that this process starts and becomes inherit the sockets.
+fn hand_on(program: &mut Program, status: &Sockets) -> Result<(), Error> {
+    status.pass_on().map_err(Error::Inherit)?;
+    program.pass_status(status.passed());
+    Ok(())
+}
+
 /// Serves in place of another program, whose guests it takes over.
-fn succeed(config: &Config, takeover: Takeover, signals: Signals) -> Result<u8, Error> {
+fn succeed(
+    config: &Config,
+    takeover: Takeover,
+    signals: Signals,
+    status: Listeners,
+) -> Result<u8, Error> {
     let Takeover {
         supervisor,
         predecessor,
@@ -228,6 +261,7 @@ fn succeed(config: &Config, takeover: Takeover, signals: Signals) -> Result<u8, 
                 host_limits: begun.host_limits,
                 supervisor,
                 signals,
+                status,
             };
             acceptor.serve(config, Some(begun.predecessor))
         }
@@ -271,8 +305,10 @@ fn supervise_on(
     config: &Config,
     supervised: Supervised,
     signals: &Signals,
-    program: Program,
+    mut program: Program,
+    status: Sockets,
 ) -> Result<u8, Error> {
+    hand_on(&mut program, &status)?;
     let Supervised {
         channel,
         acceptor,
@@ -292,13 +328,14 @@ fn supervise_on(
         count,
     };
     let supervisor = Supervisor::new(acceptor, channel)?;
-    supervise(supervisor, reloader, signals)
+    supervise(supervisor, reloader, signals, status)
 }
 
 fn supervise(
     supervisor: Supervisor,
     mut reloader: Reloader,
     signals: &Signals,
+    status: Sockets,
 ) -> Result<u8, Error> {
     let serving = || readiness::ready(SERVING);
     let result = supervisor.wait(signals, |supervisor| reloader.reload(supervisor), serving);
@@ -306,6 +343,7 @@ fn supervise(
     if let Some(files) = reloader.files {
         files.remove();
     }
+    status.remove();
     Ok(result?)
 }
 
@@ -316,6 +354,7 @@ struct Serving {
     host_limits: HostLimits,
     supervisor: Channel,
     signals: Signals,
+    status: Listeners,
 }
 
 impl Serving {
@@ -338,6 +377,7 @@ impl Serving {
             config,
             max_guests,
             supervisor: self.supervisor,
+            status: self.status,
         };
         acceptor::accept_guests(means, predecessor)?;
         log::info!("the daemon has ended");

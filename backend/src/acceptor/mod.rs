@@ -9,6 +9,7 @@
 
 mod handing_over;
 mod max_guests;
+mod reporting;
 mod taking_over;
 
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
@@ -29,6 +30,8 @@ use crate::config::Config;
 use crate::handover::channel::{Channel, Message};
 use crate::keeper::{self, Assignment};
 use crate::sandbox::Confined;
+use crate::status::answer::Kind;
+use crate::status::sockets::Listeners;
 use crate::sys::process::{self, Forked};
 
 /// Pause before the next attempt after a connection cannot be accepted for lack of descriptors,
@@ -43,6 +46,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 /// again and again must not fill the log.
 const LOGGED_CONNECTIONS: u32 = 100;
 
+use self::reporting::Reporters;
 pub use max_guests::HostLimits;
 pub use taking_over::Predecessor;
 
@@ -121,6 +125,8 @@ pub struct Means<'a> {
     pub max_guests: usize,
     /// The channel to the supervisor.
     pub supervisor: Channel,
+    /// The sockets for status and metrics.
+    pub status: Listeners,
 }
 
 /// The acceptor's state. A forked process drops all of it.
@@ -129,6 +135,7 @@ struct Acceptor<'a> {
     /// The acceptor of the next program, while it may take the guests over.
     successor: Option<Channel>,
     guests: Vec<Guest>,
+    reporters: Reporters,
     /// Number of connections so far.
     number: u64,
     process: Pid,
@@ -149,10 +156,13 @@ pub fn accept_guests(means: Means<'_>, predecessor: Option<Predecessor>) -> Resu
     // Another process may accept the connection between poll and accept.
     means.listener.set_nonblocking(true).map_err(Error::Wait)?;
     let config = means.config;
+    let mut means = means;
+    let reporters = Reporters::new(std::mem::take(&mut means.status));
     let mut acceptor = Acceptor {
         means,
         successor: None,
         guests: Vec::new(),
+        reporters,
         number: 0,
         process: getpid(),
         connection_log: RateLimit::new(LOGGED_CONNECTIONS),
@@ -182,6 +192,9 @@ pub fn accept_guests(means: Means<'_>, predecessor: Option<Predecessor>) -> Resu
         if ready.is_told {
             acceptor.hand_over();
         }
+        if let Some(kind) = ready.is_asked {
+            acceptor = acceptor.report(kind);
+        }
         // The successor does not know of a guest that comes after it was introduced.
         if ready.can_accept && acceptor.successor.is_none() {
             acceptor = acceptor.serve_next();
@@ -202,6 +215,8 @@ pub fn accept_guests(means: Means<'_>, predecessor: Option<Predecessor>) -> Resu
 struct Ready {
     can_accept: bool,
     is_told: bool,
+    /// A client waits for the status or the metrics.
+    is_asked: Option<Kind>,
     supervisor_has_ended: bool,
     successor_has_ended: bool,
 }
@@ -209,25 +224,32 @@ struct Ready {
 impl Acceptor<'_> {
     /// Waits for something to do. While another acceptor may take the guests over, connections
     /// wait.
-    fn wait(&self) -> Result<Ready, Error> {
+    fn wait(&mut self) -> Result<Ready, Error> {
+        let is_full = self.reporters.is_full();
+        let asking = self.reporters.polled();
         let next = match &self.successor {
             None => PollFd::new(&self.means.listener, PollFlags::IN),
             Some(successor) => PollFd::new(successor, PollFlags::IN),
         };
-        let mut ready = [
+        let mut ready = vec![
             next,
             PollFd::new(&self.means.supervisor, PollFlags::IN),
             PollFd::from_borrowed_fd(self.means.signals.as_fd(), PollFlags::IN),
         ];
-        match poll(&mut ready, None) {
+        ready.extend(asking.iter().map(reporting::poll_fd));
+        let limit = is_full.then(|| Timespec::try_from(ACCEPT_RETRY_DELAY).unwrap_or_default());
+        match poll(&mut ready, limit.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(Error::Wait(error.into())),
         }
-        let [next, supervisor, _] = ready.map(|ready| ready.revents());
+        let [next, supervisor] = [0, 1].map(|index: usize| ready[index].revents());
+        let mut asked = ready.iter().skip(3).zip(&asking);
+        let asked = asked.find(|(ready, _)| !ready.revents().is_empty());
         let has_ended = supervisor.contains(PollFlags::HUP);
         Ok(Ready {
             can_accept: self.successor.is_none() && !next.is_empty(),
             successor_has_ended: self.successor.is_some() && !next.is_empty(),
+            is_asked: asked.map(|(_, (kind, _))| *kind),
             is_told: !supervisor.is_empty() && !has_ended,
             supervisor_has_ended: has_ended,
         })

@@ -89,6 +89,10 @@ pub enum Message {
     Known,
     /// From an acceptor to its supervisor: it accepts guests.
     Serving,
+    /// To a keeper, with a socket to whoever wants to read the guest's state.
+    Report,
+    /// From a keeper on that socket, with the state's memory.
+    State,
 }
 
 impl Message {

@@ -19,7 +19,7 @@ mod successor;
 mod worker;
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -224,6 +224,9 @@ impl<'a> Keeper<'a> {
                         let channel = arrived.descriptors.into_iter().next();
                         *successor = channel.and_then(|channel| self.offer(Channel::new(channel)));
                     }
+                    Some(arrived) if arrived.message == Message::Report => {
+                        self.report(arrived.descriptors);
+                    }
                     Some(_) => {}
                 }
             }
@@ -236,6 +239,15 @@ impl<'a> Keeper<'a> {
                     _ => {}
                 }
             }
+        }
+    }
+
+    /// Passes the guest's state to whoever wants to read it.
+    fn report(&self, descriptors: Vec<OwnedFd>) {
+        let reader = descriptors.into_iter().next().map(Channel::new);
+        if let Some((reader, state)) = reader.zip(self.arena.file()) {
+            // If this fails, nobody waits any more.
+            let _ = reader.send(&Message::State, &[state]);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use gangplank_fuse::InHeader;
+use gangplank_fuse::{InHeader, Opcode};
 use gangplank_service::rate_limited;
 
 use super::file_system::FileSystem;
@@ -62,6 +62,7 @@ impl<F: FileSystem + 'static> SessionHandler<F> {
         self.session.lock_waits.unregister(lock.unique);
         let (_, mut reply, _) = request.parts();
         let written = put_error(&mut reply, lock.unique, libc::ENOLCK);
+        self.session.count_refusal(Some(Opcode::Setlkw), 0, written);
         request.set_reply_len(written);
         Handled::Replied(request)
     }
@@ -84,10 +85,11 @@ impl<F: FileSystem + 'static> Handler for SessionHandler<F> {
 
     fn refuse(&self, request: &mut Request) {
         let (mut reader, mut writer, _) = request.parts();
+        let total = reader.remaining() as u64;
         let header = reader.read_value::<InHeader>();
         let expects_reply = |header: &InHeader| {
             let opcode = header.opcode();
-            opcode.map_or(true, gangplank_fuse::Opcode::expects_reply)
+            opcode.map_or(true, Opcode::expects_reply)
         };
         let written = match header {
             Some(header) if expects_reply(&header) => {
@@ -95,6 +97,8 @@ impl<F: FileSystem + 'static> Handler for SessionHandler<F> {
             }
             _ => 0,
         };
+        let opcode = header.and_then(|header| header.opcode().ok());
+        self.session.count_refusal(opcode, total, written);
         request.set_reply_len(written);
     }
 

@@ -20,7 +20,7 @@ pub const PROGRAMS: [Program; 3] = [
         name: "gangplankd",
         section: "8",
         command: gangplank_backend::args::Args::command,
-        manuals: &[("", gangplank_backend::manual::MANUAL)],
+        manuals: gangplank_backend::manual::MANUALS,
     },
     Program {
         name: "gangplank-frontend",
