@@ -20,9 +20,9 @@ use log::LevelFilter;
 
 pub use self::migration::MigrationArgs;
 use self::size::parse_size;
-pub use self::status::{Command, StatusArgs, StatusOptions};
+pub use self::status::{StatusArgs, StatusOptions};
 use crate::device;
-use crate::manual::{MANUAL, STATUS};
+use crate::manual::MANUAL;
 use crate::passthrough::id_map::IdRule;
 use crate::passthrough::options::{
     CachePolicy, GuestArch, InodeFileHandles, Locks, NegotiationMode, Ownership,
@@ -40,8 +40,6 @@ use crate::sandbox::options::{IdMapping, ModCaps, Mode, Seccomp};
     version,
     args_override_self = true,
     arg_required_else_help = true,
-    args_conflicts_with_subcommands = true,
-    disable_help_subcommand = true,
     override_usage = "gangplankd --shared-dir <DIR> --socket-path <PATH> [OPTIONS]\n       \
                       gangplankd status --control <PATH> [--json | --watch]"
 )]
@@ -297,10 +295,6 @@ pub struct Args {
     #[command(flatten)]
     pub status: StatusOptions,
 
-    /// What to do instead of serving.
-    #[command(subcommand)]
-    pub command: Option<Command>,
-
     /// Options in the form of the older C daemon, such as source=/srv,cache=auto [deprecated]
     #[arg(short = 'o', value_name = "OPTIONS", help_heading = DEPRECATED)]
     pub compat_options: Vec<String>,
@@ -312,11 +306,6 @@ pub struct Args {
     /// Stay in the foreground, as the daemon always does [deprecated]
     #[arg(short = 'f', help_heading = DEPRECATED)]
     pub compat_foreground: bool,
-}
-
-/// What the manual says about `gangplankd status`.
-const fn status_manual() -> &'static gangplank_service::manual::Manual {
-    &STATUS
 }
 
 const SHARE: &str = "The share";
@@ -380,6 +369,14 @@ impl Args {
             .try_get_matches_from_mut(arguments)
             .map_err(EarlyExit)?;
         Self::from_arg_matches(&matches).map_err(|error| EarlyExit(error.format(&mut command)))
+    }
+
+    /// The command line with its command, for manuals. The parser itself does not know of that, so
+    /// that a word among virtiofsd's options is never taken for one.
+    #[must_use]
+    pub fn documented() -> clap::Command {
+        let status = StatusArgs::command().name("status");
+        Args::command().subcommand(status.bin_name("gangplankd status"))
     }
 
     /// Makes an error in the combination of options print like an error in one option.

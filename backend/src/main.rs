@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use gangplank_backend::args::{Args, Command, EarlyExit};
+use gangplank_backend::args::{Args, EarlyExit, StatusArgs};
 use gangplank_backend::config::Config;
 use gangplank_backend::handover::report;
 use gangplank_backend::{run, status};
@@ -26,6 +26,16 @@ const CAPABILITIES: &str = r#"{
 "#;
 
 fn main() -> ExitCode {
+    match StatusArgs::from_command_line(std::env::args_os()) {
+        Ok(None) => {}
+        Ok(Some(args)) => {
+            return match status::client::run(&args) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&error),
+            };
+        }
+        Err(exit) => return print_and_exit(&exit),
+    }
     let args = match Args::from_command_line(std::env::args_os()) {
         Ok(args) => args,
         Err(exit) => return print_and_exit(&exit),
@@ -34,12 +44,6 @@ fn main() -> ExitCode {
         return match io::stdout().write_all(CAPABILITIES.as_bytes()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => ExitCode::FAILURE,
-        };
-    }
-    if let Some(Command::Status(status)) = &args.command {
-        return match status::client::run(status) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(&error),
         };
     }
     if args.reload {

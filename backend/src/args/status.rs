@@ -1,9 +1,12 @@
 //! `gangplankd status`, as typed.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Subcommand};
+use clap::{Args, Parser};
 
+use super::EarlyExit;
+use crate::manual::STATUS;
 use crate::status::options::MetricsAddress;
 
 /// The theme of [`StatusOptions`] in `--help`.
@@ -26,17 +29,16 @@ pub struct StatusOptions {
     pub metrics_allow_remote: bool,
 }
 
-/// What to do instead of serving.
-#[derive(Clone, Debug, Subcommand)]
-pub enum Command {
-    /// Show what a running daemon's guests do
-    Status(StatusArgs),
-}
-
-/// How to show it.
-#[derive(Clone, Debug, Args)]
-#[command(long_about = super::status_manual().long_about(),
-          after_long_help = super::status_manual().after_help())]
+/// `gangplankd status`: shows what a running daemon's guests do.
+#[derive(Clone, Debug, Parser)]
+#[command(
+    name = "gangplankd status",
+    about = "Shows what a running daemon's guests do",
+    long_about = STATUS.long_about(),
+    after_long_help = STATUS.after_help(),
+    version,
+    arg_required_else_help = true
+)]
 pub struct StatusArgs {
     /// The daemon's --control socket
     #[arg(long, value_name = "PATH", required_unless_present = "socket_path")]
@@ -51,11 +53,28 @@ pub struct StatusArgs {
     pub json: bool,
 
     /// Show a screen that is renewed each second; q leaves it
-    #[arg(long, action = ArgAction::SetTrue)]
+    #[arg(long)]
     pub watch: bool,
 }
 
 impl StatusArgs {
+    /// Parses a command line, which begins with the program's name, if its first argument is the
+    /// command. `None` if it is not: then everything is virtiofsd's.
+    ///
+    /// # Errors
+    /// [`EarlyExit`] for `--help`, `--version` and errors in the command line.
+    pub fn from_command_line<I>(arguments: I) -> Result<Option<Self>, EarlyExit>
+    where
+        I: IntoIterator<Item = OsString>,
+    {
+        let mut arguments = arguments.into_iter().skip(1);
+        if arguments.next().is_none_or(|first| first != "status") {
+            return Ok(None);
+        }
+        let arguments = ["gangplankd status".into()].into_iter().chain(arguments);
+        Self::try_parse_from(arguments).map(Some).map_err(EarlyExit)
+    }
+
     /// Where the daemon is asked.
     #[must_use]
     pub fn control(&self) -> PathBuf {
@@ -68,6 +87,34 @@ impl StatusArgs {
             }
             // The parser demands one of them.
             (None, None) => PathBuf::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Option<StatusArgs>, EarlyExit> {
+        StatusArgs::from_command_line(line.split_whitespace().map(OsString::from))
+    }
+
+    #[test]
+    fn the_first_argument_alone_is_a_command() {
+        assert!(parse("gangplankd --tag status").unwrap().is_none());
+        assert!(parse("gangplankd").unwrap().is_none());
+        let control = |line| parse(line).unwrap().unwrap().control();
+        assert_eq!(control("gangplankd status --control c"), PathBuf::from("c"));
+        let derived = control("gangplankd status --socket-path=/run/fs.sock");
+        assert_eq!(derived, PathBuf::from("/run/fs.sock.control"));
+        for line in [
+            "gangplankd status",
+            "gangplankd status --json",
+            "gangplankd status --control c --json --watch",
+            "gangplankd status --control c --socket-path s",
+            "gangplankd status --control c --tag x",
+        ] {
+            assert_eq!(parse(line).unwrap_err().status(), 2, "{line}");
         }
     }
 }

@@ -123,7 +123,7 @@ impl Counters {
         let index = self.own_block();
         // `own_block` returns indices of blocks.
         let block = &self.blocks[index.min(SHARED)];
-        // Opcodes are less than `OPERATIONS`, as a test checks.
+        // Each opcode has a number of its own, as a test checks.
         let number = opcode as usize % OPERATIONS;
         let operation = &block.operations[number];
         let is_measured = operation
@@ -291,28 +291,34 @@ mod tests {
 
     #[test]
     fn every_opcode_has_a_number_of_its_own() {
-        assert!(
-            Opcode::ALL
-                .iter()
-                .all(|opcode| (1..OPERATIONS).contains(&(*opcode as usize)))
-        );
+        let numbered = |opcode: &&Opcode| (1..OPERATIONS).contains(&(**opcode as usize));
+        // CUSE_INIT, which no virtio-fs driver sends, counts as invalid.
+        let others: Vec<_> = Opcode::ALL
+            .iter()
+            .filter(|opcode| !numbered(opcode))
+            .collect();
+        assert_eq!(others, [&Opcode::CuseInit]);
+        assert_eq!(Opcode::CuseInit as usize % OPERATIONS, 0);
     }
 
     #[test]
     fn more_threads_than_blocks_lose_no_count() {
         let counters = Counters::new(&Arena::small());
-        let barrier = std::sync::Barrier::new(BLOCKS + 5);
-        std::thread::scope(|scope| {
-            for _ in 0..BLOCKS + 5 {
-                scope.spawn(|| {
-                    barrier.wait();
-                    for _ in 0..1000 {
-                        counters.begin(Opcode::Read).count(MESSAGE);
-                    }
-                    barrier.wait();
-                });
-            }
+        let barrier = Arc::new(std::sync::Barrier::new(BLOCKS + 5));
+        let threads = (0..BLOCKS + 5).map(|_| {
+            let (counters, barrier) = (Arc::clone(&counters), Arc::clone(&barrier));
+            std::thread::spawn(move || {
+                barrier.wait();
+                for _ in 0..1000 {
+                    counters.begin(Opcode::Read).count(MESSAGE);
+                }
+                barrier.wait();
+            })
         });
+        // Joined threads have given their blocks back.
+        for thread in threads.collect::<Vec<_>>() {
+            thread.join().unwrap();
+        }
         let threads = BLOCKS as u64 + 5;
         assert_eq!(
             sum(&counters, Opcode::Read, |one| &one.requests),

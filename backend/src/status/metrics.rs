@@ -284,7 +284,7 @@ impl Daemon {
         for (labels, operation) in self.operations() {
             let latency = &operation.latency;
             let limits = latency.limits().map(|(limit, count)| {
-                let limit = limit.map_or(f64::MAX, seconds);
+                let limit = limit.map_or(f64::INFINITY, seconds);
                 (limit, count)
             });
             let buckets: Vec<_> = limits.collect();

@@ -186,7 +186,7 @@ mod tests {
                 latency: Latency {
                     measured: 2,
                     sum_ns: 0,
-                    buckets: vec![1, 0, 0, 1],
+                    buckets: vec![1, 0, 0, 1, 0],
                 },
                 ..Operation::default()
             }],

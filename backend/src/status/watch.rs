@@ -240,7 +240,8 @@ impl Screen {
             let restarts = &guest.restarts;
             let oldest = guest.oldest.as_ref();
             let cells = match &guest.unavailable {
-                Some(reason) => vec![guest.number.to_string(), reason.clone()],
+                // Its reason is among the facts below.
+                Some(_) => vec![guest.number.to_string(), "waits".to_owned()],
                 None => vec![
                     guest.number.to_string(),
                     count(self.rate(guest, |operation| operation.requests)),

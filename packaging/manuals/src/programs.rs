@@ -19,7 +19,7 @@ pub const PROGRAMS: [Program; 3] = [
     Program {
         name: "gangplankd",
         section: "8",
-        command: gangplank_backend::args::Args::command,
+        command: gangplank_backend::args::Args::documented,
         manuals: gangplank_backend::manual::MANUALS,
     },
     Program {

@@ -83,7 +83,6 @@ const ACCEPTOR: &[&[c_long]] = &[
     WAITING,
     CONFINING_WORKER,
     CONFINING_KEEPER,
-    REPORTING_TOO,
     STOPPING_WORKER,
     SIGNAL_SENDING,
     TIME,
@@ -137,7 +136,6 @@ const REPORTING: &[c_long] = &[
     libc::SYS_sendmsg,
     libc::SYS_recvmsg,
     libc::SYS_recvfrom,
-    libc::SYS_sendto,
 ];
 
 /// Names and descriptors below the share.
@@ -259,9 +257,6 @@ const STOPPING_WORKER: &[c_long] = &[libc::SYS_kill];
 
 /// Signals to threads of any process. Its number is known only once the process exists.
 const SIGNAL_SENDING: &[c_long] = &[libc::SYS_tgkill];
-
-/// What a process for a client does beyond that: it answers by sendto.
-const REPORTING_TOO: &[c_long] = &[libc::SYS_sendto];
 
 /// musl's fork().
 #[cfg(target_arch = "x86_64")]
