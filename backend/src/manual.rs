@@ -13,7 +13,7 @@ pub const STATUS: Manual = Manual {
          root. For each guest it tells the FUSE version, requests, errors and bytes by operation, \
          how long they took, requests in flight, the oldest of them, inodes, descriptors, and \
          deaths of its process with the pauses that followed. Durations are measured of one \
-         request in 16 of each operation and thread.",
+         request in 64 of each operation and thread.",
     ],
     exit_status: &[
         ("0", "The status was shown."),

@@ -26,7 +26,13 @@ pub fn encode(text: &mut String, status: Status) -> fmt::Result {
 #[must_use]
 pub fn names() -> Vec<String> {
     let guests = vec![Guest {
-        operations: vec![Operation::default()],
+        operations: vec![Operation {
+            latency: super::model::Latency {
+                buckets: vec![0],
+                ..Default::default()
+            },
+            ..Operation::default()
+        }],
         session: Some(super::model::Session::default()),
         ..Guest::default()
     }];
@@ -273,7 +279,7 @@ impl Daemon {
                     .encode_counter::<NoLabelSet, _, f64>(&value(operation), None)?;
             }
         }
-        let help = "Duration of measured requests, one of 16 of each operation and thread";
+        let help = "Duration of measured requests, one of 64 of each operation and thread";
         let unit = Unit::Seconds;
         let mut metric = encoder.encode_descriptor(
             "request_duration",

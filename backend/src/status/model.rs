@@ -204,15 +204,15 @@ impl Guest {
     }
 }
 
-/// The oldest release of Linux whose FUSE has this minor version. Only versions that a release
-/// began with are listed (`include/uapi/linux/fuse.h` of these releases).
+/// The oldest release of Linux whose FUSE has this minor version, or one before it
+/// (`include/uapi/linux/fuse.h`). Stable releases get later versions too: 6.1.176 has 7.38.
 #[must_use]
 pub fn kernel_of_minor(minor: u32) -> Option<&'static str> {
     let releases = [
         (45, "6.18"),
         (40, "6.9"),
         (39, "6.6"),
-        (38, "6.3"),
+        (37, "6.1"),
         (36, "5.17"),
         (34, "5.14"),
         (28, "4.20"),

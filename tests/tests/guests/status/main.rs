@@ -75,9 +75,9 @@ fn the_status_says_exactly_what_a_guest_has_asked_for() -> Result<()> {
         "{guest}"
     );
     ensure!(guest["open_files"] == 1, "{guest}");
-    // The root and the file.
+    // The file.
     ensure!(
-        guest["inodes"] == 2 && guest["restarts"]["count"] == 0,
+        guest["inodes"] == 1 && guest["restarts"]["count"] == 0,
         "{guest}"
     );
     ensure!(guest["rings"][1]["in_flight"] == 0, "{guest}");
