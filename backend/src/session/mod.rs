@@ -206,7 +206,8 @@ impl<F: FileSystem> Session<F> {
                 .serve_received((&header, opcode), request, reply, scratch, mode, earlier)
                 .into();
         };
-        let running = counters.begin(opcode);
+        let may_wait = mode == IoMode::Blocking || opcode != Opcode::Read;
+        let running = counters.begin(opcode, may_wait);
         let outcome =
             self.serve_received((&header, opcode), request, reply, scratch, mode, earlier);
         if let Outcome::Answered(answer) = &outcome {

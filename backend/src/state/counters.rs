@@ -7,7 +7,8 @@
 //!
 //! A clock costs more than everything else here. So the duration is measured of one request in
 //! [`SAMPLING`] of an operation, the first one included, and the beginning of the others is known
-//! to a tick of the kernel (`CLOCK_MONOTONIC_COARSE`).
+//! to a tick of the kernel (`CLOCK_MONOTONIC_COARSE`), and not noted at all of a READ that must not
+//! wait for a disk.
 //!
 //! A request is counted before its reply is published. A worker that is killed in between has
 //! counted a request that the next worker counts again.
@@ -122,8 +123,8 @@ impl Counters {
         })
     }
 
-    /// The calling thread begins with a request.
-    pub fn begin(self: &Arc<Self>, opcode: Opcode) -> Running<'_> {
+    /// The calling thread begins with a request. Of one that cannot wait, the beginning is not noted.
+    pub fn begin(self: &Arc<Self>, opcode: Opcode, may_wait: bool) -> Running<'_> {
         let index = self.own_block();
         // `own_block` returns indices of blocks.
         let block = &self.blocks[index.min(SHARED)];
@@ -134,7 +135,8 @@ impl Counters {
             .requests
             .load(Ordering::Relaxed)
             .is_multiple_of(SAMPLING);
-        if index != SHARED {
+        let is_noted = may_wait && index != SHARED;
+        if is_noted {
             let began = clock::now(ClockId::MonotonicCoarse).cast_unsigned();
             let running = began & !RUNNING_OPCODE | number as u64;
             block.running.store(running, Ordering::Relaxed);
@@ -143,6 +145,7 @@ impl Counters {
             block,
             operation,
             is_shared: index == SHARED,
+            is_noted,
             began: is_measured.then(|| clock::now(ClockId::Monotonic)),
         }
     }
@@ -220,6 +223,7 @@ pub struct Running<'a> {
     block: &'a Block,
     operation: &'a Operation,
     is_shared: bool,
+    is_noted: bool,
     began: Option<i64>,
 }
 
@@ -237,7 +241,7 @@ impl Running<'_> {
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        if !self.is_shared {
+        if self.is_noted {
             self.block.running.store(0, Ordering::Relaxed);
         }
     }
@@ -320,7 +324,7 @@ mod tests {
             std::thread::spawn(move || {
                 barrier.wait();
                 for _ in 0..1000 {
-                    counters.begin(Opcode::Read).count(MESSAGE);
+                    counters.begin(Opcode::Read, true).count(MESSAGE);
                 }
                 barrier.wait();
             })
@@ -345,16 +349,16 @@ mod tests {
     fn counts_go_on_in_the_next_worker_and_what_it_ran_does_not() {
         let arena = Arena::small();
         let first = Counters::new(&arena);
-        first.begin(Opcode::Write).count(Message {
+        first.begin(Opcode::Write, true).count(Message {
             is_error: true,
             ..MESSAGE
         });
-        let running = first.begin(Opcode::Fsync);
+        let running = first.begin(Opcode::Fsync, true);
         assert_ne!(running.block.running.load(Ordering::Relaxed), 0);
         // The worker is killed.
         std::mem::forget(running);
         let second = Counters::new(&arena);
-        second.begin(Opcode::Write).count(MESSAGE);
+        second.begin(Opcode::Write, true).count(MESSAGE);
         assert_eq!(sum(&second, Opcode::Write, |one| &one.requests), 2);
         assert_eq!(sum(&second, Opcode::Write, |one| &one.errors), 1);
         assert_eq!(sum(&second, Opcode::Fsync, |one| &one.requests), 0);
@@ -370,7 +374,7 @@ mod tests {
     fn the_first_request_of_so_many_is_measured() {
         let counters = Counters::new(&Arena::small());
         for _ in 0..=2 * SAMPLING {
-            counters.begin(Opcode::Getattr).count(MESSAGE);
+            counters.begin(Opcode::Getattr, true).count(MESSAGE);
         }
         let measured: u64 = (0..BUCKETS)
             .map(|index| {

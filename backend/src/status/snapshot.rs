@@ -220,13 +220,13 @@ mod tests {
         let arena = Arena::small();
         let counters = Counters::new(&arena);
         for is_error in [true, false, false] {
-            counters.begin(Opcode::Lookup).count(Message {
+            counters.begin(Opcode::Lookup, true).count(Message {
                 request: 50,
                 reply: 16,
                 is_error,
             });
         }
-        let _running = counters.begin(Opcode::Fsync);
+        let _running = counters.begin(Opcode::Fsync, true);
         arena.header().session.open(&InitIn {
             major: KERNEL_VERSION,
             minor: 39,
