@@ -1,7 +1,7 @@
 //! What a guest's worker counts: requests by operation, errors, bytes, and how long they took.
 //!
 //! The counters lie in the arena behind the header, so that they outlive a worker and another
-//! process can read a copy of them ([`super::snapshot`]). Each thread that serves requests has a
+//! process can read a copy of them ([`crate::status::snapshot`]). Each thread that serves requests has a
 //! block of its own and stores into it without locked instructions. Threads beyond [`BLOCKS`] share
 //! the last block and add to it.
 //!

@@ -24,13 +24,13 @@ pub(super) fn table(status: &Status) -> String {
         }
         let _ = writeln!(
             text,
-            "  {:<16}{:>12}{:>9}{:>11}{:>11}{:>10}{:>10}",
+            "  {:<16}{:>11}{:>9}{:>11}{:>11}{:>10}{:>10}",
             "operation", "requests", "errors", "in", "out", "p50", "p99"
         );
         for operation in by_requests(guest) {
             let _ = writeln!(
                 text,
-                "  {:<16}{:>12}{:>9}{:>11}{:>11}{:>10}{:>10}",
+                "  {:<16}{:>11}{:>9}{:>11}{:>11}{:>10}{:>10}",
                 operation.opcode,
                 operation.requests,
                 operation.errors,
@@ -202,7 +202,7 @@ mod tests {
             "12 inodes",
             "2 requests in flight (by ring: 0 2), oldest FSYNC for 1.5s",
             "1 restarts, last: signal 9, pause 3ms",
-            "READ                    1000        0         0B     3.0MiB     256ns       2us",
+            "READ                   1000        0         0B     3.0MiB     256ns       2us",
             "guest 4: no numbers: its next worker is starting",
         ] {
             assert!(text.contains(part), "{part} in:\n{text}");
