@@ -59,7 +59,8 @@ pub enum Command {
 mod tests {
     use clap::CommandFactory;
 
-    use gangplank_driver::file_client::args::{FsAction, Owner};
+    use gangplank_driver::file_client::actions::FsAction;
+    use gangplank_driver::file_client::args::Owner;
 
     use log::LevelFilter;
 
@@ -96,7 +97,7 @@ mod tests {
             panic!("another command: {parsed:?}");
         };
         assert_eq!(args.owner, Some(Owner { uid: 1, gid: 2 }));
-        assert!(matches!(args.action, FsAction::Ls { paths, .. } if paths == ["/"]));
+        assert!(matches!(args.action, FsAction::Ls { paths, .. } if paths == ["."]));
     }
 
     #[test]

@@ -104,8 +104,20 @@ pub const FS: Manual = Manual {
             "SIGPIPE ended it: the reader of its output has gone.",
         ),
     ],
-    files: &[],
-    environment: &[],
+    files: &[
+        (
+            "$XDG_STATE_HOME/gangplank/fs-history, or the same below ~/.local/state",
+            "The history of the shell.",
+        ),
+        (
+            ".NAME.gangplank-partial",
+            "What an interrupted cp --resume has copied of the file NAME, in the same directory.",
+        ),
+    ],
+    environment: &[(
+        "XDG_STATE_HOME",
+        "The directory that has the history of the shell [default: ~/.local/state].",
+    )],
     signals: &[],
     examples: &[
         (
@@ -115,6 +127,18 @@ pub const FS: Manual = Manual {
         (
             "Copy a file from the share, whose path begins with a colon:",
             "gangplank-frontend fs --socket /run/fs.sock cp :reports/may.pdf .",
+        ),
+        (
+            "Copy a directory into the share with all attributes:",
+            "gangplank-frontend fs --socket /run/fs.sock cp -a ./tree :backup",
+        ),
+        (
+            "Show in what a directory of the host differs from it; without --dry-run, mend that:",
+            "gangplank-frontend fs --socket /run/fs.sock sync --delete --dry-run :backup ./tree",
+        ),
+        (
+            "Remove files that match a pattern:",
+            "gangplank-frontend fs --socket /run/fs.sock rm 'tmp/*.o'",
         ),
     ],
     see_also: SEE_ALSO,
