@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use gangplank_tests::daemon::{self, Daemon, TAG};
-use gangplank_tests::driver::fixture::{acceptor_of, guest_processes, wait_for_log};
+use gangplank_tests::driver::fixture::{guest_processes, wait_for_log};
 use gangplank_tests::guest::{Guest, Machine, Options};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -27,7 +27,6 @@ pub(crate) fn one_guests_processes_are_killed() -> Result<()> {
     let share = tempfile::tempdir()?;
     let mut daemon = Daemon::start(&daemon::Options::new(share.path()))?;
     wait_for_log(&daemon, "waiting for guests")?;
-    let acceptor = acceptor_of(&daemon)?;
     let boot = || -> Result<Guest> {
         let options = Options::new(Machine::Uml).share(daemon.socket(), TAG);
         let mut guest = Guest::boot(&options).with_context(|| daemon.log())?;
@@ -39,7 +38,7 @@ pub(crate) fn one_guests_processes_are_killed() -> Result<()> {
         let mut guest = boot()?;
         guest.sh(WRITE)?;
         // The victim has connected last.
-        let (keeper, worker) = guest_processes(acceptor)?.pop().context("a guest")?;
+        let (keeper, worker) = guest_processes(&daemon)?.pop().context("a guest")?;
         let victim = if kills_worker { worker } else { keeper };
         let seen = thread::scope(|scope| -> Result<String> {
             let verifying = scope.spawn(|| other.sh_within(VERIFY, VERIFYING));

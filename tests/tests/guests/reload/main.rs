@@ -99,7 +99,7 @@ impl Upgradable {
     /// The acceptor, and the keeper and the worker of each guest.
     fn processes(&self) -> Result<(u32, Vec<(u32, u32)>)> {
         let acceptor = acceptor_of(&self.daemon)?;
-        Ok((acceptor, guest_processes(acceptor)?))
+        Ok((acceptor, guest_processes(&self.daemon)?))
     }
 }
 
