@@ -63,7 +63,7 @@ impl Accepted {
 
 /// One end of what the acceptor and the forked process talk by.
 struct Ends {
-    /// By this the process is let begin, and reports.
+    /// By this the process is let begin, by whether it logs usual events, and reports.
     report: UnixStream,
     /// The guest's, as long as it is served.
     control: Channel,
@@ -84,20 +84,22 @@ impl Ends {
 impl Acceptor<'_> {
     /// Forks a process that accepts the next connection and serves it.
     pub(super) fn serve_next(mut self) -> Self {
-        let admitted = self.connection_log.admit();
-        if let Some(unlogged @ 1..) = admitted {
-            log::warn!("{unlogged} connections before this one were not logged");
-        }
-        let is_logged = admitted.is_some();
-        let forked = Ends::pair().and_then(|ends| Ok((self.means.confined.fork_keeper()?, ends)));
-        match forked {
-            Ok((WatchedFork::Child, (ours, theirs))) => {
-                drop(ours);
-                self.serve_as_keeper(theirs, is_logged)
+        let (ours, theirs) = match Ends::pair() {
+            Ok(ends) => ends,
+            Err(error) => {
+                rate_limited!(error, "cannot accept a guest's connection: {error}");
+                thread::sleep(ACCEPT_RETRY_DELAY);
+                return self;
             }
-            Ok((WatchedFork::Parent(process, handle), (ours, theirs))) => {
+        };
+        match self.means.confined.fork_keeper() {
+            Ok(WatchedFork::Child) => {
+                drop(ours);
+                self.serve_as_keeper(theirs)
+            }
+            Ok(WatchedFork::Parent(process, handle)) => {
                 drop(theirs);
-                let is_served = self.let_accept(process, handle, ours, is_logged);
+                let is_served = self.let_accept(process, handle, ours);
                 if let Err(error) = is_served {
                     rate_limited!(error, "cannot accept a guest's connection: {error}");
                     thread::sleep(ACCEPT_RETRY_DELAY);
@@ -112,13 +114,12 @@ impl Acceptor<'_> {
     }
 
     /// Lets the forked process accept the connection, and waits until it has.
-    fn let_accept(
-        &mut self,
-        process: Pid,
-        handle: OwnedFd,
-        ends: Ends,
-        is_logged: bool,
-    ) -> io::Result<()> {
+    fn let_accept(&mut self, process: Pid, handle: OwnedFd, ends: Ends) -> io::Result<()> {
+        let admitted = self.connection_log.admit();
+        if let Some(unlogged @ 1..) = admitted {
+            log::warn!("{unlogged} connections before this one were not logged");
+        }
+        let is_logged = admitted.is_some();
         let Ends {
             mut report,
             control,
@@ -130,7 +131,7 @@ impl Acceptor<'_> {
             control,
         };
         guest.register(process, &self.means.supervisor)?;
-        report.write_all(&[1])?;
+        report.write_all(&[u8::from(is_logged)])?;
         let mut accepted = [0; 4];
         report.read_exact(&mut accepted).map_err(|_| {
             // The supervisor's log has the reason.
@@ -158,12 +159,13 @@ impl Acceptor<'_> {
     }
 
     /// In the forked process: accepts the connection and becomes its keeper.
-    fn serve_as_keeper(self, ends: Ends, is_logged: bool) -> ! {
+    fn serve_as_keeper(self, ends: Ends) -> ! {
         let Ends {
             mut report,
             control,
         } = ends;
-        if report.read_exact(&mut [0]).is_err() {
+        let mut is_logged = [0];
+        if report.read_exact(&mut is_logged).is_err() {
             // The acceptor has died, or has not told the supervisor. The connection waits.
             process::exit(0)
         }
@@ -181,7 +183,7 @@ impl Acceptor<'_> {
                     number,
                     connection,
                     control,
-                    is_logged,
+                    is_logged: is_logged != [0],
                 };
                 keeper::run(assignment, confined, config)
             }

@@ -8,6 +8,7 @@ use gangplank_fuse::NodeId;
 use gangplank_tests::driver::fixture::Fixture;
 use gangplank_tests::driver::vhost_user::{Peer, VERSION, encode, message};
 use gangplank_tests::driver::{Driver, Setup};
+use rustix::io::Errno;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use super::LIMIT;
@@ -113,5 +114,6 @@ fn guests_beyond_the_acceptors_descriptors_wait_and_the_others_are_served() -> R
             ),
         }
     }
-    fixture.survive(&["cannot accept"])
+    let emfile = format!("(os error {})", Errno::MFILE.raw_os_error());
+    fixture.survive(&[&emfile])
 }
