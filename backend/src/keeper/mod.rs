@@ -303,12 +303,23 @@ impl<'a> Keeper<'a> {
         let number = self.assignment.number;
         if let Err(error) = sent {
             log::error!("cannot hand guest {number} over: {}", error_chain(&error));
-        } else {
-            // Until this process is killed.
-            let _ = successor.receive(None);
+        } else if self.is_succeeded_by(successor) {
+            return Ok(Ended::InOrder(0));
         }
         log::warn!("guest {number} was not taken over, another worker goes on");
         Ok(Ended::Stopped)
+    }
+
+    /// Waits until it is decided who goes on. Usually, the supervisor kills this process then.
+    fn is_succeeded_by(&self, successor: &Channel) -> bool {
+        let mut ready = [
+            // At its end if the successor has failed.
+            PollFd::new(successor, PollFlags::IN),
+            // At its end if the acceptor has been killed, and the successor's serves.
+            PollFd::new(&self.assignment.control, PollFlags::RDHUP),
+        ];
+        while let Err(Errno::INTR) = poll(&mut ready, None) {}
+        ready[0].revents().is_empty()
     }
 
     /// Waits for `pause`. Returns whether the acceptor wants the connection to end meanwhile.

@@ -194,6 +194,8 @@ pub fn confine(
             if is_ordinary {
                 user_namespace = Some(namespaces::user_namespace()?);
             }
+            // A failure must show before a guest connects.
+            namespaces::check_process_namespace()?;
             (namespaces::enter(shared_dir)?, proc_self::open_proc()?)
         }
     };

@@ -15,7 +15,7 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space}
 use super::error::Error;
 use super::options::Options;
 use super::{identity, pivot, proc_self, user_namespace};
-use crate::sys::process::{self, Forked, unshare};
+use crate::sys::process::{self, Forked, WatchedFork, unshare};
 
 /// Starts the confined process. For an ordinary user that is in a user namespace: the given one, or
 /// a new one. It remains the same user to the outside.
@@ -91,6 +91,22 @@ fn launch(start: impl FnOnce() -> Result<Forked, Error>) -> Result<Forked, Error
     read.map_err(Error::Fork)?;
     let child = said.parse().ok().and_then(Pid::from_raw);
     child.map(Forked::Parent).ok_or(Error::Launch(said))
+}
+
+/// Checks that the calling process, which must have CAP_SYS_ADMIN, can start a process in a process
+/// namespace, as its keepers will be.
+///
+/// # Errors
+/// The kernel refuses, for example by user.max_pid_namespaces.
+pub(super) fn check_process_namespace() -> Result<(), Error> {
+    match process::fork_watched_sibling(true) {
+        Ok(WatchedFork::Child) => process::exit(0),
+        Ok(WatchedFork::Parent(..)) => Ok(()),
+        Err(source) => Err(Error::Namespaces {
+            what: "a process namespace",
+            source,
+        }),
+    }
 }
 
 /// The calling process's user namespace.

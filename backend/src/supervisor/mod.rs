@@ -85,6 +85,8 @@ pub struct Supervisor {
 struct Plan {
     /// When the acceptor is killed that was told to end.
     end_by: Option<Instant>,
+    /// It was.
+    is_overdue: bool,
     /// When the next acceptor is started, after the death of one.
     start_at: Option<Instant>,
     /// Acceptors that could not be started in a row. The guests go on without one, and are not
@@ -202,6 +204,7 @@ impl Supervisor {
         let mut deaths = Deaths::new(max_deaths);
         let mut plan = Plan {
             end_by: None,
+            is_overdue: false,
             start_at: None,
             failed_starts: Deaths::new(usize::MAX),
             reload: false,
@@ -211,30 +214,32 @@ impl Supervisor {
             self.obey(signals, &mut plan)?;
             if let Some((acceptor, status)) = self.reap()? {
                 let code = exit_code(status);
-                if code == 0 || plan.end_by.is_some() || self.held.listener.is_none() {
+                let is_ending = plan.end_by.is_some();
+                if code == 0 || plan.is_overdue || !(is_ending || self.held.listener.is_some()) {
                     if let Some(signal) = status.terminating_signal() {
                         log::error!("{}", ended_by(signal));
                     }
-                    // An acceptor that ends in order has waited for the requests in flight.
-                    let limit = if code == 0 {
-                        Duration::ZERO
-                    } else {
-                        SHUTDOWN_TIMEOUT
-                    };
-                    self.end_guests(signals, limit)?;
+                    // It has waited for the requests in flight, or has never served.
+                    self.end_guests(signals, Duration::ZERO)?;
                     return Ok(code);
                 }
-                log::error!("{}; the guests go on", died_of(status));
-                match deaths.add(Instant::now(), acceptor.begun.elapsed()) {
-                    Verdict::RestartAfter(pause) => plan.start_at = Some(Instant::now() + pause),
-                    Verdict::GiveUp => {
-                        log::error!(
-                            "all guests are dropped: acceptors died {max_deaths} times within a \
-                             minute, the most that --max-crashes permits; please report this with \
-                             the log before it"
-                        );
-                        self.end_guests(signals, SHUTDOWN_TIMEOUT)?;
-                        return Ok(code);
+                if is_ending {
+                    log::error!("{}", died_of(status));
+                } else {
+                    log::error!("{}; the guests go on", died_of(status));
+                    match deaths.add(Instant::now(), acceptor.begun.elapsed()) {
+                        Verdict::RestartAfter(pause) => {
+                            plan.start_at = Some(Instant::now() + pause);
+                        }
+                        Verdict::GiveUp => {
+                            log::error!(
+                                "all guests are dropped: acceptors died {max_deaths} times within \
+                                 a minute, the most that --max-crashes permits; please report \
+                                 this with the log before it"
+                            );
+                            self.end_guests(signals, SHUTDOWN_TIMEOUT)?;
+                            return Ok(code);
+                        }
                     }
                 }
             }
@@ -319,6 +324,7 @@ impl Supervisor {
             log::error!("the acceptor does not end, so it is killed");
             self.signal_acceptor(rustix_process::Signal::KILL)?;
             plan.end_by = Some(Instant::now() + END_TIMEOUT);
+            plan.is_overdue = true;
         }
         Ok(())
     }

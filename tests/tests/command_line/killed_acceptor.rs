@@ -244,3 +244,19 @@ fn guests_go_on_with_the_running_program_when_its_file_is_another() -> Result<()
     ensure!(ended.status.success(), "{ended:?}");
     Ok(())
 }
+
+#[test]
+fn a_daemon_that_is_told_to_end_does_so_in_order_without_its_acceptor() -> Result<()> {
+    for (fixture, sandbox) in setups()? {
+        let daemon = fixture.serve(&[sandbox])?;
+        let _guest = daemon.connect()?;
+        let acceptor = daemon.acceptor_pid()?;
+        kill(acceptor)?;
+        let ended = daemon.signal(Signal::TERM)?;
+        ensure!(ended.status.success(), "{ended:?}");
+        ensure!(ended.errors.contains("guest 1 has gone"), "{ended:?}");
+        ensure!(!ended.errors.contains("in flight"), "{ended:?}");
+        ensure!(!fixture.file("fs.sock").exists());
+    }
+    Ok(())
+}

@@ -17,6 +17,9 @@ use crate::{Session, Upgradable, as_users, burst};
 /// Kills in each sandbox.
 const KILLS: usize = 20;
 
+/// Kills during as many reloads.
+const KILLS_OF_RELOADS: usize = 30;
+
 /// Guests that work meanwhile.
 const GUESTS: usize = 3;
 
@@ -65,6 +68,37 @@ fn guests_do_not_notice_that_acceptors_are_killed() -> Result<()> {
             ensure!(!log.contains("in flight"), "{log}");
         }
     }
+    Ok(())
+}
+
+#[test]
+fn acceptors_that_die_during_reloads_take_no_guest_along() -> Result<()> {
+    let upgradable = Upgradable::start(&["--locks=host", "--max-crashes=1000"], None)?;
+    let share = upgradable.share();
+    let mut first = Session::begin(&upgradable.daemon, "first")?;
+    let mut second = Session::begin(&upgradable.daemon, "second")?;
+    let mut reloads = 0;
+    for round in 0..KILLS_OF_RELOADS {
+        let asked = thread::scope(|scope| {
+            let asked = scope.spawn(|| upgradable.ask_to_reload());
+            thread::sleep(Duration::from_micros(fastrand::u64(0..30_000)));
+            // The old one, or the new one.
+            kill_acceptor(&upgradable)?;
+            asked.join().expect("no panic")
+        })?;
+        reloads += usize::from(asked.status.success());
+        for session in [&mut first, &mut second] {
+            let checked = session.check(&share);
+            checked.with_context(|| format!("round {round}\n{}", upgradable.daemon.log()))?;
+        }
+    }
+    eprintln!("{reloads} of {KILLS_OF_RELOADS} reloads were made");
+    upgradable.reload()?;
+    first.check(&share)?;
+    second.check(&share)?;
+    Session::begin(&upgradable.daemon, "third")?.check(&share)?;
+    let (status, log) = upgradable.daemon.stop()?;
+    ensure!(status.success(), "{status}: {log}");
     Ok(())
 }
 
