@@ -7,7 +7,7 @@
 //!             └─ keepers: children of this process, forked by acceptors
 //! ```
 //!
-//! It holds copies of whatever an acceptor needs ([`held`]), so an acceptor's death closes nothing
+//! It holds copies of whatever an acceptor needs (`held.rs`), so an acceptor's death closes nothing
 //! and no guest notices it. It reads nothing from a guest. The kernel ends the acceptor when the
 //! supervisor ends, and then nobody has the other ends of the keepers' channels: they finish the
 //! requests in flight and end as well.
