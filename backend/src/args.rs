@@ -237,7 +237,8 @@ pub struct Args {
     pub max_guests: Option<NonZeroUsize>,
 
     /// Deaths of a guest's process within a minute after which its connection is closed; before
-    /// that, another process goes on where the last one ended
+    /// that, another process goes on where the last one ended. The same for the process that accepts
+    /// guests, and all connections
     #[arg(long, value_name = "N", help_heading = LIMITS, default_value_t = 10)]
     #[arg(value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     pub max_crashes: usize,

@@ -20,4 +20,5 @@ pub mod sandbox;
 pub mod session;
 pub mod socket;
 pub mod state;
+pub mod supervisor;
 pub mod sys;

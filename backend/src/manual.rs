@@ -26,7 +26,8 @@ pub const MANUAL: Manual = Manual {
         ("2", "The command line is wrong. Nothing was started."),
         (
             "128 and more",
-            "A signal of this number, plus 128, ended the process that accepts guests.",
+            "A signal of this number, plus 128, ended the process that accepts guests, before it \
+             served them, or as often as --max-crashes says.",
         ),
     ],
     files: &[

@@ -12,11 +12,13 @@ use crate::acceptor::{self, HostLimits, Means, Predecessor};
 use crate::config::Config;
 use crate::handover::Takeover;
 use crate::handover::channel::{Channel, Message};
+use crate::handover::inherited::Supervised;
 use crate::handover::program::Program;
-use crate::handover::reload::{Reloader, SERVING, Supervised};
+use crate::handover::reload::{Reloader, SERVING};
 use crate::passthrough::options::InodeFileHandles;
-use crate::sandbox::{self, Confined, Role, Start, Supervisor, rlimit};
+use crate::sandbox::{self, Confined, Role, Start, rlimit};
 use crate::socket::{self, Files, Listening, Source};
+use crate::supervisor::{self, Held, Supervisor};
 use crate::sys::process;
 
 /// Why the daemon does not start, or stops.
@@ -31,6 +33,9 @@ pub enum Error {
     /// The sandbox cannot be entered.
     #[error(transparent)]
     Sandbox(#[from] sandbox::Error),
+    /// The confined processes cannot be supervised.
+    #[error(transparent)]
+    Supervise(#[from] supervisor::Error),
     /// The process cannot wait for signals.
     #[error("cannot wait for signals")]
     Signals(#[source] std::io::Error),
@@ -168,15 +173,16 @@ fn serve(
     let handles = config.passthrough.inode_file_handles;
     let confined = sandbox::confine(&config.sandbox, handles, &config.shared_dir, Start::First);
     match confined {
-        Ok(Role::Supervisor(supervisor)) => {
-            // Only the confined process accepts connections, and the socket closes with it.
+        Ok(Role::Supervisor(acceptor, channel)) => {
+            // The acceptor passes it back when it serves.
             drop(listener);
+            let supervisor = Supervisor::new(acceptor, channel, Held::default())?;
             let reloader = Reloader {
                 program,
                 files,
                 count: 0,
             };
-            supervise(supervisor, reloader, &signals)
+            supervise(config, supervisor, reloader, &signals)
         }
         Ok(Role::Acceptor(confined, supervisor)) => {
             // The socket's files lie outside of the sandbox; the supervisor removes them.
@@ -232,7 +238,7 @@ fn succeed(config: &Config, takeover: Takeover, signals: Signals) -> Result<u8, 
             acceptor.serve(config, Some(begun.predecessor))
         }
         // Only the first program makes one.
-        Role::Supervisor(_) => Ok(0),
+        Role::Supervisor(..) => Ok(0),
     }
 }
 
@@ -276,6 +282,7 @@ fn supervise_on(
     let Supervised {
         channel,
         acceptor,
+        held,
         lock,
         socket,
         count,
@@ -291,17 +298,18 @@ fn supervise_on(
         files,
         count,
     };
-    let supervisor = Supervisor::new(acceptor, channel)?;
-    supervise(supervisor, reloader, signals)
+    let supervisor = Supervisor::new(acceptor, channel, held)?;
+    supervise(config, supervisor, reloader, signals)
 }
 
 fn supervise(
+    config: &Config,
     supervisor: Supervisor,
     mut reloader: Reloader,
     signals: &Signals,
 ) -> Result<u8, Error> {
     let serving = || readiness::ready(SERVING);
-    let result = supervisor.wait(signals, |supervisor| reloader.reload(supervisor), serving);
+    let result = supervisor.supervise(signals, &mut reloader, config.max_crashes, serving);
     readiness::stopping();
     if let Some(files) = reloader.files {
         files.remove();
@@ -320,6 +328,8 @@ struct Serving {
 
 impl Serving {
     fn serve(self, config: &Config, predecessor: Option<Predecessor>) -> Result<u8, Error> {
+        // For lists of processes.
+        let _ = rustix::thread::set_name(c"acceptor");
         let confined = self.confined;
         let abilities = log_abilities(config, &confined);
         abilities.inspect_err(|error| report_failure(&self.supervisor, error))?;

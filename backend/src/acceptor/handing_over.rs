@@ -35,10 +35,7 @@ impl Acceptor<'_> {
             guests: u32::try_from(self.guests.len()).map_err(io::Error::other)?,
             connections: self.number,
         };
-        let user_namespace = self.means.confined.user_namespace();
-        let passed = [Some(self.means.listener.as_fd()), user_namespace];
-        let passed: Vec<_> = passed.into_iter().flatten().collect();
-        successor.send(&hello, &passed)?;
+        successor.send(&hello, &self.passed())?;
         self.guests
             .iter()
             .try_for_each(|guest| guest.introduce(successor))
@@ -53,14 +50,10 @@ impl Guest {
             is_logged: self.is_logged,
         };
         successor.send(&message, &[theirs.as_fd()])?;
-        let told = self.control.as_ref().map(|control| {
-            let passed = [ours.as_fd()];
-            control.send(&Message::HandOver, &passed)
-        });
-        match told {
+        match self.control.send(&Message::HandOver, &[ours.as_fd()]) {
             // The keeper has just ended, and its successor finds that out by the closed socket.
-            Some(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            told => told.unwrap_or(Ok(())),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            told => told,
         }
     }
 }

@@ -10,14 +10,19 @@
 //!            └──── next <── dies ────┘ ten times within a minute ──> keeper ends
 //! ```
 //!
+//! A keeper has no acceptor of its own: it ends when its guest has gone, or when the acceptor shuts
+//! the channel between them down or no process has the other end any more. So it outlives an
+//! acceptor that dies while the supervisor lives.
+//!
 //! At a reload ([`crate::handover`]), a keeper of the new program takes the guest over: this one
 //! stops its worker, sends everything that it holds, and waits to be killed. If its successor fails
 //! instead, it starts the next worker.
 
-mod deaths;
+pub(crate) mod deaths;
 mod successor;
 mod worker;
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -51,6 +56,10 @@ const FAILURE: u8 = 1;
 /// `EX_SOFTWARE` of sysexits.h.
 const FAULT: u8 = 70;
 
+/// How long a worker may take for the requests in flight when the connection is to end: longer than
+/// the acceptor waits for it, and than the supervisor, which then ends both.
+const END_TIMEOUT: Duration = Duration::from_secs(12);
+
 /// How often a keeper looks whether a worker that follows a death has got so far that it serves.
 const SETTLING: Duration = Duration::from_millis(5);
 
@@ -59,12 +68,10 @@ const SETTLING: Duration = Duration::from_millis(5);
 pub struct Assignment {
     /// The guest's number in the log.
     pub number: u64,
-    /// The acceptor, which forked the keeper.
-    pub acceptor: Pid,
     /// The connection to the guest's frontend.
     pub connection: UnixStream,
-    /// Closed by the acceptor when it wants the connection to end. By a message, it has the keeper
-    /// hand the guest over.
+    /// Shut down by the acceptor when it wants the connection to end. By a message, it has the
+    /// keeper hand the guest over.
     pub control: Channel,
     /// Whether the beginning and the usual ends of the connection are logged.
     pub is_logged: bool,
@@ -113,7 +120,7 @@ pub fn run(assignment: Assignment, confined: Confined, config: &Config) -> ! {
 
 impl<'a> Keeper<'a> {
     fn new(assignment: Assignment, confined: Confined, config: &'a Config) -> Result<Self, String> {
-        end_with(assignment.acceptor).map_err(|error| error.to_string())?;
+        name_process("keeper", assignment.number);
         let arena = Arena::new(limits(config))
             .map_err(|error| format!("its state cannot be mapped: {error}"))?;
         let confined = confined
@@ -184,12 +191,13 @@ impl<'a> Keeper<'a> {
 
     /// Waits until the worker ends, and hands the guest over if the acceptor wants that.
     fn watch(&self, worker: Pid, successor: &mut Option<Channel>) -> io::Result<Ended> {
-        let mut has_acceptor = true;
+        // Set when the connection is to end.
+        let mut deadline: Option<Instant> = None;
         loop {
             // A worker that follows a death first closes all descriptors that it does not know, so
             // that none must arrive meanwhile.
             let is_settled = !recovery::is_after_death(&self.arena);
-            let control = (has_acceptor && is_settled).then_some(&self.assignment.control);
+            let control = (deadline.is_none() && is_settled).then_some(&self.assignment.control);
             let waited = [Some(self.signals.as_fd())]
                 .into_iter()
                 .chain([control.map(AsFd::as_fd)])
@@ -200,7 +208,12 @@ impl<'a> Keeper<'a> {
                 .flatten()
                 .map(|descriptor| PollFd::from_borrowed_fd(*descriptor, PollFlags::IN))
                 .collect();
-            let limit = (!is_settled).then(|| Timespec::try_from(SETTLING).unwrap_or_default());
+            let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return self.end(worker);
+            }
+            let limit = left.into_iter().chain((!is_settled).then_some(SETTLING));
+            let limit = limit.min().and_then(|limit| Timespec::try_from(limit).ok());
             match poll(&mut ready, limit.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
@@ -219,7 +232,7 @@ impl<'a> Keeper<'a> {
             if is_told {
                 match self.assignment.control.receive(None)? {
                     // The worker is told as well.
-                    None => has_acceptor = false,
+                    None => deadline = Some(Instant::now() + END_TIMEOUT),
                     Some(arrived) if arrived.message == Message::HandOver => {
                         let channel = arrived.descriptors.into_iter().next();
                         *successor = channel.and_then(|channel| self.offer(Channel::new(channel)));
@@ -237,6 +250,17 @@ impl<'a> Keeper<'a> {
                 }
             }
         }
+    }
+
+    /// Ends the worker without its requests in flight.
+    fn end(&self, worker: Pid) -> io::Result<Ended> {
+        log::error!(
+            "requests of guest {} are still in flight: ending without them",
+            self.assignment.number
+        );
+        kill_process(worker, Signal::KILL)?;
+        wait_for(worker)?;
+        Ok(Ended::InOrder(FAILURE))
     }
 
     /// Offers the guest to the keeper at the other end of `successor`.
@@ -279,12 +303,23 @@ impl<'a> Keeper<'a> {
         let number = self.assignment.number;
         if let Err(error) = sent {
             log::error!("cannot hand guest {number} over: {}", error_chain(&error));
-        } else {
-            // Until this process is killed.
-            let _ = successor.receive(None);
+        } else if self.is_succeeded_by(successor) {
+            return Ok(Ended::InOrder(0));
         }
         log::warn!("guest {number} was not taken over, another worker goes on");
         Ok(Ended::Stopped)
+    }
+
+    /// Waits until it is decided who goes on. Usually, the supervisor kills this process then.
+    fn is_succeeded_by(&self, successor: &Channel) -> bool {
+        let mut ready = [
+            // At its end if the successor has failed.
+            PollFd::new(successor, PollFlags::IN),
+            // At its end if the acceptor has been killed, and the successor's serves.
+            PollFd::new(&self.assignment.control, PollFlags::RDHUP),
+        ];
+        while let Err(Errno::INTR) = poll(&mut ready, None) {}
+        ready[0].revents().is_empty()
     }
 
     /// Waits for `pause`. Returns whether the acceptor wants the connection to end meanwhile.
@@ -307,6 +342,14 @@ fn limits(config: &Config) -> Limits {
         descriptors: getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX),
         rings: usize::try_from(config.device.rings()).unwrap_or(usize::MAX),
         ring_size: config.device.max_queue_size.into(),
+    }
+}
+
+/// Names the calling process, for lists of processes.
+fn name_process(role: &str, number: u64) {
+    if let Ok(name) = CString::new(format!("{role}_{number}")) {
+        // Only a convenience.
+        let _ = rustix::thread::set_name(&name);
     }
 }
 

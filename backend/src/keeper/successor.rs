@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use gangplank_service::error_chain;
 use gangplank_service::signals::Signals;
-use rustix::process::{Pid, Resource, getpid, getrlimit};
+use rustix::process::{Resource, getpid, getrlimit};
 
-use super::{Assignment, FAILURE, Keeper, child_signals, end_with};
+use super::{Assignment, FAILURE, Keeper, child_signals, name_process};
 use crate::config::Config;
 use crate::handover::channel::{Channel, Message, unexpected};
 use crate::handover::receiving::{self, Offer};
@@ -26,8 +26,6 @@ const OWN_DESCRIPTORS: u64 = 16 + 253;
 pub struct Succession {
     /// The guest's number in the log.
     pub number: u64,
-    /// The acceptor, which forked the keeper.
-    pub acceptor: Pid,
     /// The socket to the acceptor.
     pub control: Channel,
     /// The keeper that has the guest.
@@ -40,21 +38,20 @@ pub struct Succession {
 ///
 /// The calling process must have been forked for this guest. It tells the acceptor how far it is:
 /// [`Message::Prepared`], [`Message::Placed`], [`Message::Failed`], and waits for
-/// [`Message::Take`] and [`Message::Go`]. If the guest has gone, it ends with status 0.
+/// [`Message::Take`] and [`Message::Go`]. If the guest has gone, it says [`Message::Gone`].
 pub fn take_over(succession: Succession, confined: Confined, config: &Config) -> ! {
     let Succession {
         number,
-        acceptor,
         mut control,
         predecessor,
         is_logged,
     } = succession;
-    match succeed(acceptor, &mut control, predecessor, confined, config) {
+    name_process("keeper", number);
+    match succeed(&mut control, predecessor, confined, config) {
         Ok(Some(taken)) => {
             let keeper = Keeper {
                 assignment: Assignment {
                     number,
-                    acceptor,
                     connection: taken.connection,
                     control,
                     is_logged,
@@ -68,10 +65,13 @@ pub fn take_over(succession: Succession, confined: Confined, config: &Config) ->
             };
             process::exit(keeper.keep())
         }
-        Ok(None) => process::exit(0),
+        Ok(None) => {
+            let _ = control.send(&Message::Gone, &[]);
+            process::exit(0)
+        }
         Err(reason) => {
             let reason = format!("guest {number}: {reason}");
-            // If this fails, the acceptor has ended, and this process ends with it.
+            // If this fails, the acceptor has ended, and the supervisor ends this process.
             let _ = control.send(&Message::failed(&reason), &[]);
             process::exit(FAILURE)
         }
@@ -89,14 +89,12 @@ struct Taken {
 
 /// `None` if the guest has gone.
 fn succeed(
-    acceptor: Pid,
     control: &mut Channel,
     predecessor: Channel,
     confined: Confined,
     config: &Config,
 ) -> Result<Option<Taken>, String> {
     let failed = |error: io::Error| error.to_string();
-    end_with(acceptor).map_err(failed)?;
     let Some(offer) = receiving::receive_offer(&predecessor)? else {
         return Ok(None);
     };

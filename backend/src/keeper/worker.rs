@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use thiserror::Error;
 
-use super::{Assignment, FAILURE, FAULT, Keeper, end_with};
+use super::{Assignment, FAILURE, FAULT, Keeper, end_with, name_process};
 use crate::device::connection;
 use crate::device::request::Handler;
 use crate::handover::channel::Channel;
@@ -69,6 +69,7 @@ pub(super) fn run(keeper: &Keeper<'_>, successor: Option<&Channel>) -> ! {
         // Of each connection in a storm, the log has only the errors.
         log::set_max_level(log::max_level().min(LevelFilter::Error));
     }
+    name_process("worker", number);
     end_by_panic();
     let served = serve(keeper, successor);
     match served {

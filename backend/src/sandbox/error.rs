@@ -52,9 +52,6 @@ pub enum Error {
         /// The lowest limit that suffices.
         min: u64,
     },
-    /// The acceptor cannot become the parent of orphaned workers.
-    #[error("cannot make the acceptor the parent of workers without a keeper")]
-    Reaper(#[source] io::Error),
     /// The operator's supplementary groups cannot be dropped.
     #[error("cannot drop the supplementary groups")]
     Groups(#[source] io::Error),
@@ -67,9 +64,6 @@ pub enum Error {
     /// The first process died before the second one was ready.
     #[error("the supervisor process has died")]
     Orphaned,
-    /// The confined process cannot be watched.
-    #[error("cannot wait for the confined process")]
-    Supervise(#[source] io::Error),
     /// An ordinary user cannot create a user namespace.
     #[error(
         "cannot {what} the user namespace an ordinary user needs for --sandbox=namespace: allow \

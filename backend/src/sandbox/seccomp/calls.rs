@@ -281,6 +281,8 @@ pub(super) fn conditional(process: Process) -> Vec<Conditional> {
     }
     if process == Process::Acceptor {
         rows.push(int(libc::SYS_unshare, 0, libc::CLONE_NEWNS));
+        // A keeper is the first process of a process namespace.
+        rows.push(common::process_in_namespace());
         // A keeper enters the mount namespace of the keeper before it.
         rows.push(int(libc::SYS_setns, 1, libc::CLONE_NEWNS));
     }

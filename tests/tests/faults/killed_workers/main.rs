@@ -1,8 +1,8 @@
-//! Workers that are killed, and daemons that reload, at any moment while a guest works: the guest
-//! gets no error, and nothing is lost or done twice.
+//! Workers and acceptors that are killed, and daemons that reload, at any moment while a guest works:
+//! the guest gets no error, and nothing is lost or done twice.
 //!
-//! The short form kills 100 times in about two minutes, `scripts/test --long` 10,000 times. A tenth
-//! as many reloads are made.
+//! The short form kills 100 workers in about two minutes, `scripts/test --long` 10,000. A tenth as
+//! many acceptors are killed, and reloads made.
 
 mod debian;
 mod programs;
@@ -43,6 +43,8 @@ const PAUSE_MS: (u64, u64) = (50, 900);
 enum Disturbance {
     /// Its worker is killed.
     Kill,
+    /// The daemon's acceptor is killed, which it does not notice.
+    KillAcceptor,
     /// The daemon reloads.
     Reload,
 }
@@ -51,7 +53,7 @@ impl Disturbance {
     /// The words of the daemon's log before the length of each pause.
     const fn words(self) -> &'static str {
         match self {
-            Self::Kill => "is served again after ",
+            Self::Kill | Self::KillAcceptor => "is served again after ",
             Self::Reload => "is served by the new program after ",
         }
     }
@@ -76,6 +78,9 @@ const ENDING: Duration = Duration::from_secs(300);
 fn main() -> ExitCode {
     let mut runner = Runner::from_arguments();
     runner.run("uml", || marathon(Machine::Uml, Disturbance::Kill));
+    runner.run("uml_acceptors", || {
+        marathon(Machine::Uml, Disturbance::KillAcceptor)
+    });
     runner.run("uml_reloads", || {
         marathon(Machine::Uml, Disturbance::Reload)
     });
@@ -140,7 +145,7 @@ fn work(
     }
     let kills = match disturbance {
         Disturbance::Kill => kills()?,
-        Disturbance::Reload => kills()?.div_ceil(10),
+        Disturbance::KillAcceptor | Disturbance::Reload => kills()?.div_ceil(10),
     };
     let groups = if has_debian {
         &GROUPS[..]
@@ -156,6 +161,7 @@ fn work(
         let disturb = || {
             match disturbance {
                 Disturbance::Kill => kill_worker(daemon)?,
+                Disturbance::KillAcceptor => kill_acceptor(daemon)?,
                 Disturbance::Reload => reload(daemon)?,
             }
             ensure!(are_locked(&locks)?, "a lock of the guest is lost");
@@ -187,6 +193,16 @@ fn work(
     guest.sh("umount /mnt")?;
     let mut pauses = pauses(&daemon.log(), disturbance.words());
     pauses.sort_unstable();
+    if disturbance == Disturbance::KillAcceptor {
+        let replaced = daemon
+            .log()
+            .matches("another acceptor goes on with 1 guests")
+            .count();
+        ensure!(replaced == kills, "{replaced} acceptors were replaced");
+        ensure!(pauses.is_empty(), "the guest has paused");
+        runner::note(&format!("{kills} times, {taken} locks, {done}, no pause"));
+        return Ok(());
+    }
     ensure!(
         pauses.len() >= kills / 5,
         "the log tells {} pauses",
@@ -238,7 +254,7 @@ fn run(
 fn kill_worker(daemon: &Daemon) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
-        let guests = guest_processes(acceptor_of(daemon)?)?;
+        let guests = guest_processes(daemon)?;
         let worker = guests.first().map(|(_, worker)| *worker);
         if let Some(pid) = worker.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?))
             && kill_process(pid, Signal::KILL).is_ok()
@@ -251,6 +267,19 @@ fn kill_worker(daemon: &Daemon) -> Result<()> {
         );
         thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Kills the daemon's acceptor, and waits for the next one.
+fn kill_acceptor(daemon: &Daemon) -> Result<()> {
+    let acceptor = acceptor_of(daemon)?;
+    let pid = Pid::from_raw(acceptor.try_into()?).context("a process id")?;
+    kill_process(pid, Signal::KILL)?;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while acceptor_of(daemon)? == acceptor {
+        ensure!(Instant::now() < deadline, "the acceptor lives on");
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 /// Has the daemon reload.

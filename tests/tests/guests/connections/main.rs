@@ -23,7 +23,7 @@ fn main() -> ExitCode {
     );
     runner.run(
         "together::killed_processes",
-        killed_processes::one_guests_processes_are_killed,
+        killed_processes::each_process_is_killed,
     );
     runner.run("ends::sigterm", ends::sigterm_ends_cleanly);
     runner.run(
