@@ -110,6 +110,8 @@ pub enum Message {
     /// From a guest's processes to the supervisor: hold the descriptors that come with this, by
     /// these numbers. [`Message::Offer`] has the guest itself held.
     Hold(Vec<u32>),
+    /// The same of files that are mapped: another open file of each will do.
+    HoldMemory(Vec<u32>),
     /// From a guest's processes to the supervisor: hold these no more.
     Unhold(Vec<u32>),
     /// The answer: whether they are held.

@@ -44,9 +44,18 @@ impl Holder {
 
     /// Has descriptors held under their numbers. Returns whether they are. The log says why not.
     pub fn hold(&self, numbers: &[RawFd]) -> bool {
+        self.hold_by(numbers, Message::Hold)
+    }
+
+    /// [`Self::hold`] of files that are mapped.
+    pub fn hold_memory(&self, numbers: &[RawFd]) -> bool {
+        self.hold_by(numbers, Message::HoldMemory)
+    }
+
+    fn hold_by(&self, numbers: &[RawFd], message: impl Fn(Vec<u32>) -> Message) -> bool {
         numbers.chunks(SCM_MAX_FD).all(|numbers| {
             let descriptors: Vec<_> = numbers.iter().copied().map(process::borrow).collect();
-            self.tell(&Message::Hold(unsigned(numbers)), &descriptors)
+            self.tell(&message(unsigned(numbers)), &descriptors)
         })
     }
 

@@ -17,3 +17,5 @@
 //! ([`crate::handover`]), and the new keepers know that descriptors are missing.
 
 pub mod client;
+pub mod comeback;
+pub mod store;

@@ -120,6 +120,15 @@ impl Shard {
         unreachable
     }
 
+    /// The descriptors of a whole shard that are held outside of the daemon.
+    pub(super) fn held(arena: &Arc<Arena>, number: usize) -> Vec<RawFd> {
+        let shard = Self::new(arena, number);
+        let inodes = shard.slab.iter_from(0);
+        let held = inodes.filter(|(_, inode)| inode.held.load(Ordering::Relaxed) != 0);
+        held.filter_map(|(_, inode)| inode.descriptor.get())
+            .collect()
+    }
+
     /// The hash of an identity.
     pub(super) fn hash_of(&self, identity: Identity) -> u64 {
         hash_of(&self.hasher, identity)

@@ -19,6 +19,7 @@ use super::open_files::{LostFile, OpenFiles};
 use super::posix_locks::PosixLocks;
 use super::syncfs_directories::SyncfsDirectories;
 use crate::state::arena::Arena;
+use crate::state::mounts;
 
 /// What is out of reach although the guest knows it.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +54,24 @@ pub fn forget_lost(arena: &Arc<Arena>, arrived: &HashSet<RawFd>) -> Lost {
         }
     }
     lost
+}
+
+/// Has everything held again that an earlier worker had held: another supervisor holds it from now
+/// on.
+pub fn hold_again(arena: &Arc<Arena>) {
+    let Some(holder) = arena.holder() else {
+        return;
+    };
+    let mut held = Vec::new();
+    for shard in 0..SHARDS {
+        held.extend(Shard::held(arena, shard));
+    }
+    held.extend(OpenFiles::held(arena));
+    held.extend(PosixLocks::held(arena));
+    let syncfs = arena.syncfs_mounts();
+    held.extend(syncfs.iter().filter_map(|mount| mount.descriptor.get()));
+    held.extend(mounts::descriptors(arena));
+    holder.hold(&held);
 }
 
 impl PassthroughFs {

@@ -86,7 +86,7 @@ mod xattr;
 mod xattr_names;
 
 pub use fs::{PassthroughFs, correct};
-pub use lost_descriptors::forget_lost;
+pub use lost_descriptors::{Lost, forget_lost, hold_again};
 pub use options::Options;
 pub use share::{Abilities, Share, ShareError};
 

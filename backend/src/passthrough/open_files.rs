@@ -236,6 +236,17 @@ impl OpenFiles {
         }
     }
 
+    /// The descriptors that are held outside of the daemon.
+    pub(super) fn held(arena: &Arc<Arena>) -> Vec<RawFd> {
+        let (mark, records, used) = arena.files();
+        let table = Table::new(mark, records, used);
+        let is_held =
+            |record: &FileRecord| record.flags.load(Ordering::Relaxed) & packed::HELD != 0;
+        let held = table.iter_from(0).filter(|(_, record)| is_held(record));
+        held.filter_map(|(_, record)| record.descriptor.get())
+            .collect()
+    }
+
     /// The files whose descriptors are lost.
     pub(super) fn lost(&self) -> Vec<LostFile> {
         let table = self.table.read();

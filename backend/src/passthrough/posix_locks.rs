@@ -95,6 +95,16 @@ impl PosixLocks {
         lost.len()
     }
 
+    /// The descriptors that are held outside of the daemon.
+    pub(super) fn held(arena: &Arc<Arena>) -> Vec<RawFd> {
+        let (mark, records, used) = arena.locks();
+        let records = Slab::<LockRecord, ()>::new(mark, records, used);
+        let records = records.iter_from(0);
+        records
+            .filter_map(|(_, record)| record.descriptor.get())
+            .collect()
+    }
+
     /// Number of open file descriptions.
     pub(super) fn len(&self) -> usize {
         self.table.lock().by_owner.len()

@@ -297,13 +297,7 @@ impl Arena {
     pub fn attach(file: OwnedFd) -> Result<Arc<Self>, AttachError> {
         let beginning = SharedMemory::attach(file.try_clone()?, size_of::<Header>())?;
         let header = Part::<Header>::new(&Arc::new(beginning), 0, 1);
-        if header[0].magic.load(Ordering::Acquire) != MAGIC {
-            return Err(AttachError::NoArena);
-        }
-        let found = header[0].layout.load(Ordering::Relaxed);
-        if found != LAYOUT {
-            return Err(AttachError::Layout { found });
-        }
+        Self::check_header(&header[0])?;
         let layout = Layout::new(header[0].limits.get());
         let memory = Arc::new(SharedMemory::attach(file, layout.len)?);
         Ok(Arc::new(Self {
@@ -323,6 +317,25 @@ impl Arena {
     /// What holds descriptors of the guest outside of the daemon.
     pub fn holder(&self) -> Option<&Arc<Holder>> {
         self.holder.get()
+    }
+
+    /// Checks that a memory file that another process has made is an arena of this version.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub fn check(file: OwnedFd) -> Result<(), AttachError> {
+        let beginning = SharedMemory::attach(file, size_of::<Header>())?;
+        Self::check_header(&Part::<Header>::new(&Arc::new(beginning), 0, 1)[0])
+    }
+
+    fn check_header(header: &Header) -> Result<(), AttachError> {
+        if header.magic.load(Ordering::Acquire) != MAGIC {
+            return Err(AttachError::NoArena);
+        }
+        match header.layout.load(Ordering::Relaxed) {
+            LAYOUT => Ok(()),
+            found => Err(AttachError::Layout { found }),
+        }
     }
 
     /// The memory file; `None` if the process's limit of file sizes did not permit one.
