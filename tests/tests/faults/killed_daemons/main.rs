@@ -12,10 +12,11 @@ use gangplank_fuse::{GetattrIn, Handle, NodeId, Operation};
 use gangplank_tests::daemon::{Daemon, Options};
 use gangplank_tests::driver::fixture::wait_for_log;
 use gangplank_tests::driver::{Driver, NodeAndFile, Setup};
-use gangplank_tests::process::User;
+use gangplank_tests::process::{User, with_descendants};
 use gangplank_tests::service_manager::ServiceManager;
 use rustix::fs::{FlockOperation, OFlags, fcntl_lock};
 use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// Times that everything is killed.
@@ -29,6 +30,9 @@ const OWNER: u64 = 7;
 
 /// `F_WRLCK` (asm-generic/fcntl.h).
 const WRITE_LOCK: u32 = 1;
+
+/// `F_UNLCK` (asm-generic/fcntl.h).
+const UNLOCK: u32 = 2;
 
 /// Descriptors that the service manager holds.
 const CAPACITY: usize = 4096;
@@ -74,6 +78,19 @@ impl Service {
     /// Kills all processes and starts the daemon again.
     fn restart(&mut self) -> Result<()> {
         self.manager.restart(&mut self.daemon, &self.options)
+    }
+
+    /// Kills the processes one after the other, the first one first or last.
+    fn kill_one_by_one(&self, is_first: bool) {
+        let mut processes = with_descendants(self.daemon.pid());
+        if !is_first {
+            processes.reverse();
+        }
+        for process in processes {
+            let process = i32::try_from(process).ok().and_then(Pid::from_raw);
+            // It may have ended with another.
+            let _ = process.map(|process| kill_process(process, Signal::KILL));
+        }
     }
 
     /// Waits until nothing but `names` is held.
@@ -222,7 +239,10 @@ fn guests_go_on_after_everything_was_killed() -> Result<()> {
             let outcome = (|| -> Result<()> {
                 let mut first = Session::begin(&service, "first")?;
                 let mut second = Session::begin(&service, "second")?;
-                for _ in 0..KILLS {
+                for kill in 0..KILLS {
+                    if kill > 0 {
+                        service.kill_one_by_one(kill % 2 == 0);
+                    }
                     service.restart()?;
                     first.check(service.share.path())?;
                     second.check(service.share.path())?;
@@ -279,9 +299,6 @@ fn requests_in_flight_are_answered_once() -> Result<()> {
     }
     Ok(())
 }
-
-/// `F_UNLCK` (asm-generic/fcntl.h).
-const UNLOCK: u32 = 2;
 
 #[test]
 fn a_restart_keeps_guests_and_a_stop_ends_them() -> Result<()> {
