@@ -12,6 +12,7 @@ pub mod config;
 pub mod crash_hook;
 pub mod device;
 pub mod handover;
+pub mod holder;
 pub mod keeper;
 pub mod manual;
 pub mod passthrough;

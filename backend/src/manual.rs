@@ -53,7 +53,9 @@ pub const MANUAL: Manual = Manual {
         (
             "SIGTERM, SIGINT",
             "Requests in flight are finished, guests lose their connections, the socket is \
-             removed, and the daemon ends.",
+             removed, and the daemon ends. If systemd holds descriptors \
+             (FileDescriptorStoreMax=), the daemon ends at once, and the next one goes on with \
+             the guests.",
         ),
         (
             "SIGHUP",

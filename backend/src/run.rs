@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 
 use gangplank_service::signals::{Signal, Signals, TERMINATION};
-use gangplank_service::{error_chain, logging, readiness};
+use gangplank_service::{error_chain, fd_store, logging, readiness};
 use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
 
@@ -15,6 +15,8 @@ use crate::handover::channel::{Channel, Message};
 use crate::handover::inherited::Supervised;
 use crate::handover::program::Program;
 use crate::handover::reload::{Reloader, SERVING};
+use crate::holder::comeback::Found;
+use crate::holder::store::Holding;
 use crate::passthrough::options::InodeFileHandles;
 use crate::sandbox::{self, Confined, Role, Start, rlimit};
 use crate::socket::{self, Files, Listening, Source};
@@ -52,6 +54,9 @@ pub enum Error {
     /// What another program of this process has passed is out of reach.
     #[error("cannot go on where the program before has ended")]
     Inherit(#[source] std::io::Error),
+    /// The guests that were held are not handed over.
+    #[error("cannot go on with the guests that were held")]
+    ComeBack(#[source] std::io::Error),
     /// The program's file is not found.
     #[error("cannot find the program's own file")]
     Program(#[source] std::io::Error),
@@ -117,6 +122,12 @@ fn prepare(mut config: Config, beginning: &mut Beginning) -> Result<u8, Error> {
         _ => None,
     };
 
+    // So does this.
+    let found = match &*beginning {
+        Beginning::First => Found::inherited().map_err(Error::Inherit)?,
+        _ => Found::default(),
+    };
+
     logging::start(&config.logging)?;
     #[cfg(feature = "crash-hook")]
     crate::crash_hook::start().map_err(Error::CrashHook)?;
@@ -156,7 +167,7 @@ fn prepare(mut config: Config, beginning: &mut Beginning) -> Result<u8, Error> {
                 (None, Source::Path { path, group }) => socket::bind(path, group.as_deref())?,
                 (None, Source::Fd(fd)) => socket::inherit(*fd)?,
             };
-            serve(&config, listening, signals, program)
+            serve(&config, listening, found, signals, program)
         }
     }
 }
@@ -164,19 +175,40 @@ fn prepare(mut config: Config, beginning: &mut Beginning) -> Result<u8, Error> {
 fn serve(
     config: &Config,
     listening: Listening,
+    mut found: Found,
     signals: Signals,
     program: Program,
 ) -> Result<u8, Error> {
     let Listening { listener, files } = listening;
+    let mut holding = Holding::new();
+    found.check(&mut holding);
+    let user_namespace = found.users.take();
+    let (guests, connections) = (found.guests(), found.connections());
+    let (played, predecessor) = Channel::pair().map_err(Error::ComeBack)?;
     // The confined process cannot read them.
     let host_limits = HostLimits::read();
     let handles = config.passthrough.inode_file_handles;
-    let confined = sandbox::confine(&config.sandbox, handles, &config.shared_dir, Start::First);
+    let confined = sandbox::confine(
+        &config.sandbox,
+        handles,
+        &config.shared_dir,
+        Start::First { user_namespace },
+    );
     match confined {
         Ok(Role::Supervisor(acceptor, channel)) => {
             // The acceptor passes it back when it serves.
-            drop(listener);
-            let supervisor = Supervisor::new(acceptor, channel, Held::default())?;
+            drop((listener, predecessor));
+            let held = Held {
+                holding,
+                connections,
+                ..Held::default()
+            };
+            let mut supervisor = Supervisor::new(acceptor, channel, held)?;
+            if guests > 0 {
+                let handed = found.hand_over(&played, &mut supervisor);
+                handed.map_err(Error::ComeBack)?;
+            }
+            drop(played);
             let reloader = Reloader {
                 program,
                 files,
@@ -186,7 +218,10 @@ fn serve(
         }
         Ok(Role::Acceptor(confined, supervisor)) => {
             // The socket's files lie outside of the sandbox; the supervisor removes them.
-            drop(files);
+            drop((files, found, played));
+            let guests = u32::try_from(guests).unwrap_or(u32::MAX);
+            let predecessor =
+                (guests > 0).then(|| Predecessor::held(predecessor, guests, connections));
             let acceptor = Serving {
                 listener,
                 confined,
@@ -194,7 +229,7 @@ fn serve(
                 supervisor,
                 signals,
             };
-            acceptor.serve(config, None)
+            acceptor.serve(config, predecessor)
         }
         Ok(Role::Launcher(_)) => Ok(0),
         Err(error) => {
@@ -348,6 +383,7 @@ impl Serving {
             config,
             max_guests,
             supervisor: self.supervisor,
+            has_holder: fd_store::capacity().is_some(),
         };
         acceptor::accept_guests(means, predecessor)?;
         log::info!("the daemon has ended");

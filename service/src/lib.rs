@@ -8,6 +8,7 @@ pub mod broken_pipe;
 pub mod captured_log;
 pub mod connect_timeout;
 pub mod error_chain;
+pub mod fd_store;
 pub mod first_few;
 pub mod fnv;
 pub mod logging;

@@ -24,6 +24,7 @@ pub mod packages;
 pub mod process;
 pub mod relay;
 pub mod runner;
+pub mod service_manager;
 pub mod three_guests;
 pub mod tools;
 pub mod trace;

@@ -67,24 +67,36 @@ struct Ends {
     report: UnixStream,
     /// The guest's, as long as it is served.
     control: Channel,
+    /// What the supervisor and the guest's processes talk by, if descriptors are held.
+    holder: Option<Channel>,
 }
 
 impl Ends {
-    fn pair() -> io::Result<(Self, Self)> {
+    fn pair((holder, holder_of_keeper): Pair) -> io::Result<(Self, Self)> {
         let (report, report_of_keeper) = UnixStream::pair()?;
         let (control, control_of_keeper) = Channel::pair()?;
         let keeper = Self {
             report: report_of_keeper,
             control: control_of_keeper,
+            holder: holder_of_keeper,
         };
-        Ok((Self { report, control }, keeper))
+        let acceptor = Self {
+            report,
+            control,
+            holder,
+        };
+        Ok((acceptor, keeper))
     }
 }
+
+/// Two ends of a channel that there may be.
+type Pair = (Option<Channel>, Option<Channel>);
 
 impl Acceptor<'_> {
     /// Forks a process that accepts the next connection and serves it.
     pub(super) fn serve_next(mut self) -> Self {
-        let (ours, theirs) = match Ends::pair() {
+        let ends = self.holder_channel().and_then(Ends::pair);
+        let (ours, theirs) = match ends {
             Ok(ends) => ends,
             Err(error) => {
                 rate_limited!(error, "cannot accept a guest's connection: {error}");
@@ -113,6 +125,15 @@ impl Acceptor<'_> {
         self
     }
 
+    /// Two ends of the channel between the supervisor, which has descriptors held, and a guest's
+    /// processes; none if the supervisor holds nothing.
+    pub(super) fn holder_channel(&self) -> io::Result<Pair> {
+        match self.means.has_holder {
+            true => Channel::pair().map(|(supervisor, guest)| (Some(supervisor), Some(guest))),
+            false => Ok((None, None)),
+        }
+    }
+
     /// Lets the forked process accept the connection, and waits until it has.
     fn let_accept(&mut self, process: Pid, handle: OwnedFd, ends: Ends) -> io::Result<()> {
         let admitted = self.connection_log.admit();
@@ -123,6 +144,7 @@ impl Acceptor<'_> {
         let Ends {
             mut report,
             control,
+            holder,
         } = ends;
         let guest = Guest {
             number: self.number + 1,
@@ -130,7 +152,7 @@ impl Acceptor<'_> {
             handle,
             control,
         };
-        guest.register(process, &self.means.supervisor)?;
+        guest.register(process, holder, &self.means.supervisor)?;
         report.write_all(&[u8::from(is_logged)])?;
         let mut accepted = [0; 4];
         report.read_exact(&mut accepted).map_err(|_| {
@@ -163,6 +185,7 @@ impl Acceptor<'_> {
         let Ends {
             mut report,
             control,
+            holder,
         } = ends;
         let mut is_logged = [0];
         if report.read_exact(&mut is_logged).is_err() {
@@ -184,6 +207,7 @@ impl Acceptor<'_> {
                     connection,
                     control,
                     is_logged: is_logged != [0],
+                    holder,
                 };
                 keeper::run(assignment, confined, config)
             }

@@ -27,14 +27,23 @@ pub(super) struct Guest {
 }
 
 impl Guest {
-    /// Tells the supervisor of the guest, so that it outlives the acceptor. Its keeper is `process`.
-    pub(super) fn register(&self, process: Pid, supervisor: &Channel) -> io::Result<()> {
+    /// Tells the supervisor of the guest, so that it outlives the acceptor. Its keeper is `process`,
+    /// and asks at the other end of `holder` for descriptors to be held.
+    pub(super) fn register(
+        &self,
+        process: Pid,
+        holder: Option<Channel>,
+        supervisor: &Channel,
+    ) -> io::Result<()> {
         let message = Message::Keeper {
             number: self.number,
             is_logged: self.is_logged,
             process: process.as_raw_nonzero().get(),
         };
-        supervisor.send(&message, &[self.control.as_fd(), self.handle.as_fd()])
+        let holder = holder.as_ref().map(AsFd::as_fd);
+        let passed = [self.control.as_fd(), self.handle.as_fd()];
+        let passed: Vec<_> = passed.into_iter().chain(holder).collect();
+        supervisor.send(&message, &passed)
     }
 }
 

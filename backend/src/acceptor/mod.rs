@@ -31,6 +31,7 @@ use self::guests::{Guest, Guests};
 use crate::config::Config;
 use crate::handover::channel::{Channel, Message};
 use crate::sandbox::Confined;
+use crate::sys::process;
 
 /// How long the daemon waits for requests in flight when it ends. A request on a dead file server
 /// may never end.
@@ -39,6 +40,9 @@ pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections within `rate_limit::INTERVAL` that their workers log. A frontend that connects
 /// again and again must not fill the log.
 const LOGGED_CONNECTIONS: u32 = 100;
+
+/// Exit status of an acceptor whose supervisor has ended.
+const FAILURE: u8 = 1;
 
 pub use max_guests::HostLimits;
 pub use taking_over::Predecessor;
@@ -72,6 +76,8 @@ pub struct Means<'a> {
     pub max_guests: usize,
     /// The channel to the supervisor.
     pub supervisor: Channel,
+    /// Whether the supervisor has descriptors of guests held.
+    pub has_holder: bool,
 }
 
 /// The acceptor's state. A forked process drops all of it.
@@ -115,10 +121,15 @@ pub fn accept_guests(means: Means<'_>, predecessor: Option<Predecessor>) -> Resu
         .map_err(Error::Wait)?;
     loop {
         let ready = acceptor.wait()?;
+        if ready.supervisor_has_ended && acceptor.means.has_holder {
+            // What the guests have is held, and the next program goes on with them.
+            process::exit(FAILURE);
+        }
         let mut is_stopping = ready.supervisor_has_ended;
         while let Some(signal) = acceptor.means.signals.take().map_err(Error::Signals)? {
-            // SIGHUP is the supervisor's.
-            is_stopping |= !matches!(signal, Signal::SIGCHLD | Signal::SIGHUP);
+            // SIGHUP is the supervisor's. So is the end, if guests are to outlive it.
+            is_stopping |=
+                !matches!(signal, Signal::SIGCHLD | Signal::SIGHUP) && !acceptor.means.has_holder;
         }
         if is_stopping {
             break;

@@ -24,6 +24,8 @@ pub struct Predecessor {
     channel: Channel,
     guests: u32,
     connections: u64,
+    /// It has ended. A guest that cannot be taken over ends as well.
+    has_ended: bool,
 }
 
 /// What the older program has passed at once.
@@ -81,8 +83,21 @@ impl Predecessor {
             channel,
             guests,
             connections,
+            has_ended: false,
         };
         Ok((predecessor, greeting))
+    }
+
+    /// The supervisor, which plays the acceptor of a program that has ended and whose guests were
+    /// held ([`crate::holder`]).
+    #[must_use]
+    pub const fn held(channel: Channel, guests: u32, connections: u64) -> Self {
+        Self {
+            channel,
+            guests,
+            connections,
+            has_ended: true,
+        }
     }
 }
 
@@ -124,29 +139,32 @@ impl Acceptor<'_> {
                     predecessor,
                 } => (number, is_logged, predecessor),
             };
+            let holder = self.holder_channel();
+            let (holder, held_by) = holder.map_err(|error| self.give_up(error.into()))?;
             let forked =
                 Channel::pair().and_then(|ends| Ok((self.means.confined.fork_keeper()?, ends)));
             match forked {
                 Ok((WatchedFork::Child, (ours, control))) => {
-                    drop((ours, predecessor));
+                    drop((ours, holder, predecessor));
                     let (confined, config) = self.into_keeper();
                     let succession = Succession {
                         number,
                         control,
                         predecessor: channel,
                         is_logged,
+                        holder: held_by,
                     };
                     keeper::take_over(succession, confined, config)
                 }
                 Ok((WatchedFork::Parent(process, handle), (control, theirs))) => {
-                    drop(theirs);
+                    drop((theirs, held_by));
                     let guest = Guest {
                         number,
                         is_logged,
                         handle,
                         control,
                     };
-                    let told = guest.register(process, &self.means.supervisor);
+                    let told = guest.register(process, holder, &self.means.supervisor);
                     let added = told.and_then(|()| self.guests.add(guest));
                     added.map_err(|error| self.give_up(error.into()))?;
                     handed_over.push(number);
@@ -154,7 +172,7 @@ impl Acceptor<'_> {
                 Err(error) => return Err(self.give_up(error.into())),
             }
         }
-        let taken = self.lead_keepers(handed_over);
+        let taken = self.lead_keepers(handed_over, predecessor.has_ended);
         taken.map_err(|error| self.give_up(error))?;
         log::info!("{} guests were taken over", self.guests.len());
         Ok(self)
@@ -168,11 +186,11 @@ impl Acceptor<'_> {
     }
 
     /// Leads the keepers of these guests from one step to the next.
-    fn lead_keepers(&mut self, mut numbers: Vec<u64>) -> Result<(), Error> {
-        self.await_all(&mut numbers, &Message::Prepared)?;
+    fn lead_keepers(&mut self, mut numbers: Vec<u64>, has_ended: bool) -> Result<(), Error> {
+        self.await_all(&mut numbers, &Message::Prepared, has_ended)?;
         self.means.supervisor.send(&Message::Prepared, &[])?;
         self.tell(&numbers, &Message::Take);
-        self.await_all(&mut numbers, &Message::Placed)?;
+        self.await_all(&mut numbers, &Message::Placed, has_ended)?;
         self.means.supervisor.send(&Message::Placed, &[])?;
         self.await_supervisor(&Message::Go)?;
         // Adopted keepers as well: their acceptor may have died before it told them.
@@ -190,14 +208,24 @@ impl Acceptor<'_> {
         }
     }
 
-    /// Waits until the keeper of each of these guests says this. Removes those that have gone.
-    fn await_all(&mut self, numbers: &mut Vec<u64>, expected: &Message) -> Result<(), Error> {
+    /// Waits until the keeper of each of these guests says this. Removes those that have gone. If
+    /// the older program has ended, so has a guest that cannot be taken over.
+    fn await_all(
+        &mut self,
+        numbers: &mut Vec<u64>,
+        expected: &Message,
+        has_ended: bool,
+    ) -> Result<(), Error> {
         let mut gone = Vec::new();
         for guest in self.guests.iter() {
             if !numbers.contains(&guest.number) {
                 continue;
             }
             match guest.control.receive(deadline())? {
+                None if has_ended => {
+                    log::error!("guest {} cannot be served again", guest.number);
+                    gone.push(guest.number);
+                }
                 None => {
                     return Err(Error::TakeOver(format!(
                         "the process for guest {} has died",
@@ -207,6 +235,10 @@ impl Acceptor<'_> {
                 Some(arrived) => match arrived.message {
                     message if message == *expected => {}
                     Message::Gone => gone.push(guest.number),
+                    Message::Failed(reason) if has_ended => {
+                        log::error!("a guest cannot be served again: {reason}");
+                        gone.push(guest.number);
+                    }
                     Message::Failed(reason) => return Err(Error::TakeOver(reason)),
                     other => return Err(unexpected(&other).into()),
                 },

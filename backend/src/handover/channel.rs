@@ -92,7 +92,8 @@ pub enum Message {
     Serving,
     /// From an acceptor to its supervisor, before a keeper begins; and from the supervisor to the
     /// next acceptor, after the death of that one. With the acceptor's end of the channel between
-    /// them, and the keeper's pidfd.
+    /// them, the keeper's pidfd and, to a supervisor that has descriptors held, its end of the
+    /// channel by which the guest's processes say which ([`crate::holder`]).
     Keeper {
         /// The guest's number in the log.
         number: u64,
@@ -103,6 +104,18 @@ pub enum Message {
     },
     /// From a new keeper to its acceptor: the guest that it was to take over has gone.
     Gone,
+    /// Instead of [`Message::End`]: there are no more descriptors, but not all that the guest had
+    /// have arrived.
+    Incomplete,
+    /// From a guest's processes to the supervisor: hold the descriptors that come with this, by
+    /// these numbers. [`Message::Offer`] has the guest itself held.
+    Hold(Vec<u32>),
+    /// The same of files that are mapped: another open file of each will do.
+    HoldMemory(Vec<u32>),
+    /// From a guest's processes to the supervisor: hold these no more.
+    Unhold(Vec<u32>),
+    /// The answer: whether they are held.
+    Held(bool),
 }
 
 impl Message {

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::SUPERVISE;
 use super::channel::Channel;
+use crate::holder::store::Holding;
 use crate::socket::Files;
 use crate::supervisor::{Held, HeldKeeper, Supervisor};
 use crate::sys::process;
@@ -38,6 +39,8 @@ struct Content {
     /// The highest number of a guest so far.
     connections: u64,
     keepers: Vec<Keeper>,
+    /// Guests by number, and the channel by which each has descriptors held.
+    holders: Vec<(u64, RawFd)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,6 +98,9 @@ impl<'a> Inherited<'a> {
                     control: pass(keeper.control.as_fd()),
                     handle: pass(keeper.handle.as_fd()),
                 })
+                .collect(),
+            holders: (held.holding.channels())
+                .map(|(number, channel)| (number, pass(channel)))
                 .collect(),
         };
         let bytes = postcard::to_allocvec(&content).map_err(io::Error::other)?;
@@ -168,6 +174,10 @@ impl Supervised {
                 handle: adopt(keeper.handle)?,
             })
         });
+        let mut holding = Holding::new();
+        for (number, channel) in content.holders {
+            holding.begin(number, Channel::new(adopt(channel)?));
+        }
         Ok(Self {
             channel: Channel::new(adopt(content.channel)?),
             acceptor: Pid::from_raw(content.acceptor).ok_or_else(malformed)?,
@@ -176,6 +186,7 @@ impl Supervised {
                 listener: content.listener.map(adopt).transpose()?,
                 user_namespace: content.user_namespace.map(adopt).transpose()?,
                 connections: content.connections,
+                holding,
             },
             lock: content.lock.map(adopt).transpose()?,
             socket: content
@@ -217,6 +228,7 @@ mod tests {
                 control: Channel::new(socket()),
                 handle: socket(),
             }],
+            holding: Holding::new(),
         };
         let own = rustix::process::getpid();
         let supervisor = Supervisor::new(own, Channel::new(socket()), held).unwrap();

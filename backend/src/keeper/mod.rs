@@ -22,6 +22,7 @@ pub(crate) mod deaths;
 mod successor;
 mod worker;
 
+use std::collections::HashSet;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -44,6 +45,7 @@ pub use self::successor::{Succession, take_over};
 use crate::config::Config;
 use crate::handover::channel::{Channel, Message};
 use crate::handover::sending;
+use crate::holder::client::Holder;
 use crate::sandbox::{Confined, ConfinedKeeper};
 use crate::state::arena::{Arena, Limits};
 use crate::state::recovery;
@@ -75,6 +77,8 @@ pub struct Assignment {
     pub control: Channel,
     /// Whether the beginning and the usual ends of the connection are logged.
     pub is_logged: bool,
+    /// The channel by which the supervisor has descriptors held, if it does.
+    pub holder: Option<Channel>,
 }
 
 /// What all workers of a guest begin with.
@@ -88,6 +92,8 @@ struct Keeper<'a> {
     signals: Signals,
     /// The keeper's own descriptors. Every worker has them.
     descriptors: Vec<RawFd>,
+    /// Those of the guest that have arrived, if that are not all that it had.
+    arrived: Option<HashSet<RawFd>>,
 }
 
 /// How a worker ended.
@@ -119,7 +125,11 @@ pub fn run(assignment: Assignment, confined: Confined, config: &Config) -> ! {
 }
 
 impl<'a> Keeper<'a> {
-    fn new(assignment: Assignment, confined: Confined, config: &'a Config) -> Result<Self, String> {
+    fn new(
+        mut assignment: Assignment,
+        confined: Confined,
+        config: &'a Config,
+    ) -> Result<Self, String> {
         name_process("keeper", assignment.number);
         let arena = Arena::new(limits(config))
             .map_err(|error| format!("its state cannot be mapped: {error}"))?;
@@ -127,6 +137,14 @@ impl<'a> Keeper<'a> {
             .confine_keeper(None)
             .map_err(|error| error_chain(&error).to_string())?;
         let signals = child_signals().map_err(|error| error.to_string())?;
+        let holder = assignment.holder.take();
+        hold(
+            assignment.number,
+            &assignment.connection,
+            holder,
+            &arena,
+            &confined,
+        );
         let descriptors = confined
             .descriptors()
             .map_err(|error| error_chain(&error).to_string())?;
@@ -138,6 +156,7 @@ impl<'a> Keeper<'a> {
             arena,
             signals,
             descriptors,
+            arrived: None,
         })
     }
 
@@ -231,6 +250,7 @@ impl<'a> Keeper<'a> {
             }
             if is_told {
                 match self.assignment.control.receive(None)? {
+                    None if self.arena.holder().is_some() => return self.leave(worker),
                     // The worker is told as well.
                     None => deadline = Some(Instant::now() + END_TIMEOUT),
                     Some(arrived) if arrived.message == Message::HandOver => {
@@ -258,6 +278,14 @@ impl<'a> Keeper<'a> {
             "requests of guest {} are still in flight: ending without them",
             self.assignment.number
         );
+        kill_process(worker, Signal::KILL)?;
+        wait_for(worker)?;
+        Ok(Ended::InOrder(FAILURE))
+    }
+
+    /// Ends the worker, and leaves the guest to what holds it: no process of the daemon is left that
+    /// has the other end of this one's channel.
+    fn leave(&self, worker: Pid) -> io::Result<Ended> {
         kill_process(worker, Signal::KILL)?;
         wait_for(worker)?;
         Ok(Ended::InOrder(FAILURE))
@@ -328,6 +356,35 @@ impl<'a> Keeper<'a> {
         let mut ready = [PollFd::new(&self.assignment.control, PollFlags::RDHUP)];
         let limit = Timespec::try_from(pause).unwrap_or_default();
         poll(&mut ready, Some(&limit)).is_ok_and(|count| count > 0)
+    }
+}
+
+/// Has the guest itself held, by the supervisor at the other end of `holder`.
+fn hold(
+    number: u64,
+    connection: &UnixStream,
+    holder: Option<Channel>,
+    arena: &Arc<Arena>,
+    confined: &ConfinedKeeper,
+) {
+    let Some(holder) = holder.map(Holder::new) else {
+        return;
+    };
+    let held = || -> Result<(), String> {
+        let state = arena.file().ok_or("its state has no file (RLIMIT_FSIZE)")?;
+        let place = confined
+            .place()
+            .map_err(|error| error_chain(&error).to_string())?;
+        let namespace = place.mount_namespace.as_ref().map(AsFd::as_fd);
+        let parts = [state, connection.as_fd(), place.root.as_fd()];
+        let parts: Vec<_> = parts.into_iter().chain(namespace).collect();
+        holder.hold_guest(&parts).map_err(|error| error.to_string())
+    };
+    match held() {
+        Ok(()) => arena.set_holder(Arc::new(holder)),
+        Err(reason) => log::error!(
+            "guest {number} is not held outside of the daemon, so it ends with it: {reason}"
+        ),
     }
 }
 

@@ -1,21 +1,24 @@
 //! A keeper that takes a guest over from the keeper of an older program.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use gangplank_service::error_chain;
 use gangplank_service::signals::Signals;
 use rustix::process::{Resource, getpid, getrlimit};
 
-use super::{Assignment, FAILURE, Keeper, child_signals, name_process};
+use super::{Assignment, FAILURE, Keeper, child_signals, hold, name_process};
 use crate::config::Config;
 use crate::handover::channel::{Channel, Message, unexpected};
 use crate::handover::receiving::{self, Offer};
 use crate::sandbox::options::Mode;
 use crate::sandbox::{self, Confined, ConfinedKeeper};
 use crate::state::arena::Arena;
+use crate::state::recovery;
 use crate::sys::process;
 
 /// Descriptors that a keeper has beside the guest's, and room for one message.
@@ -32,6 +35,8 @@ pub struct Succession {
     pub predecessor: Channel,
     /// Whether the usual ends of the connection are logged.
     pub is_logged: bool,
+    /// The channel by which the supervisor has descriptors held, if it does.
+    pub holder: Option<Channel>,
 }
 
 /// Takes the guest over, serves it as [`super::run`] does, and ends the process.
@@ -45,9 +50,11 @@ pub fn take_over(succession: Succession, confined: Confined, config: &Config) ->
         mut control,
         predecessor,
         is_logged,
+        holder,
     } = succession;
     name_process("keeper", number);
-    match succeed(&mut control, predecessor, confined, config) {
+    let holder = (number, holder);
+    match succeed(&mut control, predecessor, holder, confined, config) {
         Ok(Some(taken)) => {
             let keeper = Keeper {
                 assignment: Assignment {
@@ -55,6 +62,7 @@ pub fn take_over(succession: Succession, confined: Confined, config: &Config) ->
                     connection: taken.connection,
                     control,
                     is_logged,
+                    holder: None,
                 },
                 process: getpid(),
                 confined: taken.confined,
@@ -62,6 +70,7 @@ pub fn take_over(succession: Succession, confined: Confined, config: &Config) ->
                 arena: taken.arena,
                 signals: taken.signals,
                 descriptors: taken.descriptors,
+                arrived: taken.arrived,
             };
             process::exit(keeper.keep())
         }
@@ -85,12 +94,14 @@ struct Taken {
     arena: Arc<Arena>,
     signals: Signals,
     descriptors: Vec<RawFd>,
+    arrived: Option<HashSet<RawFd>>,
 }
 
 /// `None` if the guest has gone.
 fn succeed(
     control: &mut Channel,
     predecessor: Channel,
+    (number, holder): (u64, Option<Channel>),
     confined: Confined,
     config: &Config,
 ) -> Result<Option<Taken>, String> {
@@ -130,22 +141,31 @@ fn succeed(
         .map_err(failed)?;
     let connection = moved(connection.into())?.into();
     let state = moved(state)?;
+    let holder = holder.map(|holder| moved(holder.into_inner()).map(Channel::new));
+    let holder = holder.transpose()?;
     let confined = confined.move_descriptors(end).map_err(in_words)?;
     let mut descriptors = confined.descriptors().map_err(in_words)?;
     descriptors.retain(|number| *number != predecessor.as_fd().as_raw_fd());
-    receiving::receive_descriptors(&predecessor, end).map_err(failed)?;
+    let arrived = receiving::receive_descriptors(&predecessor, end).map_err(failed)?;
     let signals = child_signals().map_err(failed)?;
     descriptors.push(signals.as_fd().as_raw_fd());
     let arena = Arena::attach(state).map_err(|error| error_chain(&error).to_string())?;
     control.send(&Message::Placed, &[]).map_err(failed)?;
     wait_for(control, &Message::Go)?;
     receiving::wait_for_end(&predecessor).map_err(failed)?;
+    if arrived.is_some() {
+        // All processes have died, not this guest's worker alone.
+        recovery::note_stop(&arena);
+        arena.header().is_incomplete.store(1, Ordering::Release);
+    }
+    hold(number, &connection, holder, &arena, &confined);
     Ok(Some(Taken {
         connection,
         confined,
         arena,
         signals,
         descriptors,
+        arrived,
     }))
 }
 

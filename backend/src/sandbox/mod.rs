@@ -117,7 +117,10 @@ pub enum Role {
 #[derive(Debug)]
 pub enum Start {
     /// By itself.
-    First,
+    First {
+        /// The user namespace that processes had which have ended, and whose guests go on.
+        user_namespace: Option<OwnedFd>,
+    },
     /// Beside the processes that it takes guests over from.
     Successor {
         /// The calling process's parent, which supervises those.
@@ -161,7 +164,7 @@ pub fn confine(
         chroot::check()?;
     }
     let (supervisor, user_namespace) = match start {
-        Start::First => (None, None),
+        Start::First { user_namespace } => (None, user_namespace),
         Start::Successor {
             supervisor,
             user_namespace,

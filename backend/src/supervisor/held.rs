@@ -8,6 +8,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, wai
 
 use crate::handover::PROTOCOL;
 use crate::handover::channel::{Arrived, Channel, Message};
+use crate::holder::store::Holding;
 use crate::state::arena::LAYOUT;
 
 /// A guest's keeper.
@@ -36,6 +37,8 @@ pub struct Held {
     pub connections: u64,
     /// The keepers that have not ended.
     pub keepers: Vec<HeldKeeper>,
+    /// What is held outside of the daemon.
+    pub holding: Holding,
 }
 
 impl Held {
@@ -53,6 +56,7 @@ impl Held {
             user_namespace: copy(&self.user_namespace)?,
             connections: self.connections,
             keepers: Vec::new(),
+            holding: Holding::new(),
         })
     }
 
@@ -68,6 +72,9 @@ impl Held {
                 self.connections = self.connections.max(number);
                 let control = descriptors.next().map(Channel::new);
                 let keeper = control.zip(descriptors.next()).zip(Pid::from_raw(process));
+                if let Some(channel) = descriptors.next() {
+                    self.holding.begin(number, Channel::new(channel));
+                }
                 let keeper = keeper.map(|((control, handle), process)| HeldKeeper {
                     number,
                     is_logged,
@@ -81,6 +88,9 @@ impl Held {
             Message::Serving => {
                 self.listener = descriptors.next();
                 self.user_namespace = descriptors.next();
+                if let Some(users) = &self.user_namespace {
+                    self.holding.hold_users(users.as_fd());
+                }
                 Some(Message::Serving)
             }
             other => Some(other),

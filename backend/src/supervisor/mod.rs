@@ -94,6 +94,8 @@ struct Plan {
     failed_starts: Deaths,
     /// A reload is wanted.
     reload: bool,
+    /// The daemon ends, and its guests stay held outside of it.
+    leave: bool,
 }
 
 impl Supervisor {
@@ -163,6 +165,7 @@ impl Supervisor {
         let mut held = next.held;
         self.acceptor = next.acceptor;
         self.held.keepers.append(&mut held.keepers);
+        self.held.holding.append(&mut held.holding);
     }
 
     /// Kills the acceptor, and waits until it has ended. Its keepers go on.
@@ -208,10 +211,14 @@ impl Supervisor {
             start_at: None,
             failed_starts: Deaths::new(usize::MAX),
             reload: false,
+            leave: false,
         };
         loop {
             self.hear(&serving);
             self.obey(signals, &mut plan)?;
+            if plan.leave {
+                return self.leave(signals);
+            }
             if let Some((acceptor, status)) = self.reap()? {
                 let code = exit_code(status);
                 let is_ending = plan.end_by.is_some();
@@ -260,6 +267,18 @@ impl Supervisor {
         }
     }
 
+    /// Ends all processes and leaves the guests held: the service manager knows whether the next
+    /// program serves them, and closes what it holds if not.
+    fn leave(&mut self, signals: &Signals) -> Result<u8, Error> {
+        log::info!("ending; the service manager holds what the guests have");
+        self.kill_acceptor();
+        self.held.kill();
+        if !self.are_ended_within(signals, KILL_TIMEOUT)? {
+            log::error!("processes of guests do not end although they were killed");
+        }
+        Ok(0)
+    }
+
     /// Whether there is an acceptor that has said so.
     fn is_serving(&self) -> bool {
         self.acceptor.is_some() && self.held.listener.is_some()
@@ -267,13 +286,16 @@ impl Supervisor {
 
     /// Waits for something to do.
     fn wait(&self, signals: &Signals, plan: &Plan) -> Result<(), Error> {
-        let next = [plan.end_by, plan.start_at].into_iter().flatten().min();
+        let holding = &self.held.holding;
+        let next = [plan.end_by, plan.start_at, holding.deadline()];
+        let next = next.into_iter().flatten().min();
         let left = next.map(|time| time.saturating_duration_since(Instant::now()));
         let limit = left.and_then(|left| Timespec::try_from(left).ok());
         let channel = self.channel();
         let mut ready: Vec<_> = [signals.as_fd()]
             .into_iter()
             .chain(channel.map(AsFd::as_fd))
+            .chain(holding.channels().map(|(_, channel)| channel))
             .map(|descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN))
             .collect();
         match poll(&mut ready, limit.as_ref()) {
@@ -287,6 +309,7 @@ impl Supervisor {
         loop {
             match self.expect(Some(Instant::now())) {
                 Ok(Message::Serving) => {
+                    self.held.holding.forget_found();
                     if let Some(acceptor) = self.acceptor.as_ref()
                         && !acceptor.is_replacement
                     {
@@ -297,9 +320,10 @@ impl Supervisor {
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                     rate_limited!(error, "cannot understand the acceptor: {error}");
                 }
-                Err(_) => return,
+                Err(_) => break,
             }
         }
+        self.held.holding.serve();
     }
 
     /// Takes the signals that have arrived.
@@ -312,6 +336,10 @@ impl Supervisor {
                     continue;
                 }
                 _ => {}
+            }
+            if self.held.holding.is_in_use() {
+                plan.leave = true;
+                return Ok(());
             }
             plan.end_by
                 .get_or_insert_with(|| Instant::now() + END_TIMEOUT);
@@ -403,6 +431,8 @@ impl Supervisor {
     /// Then kills the keepers that are left.
     fn end_guests(&mut self, signals: &Signals, limit: Duration) -> Result<(), Error> {
         self.held.shut_down();
+        // Otherwise their connections stay open.
+        self.held.holding.clear();
         if self.are_ended_within(signals, limit)? {
             return Ok(());
         }
