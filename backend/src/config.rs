@@ -130,6 +130,14 @@ impl Config {
                 thread_pool_size: args.thread_pool_size,
                 max_threads,
                 busy_poll: Duration::from_micros(args.busy_poll.into()),
+                limits: device::Limits {
+                    operations: args
+                        .limit_iops
+                        .map(|rate| device::Rate::new(rate, args.limit_iops_burst)),
+                    bytes: args
+                        .limit_bps
+                        .map(|rate| device::Rate::new(rate, args.limit_bps_burst)),
+                },
                 max_guest_memory: args.max_guest_memory,
                 max_memory_regions: args
                     .max_memory_regions
@@ -389,6 +397,7 @@ mod tests {
              --guest-arch=aarch64 \
              --exit-on-disconnect --sandbox=none --seccomp=log --modcaps=+sys_admin \
              --rlimit-nofile=4096 --max-inode-memory=64M --log-level=trace --syslog \
+             --limit-iops=500 --limit-bps=50M --limit-bps-burst=1M \
              --socket-group=kvm",
         );
         assert_eq!(
@@ -400,6 +409,16 @@ mod tests {
                 thread_pool_size: 8,
                 max_threads: 20,
                 busy_poll: Duration::from_micros(30),
+                limits: device::Limits {
+                    operations: Some(device::Rate {
+                        per_second: 500,
+                        burst: 50
+                    }),
+                    bytes: Some(device::Rate {
+                        per_second: 50 << 20,
+                        burst: 1 << 20
+                    }),
+                },
                 max_guest_memory: 16 << 30,
                 max_memory_regions: 32,
                 has_slots_for_qemu: true,

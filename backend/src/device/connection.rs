@@ -119,6 +119,7 @@ pub fn serve(
             backend.stop_threads();
             Error::Start(error)
         })?;
+    backend.watch_timers(&daemon).map_err(Error::Threads)?;
     let (private, listener) = private_socket().map_err(Error::PrivateSocket)?;
     daemon
         .start(&mut Listener::from(listener))

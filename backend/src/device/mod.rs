@@ -27,10 +27,12 @@ mod recorder;
 mod reminder;
 mod replay;
 pub mod request;
+mod ring_throttle;
 mod scheduling;
 mod state_transfer;
+mod throttle;
 mod vring;
 mod wake_blocked;
 mod worker;
 
-pub use options::Options;
+pub use options::{Limits, Options, Rate};

@@ -1,10 +1,12 @@
-//! Several guests on one daemon, killed guests and processes of the daemon, the end of a daemon, several queues, no root.
+//! Several guests on one daemon, killed guests and processes of the daemon, the end of a daemon, several queues,
+//! limits of a guest's rates, no root.
 
 mod ends;
 mod killed_processes;
 mod migrations;
 mod qemu_versions;
 mod queues;
+mod rate_limits;
 mod together;
 mod unprivileged;
 
@@ -34,6 +36,10 @@ fn main() -> ExitCode {
     runner.run(
         "queues::newer_programs",
         queues::newer_kernel_passes_the_checks,
+    );
+    runner.run(
+        "limits::two_guests",
+        rate_limits::two_guests_keep_their_limits,
     );
     for (name, qemu) in [("7_2", Qemu::Host), ("10_0", Qemu::Backports)] {
         runner.run(&format!("qemu_{name}::without_a_complaint"), || {
