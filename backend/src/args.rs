@@ -74,7 +74,7 @@ pub struct Args {
     pub socket_group: Option<String>,
 
     /// Descriptor of a socket that is already listening, instead of --socket-path; implies
-    /// --exit-on-disconnect
+    /// --exit-on-disconnect [default: the one of a socket unit of systemd]
     #[arg(long, value_name = "FD", value_parser = clap::value_parser!(i32).range(0..),
           help_heading = SOCKET)]
     pub fd: Option<i32>,

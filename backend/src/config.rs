@@ -48,7 +48,10 @@ pub enum Error {
     #[error("no directory to share: pass --shared-dir <DIR>")]
     NoSharedDir,
     /// No socket to listen on.
-    #[error("no socket to listen on: pass --socket-path <PATH> or --fd <FD>")]
+    #[error(
+        "no socket to listen on: pass --socket-path <PATH> or --fd <FD>, or have a socket unit of \
+         systemd start the daemon"
+    )]
     NoSocket,
     /// Two options that exclude each other.
     #[error("{0} cannot be used together with {1}")]

@@ -3,6 +3,7 @@
 //! It knows processes, sockets and signals, and neither FUSE nor vhost-user. Everything here works
 //! on 32-bit machines too.
 
+pub mod activation;
 pub mod broken_pipe;
 #[cfg(feature = "captured-log")]
 pub mod captured_log;

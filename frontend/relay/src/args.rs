@@ -21,8 +21,9 @@ pub struct RelayArgs {
     #[command(subcommand)]
     pub action: Option<RelayAction>,
 
-    /// The socket where guests connect; the relay creates it
-    #[arg(long, value_name = "PATH", required = true)]
+    /// The socket where guests connect; the relay creates it [default: the one of a socket unit of
+    /// systemd]
+    #[arg(long, value_name = "PATH")]
     pub listen: Option<PathBuf>,
 
     /// The daemon's socket; it need not exist yet

@@ -9,6 +9,7 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use gangplank_service::activation;
 use gangplank_service::peer_cred::PeerCred;
 use gangplank_service::rate_limit::{self, set_thread_peer};
 use gangplank_service::signals::{Signal, Signals};
@@ -37,6 +38,9 @@ pub enum Error {
     /// A socket cannot be created.
     #[error(transparent)]
     Listen(#[from] BindError),
+    /// The service manager's socket cannot be used.
+    #[error(transparent)]
+    Activation(#[from] activation::Error),
     /// poll failed.
     #[error("cannot wait for guests")]
     Wait(#[source] io::Error),

@@ -1,6 +1,8 @@
 //! Several guests on one daemon, killed guests and processes of the daemon, the end of a daemon, several queues,
-//! limits of a guest's rates, no root.
+//! limits of a guest's rates, sockets
+//! of a service manager, no root.
 
+mod activation;
 mod ends;
 mod killed_processes;
 mod migrations;
@@ -36,6 +38,10 @@ fn main() -> ExitCode {
     runner.run(
         "queues::newer_programs",
         queues::newer_kernel_passes_the_checks,
+    );
+    runner.run(
+        "activation::by_sockets",
+        activation::sockets_of_a_service_manager_serve_a_guest,
     );
     runner.run(
         "limits::two_guests",
