@@ -21,5 +21,6 @@ pub mod readiness;
 pub mod rlimit;
 pub mod signals;
 pub mod unix_listener;
+pub mod watchdog;
 
 pub use error_chain::error_chain;

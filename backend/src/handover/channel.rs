@@ -89,6 +89,10 @@ pub enum Message {
     Known,
     /// From an acceptor to its supervisor: it accepts guests.
     Serving,
+    /// From the supervisor to its acceptor, which answers with [`Message::Pong`].
+    Ping,
+    /// From an acceptor to its supervisor: it is alive.
+    Pong,
 }
 
 impl Message {

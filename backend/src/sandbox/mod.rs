@@ -33,6 +33,7 @@ mod proc_self;
 pub mod rlimit;
 mod seccomp;
 mod supervisor;
+mod supervisor_watchdog;
 mod user_namespace;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};

@@ -13,6 +13,7 @@ use rustix::process::{
 
 use super::capabilities;
 use super::error::Error;
+use super::supervisor_watchdog::AcceptorWatchdog;
 use crate::handover::channel::{Channel, Message};
 use crate::sys::process::Forked;
 
@@ -132,22 +133,29 @@ impl Supervisor {
         // Set by the first termination signal.
         let mut deadline: Option<Instant> = None;
         let mut is_serving = false;
+        let mut watchdog = AcceptorWatchdog::from_environment();
         loop {
             let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
             if left.is_some_and(|left| left.is_zero()) {
                 log::error!("the acceptor does not end, so it is killed");
                 let _ = pidfd_send_signal(&self.handle, rustix_process::Signal::KILL);
             }
+            if is_serving && deadline.is_none() {
+                watchdog.ask(&self.channel).map_err(Error::Supervise)?;
+            }
+            let left = left.filter(|left| !left.is_zero());
             let limit = left
-                .filter(|left| !left.is_zero())
+                .into_iter()
+                .chain(watchdog.left().filter(|_| is_serving && deadline.is_none()))
+                .min()
                 .and_then(|left| Timespec::try_from(left).ok());
             let mut fds = [
                 PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN),
                 PollFd::new(&self.handle, PollFlags::IN),
                 PollFd::new(&self.channel, PollFlags::IN),
             ];
-            // The process says nothing more.
-            let fds = match is_serving {
+            // The process says nothing more, or has closed its end.
+            let fds = match is_serving && !watchdog.is_on() || deadline.is_some() {
                 true => &mut fds[..2],
                 false => &mut fds[..],
             };
@@ -158,8 +166,10 @@ impl Supervisor {
             if fds.get(2).is_some_and(|fd| !fd.revents().is_empty()) {
                 is_serving = true;
                 let said = self.channel.receive(None).map_err(Error::Supervise)?;
-                if said.is_some_and(|said| said.message == Message::Serving) {
-                    serving();
+                match said.map(|said| said.message) {
+                    Some(Message::Serving) => serving(),
+                    Some(Message::Pong) => watchdog.answered(),
+                    _ => {}
                 }
             }
             let mut is_reloading = false;
@@ -186,6 +196,7 @@ impl Supervisor {
             if is_reloading && deadline.is_none() {
                 reload(&mut self);
                 is_serving = false;
+                watchdog.forget();
             }
         }
     }

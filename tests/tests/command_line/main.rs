@@ -11,3 +11,4 @@ mod other_programs;
 mod process;
 mod sandbox;
 mod scripts;
+mod watchdog;
