@@ -294,10 +294,10 @@ pub struct Args {
           requires = "limit_bps")]
     pub limit_bps_burst: Option<u64>,
 
-    /// Least severe messages to log: off, error, warn, info, debug, trace; RUST_LOG overrides it
-    #[arg(long, value_name = "LEVEL", value_parser = parse_log_level, default_value = "info",
-          help_heading = LOGGING)]
-    pub log_level: LevelFilter,
+    /// Least severe messages to log: off, error, warn, info, debug, trace
+    /// [default: as RUST_LOG says, or info]
+    #[arg(long, value_name = "LEVEL", value_parser = parse_log_level, help_heading = LOGGING)]
+    pub log_level: Option<LevelFilter>,
 
     /// Log to syslog instead of standard error
     #[arg(long, help_heading = LOGGING)]

@@ -27,6 +27,8 @@ pub struct Config {
     /// Most guests at a time; the daemon refuses further connections. `None`: as many as the host's
     /// memory and process ids permit.
     pub max_guests: Option<usize>,
+    /// The limit of a guest's open descriptors in force, once it is known.
+    pub open_files: Option<u64>,
     /// Deaths of a guest's workers within a minute at which it is given up.
     pub max_crashes: usize,
     /// The options of each guest's device.
@@ -124,6 +126,7 @@ impl Config {
             shared_dir,
             socket,
             exit_on_disconnect,
+            open_files: None,
             max_crashes: args.max_crashes,
             max_guests: args.max_guests.map(NonZeroUsize::get),
             device: device::Options {
@@ -185,7 +188,7 @@ impl Config {
                     "gangplankd",
                     match args.compat_debug {
                         true => LevelFilter::Debug,
-                        false => args.log_level,
+                        false => args.log_level.unwrap_or(LevelFilter::Info),
                     },
                 )
             },

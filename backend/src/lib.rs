@@ -19,5 +19,6 @@ pub mod run;
 pub mod sandbox;
 pub mod session;
 pub mod socket;
+mod start_line;
 pub mod state;
 pub mod sys;

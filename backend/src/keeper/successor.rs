@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
-use gangplank_service::error_chain;
 use gangplank_service::signals::Signals;
+use gangplank_service::{error_chain, logging};
 use rustix::process::{Pid, Resource, getpid, getrlimit};
 
 use super::{Assignment, FAILURE, Keeper, child_signals, end_with};
@@ -42,6 +42,7 @@ pub struct Succession {
 /// [`Message::Prepared`], [`Message::Placed`], [`Message::Failed`], and waits for
 /// [`Message::Take`] and [`Message::Go`]. If the guest has gone, it ends with status 0.
 pub fn take_over(succession: Succession, confined: Confined, config: &Config) -> ! {
+    logging::set_guest(succession.number);
     let Succession {
         number,
         acceptor,

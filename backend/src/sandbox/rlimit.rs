@@ -49,7 +49,8 @@ pub fn raise_open_files(wanted: Option<u64>) -> Result<u64, Error> {
                 set(hard)?;
                 let level = match wanted {
                     Some(_) => log::Level::Warn,
-                    None => log::Level::Info,
+                    // The line at the start has the limit.
+                    None => log::Level::Debug,
                 };
                 log::log!(
                     level,

@@ -56,9 +56,9 @@ pub struct RelayArgs {
     #[arg(long, value_name = "ACTION", default_value = "kill")]
     pub seccomp: Seccomp,
 
-    /// Log less (error, warn) or more (debug)
-    #[arg(long, value_name = "LEVEL", default_value = "info", action = ArgAction::Set)]
-    pub log_level: log::LevelFilter,
+    /// Log less (error, warn) or more (debug) [default: as RUST_LOG says, or info]
+    #[arg(long, value_name = "LEVEL", action = ArgAction::Set)]
+    pub log_level: Option<log::LevelFilter>,
 }
 
 /// A command to a running relay.

@@ -108,10 +108,13 @@ fn serve(args: &RelayArgs, filter: Option<&str>) -> Result<(), Error> {
         tag_wait: TAG_WAIT,
     };
     logging::start(&logging::Options {
-        filter: filter.map(str::to_owned),
         // A guest's thread has its number in the name.
         prefix: LinePrefix::Thread,
-        ..logging::Options::new("gangplank-frontend", args.log_level)
+        ..logging::Options::chosen(
+            "gangplank-frontend",
+            args.log_level,
+            filter.map(str::to_owned),
+        )
     })?;
     raise_descriptor_limit();
     let signals =
