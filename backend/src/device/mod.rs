@@ -21,6 +21,7 @@ mod memory_limits;
 mod notifier;
 mod options;
 mod peek;
+mod private_memory;
 mod quirks;
 mod reconnect;
 mod recorder;

@@ -6,6 +6,7 @@ mod activation;
 mod ends;
 mod killed_processes;
 mod migrations;
+mod private_memory;
 mod qemu_versions;
 mod queues;
 mod rate_limits;
@@ -14,7 +15,7 @@ mod unprivileged;
 
 use std::process::ExitCode;
 
-use gangplank_tests::guest::Qemu;
+use gangplank_tests::guest::{Memory, Qemu};
 use gangplank_tests::process::User;
 use gangplank_tests::runner::Runner;
 
@@ -53,6 +54,14 @@ fn main() -> ExitCode {
         });
         runner.run(&format!("qemu_{name}::reboots"), || {
             qemu_versions::reboots_after_the_daemon_was_restarted(qemu)
+        });
+    }
+    for (name, memory) in [
+        ("private_file", Memory::PrivateFile),
+        ("anonymous", Memory::Anonymous),
+    ] {
+        runner.run(&format!("private_memory::{name}"), || {
+            private_memory::is_said_to_the_operator(memory)
         });
     }
     runner.run("qemu_10_0::migrates", migrations::live);
