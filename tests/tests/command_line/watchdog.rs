@@ -4,6 +4,7 @@ use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use gangplank_tests::{process, tools};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::fixture::Fixture;
@@ -86,5 +87,36 @@ fn without_a_watchdog_it_is_not_told() -> Result<()> {
     let daemon = fixture.start_command(command)?;
     ensure!(comes(&manager, "READY=1", LIMIT)?, "{}", daemon.log());
     ensure!(!comes(&manager, "WATCHDOG=1", Duration::from_secs(1))?);
+    Ok(())
+}
+
+/// The relay's main thread answers, also after it was confined.
+#[test]
+fn the_relay_says_that_it_serves_and_is_alive() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("notify");
+    let manager = UnixDatagram::bind(&path)?;
+    let mut command = process::tied(tools::frontend()?, None);
+    command
+        .args(["relay", "--listen", "guest.sock", "--backend", "fs.sock"])
+        .current_dir(dir.path())
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", PERMITTED.as_micros().to_string());
+    let mut relay = process::spawn(command)?;
+    let told = (|| {
+        ensure!(comes(&manager, "READY=1", LIMIT)?);
+        for _ in 0..3 {
+            ensure!(comes(&manager, "WATCHDOG=1", LIMIT)?);
+        }
+        process::signal(&relay, Signal::TERM)?;
+        ensure!(comes(&manager, "STOPPING=1", LIMIT)?);
+        Ok(())
+    })();
+    if told.is_err() {
+        process::kill_group(&mut relay);
+    }
+    let status = process::wait_within(&mut relay, LIMIT)?;
+    told?;
+    ensure!(status.success(), "{status}");
     Ok(())
 }
