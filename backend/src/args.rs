@@ -74,7 +74,7 @@ pub struct Args {
     pub socket_group: Option<String>,
 
     /// Descriptor of a socket that is already listening, instead of --socket-path; implies
-    /// --exit-on-disconnect
+    /// --exit-on-disconnect [default: the one of a socket unit of systemd]
     #[arg(long, value_name = "FD", value_parser = clap::value_parser!(i32).range(0..),
           help_heading = SOCKET)]
     pub fd: Option<i32>,
@@ -272,10 +272,33 @@ pub struct Args {
           help_heading = LIMITS)]
     pub max_inode_memory: u64,
 
-    /// Least severe messages to log: off, error, warn, info, debug, trace; RUST_LOG overrides it
-    #[arg(long, value_name = "LEVEL", value_parser = parse_log_level, default_value = "info",
-          help_heading = LOGGING)]
-    pub log_level: LevelFilter,
+    /// Most operations of a guest a second: requests other than INIT, DESTROY, FORGET and INTERRUPT
+    /// [default: no limit]
+    #[arg(long, value_name = "N", help_heading = LIMITS,
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit_iops: Option<u64>,
+
+    /// Operations that a guest may start at once after a pause
+    /// [default: those of a tenth of a second]
+    #[arg(long, value_name = "N", help_heading = LIMITS, requires = "limit_iops",
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit_iops_burst: Option<u64>,
+
+    /// Most bytes of files that a guest may read, write and copy a second, such as 50M
+    /// [default: no limit]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = LIMITS)]
+    pub limit_bps: Option<u64>,
+
+    /// Bytes that a guest may move at once after a pause
+    /// [default: those of a tenth of a second]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = LIMITS,
+          requires = "limit_bps")]
+    pub limit_bps_burst: Option<u64>,
+
+    /// Least severe messages to log: off, error, warn, info, debug, trace
+    /// [default: as RUST_LOG says, or info]
+    #[arg(long, value_name = "LEVEL", value_parser = parse_log_level, help_heading = LOGGING)]
+    pub log_level: Option<LevelFilter>,
 
     /// Log to syslog instead of standard error
     #[arg(long, help_heading = LOGGING)]
@@ -467,6 +490,11 @@ mod tests {
             ("--max-guest-memory=0", "such as 8T, 512G"),
             ("--max-guest-memory=99999999T", "such as 8T, 512G"),
             ("--max-memory-regions=510", "1..=509"),
+            ("--limit-iops=0", "not in 1.."),
+            ("--limit-iops=many", "invalid digit"),
+            ("--limit-iops-burst=10", "--limit-iops <N>"),
+            ("--limit-bps=fast", "such as 8T, 512G"),
+            ("--limit-bps-burst=1M", "--limit-bps <SIZE>"),
             ("--frobnicate", "--frobnicate"),
         ];
         for (line, hint) in table {

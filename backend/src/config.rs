@@ -27,6 +27,8 @@ pub struct Config {
     /// Most guests at a time; the daemon refuses further connections. `None`: as many as the host's
     /// memory and process ids permit.
     pub max_guests: Option<usize>,
+    /// The limit of a guest's open descriptors in force, once it is known.
+    pub open_files: Option<u64>,
     /// Deaths of a guest's workers within a minute at which it is given up.
     pub max_crashes: usize,
     /// The options of each guest's device.
@@ -48,7 +50,10 @@ pub enum Error {
     #[error("no directory to share: pass --shared-dir <DIR>")]
     NoSharedDir,
     /// No socket to listen on.
-    #[error("no socket to listen on: pass --socket-path <PATH> or --fd <FD>")]
+    #[error(
+        "no socket to listen on: pass --socket-path <PATH> or --fd <FD>, or have a socket unit of \
+         systemd start the daemon"
+    )]
     NoSocket,
     /// Two options that exclude each other.
     #[error("{0} cannot be used together with {1}")]
@@ -121,6 +126,7 @@ impl Config {
             shared_dir,
             socket,
             exit_on_disconnect,
+            open_files: None,
             max_crashes: args.max_crashes,
             max_guests: args.max_guests.map(NonZeroUsize::get),
             device: device::Options {
@@ -130,6 +136,14 @@ impl Config {
                 thread_pool_size: args.thread_pool_size,
                 max_threads,
                 busy_poll: Duration::from_micros(args.busy_poll.into()),
+                limits: device::Limits {
+                    operations: args
+                        .limit_iops
+                        .map(|rate| device::Rate::new(rate, args.limit_iops_burst)),
+                    bytes: args
+                        .limit_bps
+                        .map(|rate| device::Rate::new(rate, args.limit_bps_burst)),
+                },
                 max_guest_memory: args.max_guest_memory,
                 max_memory_regions: args
                     .max_memory_regions
@@ -174,7 +188,7 @@ impl Config {
                     "gangplankd",
                     match args.compat_debug {
                         true => LevelFilter::Debug,
-                        false => args.log_level,
+                        false => args.log_level.unwrap_or(LevelFilter::Info),
                     },
                 )
             },
@@ -389,6 +403,7 @@ mod tests {
              --guest-arch=aarch64 \
              --exit-on-disconnect --sandbox=none --seccomp=log --modcaps=+sys_admin \
              --rlimit-nofile=4096 --max-inode-memory=64M --log-level=trace --syslog \
+             --limit-iops=500 --limit-bps=50M --limit-bps-burst=1M \
              --socket-group=kvm",
         );
         assert_eq!(
@@ -400,6 +415,16 @@ mod tests {
                 thread_pool_size: 8,
                 max_threads: 20,
                 busy_poll: Duration::from_micros(30),
+                limits: device::Limits {
+                    operations: Some(device::Rate {
+                        per_second: 500,
+                        burst: 50
+                    }),
+                    bytes: Some(device::Rate {
+                        per_second: 50 << 20,
+                        burst: 1 << 20
+                    }),
+                },
                 max_guest_memory: 16 << 30,
                 max_memory_regions: 32,
                 has_slots_for_qemu: true,

@@ -20,6 +20,7 @@ pub mod run;
 pub mod sandbox;
 pub mod session;
 pub mod socket;
+mod start_line;
 pub mod state;
 pub mod supervisor;
 pub mod sys;

@@ -44,11 +44,27 @@ pub const MANUAL: Manual = Manual {
             "By this file libvirt finds the program, if it is installed.",
         ),
     ],
-    environment: &[(
-        "RUST_LOG",
-        "What to log, by module, such as gangplank_backend::session=trace. It overrides \
-         --log-level.",
-    )],
+    environment: &[
+        (
+            "LISTEN_FDS, LISTEN_PID, LISTEN_FDNAMES",
+            "Without --socket-path and --fd: the listening socket that a socket unit of systemd \
+             passes.",
+        ),
+        (
+            "WATCHDOG_USEC, NOTIFY_SOCKET",
+            "As systemd sets them: where the daemon reports that it serves, and how often that it \
+             is alive.",
+        ),
+        (
+            "JOURNAL_STREAM",
+            "Where standard error is systemd's journal, messages go there with their fields.",
+        ),
+        (
+            "RUST_LOG",
+            "What to log, by module, such as gangplank_backend::session=trace. --log-level \
+         overrides it.",
+        ),
+    ],
     signals: &[
         (
             "SIGTERM, SIGINT",

@@ -20,6 +20,7 @@ use crate::holder::store::Holding;
 use crate::passthrough::options::InodeFileHandles;
 use crate::sandbox::{self, Confined, Role, Start, rlimit};
 use crate::socket::{self, Files, Listening, Source};
+use crate::start_line::StartLine;
 use crate::supervisor::{self, Held, Supervisor};
 use crate::sys::process;
 
@@ -140,6 +141,7 @@ fn prepare(mut config: Config, beginning: &mut Beginning) -> Result<u8, Error> {
     // A supervisor has raised it before.
     if !matches!(beginning, Beginning::Supervisor(_)) {
         let limit = rlimit::raise_open_files(config.sandbox.rlimit_nofile)?;
+        config.open_files = Some(limit);
         let regions = config.device.max_memory_regions.into();
         config.passthrough.fd_budget = rlimit::fd_budget(limit, config.device.rings(), regions);
         log::debug!(
@@ -371,11 +373,7 @@ impl Serving {
         let max_guests = config
             .max_guests
             .unwrap_or_else(|| self.host_limits.max_guests(config.device.rings()));
-        log::info!(
-            "sharing {:?} as {:?}, waiting for guests, at most {max_guests} at a time",
-            config.shared_dir,
-            config.device.tag
-        );
+        log::info!("{}", StartLine { config, max_guests });
         let means = Means {
             listener: self.listener,
             confined,

@@ -3,6 +3,7 @@
 //! It knows processes, sockets and signals, and neither FUSE nor vhost-user. Everything here works
 //! on 32-bit machines too.
 
+pub mod activation;
 pub mod broken_pipe;
 #[cfg(feature = "captured-log")]
 pub mod captured_log;
@@ -21,5 +22,6 @@ pub mod readiness;
 pub mod rlimit;
 pub mod signals;
 pub mod unix_listener;
+pub mod watchdog;
 
 pub use error_chain::error_chain;

@@ -9,11 +9,16 @@ use crate::handover::channel::{Channel, Message};
 use crate::state::arena::LAYOUT;
 
 impl Acceptor<'_> {
-    /// Does what the supervisor tells: hands the guests over to the program that it has started. If
-    /// that fails, the guests stay.
+    /// Does what the supervisor tells: hands the guests over to the program that it has started, or
+    /// answers that it is alive. If handing over fails, the guests stay.
     pub(super) fn hand_over(&mut self) {
         let told = match self.means.supervisor.receive(None) {
             Ok(Some(told)) if told.message == Message::HandOver => told,
+            Ok(Some(told)) if told.message == Message::Ping => {
+                // If this fails, the supervisor has ended.
+                let _ = self.means.supervisor.send(&Message::Pong, &[]);
+                return;
+            }
             Ok(_) => return,
             Err(error) => return log::error!("cannot understand the supervisor: {error}"),
         };

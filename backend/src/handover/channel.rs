@@ -116,6 +116,10 @@ pub enum Message {
     Unhold(Vec<u32>),
     /// The answer: whether they are held.
     Held(bool),
+    /// From the supervisor to its acceptor, which answers with [`Message::Pong`].
+    Ping,
+    /// From an acceptor to its supervisor: it is alive.
+    Pong,
 }
 
 impl Message {

@@ -58,6 +58,12 @@ pub struct Takeover {
     pub predecessor: Channel,
 }
 
+/// Whether a supervisor has started this process to take guests over.
+#[must_use]
+pub fn is_successor() -> bool {
+    env::var_os(TAKEOVER).is_some()
+}
+
 impl Takeover {
     /// What the process was started with, if it is to take guests over. Must be called once, before
     /// the process opens descriptors.

@@ -31,8 +31,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use gangplank_service::error_chain;
 use gangplank_service::signals::{self, Signals};
+use gangplank_service::{error_chain, logging};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{
@@ -111,6 +111,7 @@ enum Ended {
 /// The calling process must have been forked for this guest.
 pub fn run(assignment: Assignment, confined: Confined, config: &Config) -> ! {
     let number = assignment.number;
+    logging::set_guest(number);
     match Keeper::new(assignment, confined, config) {
         Ok(keeper) => {
             let status = keeper.keep();

@@ -7,8 +7,8 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use gangplank_service::error_chain;
 use gangplank_service::signals::Signals;
+use gangplank_service::{error_chain, logging};
 use rustix::process::{Resource, getpid, getrlimit};
 
 use super::{Assignment, FAILURE, Keeper, child_signals, hold, name_process};
@@ -45,6 +45,7 @@ pub struct Succession {
 /// [`Message::Prepared`], [`Message::Placed`], [`Message::Failed`], and waits for
 /// [`Message::Take`] and [`Message::Go`]. If the guest has gone, it says [`Message::Gone`].
 pub fn take_over(succession: Succession, confined: Confined, config: &Config) -> ! {
+    logging::set_guest(succession.number);
     let Succession {
         number,
         mut control,

@@ -5,6 +5,18 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+/// What to do about a directory that the daemon's user may not open, for the end of a message.
+fn who_may_not(error: &io::Error) -> String {
+    if error.kind() != io::ErrorKind::PermissionDenied {
+        return String::new();
+    }
+    let user = rustix::process::geteuid();
+    format!(
+        " as user {} (let that user read and search it, and search the directories above it)",
+        user.as_raw()
+    )
+}
+
 /// A mechanism of the sandbox that fails, and what the operator can pass instead.
 #[derive(Debug, Error)]
 pub enum Error {
@@ -12,7 +24,7 @@ pub enum Error {
     #[error("the descriptor of the shared directory has become another: a worker was taken over")]
     RootReplaced,
     /// The shared directory cannot be opened.
-    #[error("cannot open shared directory {path:?}")]
+    #[error("cannot open shared directory {path:?}{}", who_may_not(source))]
     SharedDir {
         /// The directory.
         path: PathBuf,
@@ -121,7 +133,7 @@ pub enum Error {
     #[error("cannot open /proc/self/fd: mount /proc")]
     ProcSelfFd(#[source] io::Error),
     /// Descriptors cannot be reopened.
-    #[error("cannot open the shared directory through /proc/self/fd")]
+    #[error("cannot open the shared directory through /proc/self/fd{}", who_may_not(.0))]
     Reopen(#[source] io::Error),
     /// `--modcaps` adds a capability that the process does not have.
     #[error(

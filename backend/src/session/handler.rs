@@ -9,8 +9,8 @@ use super::file_system::FileSystem;
 use super::lock_threads::{LockThreads, Waiting};
 use super::lock_waits::LockRequest;
 use super::reply::put_error;
-use super::{Served, Session};
-use crate::device::request::{Handled, Handler, IoMode, Request};
+use super::{Served, Session, cost};
+use crate::device::request::{Cost, Handled, Handler, IoMode, Request};
 use crate::state::migration::TransferError;
 use crate::state::requests::Interrupted;
 
@@ -96,6 +96,11 @@ impl<F: FileSystem + 'static> Handler for SessionHandler<F> {
             _ => 0,
         };
         request.set_reply_len(written);
+    }
+
+    fn cost(&self, request: &mut Request) -> Cost {
+        let (reader, _, _) = request.parts();
+        cost::peek(&reader)
     }
 
     fn end_waits(&self) {

@@ -7,6 +7,7 @@
 //! INIT starts a session and ends the one before. DESTROY, a reset of the device and the end of the
 //! connection end it.
 
+mod cost;
 mod dialect_cell;
 mod dispatch;
 pub mod file_system;
@@ -156,6 +157,17 @@ impl<F: FileSystem> Session<F> {
             }
         };
         log::debug!("{} of node {node}, unique {unique}", opcode.name());
+        if let Some(charged) = scratch.charged
+            && !cost::of(opcode, &scratch.input).is_within(charged)
+        {
+            rate_limited!(
+                warn,
+                "a guest changed a request after it was sent, to exceed its limits: the reply to \
+                 {} is EIO",
+                opcode.name()
+            );
+            return Served::Replied(put_error(reply, unique, libc::EIO));
+        }
         // Without a time, the operation had not begun.
         let has_begun = |earlier: &Interrupted| earlier.began != 0 || !begins_at_a_time(opcode);
         let earlier = earlier.filter(has_begun);

@@ -13,6 +13,7 @@
 //! requests in flight and end as well.
 
 mod held;
+mod watchdog;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -29,6 +30,7 @@ use rustix::process::{
 use thiserror::Error;
 
 pub use self::held::{Held, HeldKeeper};
+use self::watchdog::AcceptorWatchdog;
 use crate::acceptor::SHUTDOWN_TIMEOUT;
 use crate::handover::channel::{Channel, Message};
 use crate::handover::reload::Reloader;
@@ -96,6 +98,7 @@ struct Plan {
     reload: bool,
     /// The daemon ends, and its guests stay held outside of it.
     leave: bool,
+    watchdog: AcceptorWatchdog,
 }
 
 impl Supervisor {
@@ -212,9 +215,10 @@ impl Supervisor {
             failed_starts: Deaths::new(usize::MAX),
             reload: false,
             leave: false,
+            watchdog: AcceptorWatchdog::from_environment(),
         };
         loop {
-            self.hear(&serving);
+            self.hear(&serving, &mut plan.watchdog);
             self.obey(signals, &mut plan)?;
             if plan.leave {
                 return self.leave(signals);
@@ -263,6 +267,7 @@ impl Supervisor {
                 reloader.reload(&mut self);
                 continue;
             }
+            self.ask(&mut plan)?;
             self.wait(signals, &plan)?;
         }
     }
@@ -284,12 +289,27 @@ impl Supervisor {
         self.acceptor.is_some() && self.held.listener.is_some()
     }
 
+    /// Asks the acceptor whether it is alive, if the service manager wants to know.
+    fn ask(&self, plan: &mut Plan) -> Result<(), Error> {
+        match self.channel() {
+            Some(channel) if self.is_serving() && plan.end_by.is_none() => {
+                plan.watchdog.ask(channel).map_err(Error::Watch)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Waits for something to do.
     fn wait(&self, signals: &Signals, plan: &Plan) -> Result<(), Error> {
         let holding = &self.held.holding;
         let next = [plan.end_by, plan.start_at, holding.deadline()];
         let next = next.into_iter().flatten().min();
         let left = next.map(|time| time.saturating_duration_since(Instant::now()));
+        let asks = self.is_serving() && plan.end_by.is_none();
+        let left = left
+            .into_iter()
+            .chain(plan.watchdog.left().filter(|_| asks))
+            .min();
         let limit = left.and_then(|left| Timespec::try_from(left).ok());
         let channel = self.channel();
         let mut ready: Vec<_> = [signals.as_fd()]
@@ -305,10 +325,12 @@ impl Supervisor {
     }
 
     /// Takes what the acceptor has said.
-    fn hear(&mut self, serving: &impl Fn()) {
+    fn hear(&mut self, serving: &impl Fn(), watchdog: &mut AcceptorWatchdog) {
         loop {
             match self.expect(Some(Instant::now())) {
+                Ok(Message::Pong) => watchdog.answered(),
                 Ok(Message::Serving) => {
+                    watchdog.forget();
                     self.held.holding.forget_found();
                     if let Some(acceptor) = self.acceptor.as_ref()
                         && !acceptor.is_replacement

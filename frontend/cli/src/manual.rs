@@ -4,7 +4,7 @@ use gangplank_service::manual::{Entry, Manual};
 
 const RUST_LOG: Entry = (
     "RUST_LOG",
-    "What to log, by module, such as gangplank_relay=trace. It overrides --log-level.",
+    "What to log, by module, such as gangplank_relay=trace. --log-level overrides it.",
 );
 
 const SEE_ALSO: &[&str] = &["gangplankd(8)", "gangplank-dvk(1)"];

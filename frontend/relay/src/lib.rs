@@ -35,6 +35,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use args::{RelayAction, RelayArgs};
+use gangplank_service::activation;
 use gangplank_service::logging;
 use gangplank_service::logging::LinePrefix;
 use gangplank_service::output::Output;
@@ -88,10 +89,13 @@ pub fn run(args: &RelayArgs, filter: Option<&str>, mut out: Output) -> Result<()
 }
 
 fn serve(args: &RelayArgs, filter: Option<&str>) -> Result<(), Error> {
-    let (Some(listen), Some(backend)) = (&args.listen, &args.backend) else {
-        return Err(Error::Refused(
-            "--listen and --backend are both required".into(),
-        ));
+    let Some(backend) = &args.backend else {
+        return Err(Error::Refused("--backend is required".into()));
+    };
+    // Before anything opens descriptors.
+    let inherited = match &args.listen {
+        Some(_) => None,
+        None => activation::take()?,
     };
     let options = DeviceOptions {
         tag: args.tag.clone(),
@@ -104,10 +108,13 @@ fn serve(args: &RelayArgs, filter: Option<&str>) -> Result<(), Error> {
         tag_wait: TAG_WAIT,
     };
     logging::start(&logging::Options {
-        filter: filter.map(str::to_owned),
         // A guest's thread has its number in the name.
         prefix: LinePrefix::Thread,
-        ..logging::Options::new("gangplank-frontend", args.log_level)
+        ..logging::Options::chosen(
+            "gangplank-frontend",
+            args.log_level,
+            filter.map(str::to_owned),
+        )
     })?;
     raise_descriptor_limit();
     let signals =
@@ -115,15 +122,30 @@ fn serve(args: &RelayArgs, filter: Option<&str>) -> Result<(), Error> {
     let control = args.control.as_deref();
     let control = control.map(|path| OwnedListener::bind(path, Some(Mode::RUSR | Mode::WUSR)));
     let control = control.transpose()?;
-    let listener = OwnedListener::bind(listen, None)?;
+    let (listener, place) = match (&args.listen, inherited) {
+        (Some(listen), _) => {
+            let listener = OwnedListener::bind(listen, None)?;
+            (listener, listen.display().to_string())
+        }
+        (None, Some(inherited)) => {
+            let listener = OwnedListener::inherited(inherited).map_err(Error::Wait)?;
+            (listener, "the service manager's socket".to_owned())
+        }
+        (None, None) => {
+            return Err(Error::Refused(
+                "no socket to listen on: pass --listen PATH, or have a socket unit of systemd \
+                 start the relay"
+                    .into(),
+            ));
+        }
+    };
     info!(
-        "guests connect at {}, to the daemon at {}",
-        listen.display(),
+        "guests connect at {place}, to the daemon at {}",
         backend.display()
     );
     sandbox::confine(
         args.seccomp,
-        [Some(listen), args.control.as_ref()]
+        [args.listen.as_ref(), args.control.as_ref()]
             .into_iter()
             .flatten()
             .map(PathBuf::as_path),

@@ -9,14 +9,17 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use gangplank_service::activation;
 use gangplank_service::peer_cred::PeerCred;
 use gangplank_service::rate_limit::{self, set_thread_peer};
+use gangplank_service::readiness;
 use gangplank_service::signals::{Signal, Signals};
 use gangplank_service::unix_listener::{BindError, OwnedListener};
+use gangplank_service::watchdog::Watchdog;
 use gangplank_service::{logging, rate_limited};
 use log::{debug, info};
 use parking_lot::Mutex;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
 use super::control::{self, Command, GuestCommand};
@@ -37,6 +40,9 @@ pub enum Error {
     /// A socket cannot be created.
     #[error(transparent)]
     Listen(#[from] BindError),
+    /// The service manager's socket cannot be used.
+    #[error(transparent)]
+    Activation(#[from] activation::Error),
     /// poll failed.
     #[error("cannot wait for guests")]
     Wait(#[source] io::Error),
@@ -99,20 +105,32 @@ impl Relay {
         control: Option<&OwnedListener>,
         signals: &Signals,
     ) -> Result<(), Error> {
+        let mut watchdog = Watchdog::from_environment();
+        readiness::ready("Serving guests");
         loop {
+            if let Some(watchdog) = &mut watchdog
+                && watchdog.is_due()
+            {
+                watchdog.alive();
+            }
+            let limit = watchdog.as_ref().map(Watchdog::left);
+            let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
             let mut awaited = vec![
                 PollFd::new(listener, PollFlags::IN),
                 PollFd::new(signals, PollFlags::IN),
             ];
             awaited.extend(control.map(|control| PollFd::new(control, PollFlags::IN)));
-            match poll(&mut awaited, None) {
+            match poll(&mut awaited, limit.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(Error::Wait(errno.into())),
             }
             self.guests.retain(|guest| !guest.thread.is_finished());
             match signals.take().map_err(Error::Wait)? {
                 Some(Signal::SIGUSR1) => self.report(),
-                Some(_) => return Ok(()),
+                Some(_) => {
+                    readiness::stopping();
+                    return Ok(());
+                }
                 None => {}
             }
             if let Some(stream) = accept(listener) {
@@ -219,7 +237,10 @@ impl Relay {
         command: Command,
         then: impl FnOnce(Result<String, String>) + Send + 'static,
     ) {
-        debug!("command: {command:?}");
+        debug!(
+            "command: {}",
+            String::from_utf8_lossy(&command.encode()).trim_end()
+        );
         let (answer, answers) = mpsc::channel();
         for guest in &self.guests {
             // A guest that has just gone does not answer.

@@ -69,6 +69,17 @@ pub enum Qemu {
     Backports,
 }
 
+/// What a guest's memory is, with QEMU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// A file that others can map.
+    Shared,
+    /// A file of which the guest has a private copy (`share=off`).
+    PrivateFile,
+    /// No file.
+    Anonymous,
+}
+
 /// A share in the form that the hypervisor needs.
 #[derive(Clone, Debug)]
 pub struct Share {
@@ -111,6 +122,8 @@ pub struct Options {
     pub plan9: Vec<(PathBuf, String)>,
     /// Guest memory in MiB.
     pub memory_mib: u32,
+    /// What the memory is (QEMU).
+    pub memory: Memory,
     /// Virtual processors (QEMU).
     pub processors: u32,
     /// Entries of each virtqueue (QEMU; a power of two up to 1024).
@@ -140,6 +153,7 @@ impl Options {
             shares: Vec::new(),
             plan9: Vec::new(),
             memory_mib: 512,
+            memory: Memory::Shared,
             processors: 1,
             queue_size: 1024,
             request_queues: 1,

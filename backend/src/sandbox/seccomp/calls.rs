@@ -60,6 +60,7 @@ const WORKER: &[&[c_long]] = &[
     ENDING,
     MEMORY,
     EVENTS,
+    TIMERS,
     SOCKETS,
     TIME,
     SIGNALS,
@@ -75,6 +76,7 @@ const ACCEPTOR: &[&[c_long]] = &[
     THREADS,
     MEMORY,
     EVENTS,
+    TIMERS,
     SOCKETS,
     ENDING,
     WAITING,
@@ -99,6 +101,7 @@ const KEEPER: &[&[c_long]] = &[
     THREADS,
     MEMORY,
     EVENTS,
+    TIMERS,
     SOCKETS,
     ENDING,
     WAITING,
@@ -208,6 +211,9 @@ const CREDENTIALS: &[c_long] = &[
     libc::SYS_getegid,
     libc::SYS_getgroups,
 ];
+
+/// Timers, on which the rings of a guest with limits wait.
+const TIMERS: &[c_long] = &[libc::SYS_timerfd_create, libc::SYS_timerfd_settime];
 
 /// What a worker does before it installs its own list.
 const CONFINING_WORKER: &[c_long] = &[

@@ -17,7 +17,7 @@ use gangplank_service::output::Output;
 use gangplank_service::rlimit::raise_descriptor_limit;
 use gangplank_service::signals::{Signal, Signals, TERMINATION};
 use gangplank_service::{logging, readiness};
-use log::{LevelFilter, info};
+use log::info;
 
 use crate::args::ModelArgs;
 use crate::config::Config;
@@ -57,10 +57,9 @@ pub fn run(
     }
     let level = args.log_level.or(config.log_level);
     logging::start(&logging::Options {
-        filter: filter.map(str::to_owned),
         // A device's threads are named after it.
         prefix: LinePrefix::Thread,
-        ..logging::Options::new("gangplank-frontend", level.unwrap_or(LevelFilter::Info))
+        ..logging::Options::chosen("gangplank-frontend", level, filter.map(str::to_owned))
     })?;
     let signals = Signals::block(TERMINATION.into_iter().chain([Signal::SIGUSR1]));
     let signals = signals.map_err(|source| Error::System {
