@@ -265,7 +265,7 @@ impl<P: Port + ?Sized, M: Messages + Send> RunningDevice<P, M> {
         }
         if !self.has_successor {
             let mut transport = self.transport.lock();
-            if transport.device_mut().detach() == Change::NeedsReset {
+            if transport.device_mut().cut_off() == Change::NeedsReset {
                 transport.needs_reset();
             }
             drop(transport);
