@@ -276,6 +276,11 @@ pub struct Args {
           help_heading = LOGGING)]
     pub log_level: LevelFilter,
 
+    /// Record each request of every guest in this file or FIFO, for gangplank-frontend trace; it
+    /// has names of files, and no contents
+    #[arg(long, value_name = "PATH", help_heading = LOGGING)]
+    pub trace: Option<PathBuf>,
+
     /// Log to syslog instead of standard error
     #[arg(long, help_heading = LOGGING)]
     pub syslog: bool,

@@ -21,3 +21,4 @@ pub mod session;
 pub mod socket;
 pub mod state;
 pub mod sys;
+pub mod trace;

@@ -2,8 +2,8 @@
 //!
 //! A trace is a pcapng file (draft-ietf-opsawg-pcapng), so that tools cut, merge and show it:
 //! `editcap -A`, `mergecap`, Wireshark. Each record is an Enhanced Packet Block whose packet has
-//! the link type [`LINK_TYPE`] and the content of [`Record`]. The block's time is when the request
-//! was taken off its ring. The option `epb_dropcount` counts the records that were lost before it.
+//! the link type [`LINK_TYPE`] and the content of [`Record`]. The block's time is when a thread
+//! began to serve the request. The option `epb_dropcount` counts the records that were lost before it.
 //!
 //! Several processes append to one file, each a few whole blocks by one write(2). Each program that
 //! opens a trace appends a section header, which says that the format begins anew. A process that
@@ -13,7 +13,7 @@
 //! writer share the decoder of `gangplank-fuse`, and a field that a newer kernel sends is kept.
 //!
 //! ```text
-//!  0  version (1), kind (0: request, 1: a worker begins), ring u16
+//!  0  version (1), kind (0: request, 1: a worker begins, 2: a worker ends), ring u16
 //!  4  guest u32
 //!  8  duration in ns u64
 //! 16  errno u32 (0: success)     20  bytes of the reply u32

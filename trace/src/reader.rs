@@ -184,8 +184,8 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// Looks for a block `skipped` bytes from here. Without a section so far, only blocks of a
-    /// trace count: the beginning may have been cut off.
+    /// Looks for a block `skipped` bytes from here. Behind damage, and behind a beginning that was
+    /// cut off, only blocks that gangplankd writes count.
     fn find(&self, skipped: usize) -> Found {
         let bytes = self.bytes.get(self.done + skipped..).unwrap_or_default();
         let (Some(kind), Some(len)) = (word(bytes, 0), word(bytes, 4)) else {
@@ -199,10 +199,11 @@ impl<R: Read> Reader<R> {
         }
         let is_known = match kind {
             SECTION => true,
+            _ if self.has_section && skipped == 0 => true,
             PACKET => bytes
                 .get(8 + PACKET_HEAD)
-                .is_none_or(|version| self.has_section || *version == VERSION),
-            _ => self.has_section,
+                .is_none_or(|version| *version == VERSION),
+            _ => false,
         };
         if !is_known {
             return Found::Nothing;

@@ -18,9 +18,11 @@ pub enum Kind {
     /// A request and its result.
     #[default]
     Request,
-    /// A worker begins to serve the guest. If another was before it, that one's last records may be
-    /// missing.
+    /// A worker begins to serve the guest. If another was before it that did not end, that one's
+    /// last records may be missing.
     WorkerBegins,
+    /// A worker ends: its guest has gone.
+    WorkerEnds,
 }
 
 /// A record.
@@ -32,7 +34,7 @@ pub struct Record {
     pub guest: u32,
     /// The ring that the request came by: 0 is the high-priority queue.
     pub ring: u16,
-    /// When the request was taken off its ring, in nanoseconds since the epoch.
+    /// When a thread began to serve the request, in nanoseconds since the epoch.
     pub time: u64,
     /// How long it took until its reply was written, in nanoseconds.
     pub duration: u64,
@@ -104,6 +106,7 @@ impl Record {
             kind: match self.kind {
                 Kind::Request => 0,
                 Kind::WorkerBegins => 1,
+                Kind::WorkerEnds => 2,
             },
             ring: self.ring,
             guest: self.guest,
@@ -154,6 +157,7 @@ impl Record {
             kind: match head.kind {
                 0 => Kind::Request,
                 1 => Kind::WorkerBegins,
+                2 => Kind::WorkerEnds,
                 _ => return None,
             },
             guest: head.guest,

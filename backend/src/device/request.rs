@@ -9,6 +9,7 @@ use crate::state::migration::TransferError;
 use crate::state::requests::{Current, Interrupted};
 use crate::sys::buffers::{Reader, Segments, Writer};
 use crate::sys::interrupt::Interruption;
+use crate::trace::{self, Tracer};
 
 /// Serves requests. Several threads call it at once.
 pub trait Handler: Send + Sync + 'static {
@@ -97,6 +98,8 @@ pub struct Scratch {
     pub input: Vec<u8>,
     /// For replies that are composed before they are copied into guest memory.
     pub output: Vec<u8>,
+    /// What the request's record of `--trace` needs.
+    pub trace: trace::Pending,
 }
 
 /// The ring and chain of a request.
@@ -142,6 +145,25 @@ impl Request {
     pub(super) fn sizes(&mut self) -> (usize, usize) {
         let (reader, writer, _) = self.parts();
         (reader.remaining(), writer.remaining())
+    }
+
+    /// Writes the request's record: it has its reply of `len` bytes.
+    pub fn end_trace(&mut self, tracer: &Tracer, len: usize) {
+        let ring = self.ring_index();
+        let Scratch { input, trace, .. } = &mut self.scratch;
+        tracer.end(trace, ring, input, len);
+    }
+
+    /// The calling thread leaves the request to another one.
+    pub fn leave_trace(&mut self, tracer: &Tracer) {
+        tracer.leave(&mut self.scratch.trace);
+    }
+
+    /// The number of the ring that it came by.
+    fn ring_index(&self) -> u16 {
+        let origin = self.origin.as_ref();
+        let requests = origin.and_then(|origin| origin.ring.requests());
+        requests.map_or(0, |requests| requests.index())
     }
 
     /// Lets the device interrupt the thread that serves this request when its ring has to stop.

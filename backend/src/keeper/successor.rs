@@ -17,6 +17,7 @@ use crate::sandbox::options::Mode;
 use crate::sandbox::{self, Confined, ConfinedKeeper};
 use crate::state::arena::Arena;
 use crate::sys::process;
+use crate::trace;
 
 /// Descriptors that a keeper has beside the guest's, and room for one message.
 const OWN_DESCRIPTORS: u64 = 16 + 253;
@@ -133,6 +134,7 @@ fn succeed(
     let connection = moved(connection.into())?.into();
     let state = moved(state)?;
     let confined = confined.move_descriptors(end).map_err(in_words)?;
+    trace::move_up(end).map_err(failed)?;
     let mut descriptors = confined.descriptors().map_err(in_words)?;
     descriptors.retain(|number| *number != predecessor.as_fd().as_raw_fd());
     receiving::receive_descriptors(&predecessor, end).map_err(failed)?;

@@ -23,6 +23,7 @@ use crate::session::Session;
 use crate::session::handler::SessionHandler;
 use crate::state::recovery;
 use crate::sys::process;
+use crate::trace::Tracer;
 
 /// Why a worker does not serve its guest, or stops.
 #[derive(Debug, Error)]
@@ -193,17 +194,23 @@ fn serve_guest(keeper: &Keeper<'_>, worker: ConfinedWorker) -> Result<(), Error>
         Arc::clone(&keeper.arena),
     )?;
     let session = Session::continued(PassthroughFs::new(share), &keeper.arena);
+    let tracer = Tracer::start(keeper.assignment.number).map_err(Error::Thread)?;
+    let tracer = tracer.map(Arc::new);
+    let lock_threads = config.device.lock_threads();
     let handler: Arc<dyn Handler> =
-        Arc::new(SessionHandler::new(session, config.device.lock_threads()));
+        Arc::new(SessionHandler::new(session, lock_threads, tracer.clone()));
     let guest = connection::Guest {
         number: keeper.assignment.number,
         arena: &keeper.arena,
     };
-    connection::serve(
+    let served = connection::serve(
         &keeper.assignment.connection,
         &config.device,
         &handler,
         guest,
-    )?;
-    Ok(())
+    );
+    if let Some(tracer) = tracer {
+        tracer.close();
+    }
+    Ok(served?)
 }
