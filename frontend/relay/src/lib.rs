@@ -66,7 +66,14 @@ pub fn run(args: &RelayArgs, filter: Option<&str>, mut out: Output) -> Result<()
         return serve(args, filter);
     };
     let (control, command) = match action {
-        RelayAction::Status { control } => (control, Ok(Command::Status)),
+        RelayAction::Status {
+            control,
+            json: false,
+        } => (control, Ok(Command::Status)),
+        RelayAction::Status {
+            control,
+            json: true,
+        } => (control, Ok(Command::StatusJson)),
         RelayAction::Pause { control } => (control, Ok(Command::Pause)),
         RelayAction::Resume { control } => (control, Ok(Command::Resume)),
         RelayAction::Switch {

@@ -227,6 +227,8 @@ impl<P: Port + ?Sized, M: Messages + Send> RunningDevice<P, M> {
             id: self.id,
             status: transport.status(),
             daemon: transport.device().is_attached(),
+            is_lost: transport.device().lost_queues().is_some(),
+            requests_failed: transport.device().error_replies(),
             connections: self.connections.load(Ordering::Relaxed),
             accesses: self.counters.accesses.load(Ordering::Relaxed),
             faults: self.counters.faults.load(Ordering::Relaxed),
