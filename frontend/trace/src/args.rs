@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use gangplank_fuse::Opcode;
+use gangplank_sandbox::seccomp::Seccomp;
 use glob::Pattern;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
@@ -53,6 +54,11 @@ pub struct TraceArgs {
     /// Write a JSON object for each request
     #[arg(long)]
     pub json: bool,
+
+    /// What happens when the process makes a system call that it does not need: kill, log, trap or
+    /// none
+    #[arg(long, value_name = "ACTION", default_value = "kill")]
+    pub seccomp: Seccomp,
 
     /// Write a table of the operations, their counts, errors and times, in place of the requests
     #[arg(long, short = 'c')]

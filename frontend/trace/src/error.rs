@@ -34,6 +34,9 @@ pub enum Error {
         /// The places.
         count: u64,
     },
+    /// The process cannot be confined.
+    #[error(transparent)]
+    Sandbox(#[from] gangplank_sandbox::Error),
     /// The standard output.
     #[error("cannot write to standard output")]
     Output(#[from] io::Error),

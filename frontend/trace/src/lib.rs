@@ -17,6 +17,9 @@ mod text;
 use std::fs::File;
 use std::io::Write;
 
+use gangplank_sandbox::Kept;
+use gangplank_sandbox::landlock::Files;
+use gangplank_sandbox::seccomp::common;
 use gangplank_service::output::Output;
 use gangplank_trace::{Item, Record};
 use rustix::fs::FileType;
@@ -34,13 +37,26 @@ enum Form {
     Summary(Summary),
 }
 
-/// Prints the trace that `args` name to `out`.
+/// Prints the trace that `args` name to `out`. Confines the process first, which must have one
+/// thread: a trace has what guests sent.
 ///
 /// # Errors
 /// The file cannot be read, or is no trace. [`Error::Damaged`], after all readable records were
 /// printed, if some were not.
-pub fn run(args: &TraceArgs, mut out: Output) -> Result<(), Error> {
-    let mut source = open(args)?;
+pub fn run(args: &TraceArgs, out: Output) -> Result<(), Error> {
+    let source = open(args)?;
+    let mut calls = common::server();
+    calls.refused.extend(common::NO_FILES);
+    let kept = Kept {
+        capabilities: &[],
+        files: Some(Files::default()),
+        calls: &calls,
+    };
+    gangplank_sandbox::confine(args.seccomp, kept)?;
+    print(args, source, out)
+}
+
+fn print(args: &TraceArgs, mut source: Source, mut out: Output) -> Result<(), Error> {
     let filter = Filter::new(args);
     let mut form = match (args.summary, args.json) {
         (true, _) => Form::Summary(Summary::default()),

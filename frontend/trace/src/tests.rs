@@ -133,7 +133,8 @@ fn shown(bytes: &[u8], options: &str) -> (String, Result<(), Error>) {
         .chain(options.split_whitespace());
     let args = Line::try_parse_from(words).unwrap().args;
     let printed = NamedTempFile::new().unwrap();
-    let ended = run(&args, Output::new(printed.reopen().unwrap()));
+    let source = open(&args).unwrap();
+    let ended = print(&args, source, Output::new(printed.reopen().unwrap()));
     let mut text = String::new();
     printed.reopen().unwrap().read_to_string(&mut text).unwrap();
     (text, ended)
