@@ -11,6 +11,7 @@ use std::time::Duration;
 use gangplank_sandbox::seccomp::Seccomp;
 use log::{info, warn};
 use nix::sys::signal::{SigSet, Signal};
+use serde_json::{Value, json};
 
 use super::config::{Block, CarrierKind, Config, ConfigError};
 use super::server::{Server, StartError};
@@ -341,6 +342,18 @@ impl Report for Served {
             Some(server) => server.report(to),
             None => to.push_str("  its endpoint is not bound yet\n"),
         }
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "kind": "rhostfs_server",
+            "name": self.block.name,
+            "dc": self.block.dc.raw(),
+            "endpoint": self.block.endpoint.raw(),
+            "root": self.block.options.root,
+            "socket": self.block.options.socket.to_string_lossy(),
+            "server": self.server.get().map(|server| server.json()),
+        })
     }
 }
 
