@@ -6,6 +6,7 @@ mod documents;
 mod fixture;
 mod frontend;
 mod installed_files;
+mod json;
 mod manuals;
 mod other_programs;
 mod process;
