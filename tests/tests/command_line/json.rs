@@ -140,7 +140,27 @@ fn switch_and_server_tell_their_parts() -> Result<()> {
          rhs_carrier local;\n }};\nlocal SWITCH {{\n local_socket \"{}\";\n }};\n",
         path("switch").display()
     );
-    fs::write(path("serve.cfg"), configuration)?;
+    fs::write(path("serve.cfg"), &configuration)?;
+    let check = || -> Result<(Option<i32>, Value)> {
+        let mut command = Command::new(tools::dvk()?);
+        command.args(["serve", "--check", "--json", "--config"]);
+        let output = command.arg(path("serve.cfg")).output()?;
+        let object = serde_json::from_slice(&output.stdout)?;
+        is_documented(&object)?;
+        Ok((output.status.code(), object))
+    };
+    let (code, plan) = check()?;
+    ensure!(code == Some(0) && plan["valid"] == true, "{plan:#}");
+    assert_eq!(plan["servers"][0]["carrier"], "local");
+    fs::write(
+        path("serve.cfg"),
+        configuration.replace("rhs_ep 1", "rhs_ep many"),
+    )?;
+    let (code, faults) = check()?;
+    ensure!(code == Some(2) && faults["valid"] == false, "{faults:#}");
+    assert_eq!(faults["faults"][0]["line"], 3);
+    assert_eq!(faults["faults"][0]["token"], "rhs_ep many");
+    fs::write(path("serve.cfg"), &configuration)?;
     let _switch = start(&["switch", "--socket", "switch"], "switch-status")?;
     let _server = start(&["serve", "--config", "serve.cfg"], "server-status")?;
     let deadline = Instant::now() + LIMIT;
