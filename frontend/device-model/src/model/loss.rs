@@ -93,6 +93,15 @@ impl<M: Messages> FsDevice<M> {
         LostRings::of(driver, &self.memory).ok()
     }
 
+    /// As [`LostRings::wait_until_stable`], of a backend that a predecessor had. Called before the
+    /// guest is served.
+    pub(super) fn wait_until_stable(&self) {
+        let driver = self.driver.as_ref();
+        let rings = driver.and_then(|driver| LostRings::of(driver, &self.memory).ok());
+        // What cannot be read now cannot be taken over either, which tells why.
+        let _ = rings.map(|rings| rings.wait_until_stable());
+    }
+
     /// Replies with an error to the requests in the queues whose backend is lost, unless one opens
     /// a session: then the queues wait for the next backend.
     pub fn reply_errors(&mut self) -> Change {

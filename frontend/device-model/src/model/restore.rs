@@ -93,7 +93,10 @@ fn resume_backend<C: Connector>(
             }
             let device = transport.device_mut();
             let change = match is_gone {
-                true => device.on_backend_lost(),
+                true => {
+                    device.wait_until_stable();
+                    device.on_backend_lost()
+                }
                 false => device.give_up(),
             };
             match change {
