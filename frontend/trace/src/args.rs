@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use clap::Args;
 use gangplank_fuse::Opcode;
 use gangplank_sandbox::seccomp::Seccomp;
-use glob::Pattern;
+use globset::{Glob, GlobMatcher};
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
@@ -32,7 +32,7 @@ pub struct TraceArgs {
 
     /// Show requests with a name that matches this pattern only, with *, ? and [...]
     #[arg(long, value_name = "PATTERN", value_parser = parse_pattern)]
-    pub name: Option<Pattern>,
+    pub name: Option<GlobMatcher>,
 
     /// Show requests that failed only
     #[arg(long)]
@@ -74,8 +74,9 @@ fn parse_opcode(text: &str) -> Result<Opcode, String> {
         .ok_or_else(|| "expected an operation of FUSE, such as LOOKUP or READDIRPLUS".to_owned())
 }
 
-fn parse_pattern(text: &str) -> Result<Pattern, String> {
-    Pattern::new(text).map_err(|error| error.to_string())
+fn parse_pattern(text: &str) -> Result<GlobMatcher, String> {
+    let glob = Glob::new(text).map_err(|error| error.to_string())?;
+    Ok(glob.compile_matcher())
 }
 
 fn parse_duration(text: &str) -> Result<Duration, &'static str> {

@@ -1,10 +1,12 @@
 //! Which records are shown.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use gangplank_fuse::{Opcode, Operation};
 use gangplank_trace::{Kind, Record, Told};
-use glob::Pattern;
+use globset::GlobMatcher;
 
 use crate::args::TraceArgs;
 use crate::arguments::names;
@@ -15,7 +17,7 @@ pub(crate) struct Filter {
     guests: Vec<u32>,
     opcodes: Vec<Opcode>,
     nodes: Vec<u64>,
-    name: Option<Pattern>,
+    name: Option<GlobMatcher>,
     has_failed: bool,
     slower_than: Option<Duration>,
     /// Nanoseconds since the epoch.
@@ -85,11 +87,11 @@ impl Filter {
     }
 }
 
-fn matches(pattern: &Pattern, record: &Record) -> bool {
+fn matches(pattern: &GlobMatcher, record: &Record) -> bool {
     let request = record.request();
     let names = request.map(|request| names(&request.operation));
     names.is_ok_and(|names| {
         let mut names = names.into_iter().flatten();
-        names.any(|name| pattern.matches(&String::from_utf8_lossy(name.to_bytes())))
+        names.any(|name| pattern.is_match(OsStr::from_bytes(name.to_bytes())))
     })
 }
