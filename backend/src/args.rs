@@ -300,6 +300,11 @@ pub struct Args {
     #[arg(long, value_name = "LEVEL", value_parser = parse_log_level, help_heading = LOGGING)]
     pub log_level: Option<LevelFilter>,
 
+    /// Record each request of every guest in this file or FIFO, for gangplank-frontend trace; it
+    /// has names of files, and no contents
+    #[arg(long, value_name = "PATH", help_heading = LOGGING)]
+    pub trace: Option<PathBuf>,
+
     /// Log to syslog instead of standard error
     #[arg(long, help_heading = LOGGING)]
     pub syslog: bool,

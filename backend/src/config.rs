@@ -37,6 +37,8 @@ pub struct Config {
     pub passthrough: passthrough::Options,
     /// The options of the sandbox.
     pub sandbox: sandbox::Options,
+    /// Where each request is recorded, if anywhere.
+    pub trace: Option<PathBuf>,
     /// The options of the log.
     pub logging: logging::Options,
     /// Warnings about deprecated options, to be logged once logging has started.
@@ -182,6 +184,7 @@ impl Config {
                 ..passthrough::Options::default()
             },
             sandbox,
+            trace: args.trace,
             logging: logging::Options {
                 syslog: args.syslog,
                 ..logging::Options::new(

@@ -24,3 +24,4 @@ mod start_line;
 pub mod state;
 pub mod supervisor;
 pub mod sys;
+pub mod trace;

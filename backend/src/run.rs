@@ -23,6 +23,7 @@ use crate::socket::{self, Files, Listening, Source};
 use crate::start_line::StartLine;
 use crate::supervisor::{self, Held, Supervisor};
 use crate::sys::process;
+use crate::trace;
 
 /// Why the daemon does not start, or stops.
 #[derive(Debug, Error)]
@@ -61,6 +62,9 @@ pub enum Error {
     /// The program's file is not found.
     #[error("cannot find the program's own file")]
     Program(#[source] std::io::Error),
+    /// The trace cannot be written.
+    #[error(transparent)]
+    Trace(#[from] trace::Error),
     /// Serving fails.
     #[error(transparent)]
     Serve(#[from] acceptor::Error),
@@ -150,6 +154,11 @@ fn prepare(mut config: Config, beginning: &mut Beginning) -> Result<u8, Error> {
         );
     }
 
+    if let Some(path) = &config.trace
+        && !matches!(beginning, Beginning::Supervisor(_))
+    {
+        trace::open(path)?;
+    }
     process::set_signal_dispositions().map_err(Error::Signals)?;
     let wanted = TERMINATION.into_iter().chain([Signal::SIGCHLD]);
     let signals = Signals::block(wanted).map_err(Error::Signals)?;

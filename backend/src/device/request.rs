@@ -11,6 +11,7 @@ use crate::state::migration::TransferError;
 use crate::state::requests::{Current, Interrupted};
 use crate::sys::buffers::{Reader, Segments, Writer};
 use crate::sys::interrupt::Interruption;
+use crate::trace::{self, Tracer};
 
 /// Serves requests. Several threads call it at once.
 pub trait Handler: Send + Sync + 'static {
@@ -113,6 +114,8 @@ pub struct Scratch {
     /// What the request was charged, if the guest has limits. The handler refuses to do more than
     /// that: the guest can change a request after the device has asked for its cost.
     pub charged: Option<Cost>,
+    /// What the request's record of `--trace` needs.
+    pub trace: trace::Pending,
 }
 
 /// The ring and chain of a request.
@@ -164,6 +167,25 @@ impl Request {
     pub(super) fn set_charge(&mut self, charge: Charge) {
         self.scratch.charged = Some(charge.cost());
         self.charge = Some(charge);
+    }
+
+    /// Writes the request's record: it has its reply of `len` bytes.
+    pub fn end_trace(&mut self, tracer: &Tracer, len: usize) {
+        let ring = self.ring_index();
+        let Scratch { input, trace, .. } = &mut self.scratch;
+        tracer.end(trace, ring, input, len);
+    }
+
+    /// The calling thread leaves the request to another one.
+    pub fn leave_trace(&mut self, tracer: &Tracer) {
+        tracer.leave(&mut self.scratch.trace);
+    }
+
+    /// The number of the ring that it came by.
+    fn ring_index(&self) -> u16 {
+        let origin = self.origin.as_ref();
+        let requests = origin.and_then(|origin| origin.ring.requests());
+        requests.map_or(0, |requests| requests.index())
     }
 
     /// Lets the device interrupt the thread that serves this request when its ring has to stop.

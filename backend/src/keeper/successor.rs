@@ -20,6 +20,7 @@ use crate::sandbox::{self, Confined, ConfinedKeeper};
 use crate::state::arena::Arena;
 use crate::state::recovery;
 use crate::sys::process;
+use crate::trace;
 
 /// Descriptors that a keeper has beside the guest's, and room for one message.
 const OWN_DESCRIPTORS: u64 = 16 + 253;
@@ -145,6 +146,7 @@ fn succeed(
     let holder = holder.map(|holder| moved(holder.into_inner()).map(Channel::new));
     let holder = holder.transpose()?;
     let confined = confined.move_descriptors(end).map_err(in_words)?;
+    trace::move_up(end).map_err(failed)?;
     let mut descriptors = confined.descriptors().map_err(in_words)?;
     descriptors.retain(|number| *number != predecessor.as_fd().as_raw_fd());
     let arrived = receiving::receive_descriptors(&predecessor, end).map_err(failed)?;

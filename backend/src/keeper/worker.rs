@@ -27,6 +27,7 @@ use crate::state::arena::Arena;
 use crate::state::device::DeviceState;
 use crate::state::recovery;
 use crate::sys::process;
+use crate::trace::Tracer;
 
 /// Why a worker does not serve its guest, or stops.
 #[derive(Debug, Error)]
@@ -267,17 +268,23 @@ fn serve_guest(keeper: &Keeper<'_>, worker: ConfinedWorker) -> Result<(), Error>
         }
     }
     let session = Session::continued(file_system, &keeper.arena);
+    let tracer = Tracer::start(keeper.assignment.number).map_err(Error::Thread)?;
+    let tracer = tracer.map(Arc::new);
+    let lock_threads = config.device.lock_threads();
     let handler: Arc<dyn Handler> =
-        Arc::new(SessionHandler::new(session, config.device.lock_threads()));
+        Arc::new(SessionHandler::new(session, lock_threads, tracer.clone()));
     let guest = connection::Guest {
         number: keeper.assignment.number,
         arena: &keeper.arena,
     };
-    connection::serve(
+    let served = connection::serve(
         &keeper.assignment.connection,
         &config.device,
         &handler,
         guest,
-    )?;
-    Ok(())
+    );
+    if let Some(tracer) = tracer {
+        tracer.close();
+    }
+    Ok(served?)
 }

@@ -47,6 +47,7 @@ use crate::state::migration::Init;
 use crate::state::requests;
 use crate::state::session::SessionRecord;
 use crate::sys::buffers::{Reader, Writer};
+use crate::trace;
 
 /// One guest's session, on a file system of its own.
 pub struct Session<F> {
@@ -148,6 +149,7 @@ impl<F: FileSystem> Session<F> {
         };
         let (unique, node) = (header.unique(), header.node());
         let dialect = self.dialect.get();
+        trace::note_dialect(dialect);
         let decoded = Operation::decode(&header, &scratch.input, dialect.unwrap_or_default());
         let decoded = match decoded {
             Ok(decoded) => decoded,

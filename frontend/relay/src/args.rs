@@ -66,6 +66,9 @@ pub struct RelayArgs {
 pub enum RelayAction {
     /// Show each guest, and the daemon that serves it
     Status {
+        /// Write a JSON object
+        #[arg(long)]
+        json: bool,
         /// The relay's control socket
         #[arg(long, value_name = "PATH")]
         control: PathBuf,

@@ -12,8 +12,8 @@
 //! - `guest` takes the guest's messages, and `device` keeps what they set up, so that it can set up
 //!   any daemon at any time. `device::replacement` replaces a daemon by another.
 //! - `daemon` is the connection to a daemon.
-//! - After a daemon has died, `inflight` finds the requests that it had, and `error_replies`
-//!   replies to them; `split_queue` reads and writes the rings in the guest's `memory`.
+//! - After a daemon has died, `device::loss` replies to the requests that it had, in the guest's
+//!   `memory`.
 //! - `serve` is the program: its sockets, and an operator's commands (`control`). `sandbox`
 //!   confines it.
 
@@ -21,14 +21,11 @@ mod args;
 mod control;
 mod daemon;
 mod device;
-mod error_replies;
 mod guest;
-mod inflight;
 mod memory;
 mod ring;
 mod sandbox;
 mod serve;
-mod split_queue;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -70,7 +67,14 @@ pub fn run(args: &RelayArgs, filter: Option<&str>, mut out: Output) -> Result<()
         return serve(args, filter);
     };
     let (control, command) = match action {
-        RelayAction::Status { control } => (control, Ok(Command::Status)),
+        RelayAction::Status {
+            control,
+            json: false,
+        } => (control, Ok(Command::Status)),
+        RelayAction::Status {
+            control,
+            json: true,
+        } => (control, Ok(Command::StatusJson)),
         RelayAction::Pause { control } => (control, Ok(Command::Pause)),
         RelayAction::Resume { control } => (control, Ok(Command::Resume)),
         RelayAction::Switch {

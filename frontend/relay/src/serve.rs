@@ -258,12 +258,15 @@ impl Relay {
             .name("command".to_owned())
             .spawn(move || {
                 let collected = collect(&answers, count, command_limit);
-                if let (Ok(_), Command::Switch { socket, .. }) = (&collected, &command) {
+                if let (true, Command::Switch { socket, .. }) = (collected.is_done, &command) {
                     socket.clone_into(&mut backend.lock());
                 }
-                let more = remark(&command, count, &backend.lock());
-                let with = |text: String| format!("{text}{more}");
-                then(collected.map(with).map_err(with));
+                let backend = backend.lock();
+                if command == Command::StatusJson {
+                    return then(in_json(&collected, &backend));
+                }
+                let more = remark(&command, count, &backend);
+                then(collected.in_words(&more));
             });
         if let Err(error) = started {
             rate_limited!(
@@ -306,8 +309,18 @@ fn remark(command: &Command, guests: usize, backend: &Path) -> String {
             "nothing was paused: a guest that connects now is served at once\n".to_owned()
         }
         Command::Resume if guests == 0 => "nothing was paused\n".to_owned(),
-        Command::Pause | Command::Resume => String::new(),
+        Command::StatusJson | Command::Pause | Command::Resume => String::new(),
     }
+}
+
+/// What the guests have answered.
+struct Collected {
+    /// By the guests' numbers.
+    answers: Vec<(u64, Result<String, String>)>,
+    /// Whether all have succeeded.
+    is_done: bool,
+    /// Whether some have not answered in time.
+    is_late: bool,
 }
 
 /// Collects the answers of `count` guests for `command_limit`.
@@ -315,35 +328,72 @@ fn collect(
     answers: &Receiver<(u64, Result<String, String>)>,
     count: usize,
     command_limit: Duration,
-) -> Result<String, String> {
+) -> Collected {
     let until = Instant::now() + command_limit;
-    let (mut lines, mut is_done) = (Vec::new(), true);
-    while lines.len() < count {
+    let mut collected = Collected {
+        answers: Vec::new(),
+        is_done: true,
+        is_late: false,
+    };
+    while collected.answers.len() < count {
         let left = until.saturating_duration_since(Instant::now());
         match answers.recv_timeout(left) {
-            Ok((guest, Ok(text))) => lines.push((guest, text)),
-            Ok((guest, Err(text))) => {
-                is_done = false;
-                lines.push((guest, text));
+            Ok(answer) => {
+                collected.is_done &= answer.1.is_ok();
+                collected.answers.push(answer);
             }
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
             Err(mpsc::RecvTimeoutError::Timeout) => {
-                is_done = false;
-                let text = "some guests have not answered yet, and run the command when they can";
-                lines.push((0, text.to_owned()));
+                collected.is_done = false;
+                collected.is_late = true;
                 break;
             }
         }
     }
-    lines.sort();
-    let text: String = match lines.is_empty() {
-        true => "no guest is connected\n".to_owned(),
-        false => lines
-            .iter()
-            .map(|(guest, text)| format!("guest {guest}: {text}\n"))
-            .collect(),
-    };
-    match is_done {
+    collected.answers.sort();
+    collected
+}
+
+impl Collected {
+    /// A line for each guest, and `more` behind them.
+    fn in_words(&self, more: &str) -> Result<String, String> {
+        let mut text = String::new();
+        if self.is_late {
+            text += "guest 0: some guests have not answered yet, and run the command when they \
+                     can\n";
+        }
+        if self.answers.is_empty() && !self.is_late {
+            text += "no guest is connected\n";
+        }
+        for (guest, answer) in &self.answers {
+            let (Ok(answer) | Err(answer)) = answer;
+            text += &format!("guest {guest}: {answer}\n");
+        }
+        text += more;
+        match self.is_done {
+            true => Ok(text),
+            false => Err(text),
+        }
+    }
+}
+
+/// The answer to `status-json`.
+fn in_json(collected: &Collected, backend: &Path) -> Result<String, String> {
+    let answers = collected.answers.iter();
+    let guests = answers.filter_map(|(_, answer)| {
+        let object = answer.as_ref().ok()?;
+        serde_json::from_str::<serde_json::Value>(object).ok()
+    });
+    let listens = daemon::listens_at(backend);
+    let object = serde_json::json!({
+        "guests": guests.collect::<Vec<_>>(),
+        "complete": collected.is_done,
+        "backend": backend.to_string_lossy(),
+        "backend_listens": listens.is_ok(),
+        "backend_error": listens.err().map(|why| why.to_string()),
+    });
+    let text = format!("{object}\n");
+    match collected.is_done {
         true => Ok(text),
         false => Err(text),
     }

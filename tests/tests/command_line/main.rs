@@ -7,6 +7,7 @@ mod fixture;
 mod frontend;
 mod installed_files;
 mod journal;
+mod json;
 mod killed_acceptor;
 mod manuals;
 mod other_programs;

@@ -31,6 +31,7 @@ pub(super) fn serve(
     devices: &mut Devices,
     signals: &Signals,
     status: Option<&StatusSocket>,
+    is_json: bool,
 ) -> Result<(), Error> {
     let mut fd_store = FdStoreState {
         is_connected: true,
@@ -53,7 +54,10 @@ pub(super) fn serve(
         }
         devices.mark_ended();
         if let Some(status) = status {
-            status.answer(|| devices.to_string());
+            status.answer(|| match is_json {
+                true => format!("{}\n", devices.json()),
+                false => devices.to_string(),
+            });
         }
         if told_to_end(devices, signals)? {
             return Ok(());

@@ -6,6 +6,7 @@
 
 mod devices;
 mod error;
+mod json;
 mod main_loop;
 mod status;
 
@@ -20,7 +21,7 @@ use gangplank_service::{logging, readiness};
 use log::info;
 
 use crate::args::ModelArgs;
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::fd_store::StartOptions;
 use crate::{hypervisors, sandbox};
 use devices::Devices;
@@ -49,9 +50,21 @@ pub fn run(
     filter: Option<&str>,
     mut out: Output,
 ) -> Result<Outcome, Error> {
-    let config = Config::load(config)?;
+    let config = match Config::load(config) {
+        Err(ConfigError::Faults { file, faults }) if args.check && args.json => {
+            let object = json::faults(&file, &faults);
+            writeln!(out, "{object}").map_err(Error::Output)?;
+            out.close().map_err(Error::Output)?;
+            return Err(ConfigError::Faults { file, faults }.into());
+        }
+        config => config?,
+    };
     if args.check {
-        write!(out, "{config}").map_err(Error::Output)?;
+        match args.json {
+            true => writeln!(out, "{}", json::plan(&config)),
+            false => write!(out, "{config}"),
+        }
+        .map_err(Error::Output)?;
         out.close().map_err(Error::Output)?;
         return Ok(Outcome::Done);
     }
@@ -87,7 +100,7 @@ pub fn run(
         );
         info!("ready: {summary}");
         readiness::ready(&summary);
-        main_loop::serve(&mut devices, &signals, status.as_ref())?;
+        main_loop::serve(&mut devices, &signals, status.as_ref(), args.json)?;
         readiness::stopping();
     }
     let outcome = match devices.failed() {
