@@ -1,0 +1,261 @@
+//! `gangplank-nfs serve`: starts what serves, and waits for the end.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use gangplank_sandbox::seccomp::Seccomp;
+use gangplank_service::signals::{Signals, TERMINATION};
+use gangplank_service::{readiness, rlimit};
+use log::{info, warn};
+use nfs3_types::portmap::{IPPROTO_TCP, IPPROTO_UDP, PMAP_PORT, mapping};
+use nfs3_types::{mount, nfs3, portmap};
+use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::exports::{ExportError, Exports, Rule};
+use crate::mount3::Mount3;
+use crate::network::host;
+use crate::nfs3::Nfs3;
+use crate::portmap::Portmap;
+use crate::rpc::program::Program;
+use crate::rpc::server::Server;
+use crate::sandbox;
+use crate::share::Share;
+use crate::share::connector::Connector;
+use crate::share::store::{Store, StoreError};
+
+/// The port of NFS.
+const NFS_PORT: u16 = 2049;
+
+/// `serve`: serves a share to NFS clients.
+#[derive(Clone, Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("rules").required(true).args(["exports", "clients"]))]
+pub struct ServeArgs {
+    /// The virtio-fs daemon's vhost-user socket
+    #[arg(long, short, value_name = "PATH")]
+    pub backend: PathBuf,
+
+    /// What is exported to whom: lines of a directory of the share and its clients, as in
+    /// exports(5)
+    #[arg(long, value_name = "FILE")]
+    pub exports: Option<PathBuf>,
+
+    /// Export the whole share to this client: *, an address or a network, with options as in
+    /// exports(5), such as 10.0.2.0/24(rw,no_root_squash); repeatable, the first that matches counts
+    #[arg(long = "client", value_name = "CLIENT")]
+    pub clients: Vec<Rule>,
+
+    /// Serve NFS and MOUNT at this address of the host; repeatable
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Vec<SocketAddr>,
+
+    /// Be the port mapper at this address of the host, usually port 111; repeatable
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub portmap: Vec<SocketAddr>,
+
+    /// Keep in this directory where files are, so that clients' handles outlive this program; it
+    /// must exist
+    #[arg(long, value_name = "DIRECTORY")]
+    pub state: Option<PathBuf>,
+
+    /// Threads that execute calls
+    #[arg(long, value_name = "NUMBER", default_value = "16", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub workers: u16,
+
+    /// Seconds that the daemon may take for one request
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub timeout: u64,
+}
+
+impl std::str::FromStr for Rule {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::parse(text).map_err(|(what, word)| format!("{what}: {word:?}"))
+    }
+}
+
+/// Why `serve` did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The rules are wrong.
+    #[error("{}", .file.display())]
+    Exports {
+        /// Their file.
+        file: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: ExportError,
+    },
+    /// There is no way to reach the server.
+    #[error("clients need a way to the server: --listen")]
+    NoNetwork,
+    /// The log of file handles cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// An address of the host cannot be listened at.
+    #[error("cannot listen at {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The program cannot be confined.
+    #[error(transparent)]
+    Sandbox(#[from] gangplank_sandbox::Error),
+    /// The system refused an operation.
+    #[error("cannot {what}")]
+    System {
+        /// The operation.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl ServeError {
+    /// The exit status: 2 if what was asked for is wrong, 1 otherwise.
+    #[must_use]
+    pub const fn status(&self) -> u8 {
+        match self {
+            Self::Exports { .. } | Self::NoNetwork => 2,
+            _ => 1,
+        }
+    }
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> ServeError {
+    move |source| ServeError::System { what, source }
+}
+
+/// The sockets of the host that clients reach.
+#[derive(Debug, Default)]
+struct HostSockets {
+    streams: Vec<TcpListener>,
+    datagrams: Vec<UdpSocket>,
+}
+
+impl HostSockets {
+    fn open(args: &ServeArgs) -> Result<Self, ServeError> {
+        let failed = |address| move |source| ServeError::Listen { address, source };
+        let mut sockets = Self::default();
+        for address in args.listen.iter().chain(&args.portmap).copied() {
+            let listener = TcpListener::bind(address).map_err(failed(address))?;
+            sockets.streams.push(listener);
+        }
+        for address in args.portmap.iter().copied() {
+            let socket = UdpSocket::bind(address).map_err(failed(address))?;
+            sockets.datagrams.push(socket);
+        }
+        Ok(sockets)
+    }
+
+    fn serve(self, server: &Arc<Server>) -> io::Result<()> {
+        let connections = Arc::new(AtomicUsize::new(0));
+        for listener in self.streams {
+            host::accept(Arc::clone(server), listener, Arc::clone(&connections))?;
+        }
+        for socket in self.datagrams {
+            host::answer(Arc::clone(server), socket)?;
+        }
+        Ok(())
+    }
+}
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`ServeError`].
+pub fn run(args: &ServeArgs, seccomp: Seccomp) -> Result<(), ServeError> {
+    let exports = exports(args)?;
+    if args.listen.is_empty() {
+        return Err(ServeError::NoNetwork);
+    }
+    rlimit::raise_descriptor_limit();
+    // Before any thread starts, so that all threads leave the signals to this one.
+    let signals = Signals::block(TERMINATION).map_err(system("take over signals"))?;
+    let store = match &args.state {
+        Some(directory) => Store::open(directory)?,
+        None => {
+            warn!("without --state, clients' file handles end with this program");
+            Store::default()
+        }
+    };
+    let sockets = HostSockets::open(args)?;
+    for socket in &sockets.streams {
+        if let Ok(address) = socket.local_addr() {
+            info!("listening at {address}");
+        }
+    }
+    let port = sockets.streams.first().map(TcpListener::local_addr);
+    let port = port.and_then(Result::ok).map_or(NFS_PORT, |at| at.port());
+    sandbox::confine(seccomp, &[])?;
+    let limit = Duration::from_secs(args.timeout);
+    let connector = Connector::start(args.backend.clone(), limit);
+    let connector = connector.map_err(system("start a thread"))?;
+    let share = Share::new(connector, store, exports)
+        .map_err(|error| system("get random numbers")(error.into()))?;
+    let server = Arc::new(Server::new(programs(&Arc::new(share), port)));
+    server
+        .start(args.workers.into())
+        .and_then(|()| sockets.serve(&server))
+        .map_err(system("start a thread"))?;
+    readiness::ready("serving");
+    wait(&signals).map_err(system("wait for signals"))?;
+    readiness::stopping();
+    Ok(())
+}
+
+fn exports(args: &ServeArgs) -> Result<Exports, ServeError> {
+    let Some(file) = &args.exports else {
+        return Ok(Exports::whole_share(args.clients.clone()));
+    };
+    let wrong = |source| ServeError::Exports {
+        file: file.clone(),
+        source,
+    };
+    let text = std::fs::read_to_string(file);
+    let text = text.map_err(|source| wrong(ExportError::Read(source)))?;
+    Exports::parse(&text).map_err(wrong)
+}
+
+/// The programs, and a port mapper that tells them, all at `port`.
+fn programs(share: &Arc<Share>, port: u16) -> Vec<Arc<dyn Program>> {
+    let mapped = |prog, vers, prot, port: u16| mapping {
+        prog,
+        vers,
+        prot,
+        port: port.into(),
+    };
+    let mappings = vec![
+        mapped(portmap::PROGRAM, portmap::VERSION, IPPROTO_TCP, PMAP_PORT),
+        mapped(portmap::PROGRAM, portmap::VERSION, IPPROTO_UDP, PMAP_PORT),
+        mapped(mount::PROGRAM, mount::VERSION, IPPROTO_TCP, port),
+        mapped(nfs3::PROGRAM, nfs3::VERSION, IPPROTO_TCP, port),
+    ];
+    vec![
+        Arc::new(Nfs3::new(Arc::clone(share))),
+        Arc::new(Mount3::new(Arc::clone(share))),
+        Arc::new(Portmap::new(mappings)),
+    ]
+}
+
+/// Waits for a signal that ends the program.
+fn wait(signals: &Signals) -> io::Result<()> {
+    loop {
+        if let Some(signal) = signals.take()? {
+            info!("{signal}: ending");
+            return Ok(());
+        }
+        match poll(&mut [PollFd::new(signals, PollFlags::IN)], None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
