@@ -17,6 +17,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::exports::{ExportError, Exports, Rule};
 use crate::mount3::Mount3;
+use crate::network::config::{NetworkArgs, NetworkError, OwnNetwork};
 use crate::network::host;
 use crate::nfs3::Nfs3;
 use crate::portmap::Portmap;
@@ -56,6 +57,10 @@ pub struct ServeArgs {
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub portmap: Vec<SocketAddr>,
 
+    /// The server's own address.
+    #[command(flatten)]
+    pub network: NetworkArgs,
+
     /// Keep in this directory where files are, so that clients' handles outlive this program; it
     /// must exist
     #[arg(long, value_name = "DIRECTORY")]
@@ -91,7 +96,7 @@ pub enum ServeError {
         source: ExportError,
     },
     /// There is no way to reach the server.
-    #[error("clients need a way to the server: --listen")]
+    #[error("clients need a way to the server: --listen, or --address")]
     NoNetwork,
     /// The log of file handles cannot be used.
     #[error(transparent)]
@@ -105,6 +110,9 @@ pub enum ServeError {
         #[source]
         source: io::Error,
     },
+    /// The server's own network cannot be set up.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// The program cannot be confined.
     #[error(transparent)]
     Sandbox(#[from] gangplank_sandbox::Error),
@@ -124,7 +132,7 @@ impl ServeError {
     #[must_use]
     pub const fn status(&self) -> u8 {
         match self {
-            Self::Exports { .. } | Self::NoNetwork => 2,
+            Self::Exports { .. } | Self::NoNetwork | Self::Network(NetworkError::NoSwitch) => 2,
             _ => 1,
         }
     }
@@ -156,13 +164,13 @@ impl HostSockets {
         Ok(sockets)
     }
 
-    fn serve(self, server: &Arc<Server>) -> io::Result<()> {
+    fn serve(self, server: &Arc<Server>, for_datagrams: &Arc<Server>) -> io::Result<()> {
         let connections = Arc::new(AtomicUsize::new(0));
         for listener in self.streams {
             host::accept(Arc::clone(server), listener, Arc::clone(&connections))?;
         }
         for socket in self.datagrams {
-            host::answer(Arc::clone(server), socket)?;
+            host::answer(Arc::clone(for_datagrams), socket)?;
         }
         Ok(())
     }
@@ -174,7 +182,7 @@ impl HostSockets {
 /// [`ServeError`].
 pub fn run(args: &ServeArgs, seccomp: Seccomp) -> Result<(), ServeError> {
     let exports = exports(args)?;
-    if args.listen.is_empty() {
+    if args.listen.is_empty() && args.network.address.is_none() {
         return Err(ServeError::NoNetwork);
     }
     rlimit::raise_descriptor_limit();
@@ -195,17 +203,28 @@ pub fn run(args: &ServeArgs, seccomp: Seccomp) -> Result<(), ServeError> {
     }
     let port = sockets.streams.first().map(TcpListener::local_addr);
     let port = port.and_then(Result::ok).map_or(NFS_PORT, |at| at.port());
-    sandbox::confine(seccomp, &[])?;
+    let mut own = OwnNetwork::open(&args.network, (NFS_PORT, PMAP_PORT))?;
+    sandbox::confine(seccomp, &OwnNetwork::paths(&args.network))?;
     let limit = Duration::from_secs(args.timeout);
     let connector = Connector::start(args.backend.clone(), limit);
     let connector = connector.map_err(system("start a thread"))?;
     let share = Share::new(connector, store, exports)
         .map_err(|error| system("get random numbers")(error.into()))?;
-    let server = Arc::new(Server::new(programs(&Arc::new(share), port)));
+    let share = Arc::new(share);
+    let server = Arc::new(Server::new(programs(&share, port)));
+    // A datagram is answered at once, by the thread that received it.
+    let for_datagrams = Arc::new(Server::new(vec![port_mapper(port)]));
     server
         .start(args.workers.into())
-        .and_then(|()| sockets.serve(&server))
+        .and_then(|()| sockets.serve(&server, &for_datagrams))
         .map_err(system("start a thread"))?;
+    if let Some(own) = &mut own {
+        let server = Arc::new(Server::new(programs(&share, NFS_PORT)));
+        server
+            .start(args.workers.into())
+            .map_err(system("start a thread"))?;
+        own.start(server, Arc::new(Server::new(vec![port_mapper(NFS_PORT)])))?;
+    }
     readiness::ready("serving");
     wait(&signals).map_err(system("wait for signals"))?;
     readiness::stopping();
@@ -225,8 +244,17 @@ fn exports(args: &ServeArgs) -> Result<Exports, ServeError> {
     Exports::parse(&text).map_err(wrong)
 }
 
-/// The programs, and a port mapper that tells them, all at `port`.
+/// The programs, all at `port`.
 fn programs(share: &Arc<Share>, port: u16) -> Vec<Arc<dyn Program>> {
+    vec![
+        Arc::new(Nfs3::new(Arc::clone(share))),
+        Arc::new(Mount3::new(Arc::clone(share))),
+        port_mapper(port),
+    ]
+}
+
+/// The port mapper that tells where the programs are.
+fn port_mapper(port: u16) -> Arc<dyn Program> {
     let mapped = |prog, vers, prot, port: u16| mapping {
         prog,
         vers,
@@ -239,11 +267,7 @@ fn programs(share: &Arc<Share>, port: u16) -> Vec<Arc<dyn Program>> {
         mapped(mount::PROGRAM, mount::VERSION, IPPROTO_TCP, port),
         mapped(nfs3::PROGRAM, nfs3::VERSION, IPPROTO_TCP, port),
     ];
-    vec![
-        Arc::new(Nfs3::new(Arc::clone(share))),
-        Arc::new(Mount3::new(Arc::clone(share))),
-        Arc::new(Portmap::new(mappings)),
-    ]
+    Arc::new(Portmap::new(mappings))
 }
 
 /// Waits for a signal that ends the program.

@@ -1,6 +1,10 @@
 //! How calls arrive: over the host's sockets, or over a network stack of this program's own.
 
+pub mod config;
 pub mod host;
+mod line;
+pub mod stack;
+mod switch;
 
 use crate::nfs3::MAX_IO;
 
