@@ -201,6 +201,11 @@ pub fn run(args: &ServeArgs, seccomp: Seccomp) -> Result<(), ServeError> {
             info!("listening at {address}");
         }
     }
+    for socket in &sockets.datagrams {
+        if let Ok(address) = socket.local_addr() {
+            info!("port mapper at {address}, UDP");
+        }
+    }
     let port = sockets.streams.first().map(TcpListener::local_addr);
     let port = port.and_then(Result::ok).map_or(NFS_PORT, |at| at.port());
     let mut own = OwnNetwork::open(&args.network, (NFS_PORT, PMAP_PORT))?;

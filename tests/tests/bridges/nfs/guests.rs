@@ -110,6 +110,8 @@ pub(crate) fn a_write_survives_the_servers_death(fixture: &mut Fixture) -> Resul
     )?;
     for _ in 0..3 {
         fixture.server.restart()?;
+        // User Mode Linux connects its card when it is brought up.
+        fixture.guest.sh("ifconfig vec0 down && ifconfig vec0 up")?;
         thread::sleep(Duration::from_millis(500));
     }
     fixture.guest.sh_within(

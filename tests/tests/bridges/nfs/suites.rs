@@ -87,7 +87,19 @@ pub(crate) fn git(fixture: &mut Fixture) -> Result<()> {
 }
 
 /// What NFSv3 cannot do, by the test's name.
-const EXPECTED: &[&str] = &[];
+const EXPECTED: &[&str] = &[
+    // NFSv3 has no allocation.
+    "posix_fallocate::affected_only_create_flags",
+    "posix_fallocate::increase_empty",
+    "posix_fallocate::increase_not_empty",
+    "posix_fallocate::update_ctime_success",
+    // The client renames a file that is removed while it is open. So it still has a name.
+    "unlink::open_file_not_freed",
+    // Times are 32 bits, unsigned: until 2106.
+    "utimensat::y2038",
+    // The suite takes the C library's limit of links. Fails on the host as well.
+    "link::link_count_max",
+];
 
 /// pjdfstest passes by NFS, but for what NFSv3 cannot do.
 pub(crate) fn pjdfstest(fixture: &mut Fixture) -> Result<()> {
@@ -95,9 +107,9 @@ pub(crate) fn pjdfstest(fixture: &mut Fixture) -> Result<()> {
     let work = fixture.host_path("debian/work");
     fs::write(work.join("pjdfstest.toml"), tools::PJDFSTEST_CONFIGURATION)?;
     fs::copy(tools::pjdfstest()?, work.join("pjdfstest"))?;
-    fs::create_dir_all(work.join("pjd"))?;
+    fs::create_dir_all(work.join("pjd-guest"))?;
     let output = fixture.guest.run(
-        "chroot /nfs/debian /work/pjdfstest -c /work/pjdfstest.toml -p /work/pjd -s /dev/shm",
+        "chroot /nfs/debian /work/pjdfstest -c /work/pjdfstest.toml -p /work/pjd-guest -s /dev/shm",
         LIMIT,
     )?;
     let verdict = |word: &str| -> BTreeSet<&str> {
