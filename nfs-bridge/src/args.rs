@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 use gangplank_sandbox::seccomp::Seccomp;
 use log::LevelFilter;
 
+use crate::manual::PROGRAM;
 use crate::serve::ServeArgs;
 
 /// The command line.
@@ -11,6 +12,8 @@ use crate::serve::ServeArgs;
 #[command(
     name = "gangplank-nfs",
     about = "A shared directory by NFSv3",
+    long_about = PROGRAM.long_about(),
+    after_long_help = PROGRAM.after_help(),
     version,
     propagate_version = true,
     arg_required_else_help = true
@@ -34,5 +37,5 @@ pub struct Args {
 #[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Serve a share to NFS clients
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
 }

@@ -10,8 +10,10 @@
 #![forbid(unsafe_code)]
 
 pub mod args;
+pub mod config;
 pub mod exports;
 pub mod identity;
+pub mod manual;
 pub mod mount3;
 pub mod network;
 pub mod nfs3;

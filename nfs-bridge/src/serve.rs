@@ -15,6 +15,7 @@ use nfs3_types::portmap::{IPPROTO_TCP, IPPROTO_UDP, PMAP_PORT, mapping};
 use nfs3_types::{mount, nfs3, portmap};
 use rustix::event::{PollFd, PollFlags, poll};
 
+use crate::config::{ConfigError, FileConfig};
 use crate::exports::{ExportError, Exports, Rule};
 use crate::mount3::Mount3;
 use crate::network::config::{NetworkArgs, NetworkError, OwnNetwork};
@@ -28,16 +29,26 @@ use crate::share::Share;
 use crate::share::connector::Connector;
 use crate::share::store::{Store, StoreError};
 
+/// Threads that execute calls.
+const DEFAULT_WORKERS: u16 = 16;
+
+/// Seconds that the daemon may take for a request.
+const DEFAULT_TIMEOUT: u64 = 30;
+
 /// The port of NFS.
 const NFS_PORT: u16 = 2049;
 
 /// `serve`: serves a share to NFS clients.
 #[derive(Clone, Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new("rules").required(true).args(["exports", "clients"]))]
+#[command(group = clap::ArgGroup::new("rules").args(["exports", "clients"]))]
 pub struct ServeArgs {
+    /// Take the options that are not given here from this file (TOML)
+    #[arg(long, short, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
     /// The virtio-fs daemon's vhost-user socket
-    #[arg(long, short, value_name = "PATH")]
-    pub backend: PathBuf,
+    #[arg(long, short, value_name = "PATH", required_unless_present = "config")]
+    pub backend: Option<PathBuf>,
 
     /// What is exported to whom: lines of a directory of the share and its clients, as in
     /// exports(5)
@@ -66,13 +77,13 @@ pub struct ServeArgs {
     #[arg(long, value_name = "DIRECTORY")]
     pub state: Option<PathBuf>,
 
-    /// Threads that execute calls
-    #[arg(long, value_name = "NUMBER", default_value = "16", value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub workers: u16,
+    /// Threads that execute calls [default: 16]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub workers: Option<u16>,
 
-    /// Seconds that the daemon may take for one request
-    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = clap::value_parser!(u64).range(1..=3600))]
-    pub timeout: u64,
+    /// Seconds that the daemon may take for one request [default: 30]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub timeout: Option<u64>,
 }
 
 impl std::str::FromStr for Rule {
@@ -95,6 +106,21 @@ pub enum ServeError {
         #[source]
         source: ExportError,
     },
+    /// The configuration file is wrong.
+    #[error("{}", .file.display())]
+    Config {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: ConfigError,
+    },
+    /// The daemon's socket is not given.
+    #[error("the daemon's socket is not given: --backend, or backend in the configuration")]
+    NoBackend,
+    /// Nobody may mount anything.
+    #[error("nothing is exported: --client or --exports, or exports in the configuration")]
+    NoExports,
     /// There is no way to reach the server.
     #[error("clients need a way to the server: --listen, or --address")]
     NoNetwork,
@@ -132,7 +158,12 @@ impl ServeError {
     #[must_use]
     pub const fn status(&self) -> u8 {
         match self {
-            Self::Exports { .. } | Self::NoNetwork | Self::Network(NetworkError::NoSwitch) => 2,
+            Self::Exports { .. }
+            | Self::Config { .. }
+            | Self::NoBackend
+            | Self::NoExports
+            | Self::NoNetwork
+            | Self::Network(NetworkError::NoSwitch) => 2,
             _ => 1,
         }
     }
@@ -181,7 +212,9 @@ impl HostSockets {
 /// # Errors
 /// [`ServeError`].
 pub fn run(args: &ServeArgs, seccomp: Seccomp) -> Result<(), ServeError> {
-    let exports = exports(args)?;
+    let (args, exports) = complete(args)?;
+    let args = &args;
+    let backend = args.backend.clone().ok_or(ServeError::NoBackend)?;
     if args.listen.is_empty() && args.network.address.is_none() {
         return Err(ServeError::NoNetwork);
     }
@@ -210,8 +243,9 @@ pub fn run(args: &ServeArgs, seccomp: Seccomp) -> Result<(), ServeError> {
     let port = port.and_then(Result::ok).map_or(NFS_PORT, |at| at.port());
     let mut own = OwnNetwork::open(&args.network, (NFS_PORT, PMAP_PORT))?;
     sandbox::confine(seccomp, &OwnNetwork::paths(&args.network))?;
-    let limit = Duration::from_secs(args.timeout);
-    let connector = Connector::start(args.backend.clone(), limit);
+    let limit = Duration::from_secs(args.timeout.unwrap_or(DEFAULT_TIMEOUT));
+    let workers = args.workers.unwrap_or(DEFAULT_WORKERS).into();
+    let connector = Connector::start(backend, limit);
     let connector = connector.map_err(system("start a thread"))?;
     let share = Share::new(connector, store, exports)
         .map_err(|error| system("get random numbers")(error.into()))?;
@@ -220,14 +254,12 @@ pub fn run(args: &ServeArgs, seccomp: Seccomp) -> Result<(), ServeError> {
     // A datagram is answered at once, by the thread that received it.
     let for_datagrams = Arc::new(Server::new(vec![port_mapper(port)]));
     server
-        .start(args.workers.into())
+        .start(workers)
         .and_then(|()| sockets.serve(&server, &for_datagrams))
         .map_err(system("start a thread"))?;
     if let Some(own) = &mut own {
         let server = Arc::new(Server::new(programs(&share, NFS_PORT)));
-        server
-            .start(args.workers.into())
-            .map_err(system("start a thread"))?;
+        server.start(workers).map_err(system("start a thread"))?;
         own.start(server, Arc::new(Server::new(vec![port_mapper(NFS_PORT)])))?;
     }
     readiness::ready("serving");
@@ -236,9 +268,28 @@ pub fn run(args: &ServeArgs, seccomp: Seccomp) -> Result<(), ServeError> {
     Ok(())
 }
 
-fn exports(args: &ServeArgs) -> Result<Exports, ServeError> {
+/// The options with those of the configuration file, and the exports.
+fn complete(args: &ServeArgs) -> Result<(ServeArgs, Exports), ServeError> {
+    let mut args = args.clone();
+    let mut exports = exports(&args)?;
+    if let Some(file) = args.config.clone() {
+        let wrong = |source| ServeError::Config {
+            file: file.clone(),
+            source,
+        };
+        let config = FileConfig::load(&file).map_err(wrong)?;
+        let in_file = config.exports().map_err(wrong)?;
+        exports = exports.or(in_file);
+        config.complete(&mut args);
+    }
+    Ok((args, exports.ok_or(ServeError::NoExports)?))
+}
+
+/// The exports of the command line, if it has any.
+fn exports(args: &ServeArgs) -> Result<Option<Exports>, ServeError> {
     let Some(file) = &args.exports else {
-        return Ok(Exports::whole_share(args.clients.clone()));
+        let rules = args.clients.clone();
+        return Ok((!rules.is_empty()).then(|| Exports::whole_share(rules)));
     };
     let wrong = |source| ServeError::Exports {
         file: file.clone(),
@@ -246,7 +297,7 @@ fn exports(args: &ServeArgs) -> Result<Exports, ServeError> {
     };
     let text = std::fs::read_to_string(file);
     let text = text.map_err(|source| wrong(ExportError::Read(source)))?;
-    Exports::parse(&text).map_err(wrong)
+    Exports::parse(&text).map(Some).map_err(wrong)
 }
 
 /// The programs, all at `port`.

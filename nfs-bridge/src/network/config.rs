@@ -18,6 +18,9 @@ use super::stack::{Stack, StackConfig};
 use super::switch::{Mac, Switch, SwitchSockets};
 use crate::rpc::server::Server;
 
+/// Bytes of the largest packet: Ethernet's.
+const DEFAULT_MTU: u16 = 1500;
+
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 16;
 
@@ -34,28 +37,28 @@ pub struct NetworkArgs {
     pub address: Option<OwnAddress>,
 
     /// Let machines connect to this Unix socket: QEMU's -netdev stream; repeatable
-    #[arg(long, value_name = "PATH", requires = "address")]
+    #[arg(long, value_name = "PATH")]
     pub switch_stream: Vec<PathBuf>,
 
     /// Let machines connect to this Unix socket: UML's vec0:transport=bess; repeatable
-    #[arg(long, value_name = "PATH", requires = "address")]
+    #[arg(long, value_name = "PATH")]
     pub switch_packet: Vec<PathBuf>,
 
     /// Take frames at this Unix socket: QEMU's -netdev dgram; repeatable
-    #[arg(long, value_name = "PATH", requires = "address")]
+    #[arg(long, value_name = "PATH")]
     pub switch_dgram: Vec<PathBuf>,
 
     /// The router to other networks
-    #[arg(long, value_name = "ADDRESS", requires = "address")]
+    #[arg(long, value_name = "ADDRESS")]
     pub gateway: Option<Ipv4Addr>,
 
     /// The Ethernet address; without it, one is made of the IP address
-    #[arg(long, value_name = "MAC", requires = "address")]
+    #[arg(long, value_name = "MAC")]
     pub mac: Option<EthernetAddress>,
 
-    /// Bytes of the largest packet; the machines' must be the same
-    #[arg(long, value_name = "BYTES", default_value = "1500", value_parser = clap::value_parser!(u16).range(576..=9000))]
-    pub mtu: u16,
+    /// Bytes of the largest packet; the machines' must be the same [default: 1500]
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(576..=9000))]
+    pub mtu: Option<u16>,
 }
 
 /// An address and the bits of its network.
@@ -159,7 +162,7 @@ impl OwnNetwork {
             prefix: own.prefix,
             gateway: args.gateway,
             mac: args.mac.map_or(made, |mac| mac.0),
-            mtu: args.mtu,
+            mtu: args.mtu.unwrap_or(DEFAULT_MTU),
             nfs_port: ports.0,
             portmap_port: ports.1,
         };
