@@ -58,7 +58,7 @@ impl Mount3 {
         let handle = (|| {
             let mut node = self.share.root(&connection, export)?;
             for name in below {
-                let (child, attr) = connection.lookup(&node, &*component(name)?)?;
+                let (child, attr) = connection.lookup(&node, &component(name)?)?;
                 if FileType::from_raw_mode(attr.mode) != FileType::Directory {
                     return Err(nfsstat3::NFS3ERR_NOTDIR.into());
                 }

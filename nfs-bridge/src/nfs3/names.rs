@@ -169,7 +169,7 @@ impl Object<'_> {
 
     /// Looks a name up that is not "." or "..", and remembers where it is.
     pub(super) fn child(&self, name: &[u8]) -> Result<(Arc<Node>, Attr)> {
-        let (node, attr) = self.connection.lookup(&self.node, &*component(name)?)?;
+        let (node, attr) = self.connection.lookup(&self.node, &component(name)?)?;
         self.remember(&node, name, attr.nlink);
         Ok((node, attr))
     }

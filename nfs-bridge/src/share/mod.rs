@@ -51,8 +51,16 @@ pub struct Share {
     pub listings: Listings,
     locks: Vec<Mutex<()>>,
     verifier: Verifier,
-    /// The inodes that exports begin with, on this connection.
-    roots: Mutex<(u64, Vec<(u32, Arc<Node>)>)>,
+    roots: Mutex<Roots>,
+}
+
+/// The inodes that exports begin with, on one connection.
+#[derive(Debug, Default)]
+struct Roots {
+    /// The number of the connection.
+    connection: u64,
+    /// The inodes by the ids of their exports.
+    nodes: Vec<(u32, Arc<Node>)>,
 }
 
 /// Tells clients whether data that they wrote without commitment may be lost.
@@ -143,13 +151,11 @@ impl Share {
 
     /// Locks an inode, so that attributes before and after a change differ by this change alone, as
     /// far as clients of this program cause it.
-    #[must_use]
     pub fn lock(&self, handle: FileHandle) -> MutexGuard<'_, ()> {
         self.lock_number(lock_number(handle))
     }
 
     /// Locks two inodes.
-    #[must_use]
     pub fn lock_both(
         &self,
         one: FileHandle,
@@ -172,10 +178,13 @@ impl Share {
     /// The directory does not exist, or is none.
     pub fn root(&self, connection: &Connection, export: &Export) -> Result<Arc<Node>> {
         let mut roots = self.roots.lock();
-        if roots.0 != connection.number {
-            *roots = (connection.number, Vec::new());
+        if roots.connection != connection.number {
+            *roots = Roots {
+                connection: connection.number,
+                nodes: Vec::new(),
+            };
         }
-        if let Some((_, root)) = roots.1.iter().find(|(id, _)| *id == export.id) {
+        if let Some((_, root)) = roots.nodes.iter().find(|(id, _)| *id == export.id) {
             return Ok(Arc::clone(root));
         }
         drop(roots);
@@ -185,8 +194,8 @@ impl Share {
             node = connection.lookup(&node, &name)?.0;
         }
         let mut roots = self.roots.lock();
-        if roots.0 == connection.number {
-            roots.1.push((export.id, Arc::clone(&node)));
+        if roots.connection == connection.number {
+            roots.nodes.push((export.id, Arc::clone(&node)));
         }
         Ok(node)
     }
