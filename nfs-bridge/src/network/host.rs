@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::Duration;
 
@@ -24,14 +25,13 @@ const ACCEPT_WAIT: Duration = Duration::from_millis(100);
 /// Bytes that are read at once.
 const READ_SIZE: usize = 64 << 10;
 
-/// A connection whose calls are executed.
-#[derive(Debug)]
-struct Connection {
-    stream: TcpStream,
-    /// Held while a reply is written, so that replies do not mix.
-    writing: Mutex<()>,
-    /// Calls that have no reply yet.
-    calls: Mutex<usize>,
+/// The reply to a call, if it has one.
+type Reply = Option<Arc<Vec<u8>>>;
+
+/// Calls of a connection whose replies are not written yet.
+#[derive(Debug, Default)]
+struct Calls {
+    count: Mutex<usize>,
     finished: Condvar,
 }
 
@@ -122,61 +122,75 @@ fn begin(
     }
 }
 
-/// Serves a connection until the client closes it, or breaks the rules.
+/// Serves a connection until the client closes it, or breaks the rules. Another thread writes the
+/// replies, so that a client that does not take its replies holds up nobody else.
 fn serve(server: &Server, stream: TcpStream, client: IpAddr) -> io::Result<()> {
     stream.set_nodelay(true)?;
     stream.set_write_timeout(Some(WRITE_LIMIT))?;
-    let connection = Arc::new(Connection {
-        stream,
-        writing: Mutex::default(),
-        calls: Mutex::default(),
-        finished: Condvar::new(),
-    });
-    let mut assembler = Assembler::new(MAX_RECORD);
-    let mut buffer = vec![0; READ_SIZE];
-    let served = (|| {
-        loop {
-            let len = (&connection.stream).read(&mut buffer)?;
-            if len == 0 {
-                return Ok(());
-            }
-            let mut bytes = buffer.get(..len).unwrap_or_default();
-            while let Some(record) = assembler.take(&mut bytes).map_err(io::Error::other)? {
-                connection.begin_call();
-                let to = Arc::clone(&connection);
-                let respond = move |reply: Option<Arc<Vec<u8>>>| to.finish_call(reply.as_deref());
-                server.submit(client, record, Box::new(respond));
-            }
-        }
-    })();
+    let calls = Arc::new(Calls::default());
+    let (replies, queue) = mpsc::channel();
+    let (writing, written) = (stream.try_clone()?, Arc::clone(&calls));
+    thread::Builder::new()
+        .name("nfs_reply".to_owned())
+        .spawn(move || write_replies(&writing, &queue, &written))?;
+    let served = read_calls(server, &stream, client, &calls, &replies);
     // Replies that are still to come have nobody to receive them.
-    let _ = connection.stream.shutdown(Shutdown::Both);
+    let _ = stream.shutdown(Shutdown::Both);
     served
 }
 
-impl Connection {
-    /// Counts a call. Waits while the client has too many.
-    fn begin_call(&self) {
-        let mut calls = self.calls.lock();
-        self.finished
-            .wait_while(&mut calls, |calls| *calls >= MAX_CALLS);
-        *calls += 1;
+fn read_calls(
+    server: &Server,
+    mut stream: &TcpStream,
+    client: IpAddr,
+    calls: &Calls,
+    replies: &Sender<Reply>,
+) -> io::Result<()> {
+    let mut assembler = Assembler::new(MAX_RECORD);
+    let mut buffer = vec![0; READ_SIZE];
+    loop {
+        let len = stream.read(&mut buffer)?;
+        if len == 0 {
+            return Ok(());
+        }
+        let mut bytes = buffer.get(..len).unwrap_or_default();
+        while let Some(record) = assembler.take(&mut bytes).map_err(io::Error::other)? {
+            calls.begin();
+            let to = replies.clone();
+            // The thread that writes ends with the last of its senders, and not before.
+            let respond = move |reply| drop(to.send(reply));
+            server.submit(client, record, Box::new(respond));
+        }
     }
+}
 
-    fn finish_call(&self, reply: Option<&Vec<u8>>) {
+/// Writes replies until no call can bring another.
+fn write_replies(mut stream: &TcpStream, queue: &Receiver<Reply>, calls: &Calls) {
+    for reply in queue {
         if let Some(reply) = reply {
-            let writing = self.writing.lock();
-            let mut stream = &self.stream;
             let written = stream
-                .write_all(&record::header(reply))
-                .and_then(|()| stream.write_all(reply));
-            drop(writing);
+                .write_all(&record::header(&reply))
+                .and_then(|()| stream.write_all(&reply));
             if written.is_err() {
                 // What follows a part of a reply would be misread.
-                let _ = self.stream.shutdown(Shutdown::Both);
+                let _ = stream.shutdown(Shutdown::Both);
             }
         }
-        *self.calls.lock() -= 1;
+        calls.finish();
+    }
+}
+
+impl Calls {
+    /// Counts a call. Waits while the client has too many.
+    fn begin(&self) {
+        let mut count = self.count.lock();
+        self.finished
+            .wait_while(&mut count, |count| *count >= MAX_CALLS);
+        *count += 1;
+    }
+
+    fn finish(&self) {
+        *self.count.lock() -= 1;
         self.finished.notify_one();
     }
 }

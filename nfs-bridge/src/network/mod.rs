@@ -15,7 +15,8 @@ pub const MAX_RECORD: usize = MAX_IO as usize + 8192;
 pub const MAX_DATAGRAM: usize = 2048;
 
 /// Most connections at once.
-pub const MAX_CONNECTIONS: usize = 256;
+pub const MAX_CONNECTIONS: usize = 128;
 
-/// Most calls of one connection that are executed or wait. Further ones stay in the network.
-pub const MAX_CALLS: usize = 64;
+/// Most calls of one connection that wait, are executed, or have a reply that the client has not
+/// taken. Further ones stay in the network.
+pub const MAX_CALLS: usize = 16;

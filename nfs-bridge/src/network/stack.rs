@@ -376,7 +376,9 @@ impl Connection {
             return Ok(());
         };
         let client = address(client.addr);
-        while socket.can_recv() && self.calls < MAX_CALLS && server.has_room() {
+        // Replies that the client does not take count as well.
+        while socket.can_recv() && self.calls + self.replies.len() < MAX_CALLS && server.has_room()
+        {
             let taken = socket.recv(|bytes| {
                 let mut rest = &*bytes;
                 let taken = self.assembler.take(&mut rest);

@@ -423,6 +423,37 @@ fn hostile_bytes_get_an_error_or_lose_the_connection_and_nothing_else() -> Resul
 }
 
 #[test]
+fn clients_that_take_no_replies_hold_up_nobody() -> Result<()> {
+    let fixture = Fixture::new(OPEN)?;
+    fs::write(fixture.share.path().join("file"), vec![7; 1 << 20])?;
+    let mut good = fixture.server.client(0, 0)?;
+    let root = good.mount("/")?;
+    let file = good.lookup(&root, "file")?;
+    let memory = fixture.server.peak_memory()?;
+    let args = READ3args {
+        file,
+        offset: 0,
+        count: 1 << 20,
+    };
+    let record = good.record(nfs3::PROGRAM, P::NFSPROC3_READ as u32, &args)?;
+    let header = u32::try_from(record.len())? | 1 << 31;
+    let call = [&header.to_be_bytes()[..], &record].concat();
+    // More of them than the server has workers, each with more calls than it may have at once.
+    let mut stuck = Vec::new();
+    for _ in 0..20 {
+        let mut client = fixture.server.client(0, 0)?;
+        client.send(&call.repeat(200))?;
+        stuck.push(client);
+    }
+    for _ in 0..20 {
+        getattr(&mut good, &root)?;
+    }
+    let grown = fixture.server.peak_memory()?.saturating_sub(memory);
+    ensure!(grown < 20 * 18 << 10, "{grown} KiB more");
+    Ok(())
+}
+
+#[test]
 fn datagrams_reach_the_port_mapper_alone() -> Result<()> {
     let fixture = Fixture::new(OPEN)?;
     let client = fixture.server.client(0, 0)?;
