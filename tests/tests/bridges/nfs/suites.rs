@@ -36,7 +36,7 @@ copy_file_range = 0.0
 pub(crate) fn fsx(fixture: &mut Fixture) -> Result<()> {
     fs::write(fixture.host_path("fsx.toml"), FSX)?;
     fixture.guest.sh_within(
-        "cd /nfs && fsx -f fsx.toml -N 20000 -S 42 -P /tmp fsx-file && rm fsx-file",
+        "cd /nfs && fsx -f fsx.toml -N 5000 -S 42 -P /tmp fsx-file && rm fsx-file",
         LIMIT,
     )?;
     Ok(())
