@@ -20,6 +20,7 @@ pub mod guest_work;
 pub mod mapping;
 pub mod memory_cgroup;
 pub mod network;
+pub mod nfs;
 pub mod packages;
 pub mod process;
 pub mod relay;

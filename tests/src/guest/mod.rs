@@ -135,6 +135,11 @@ pub struct Options {
     /// The network namespace in which it runs and has a card (User Mode Linux), at the tap device
     /// [`crate::network::TAP`].
     pub network: Option<PathBuf>,
+    /// The socket of a virtual Ethernet switch to which its card is connected: one of
+    /// packets for User Mode Linux, of streams for QEMU.
+    pub switch: Option<PathBuf>,
+    /// Modules that its init loads beside the usual ones.
+    pub modules: Vec<&'static str>,
     /// Files added to the initramfs.
     pub extras: Vec<Extra>,
 }
@@ -159,6 +164,8 @@ impl Options {
             request_queues: 1,
             user: None,
             network: None,
+            switch: None,
+            modules: Vec::new(),
             extras: Vec::new(),
         }
     }
@@ -208,7 +215,13 @@ impl Options {
             .tempdir()
             .context("creating the guest's directory")?;
         let initrd = dir.path().join("initramfs.cpio");
-        initramfs::write(&initrd, &kernel, self.machine.arch(), &self.extras)?;
+        initramfs::write(
+            &initrd,
+            &kernel,
+            self.machine.arch(),
+            &self.modules,
+            &self.extras,
+        )?;
         if let Some(user) = self.user {
             std::os::unix::fs::chown(dir.path(), Some(user.uid), Some(user.gid))?;
             // The user may not be able to enter the cache.

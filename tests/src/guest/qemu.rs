@@ -90,6 +90,15 @@ pub(super) fn command(
                 share.tag, options.queue_size, options.request_queues
             ));
     }
+    if let Some(switch) = &options.switch {
+        command
+            .arg("-netdev")
+            .arg(format!(
+                "stream,id=net,server=off,addr.type=unix,addr.path={}",
+                switch.display()
+            ))
+            .args(["-device", "virtio-net-pci,netdev=net,romfile="]);
+    }
     for (index, (directory, tag)) in options.plan9.iter().enumerate() {
         command
             .arg("-fsdev")

@@ -17,9 +17,10 @@ use crate::fixture::Fixture;
 const DAEMON: &str = "/usr/local/bin/gangplankd";
 const FRONTEND: &str = "/usr/local/bin/gangplank-frontend";
 const DVK: &str = "/usr/local/bin/gangplank-dvk";
+const NFS: &str = "/usr/local/bin/gangplank-nfs";
 
 /// The units, as instances where they are templates.
-const UNITS: [&str; 8] = [
+const UNITS: [&str; 9] = [
     "gangplankd@home.service",
     "gangplankd@home.socket",
     "gangplankd-activated@home.service",
@@ -27,6 +28,7 @@ const UNITS: [&str; 8] = [
     "gangplank-relay@home.socket",
     "gangplank-relay-activated@home.service",
     "gangplank-dvk.service",
+    "gangplank-nfs.service",
     "gangplank-frontend.service",
 ];
 
@@ -78,7 +80,7 @@ fn install(root: &Path) -> Result<()> {
         let entry = entry?;
         fs::copy(entry.path(), own.join(entry.file_name()))?;
     }
-    for program in [DAEMON, FRONTEND, DVK] {
+    for program in [DAEMON, FRONTEND, DVK, NFS] {
         let program = root.join(program.trim_start_matches('/'));
         fs::create_dir_all(program.parent().context("a program in no directory")?)?;
         fs::write(&program, "#!/bin/sh\n")?;
