@@ -77,7 +77,7 @@ pub struct Args {
     pub socket_group: Option<String>,
 
     /// Descriptor of a socket that is already listening, instead of --socket-path; implies
-    /// --exit-on-disconnect
+    /// --exit-on-disconnect [default: the one of a socket unit of systemd]
     #[arg(long, value_name = "FD", value_parser = clap::value_parser!(i32).range(0..),
           help_heading = SOCKET)]
     pub fd: Option<i32>,
@@ -240,7 +240,8 @@ pub struct Args {
     pub max_guests: Option<NonZeroUsize>,
 
     /// Deaths of a guest's process within a minute after which its connection is closed; before
-    /// that, another process goes on where the last one ended
+    /// that, another process goes on where the last one ended. The same for the process that accepts
+    /// guests, and all connections
     #[arg(long, value_name = "N", help_heading = LIMITS, default_value_t = 10)]
     #[arg(value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     pub max_crashes: usize,
@@ -274,10 +275,38 @@ pub struct Args {
           help_heading = LIMITS)]
     pub max_inode_memory: u64,
 
-    /// Least severe messages to log: off, error, warn, info, debug, trace; RUST_LOG overrides it
-    #[arg(long, value_name = "LEVEL", value_parser = parse_log_level, default_value = "info",
-          help_heading = LOGGING)]
-    pub log_level: LevelFilter,
+    /// Most operations of a guest a second: requests other than INIT, DESTROY, FORGET and INTERRUPT
+    /// [default: no limit]
+    #[arg(long, value_name = "N", help_heading = LIMITS,
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit_iops: Option<u64>,
+
+    /// Operations that a guest may start at once after a pause
+    /// [default: those of a tenth of a second]
+    #[arg(long, value_name = "N", help_heading = LIMITS, requires = "limit_iops",
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit_iops_burst: Option<u64>,
+
+    /// Most bytes of files that a guest may read, write and copy a second, such as 50M
+    /// [default: no limit]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = LIMITS)]
+    pub limit_bps: Option<u64>,
+
+    /// Bytes that a guest may move at once after a pause
+    /// [default: those of a tenth of a second]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = LIMITS,
+          requires = "limit_bps")]
+    pub limit_bps_burst: Option<u64>,
+
+    /// Least severe messages to log: off, error, warn, info, debug, trace
+    /// [default: as RUST_LOG says, or info]
+    #[arg(long, value_name = "LEVEL", value_parser = parse_log_level, help_heading = LOGGING)]
+    pub log_level: Option<LevelFilter>,
+
+    /// Record each request of every guest in this file or FIFO, for gangplank-frontend trace; it
+    /// has names of files, and no contents
+    #[arg(long, value_name = "PATH", help_heading = LOGGING)]
+    pub trace: Option<PathBuf>,
 
     /// Log to syslog instead of standard error
     #[arg(long, help_heading = LOGGING)]
@@ -481,6 +510,11 @@ mod tests {
             ("--max-guest-memory=0", "such as 8T, 512G"),
             ("--max-guest-memory=99999999T", "such as 8T, 512G"),
             ("--max-memory-regions=510", "1..=509"),
+            ("--limit-iops=0", "not in 1.."),
+            ("--limit-iops=many", "invalid digit"),
+            ("--limit-iops-burst=10", "--limit-iops <N>"),
+            ("--limit-bps=fast", "such as 8T, 512G"),
+            ("--limit-bps-burst=1M", "--limit-bps <SIZE>"),
             ("--frobnicate", "--frobnicate"),
         ];
         for (line, hint) in table {

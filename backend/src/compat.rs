@@ -116,13 +116,13 @@ fn apply_value(args: &mut Args, name: &str, value: &str) -> Result<(), Error> {
             }
         }
         "loglevel" => {
-            args.log_level = match value {
+            args.log_level = Some(match value {
                 "debug" => LevelFilter::Debug,
                 "info" => LevelFilter::Info,
                 "warn" => LevelFilter::Warn,
                 "err" => LevelFilter::Error,
                 _ => return Err(wrong("err, warn, info or debug")),
-            }
+            })
         }
         "sandbox" => {
             args.sandbox = match value {
@@ -184,7 +184,7 @@ mod tests {
         .unwrap();
         assert_eq!(args.shared_dir.as_deref(), Some(Path::new("/srv")));
         assert_eq!(args.cache, CachePolicy::Never);
-        assert_eq!(args.log_level, LevelFilter::Error);
+        assert_eq!(args.log_level, Some(LevelFilter::Error));
         assert_eq!(args.sandbox, Mode::Chroot);
         assert_eq!(args.modcaps, Some("-mknod".parse().unwrap()));
         assert!(!args.xattr);

@@ -27,6 +27,8 @@ pub struct Config {
     /// Most guests at a time; the daemon refuses further connections. `None`: as many as the host's
     /// memory and process ids permit.
     pub max_guests: Option<usize>,
+    /// The limit of a guest's open descriptors in force, once it is known.
+    pub open_files: Option<u64>,
     /// Deaths of a guest's workers within a minute at which it is given up.
     pub max_crashes: usize,
     /// The options of each guest's device.
@@ -37,6 +39,8 @@ pub struct Config {
     pub sandbox: sandbox::Options,
     /// Where the status is told.
     pub status: status::options::Options,
+    /// Where each request is recorded, if anywhere.
+    pub trace: Option<PathBuf>,
     /// The options of the log.
     pub logging: logging::Options,
     /// Warnings about deprecated options, to be logged once logging has started.
@@ -50,7 +54,10 @@ pub enum Error {
     #[error("no directory to share: pass --shared-dir <DIR>")]
     NoSharedDir,
     /// No socket to listen on.
-    #[error("no socket to listen on: pass --socket-path <PATH> or --fd <FD>")]
+    #[error(
+        "no socket to listen on: pass --socket-path <PATH> or --fd <FD>, or have a socket unit of \
+         systemd start the daemon"
+    )]
     NoSocket,
     /// Two options that exclude each other.
     #[error("{0} cannot be used together with {1}")]
@@ -131,6 +138,7 @@ impl Config {
             shared_dir,
             socket,
             exit_on_disconnect,
+            open_files: None,
             max_crashes: args.max_crashes,
             max_guests: args.max_guests.map(NonZeroUsize::get),
             device: device::Options {
@@ -140,6 +148,14 @@ impl Config {
                 thread_pool_size: args.thread_pool_size,
                 max_threads,
                 busy_poll: Duration::from_micros(args.busy_poll.into()),
+                limits: device::Limits {
+                    operations: args
+                        .limit_iops
+                        .map(|rate| device::Rate::new(rate, args.limit_iops_burst)),
+                    bytes: args
+                        .limit_bps
+                        .map(|rate| device::Rate::new(rate, args.limit_bps_burst)),
+                },
                 max_guest_memory: args.max_guest_memory,
                 max_memory_regions: args
                     .max_memory_regions
@@ -179,13 +195,14 @@ impl Config {
             },
             sandbox,
             status,
+            trace: args.trace,
             logging: logging::Options {
                 syslog: args.syslog,
                 ..logging::Options::new(
                     "gangplankd",
                     match args.compat_debug {
                         true => LevelFilter::Debug,
-                        false => args.log_level,
+                        false => args.log_level.unwrap_or(LevelFilter::Info),
                     },
                 )
             },
@@ -436,6 +453,7 @@ mod tests {
              --guest-arch=aarch64 \
              --exit-on-disconnect --sandbox=none --seccomp=log --modcaps=+sys_admin \
              --rlimit-nofile=4096 --max-inode-memory=64M --log-level=trace --syslog \
+             --limit-iops=500 --limit-bps=50M --limit-bps-burst=1M \
              --socket-group=kvm",
         );
         assert_eq!(
@@ -447,6 +465,16 @@ mod tests {
                 thread_pool_size: 8,
                 max_threads: 20,
                 busy_poll: Duration::from_micros(30),
+                limits: device::Limits {
+                    operations: Some(device::Rate {
+                        per_second: 500,
+                        burst: 50
+                    }),
+                    bytes: Some(device::Rate {
+                        per_second: 50 << 20,
+                        burst: 1 << 20
+                    }),
+                },
                 max_guest_memory: 16 << 30,
                 max_memory_regions: 32,
                 has_slots_for_qemu: true,

@@ -6,9 +6,9 @@ use std::process::ExitCode;
 
 use gangplank_backend::args::{Args, EarlyExit, StatusArgs};
 use gangplank_backend::config::Config;
-use gangplank_backend::handover::report;
+use gangplank_backend::handover::{self, report};
 use gangplank_backend::{run, status};
-use gangplank_service::error_chain;
+use gangplank_service::{activation, error_chain};
 
 /// The output of `--print-capabilities` for management software (`VHostUserBackendCapabilities` in
 /// QEMU's `docs/interop/vhost-user.json`), with virtiofsd's features. The negotiation modes:
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
         }
         Err(exit) => return print_and_exit(&exit),
     }
-    let args = match Args::from_command_line(std::env::args_os()) {
+    let mut args = match Args::from_command_line(std::env::args_os()) {
         Ok(args) => args,
         Err(exit) => return print_and_exit(&exit),
     };
@@ -49,15 +49,37 @@ fn main() -> ExitCode {
     if args.reload {
         return reload(&args);
     }
+    if let Err(error) = take_socket_of_service_manager(&mut args) {
+        return print_and_exit(&Args::refuse(error_chain(&error)));
+    }
+    // The command line wins.
+    let is_level_typed = args.log_level.is_some() || args.compat_debug;
     let mut config = match Config::from_args(args) {
         Ok(config) => config,
         Err(error) => return print_and_exit(&Args::refuse(&error)),
     };
-    config.logging.filter = std::env::var("RUST_LOG").ok();
+    if !is_level_typed {
+        config.logging.filter = std::env::var("RUST_LOG").ok();
+    }
     match run::run(config) {
         Ok(status) => ExitCode::from(status),
         Err(error) => fail(&error),
     }
+}
+
+/// Without `--socket-path` and `--fd`, guests connect to the socket that the service manager passes,
+/// as if it was named by `--fd`.
+fn take_socket_of_service_manager(args: &mut Args) -> Result<(), activation::Error> {
+    if args.socket_path.is_some() || args.socket.is_some() || args.fd.is_some() {
+        return Ok(());
+    }
+    // A program that is started to take guests over has the options of its parent.
+    let process = match handover::is_successor() {
+        true => std::os::unix::process::parent_id(),
+        false => std::process::id(),
+    };
+    args.fd = activation::number(process)?;
+    Ok(())
 }
 
 /// Has the running daemon reload.

@@ -63,7 +63,8 @@ pub const MANUAL: Manual = Manual {
         ("2", "The command line is wrong. Nothing was started."),
         (
             "128 and more",
-            "A signal of this number, plus 128, ended the process that accepts guests.",
+            "A signal of this number, plus 128, ended the process that accepts guests, before it \
+             served them, or as often as --max-crashes says.",
         ),
     ],
     files: &[
@@ -80,16 +81,34 @@ pub const MANUAL: Manual = Manual {
             "By this file libvirt finds the program, if it is installed.",
         ),
     ],
-    environment: &[(
-        "RUST_LOG",
-        "What to log, by module, such as gangplank_backend::session=trace. It overrides \
-         --log-level.",
-    )],
+    environment: &[
+        (
+            "LISTEN_FDS, LISTEN_PID, LISTEN_FDNAMES",
+            "Without --socket-path and --fd: the listening socket that a socket unit of systemd \
+             passes.",
+        ),
+        (
+            "WATCHDOG_USEC, NOTIFY_SOCKET",
+            "As systemd sets them: where the daemon reports that it serves, and how often that it \
+             is alive.",
+        ),
+        (
+            "JOURNAL_STREAM",
+            "Where standard error is systemd's journal, messages go there with their fields.",
+        ),
+        (
+            "RUST_LOG",
+            "What to log, by module, such as gangplank_backend::session=trace. --log-level \
+         overrides it.",
+        ),
+    ],
     signals: &[
         (
             "SIGTERM, SIGINT",
             "Requests in flight are finished, guests lose their connections, the socket is \
-             removed, and the daemon ends.",
+             removed, and the daemon ends. If systemd holds descriptors \
+             (FileDescriptorStoreMax=), the daemon ends at once, and the next one goes on with \
+             the guests.",
         ),
         (
             "SIGHUP",

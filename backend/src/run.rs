@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 
 use gangplank_service::signals::{Signal, Signals, TERMINATION};
-use gangplank_service::{error_chain, logging, readiness};
+use gangplank_service::{error_chain, fd_store, logging, readiness};
 use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
 
@@ -12,13 +12,19 @@ use crate::acceptor::{self, HostLimits, Means, Predecessor};
 use crate::config::Config;
 use crate::handover::Takeover;
 use crate::handover::channel::{Channel, Message};
+use crate::handover::inherited::Supervised;
 use crate::handover::program::Program;
-use crate::handover::reload::{Reloader, SERVING, Supervised};
+use crate::handover::reload::{Reloader, SERVING};
+use crate::holder::comeback::Found;
+use crate::holder::store::Holding;
 use crate::passthrough::options::InodeFileHandles;
-use crate::sandbox::{self, Confined, Role, Start, Supervisor, rlimit};
+use crate::sandbox::{self, Confined, Role, Start, rlimit};
 use crate::socket::{self, Files, Listening, Source};
+use crate::start_line::StartLine;
 use crate::status::sockets::{self, Listeners, Sockets};
+use crate::supervisor::{self, Held, Supervisor};
 use crate::sys::process;
+use crate::trace;
 
 /// Why the daemon does not start, or stops.
 #[derive(Debug, Error)]
@@ -32,6 +38,9 @@ pub enum Error {
     /// The sandbox cannot be entered.
     #[error(transparent)]
     Sandbox(#[from] sandbox::Error),
+    /// The confined processes cannot be supervised.
+    #[error(transparent)]
+    Supervise(#[from] supervisor::Error),
     /// The process cannot wait for signals.
     #[error("cannot wait for signals")]
     Signals(#[source] std::io::Error),
@@ -48,9 +57,15 @@ pub enum Error {
     /// What another program of this process has passed is out of reach.
     #[error("cannot go on where the program before has ended")]
     Inherit(#[source] std::io::Error),
+    /// The guests that were held are not handed over.
+    #[error("cannot go on with the guests that were held")]
+    ComeBack(#[source] std::io::Error),
     /// The program's file is not found.
     #[error("cannot find the program's own file")]
     Program(#[source] std::io::Error),
+    /// The trace cannot be written.
+    #[error(transparent)]
+    Trace(#[from] trace::Error),
     /// The sockets for status and metrics cannot be used.
     #[error(transparent)]
     Status(#[from] sockets::Error),
@@ -116,10 +131,17 @@ fn prepare(mut config: Config, beginning: &mut Beginning) -> Result<u8, Error> {
         _ => None,
     };
 
+    // So does this.
+    let found = match &*beginning {
+        Beginning::First => Found::inherited().map_err(Error::Inherit)?,
+        _ => Found::default(),
+    };
+
     let mut status = match &*beginning {
         Beginning::First => Sockets::default(),
         _ => Sockets::inherit(&config.status)?,
     };
+
     logging::start(&config.logging)?;
     #[cfg(feature = "crash-hook")]
     crate::crash_hook::start().map_err(Error::CrashHook)?;
@@ -132,6 +154,7 @@ fn prepare(mut config: Config, beginning: &mut Beginning) -> Result<u8, Error> {
     // A supervisor has raised it before.
     if !matches!(beginning, Beginning::Supervisor(_)) {
         let limit = rlimit::raise_open_files(config.sandbox.rlimit_nofile)?;
+        config.open_files = Some(limit);
         let regions = config.device.max_memory_regions.into();
         config.passthrough.fd_budget = rlimit::fd_budget(limit, config.device.rings(), regions);
         log::debug!(
@@ -140,6 +163,11 @@ fn prepare(mut config: Config, beginning: &mut Beginning) -> Result<u8, Error> {
         );
     }
 
+    if let Some(path) = &config.trace
+        && !matches!(beginning, Beginning::Supervisor(_))
+    {
+        trace::open(path)?;
+    }
     process::set_signal_dispositions().map_err(Error::Signals)?;
     let wanted = TERMINATION.into_iter().chain([Signal::SIGCHLD]);
     let signals = Signals::block(wanted).map_err(Error::Signals)?;
@@ -168,7 +196,7 @@ fn prepare(mut config: Config, beginning: &mut Beginning) -> Result<u8, Error> {
                     return Err(error.into());
                 }
             }
-            serve(&config, listening, signals, program, status)
+            serve(&config, listening, found, signals, program, status)
         }
     }
 }
@@ -176,30 +204,55 @@ fn prepare(mut config: Config, beginning: &mut Beginning) -> Result<u8, Error> {
 fn serve(
     config: &Config,
     listening: Listening,
+    mut found: Found,
     signals: Signals,
     mut program: Program,
     status: Sockets,
 ) -> Result<u8, Error> {
     let Listening { listener, files } = listening;
+    let mut holding = Holding::new();
+    found.check(&mut holding);
+    let user_namespace = found.users.take();
+    let (guests, connections) = (found.guests(), found.connections());
+    let (played, predecessor) = Channel::pair().map_err(Error::ComeBack)?;
     // The confined process cannot read them.
     let host_limits = HostLimits::read();
     let handles = config.passthrough.inode_file_handles;
-    let confined = sandbox::confine(&config.sandbox, handles, &config.shared_dir, Start::First);
+    let confined = sandbox::confine(
+        &config.sandbox,
+        handles,
+        &config.shared_dir,
+        Start::First { user_namespace },
+    );
     match confined {
-        Ok(Role::Supervisor(supervisor)) => {
-            // Only the confined process accepts connections, and the socket closes with it.
-            drop(listener);
+        Ok(Role::Supervisor(acceptor, channel)) => {
+            // The acceptor passes it back when it serves.
+            drop((listener, predecessor));
             hand_on(&mut program, &status)?;
+            let held = Held {
+                holding,
+                connections,
+                ..Held::default()
+            };
+            let mut supervisor = Supervisor::new(acceptor, channel, held)?;
+            if guests > 0 {
+                let handed = found.hand_over(&played, &mut supervisor);
+                handed.map_err(Error::ComeBack)?;
+            }
+            drop(played);
             let reloader = Reloader {
                 program,
                 files,
                 count: 0,
             };
-            supervise(supervisor, reloader, &signals, status)
+            supervise(config, supervisor, reloader, &signals, status)
         }
         Ok(Role::Acceptor(confined, supervisor)) => {
             // The socket's files lie outside of the sandbox; the supervisor removes them.
-            drop(files);
+            drop((files, found, played));
+            let guests = u32::try_from(guests).unwrap_or(u32::MAX);
+            let predecessor =
+                (guests > 0).then(|| Predecessor::held(predecessor, guests, connections));
             let acceptor = Serving {
                 listener,
                 confined,
@@ -208,7 +261,7 @@ fn serve(
                 signals,
                 status: status.into_listeners(),
             };
-            acceptor.serve(config, None)
+            acceptor.serve(config, predecessor)
         }
         Ok(Role::Launcher(_)) => Ok(0),
         Err(error) => {
@@ -266,7 +319,7 @@ fn succeed(
             acceptor.serve(config, Some(begun.predecessor))
         }
         // Only the first program makes one.
-        Role::Supervisor(_) => Ok(0),
+        Role::Supervisor(..) => Ok(0),
     }
 }
 
@@ -312,6 +365,7 @@ fn supervise_on(
     let Supervised {
         channel,
         acceptor,
+        held,
         lock,
         socket,
         count,
@@ -327,18 +381,19 @@ fn supervise_on(
         files,
         count,
     };
-    let supervisor = Supervisor::new(acceptor, channel)?;
-    supervise(supervisor, reloader, signals, status)
+    let supervisor = Supervisor::new(acceptor, channel, held)?;
+    supervise(config, supervisor, reloader, signals, status)
 }
 
 fn supervise(
+    config: &Config,
     supervisor: Supervisor,
     mut reloader: Reloader,
     signals: &Signals,
     status: Sockets,
 ) -> Result<u8, Error> {
     let serving = || readiness::ready(SERVING);
-    let result = supervisor.wait(signals, |supervisor| reloader.reload(supervisor), serving);
+    let result = supervisor.supervise(signals, &mut reloader, config.max_crashes, serving);
     readiness::stopping();
     if let Some(files) = reloader.files {
         files.remove();
@@ -359,17 +414,15 @@ struct Serving {
 
 impl Serving {
     fn serve(self, config: &Config, predecessor: Option<Predecessor>) -> Result<u8, Error> {
+        // For lists of processes.
+        let _ = rustix::thread::set_name(c"acceptor");
         let confined = self.confined;
         let abilities = log_abilities(config, &confined);
         abilities.inspect_err(|error| report_failure(&self.supervisor, error))?;
         let max_guests = config
             .max_guests
             .unwrap_or_else(|| self.host_limits.max_guests(config.device.rings()));
-        log::info!(
-            "sharing {:?} as {:?}, waiting for guests, at most {max_guests} at a time",
-            config.shared_dir,
-            config.device.tag
-        );
+        log::info!("{}", StartLine { config, max_guests });
         let means = Means {
             listener: self.listener,
             confined,
@@ -377,6 +430,7 @@ impl Serving {
             config,
             max_guests,
             supervisor: self.supervisor,
+            has_holder: fd_store::capacity().is_some(),
             status: self.status,
         };
         acceptor::accept_guests(means, predecessor)?;

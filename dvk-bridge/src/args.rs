@@ -24,9 +24,9 @@ use crate::switch::SwitchArgs;
     arg_required_else_help = true
 )]
 pub struct Args {
-    /// What to log: off, error, warn, info, debug or trace; RUST_LOG selects by module
-    #[arg(long, value_name = "LEVEL", default_value = "info", global = true)]
-    pub log_level: LevelFilter,
+    /// What to log: off, error, warn, info, debug or trace [default: as RUST_LOG says, or info]
+    #[arg(long, value_name = "LEVEL", global = true)]
+    pub log_level: Option<LevelFilter>,
 
     /// What happens when the program makes a system call that its command does not need: kill, log,
     /// trap or none

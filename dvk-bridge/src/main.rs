@@ -49,14 +49,15 @@ fn fail(error: &str, status: u8) -> ExitCode {
     ExitCode::from(status)
 }
 
-/// Starts logging to standard error, as the arguments and `RUST_LOG` say.
+/// Starts logging to standard error, as the arguments or `RUST_LOG` say.
 fn start_logging(args: &Args) -> Result<(), logging::Error> {
+    let filter = std::env::var("RUST_LOG").ok();
+    let options = logging::Options::chosen("gangplank-dvk", args.log_level, filter);
     logging::start(&logging::Options {
-        filter: std::env::var("RUST_LOG").ok(),
         // fuser warns of each request that a file system does not implement, such as for extended
         // attributes. The warnings are of no use here.
-        modules: vec![("fuser", args.log_level.min(LevelFilter::Error))],
+        modules: vec![("fuser", options.level.min(LevelFilter::Error))],
         leaves_stderr: matches!(&args.command, Command::Mount(mount) if mount.tell),
-        ..logging::Options::new("gangplank-dvk", args.log_level)
+        ..options
     })
 }

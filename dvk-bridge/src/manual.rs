@@ -29,7 +29,7 @@ pub const PROGRAM: Manual = Manual {
     ],
     environment: &[(
         "RUST_LOG",
-        "What to log, by module, such as gangplank_dvk::rhostfs=trace. It overrides --log-level.",
+        "What to log, by module, such as gangplank_dvk::rhostfs=trace. --log-level overrides it.",
     )],
     signals: &[(
         "SIGTERM, SIGINT",

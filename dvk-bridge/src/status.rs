@@ -1,6 +1,11 @@
 //! The status socket: shows the state of a running program to each program that connects.
+//!
+//! The state is sent without being asked for, as text. A program whose own end of the connection has
+//! an abstract name that begins with [`JSON_NAME`] gets a JSON object instead: so the sender never
+//! waits for a question.
 
 use std::io::{self, Read, Write};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +19,8 @@ use nix::sys::signal::{SigSet, Signal};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 use rustix::fd::OwnedFd;
 use rustix::fs::Mode;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
+use serde_json::{Value, json};
 
 use crate::carrier::stream::{AcceptBackoff, MAX_POLL_WAIT, poll_for};
 use crate::sandbox::{self, Needs};
@@ -24,10 +31,16 @@ const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest status that is read, in bytes.
 const MAX_STATUS_SIZE: u64 = 4 << 20;
 
+/// Beginning of the abstract name of a socket whose program wants JSON.
+const JSON_NAME: &[u8] = b"gangplank-json-";
+
 /// A part of a program that reports its state.
 pub trait Report: Send + Sync {
     /// Appends its state as lines.
     fn report(&self, to: &mut String);
+
+    /// Its state as an object, with names that stay. `kind` says what it is.
+    fn json(&self) -> Value;
 }
 
 /// Why a status cannot be served or read.
@@ -119,7 +132,11 @@ fn serve(listener: &OwnedListener, stop: &OwnedFd, parts: &[Arc<dyn Report>]) {
         if asked.revents().is_empty() {
             continue;
         }
-        if let Err(error) = tell(listener, &text(parts))
+        let told = tell(listener, |form| match form {
+            Form::Text => text(parts),
+            Form::Json => json(parts.iter().map(|part| part.json()).collect()),
+        });
+        if let Err(error) = told
             && backoff.failed(&error)
         {
             log::debug!("cannot report the status: {error}");
@@ -134,6 +151,23 @@ fn text(parts: &[Arc<dyn Report>]) -> String {
         part.report(&mut text);
     }
     text
+}
+
+/// The object of a whole program.
+pub(crate) fn json(parts: Vec<Value>) -> String {
+    let object = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "process": std::process::id(),
+        "parts": parts,
+    });
+    format!("{object}\n")
+}
+
+/// How a program wants the status.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Form {
+    Text,
+    Json,
 }
 
 /// Waits for one of `signals`, which are blocked in all threads. SIGUSR1 writes the state of all
@@ -157,24 +191,49 @@ pub(crate) fn listen(path: &Path) -> Result<OwnedListener, StatusError> {
     Ok(OwnedListener::bind(path, Some(mode))?)
 }
 
-/// Sends `text` to the next connection, as far as it is accepted at once, so that a slow reader
-/// delays nobody.
-pub(crate) fn tell(listener: &OwnedListener, text: &str) -> io::Result<()> {
-    let (mut who, _) = listener.accept()?;
+/// Sends the status to the next connection, in its form, as far as it is accepted at once, so that
+/// a slow reader delays nobody.
+pub(crate) fn tell(
+    listener: &OwnedListener,
+    status: impl FnOnce(Form) -> String,
+) -> io::Result<()> {
+    let (mut who, address) = listener.accept()?;
+    let name = address.as_abstract_name();
+    let form = match name.is_some_and(|name| name.starts_with(JSON_NAME)) {
+        true => Form::Json,
+        false => Form::Text,
+    };
     who.set_nonblocking(true)?;
-    who.write_all(text.as_bytes())
+    who.write_all(status(form).as_bytes())
 }
 
-/// Reads the status of the program with the status socket `path`.
+/// Reads the status of the program with the status socket `path`, as text.
 pub fn ask(path: &Path) -> Result<String, StatusError> {
-    read(path, connect(path)?)
+    read(path, connect(path, Form::Text)?)
 }
 
-fn connect(path: &Path) -> Result<UnixStream, StatusError> {
-    UnixStream::connect(path).map_err(|source| StatusError::Ask {
+fn connect(path: &Path, form: Form) -> Result<UnixStream, StatusError> {
+    let connected = match form {
+        Form::Text => UnixStream::connect(path),
+        Form::Json => connect_for_json(path),
+    };
+    connected.map_err(|source| StatusError::Ask {
         path: path.to_owned(),
         source,
     })
+}
+
+fn connect_for_json(path: &Path) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    // Any name that nobody else has.
+    let mut name = JSON_NAME.to_vec();
+    let mut unique = [0; 8];
+    getrandom::fill(&mut unique).map_err(io::Error::other)?;
+    name.extend(unique);
+    bind(&socket, &SocketAddrUnix::new_abstract_name(&name)?)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket.into())
 }
 
 fn read(path: &Path, stream: UnixStream) -> Result<String, StatusError> {
@@ -197,11 +256,19 @@ pub struct StatusArgs {
     /// The status socket that the program was given
     #[arg(value_name = "SOCKET")]
     pub socket: PathBuf,
+
+    /// Write a JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Prints a program's status.
 pub fn run(args: &StatusArgs, seccomp: Seccomp, to: &mut impl Write) -> Result<(), StatusError> {
-    let stream = connect(&args.socket)?;
+    let form = match args.json {
+        true => Form::Json,
+        false => Form::Text,
+    };
+    let stream = connect(&args.socket, form)?;
     sandbox::confine(seccomp, &Needs::default())?;
     let text = read(&args.socket, stream)?;
     // The reader may have closed its end early.
@@ -223,6 +290,10 @@ mod tests {
         fn report(&self, to: &mut String) {
             to.push_str(self.0);
         }
+
+        fn json(&self) -> Value {
+            json!({ "kind": self.0.trim() })
+        }
     }
 
     #[test]
@@ -235,6 +306,13 @@ mod tests {
         let server = StatusServer::start(&path, parts).unwrap();
         for _ in 0..2 {
             assert_eq!(ask(&path).unwrap(), "one\ntwo\n");
+            let stream = connect(&path, Form::Json).unwrap();
+            let object: Value = serde_json::from_str(&read(&path, stream).unwrap()).unwrap();
+            assert_eq!(
+                object["parts"],
+                json!([{ "kind": "one" }, { "kind": "two" }])
+            );
+            assert_eq!(object["process"], std::process::id());
         }
         let second = StatusServer::start(&path, Vec::new());
         assert!(matches!(

@@ -3,12 +3,14 @@
 //! It knows processes, sockets and signals, and neither FUSE nor vhost-user. Everything here works
 //! on 32-bit machines too.
 
+pub mod activation;
 pub mod broken_pipe;
 #[cfg(feature = "captured-log")]
 pub mod captured_log;
 pub mod connect_timeout;
 pub mod deadline_io;
 pub mod error_chain;
+pub mod fd_store;
 pub mod first_few;
 pub mod fnv;
 pub mod http;
@@ -22,5 +24,6 @@ pub mod readiness;
 pub mod rlimit;
 pub mod signals;
 pub mod unix_listener;
+pub mod watchdog;
 
 pub use error_chain::error_chain;

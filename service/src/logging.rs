@@ -1,4 +1,6 @@
-//! Logs to standard error or to syslog.
+//! Logs to standard error, to systemd's journal where that is standard error, or to syslog.
+
+mod journal;
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixDatagram;
@@ -8,6 +10,9 @@ use std::thread;
 use env_logger::fmt::Formatter;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use thiserror::Error;
+
+pub use self::journal::set_guest;
+use self::journal::{Journal, JournalLog};
 
 /// Facility `LOG_USER`, as a priority value carries it (RFC 3164, 4.1.1).
 const FACILITY_USER: u8 = 1 << 3;
@@ -72,6 +77,20 @@ impl Options {
             modules: Vec::new(),
         }
     }
+
+    /// What `program` logs with `typed`, the level of its command line, and `filter`, the value of
+    /// `RUST_LOG`: the command line wins, and without either it is info.
+    #[must_use]
+    pub fn chosen(
+        program: &'static str,
+        typed: Option<LevelFilter>,
+        filter: Option<String>,
+    ) -> Self {
+        Self {
+            filter: filter.filter(|_| typed.is_none()),
+            ..Self::new(program, typed.unwrap_or(LevelFilter::Info))
+        }
+    }
 }
 
 /// Logging cannot be started.
@@ -81,8 +100,9 @@ pub struct Error(#[from] log::SetLoggerError);
 
 /// Starts logging for the rest of the process's life.
 ///
-/// Connects to syslog here, before confinement puts it out of reach. If that fails, messages go to
-/// standard error, and the first one says why.
+/// Connects to syslog or the journal here, before confinement puts it out of reach. If that fails,
+/// messages go to standard error, and the first one says why; those for the journal begin with
+/// their priority.
 ///
 /// # Errors
 /// [`struct@Error`] if a logger is already in place.
@@ -122,6 +142,18 @@ fn start_stderr(options: &Options) -> Result<(), Error> {
     }
     if options.prefix == LinePrefix::Thread {
         builder.format(write_line);
+    }
+    if let Some(journal) = Journal::of_stderr() {
+        let filter = builder.build();
+        let level = filter.filter();
+        log::set_boxed_logger(Box::new(JournalLog {
+            journal,
+            filter,
+            program: options.program,
+            pid: std::process::id(),
+        }))?;
+        log::set_max_level(level);
+        return Ok(());
     }
     if !options.leaves_stderr {
         return Ok(builder.try_init()?);
@@ -187,6 +219,16 @@ fn write_line(out: &mut Formatter, record: &Record<'_>) -> io::Result<()> {
     }
 }
 
+/// The severity of a level (RFC 3164, 4.1.1; `syslog(3)`).
+const fn severity(level: Level) -> u8 {
+    match level {
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
+    }
+}
+
 /// The host's syslog daemon. Each message is a datagram.
 struct Syslog {
     socket: UnixDatagram,
@@ -211,15 +253,9 @@ impl Syslog {
 
     /// The message without a time stamp: the syslog daemon adds one.
     fn message(&self, record: &Record<'_>) -> String {
-        let severity = match record.level() {
-            Level::Error => 3,
-            Level::Warn => 4,
-            Level::Info => 6,
-            Level::Debug | Level::Trace => 7,
-        };
         format!(
             "<{}>{}[{}]: {} {}: {}",
-            FACILITY_USER | severity,
+            FACILITY_USER | severity(record.level()),
             self.program,
             self.pid,
             record.level(),
@@ -258,6 +294,19 @@ impl Log for Syslog {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_command_line_wins_over_the_environment() {
+        let chosen = |typed, filter: Option<&str>| {
+            let options = Options::chosen("p", typed, filter.map(str::to_owned));
+            (options.level, options.filter)
+        };
+        let debug = Some(LevelFilter::Debug);
+        assert_eq!(chosen(None, None), (LevelFilter::Info, None));
+        assert_eq!(chosen(debug, Some("off")), (LevelFilter::Debug, None));
+        let (_, filter) = chosen(None, Some("off"));
+        assert_eq!(filter.as_deref(), Some("off"));
+    }
 
     #[test]
     fn syslog_message_carries_priority_process_level_and_target() {

@@ -26,7 +26,7 @@ pub fn stopping() {
     report(sd_notify::notify(&[NotifyState::Stopping]));
 }
 
-fn report(result: io::Result<()>) {
+pub(crate) fn report(result: io::Result<()>) {
     if let Err(error) = result {
         warn!("cannot notify the service manager: {error}");
     }

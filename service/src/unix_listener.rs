@@ -79,6 +79,19 @@ impl OwnedListener {
         })
     }
 
+    /// A socket that the process inherited, whose file is another's. Accepting does not block from
+    /// now on.
+    ///
+    /// # Errors
+    /// Those of ioctl(2).
+    pub fn inherited(listener: UnixListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self {
+            file: RemoveOnDrop(None),
+            listener,
+        })
+    }
+
     /// Accepts a connection.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! The cache of downloaded and built guest material.
 
 use std::fs::{self, File};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -65,6 +66,10 @@ pub fn once(name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBu
         fs::remove_dir_all(&making)?;
     } else if making.exists() {
         fs::remove_file(&making)?;
+    }
+    // Downloads and builds take minutes, in which somebody at a terminal would see nothing.
+    if std::io::stderr().is_terminal() {
+        eprintln!("(once: making {name} for the guest cache)");
     }
     make(&making).with_context(|| format!("making {} for the guest cache", wanted.display()))?;
     fs::rename(&making, &wanted)

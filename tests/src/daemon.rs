@@ -111,7 +111,7 @@ impl Daemon {
     /// # Errors
     /// As [`Daemon::start`].
     pub fn replace(&mut self, options: &Options) -> Result<()> {
-        process::kill_group(&mut self.child);
+        self.kill();
         // The dead one still listens until its last process is gone.
         let deadline = Instant::now() + LIMIT;
         while listens(&self.socket) && Instant::now() < deadline {
@@ -119,6 +119,22 @@ impl Daemon {
         }
         self.child = spawn(self.dir.path(), &self.socket, options)?;
         self.wait_for_socket()
+    }
+
+    /// Has it end by SIGTERM, and waits for that.
+    ///
+    /// # Errors
+    /// It does not end in time, or fails.
+    pub fn terminate(&mut self) -> Result<()> {
+        process::signal(&self.child, Signal::TERM)?;
+        let status = self.wait()?;
+        anyhow::ensure!(status.success(), "{status}\n{}", self.log());
+        Ok(())
+    }
+
+    /// Kills it with all its processes, at once.
+    pub fn kill(&mut self) {
+        process::kill_group(&mut self.child);
     }
 
     /// Its vhost-user socket.

@@ -55,21 +55,30 @@ const AGENT: &str = "gangplank-agent";
 /// # Errors
 /// When packages cannot be had or the copy fails.
 pub fn copy_to(destination: &Path, arch: Arch) -> Result<()> {
+    copy_with(destination, arch, &[])
+}
+
+/// [`copy_to`], with the packages `more` and their dependencies in the tree.
+///
+/// # Errors
+/// As [`copy_to`].
+pub fn copy_with(destination: &Path, arch: Arch, more: &[&str]) -> Result<()> {
     packages::run(
         Command::new("cp")
             .args(["-a", "--reflink=auto"])
-            .arg(tree(arch)?)
+            .arg(tree(arch, more)?)
             .arg(destination),
     )
 }
 
-fn tree(arch: Arch) -> Result<PathBuf> {
+fn tree(arch: Arch, more: &[&str]) -> Result<PathBuf> {
+    let packages = [&PACKAGES, more].concat();
     // The cache key changes with everything that makes the tree.
     let mut recipe = DefaultHasher::new();
-    (PACKAGES, PASSWD, GROUP, LINKS, initramfs::AGENT).hash(&mut recipe);
+    (&packages, PASSWD, GROUP, LINKS, initramfs::AGENT).hash(&mut recipe);
     let name = format!("debian-{}-{:016x}", arch.debian(), recipe.finish());
     cache::once(&name, |root| {
-        packages::unpack_closure(&PACKAGES, arch, root)?;
+        packages::unpack_closure(&packages, arch, root)?;
         // The following does the work of maintainer scripts.
         for name in ["dev", "proc", "sys", "run", "tmp", "root"] {
             fs::create_dir_all(root.join(name))?;

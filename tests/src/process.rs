@@ -169,6 +169,20 @@ pub fn children(pid: u32) -> io::Result<Vec<u32>> {
     Ok(children)
 }
 
+/// The children of a process whose names begin with `name`, oldest first.
+///
+/// # Errors
+/// The process is gone.
+pub fn children_named(pid: u32, name: &str) -> io::Result<Vec<u32>> {
+    let mut children = children(pid)?;
+    // A process may end while the names are read.
+    children.retain(|child| {
+        std::fs::read_to_string(format!("/proc/{child}/comm"))
+            .is_ok_and(|found| found.starts_with(name))
+    });
+    Ok(children)
+}
+
 /// The processes of which `parent` is the parent, by the table of all processes.
 fn children_by_table(parent: u32) -> io::Result<Vec<u32>> {
     let wanted = format!("PPid:\t{parent}");

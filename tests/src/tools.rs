@@ -76,6 +76,17 @@ pub fn dvk() -> Result<PathBuf> {
     }
 }
 
+/// The NFS server under test: `$GANGPLANK_NFS_BIN`, or a static release build.
+///
+/// # Errors
+/// When it does not build.
+pub fn nfs() -> Result<PathBuf> {
+    match std::env::var_os("GANGPLANK_NFS_BIN") {
+        Some(program) => Ok(cache::workspace().join(program)),
+        None => workspace_program("gangplank-nfs", "gangplank-nfs", host_arch()),
+    }
+}
+
 /// The DVK bridge for machines whose kernel has DVK: `$GANGPLANK_DVK_I686_BIN`, or a static 32-bit
 /// release build.
 ///

@@ -9,11 +9,16 @@ use crate::handover::channel::{Channel, Message};
 use crate::state::arena::LAYOUT;
 
 impl Acceptor<'_> {
-    /// Does what the supervisor tells: hands the guests over to the program that it has started. If
-    /// that fails, the guests stay.
+    /// Does what the supervisor tells: hands the guests over to the program that it has started, or
+    /// answers that it is alive. If handing over fails, the guests stay.
     pub(super) fn hand_over(&mut self) {
         let told = match self.means.supervisor.receive(None) {
             Ok(Some(told)) if told.message == Message::HandOver => told,
+            Ok(Some(told)) if told.message == Message::Ping => {
+                // If this fails, the supervisor has ended.
+                let _ = self.means.supervisor.send(&Message::Pong, &[]);
+                return;
+            }
             Ok(_) => return,
             Err(error) => return log::error!("cannot understand the supervisor: {error}"),
         };
@@ -35,10 +40,7 @@ impl Acceptor<'_> {
             guests: u32::try_from(self.guests.len()).map_err(io::Error::other)?,
             connections: self.number,
         };
-        let user_namespace = self.means.confined.user_namespace();
-        let passed = [Some(self.means.listener.as_fd()), user_namespace];
-        let passed: Vec<_> = passed.into_iter().flatten().collect();
-        successor.send(&hello, &passed)?;
+        successor.send(&hello, &self.passed())?;
         self.guests
             .iter()
             .try_for_each(|guest| guest.introduce(successor))
@@ -53,14 +55,10 @@ impl Guest {
             is_logged: self.is_logged,
         };
         successor.send(&message, &[theirs.as_fd()])?;
-        let told = self.control.as_ref().map(|control| {
-            let passed = [ours.as_fd()];
-            control.send(&Message::HandOver, &passed)
-        });
-        match told {
+        match self.control.send(&Message::HandOver, &[ours.as_fd()]) {
             // The keeper has just ended, and its successor finds that out by the closed socket.
-            Some(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            told => told.unwrap_or(Ok(())),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            told => told,
         }
     }
 }

@@ -1,30 +1,31 @@
-//! What an acceptor does that takes the guests of an older program over.
+//! What an acceptor does that takes guests over: those of an older program, each by a new keeper,
+//! or those of an acceptor that has died, with their keepers.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
-use rustix::process::{WaitOptions, WaitStatus, waitpid};
 
 use super::{Acceptor, Error, Guest};
 use crate::handover::PROTOCOL;
 use crate::handover::channel::{Arrived, Channel, Message, unexpected};
 use crate::keeper::{self, Succession};
 use crate::state::arena::LAYOUT;
-use crate::sys::process::{self, Forked};
+use crate::sys::process::WatchedFork;
 
 /// How long the older program and the keepers may take for their next message. The supervisor's
 /// limits are shorter.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The acceptor of the older program.
+/// The acceptor before, or the supervisor in its place.
 #[derive(Debug)]
 pub struct Predecessor {
     channel: Channel,
     guests: u32,
     connections: u64,
+    /// It has ended. A guest that cannot be taken over ends as well.
+    has_ended: bool,
 }
 
 /// What the older program has passed at once.
@@ -34,23 +35,6 @@ pub struct Greeting {
     pub listener: OwnedFd,
     /// The user namespace, if its processes have one of their own.
     pub user_namespace: Option<OwnedFd>,
-}
-
-/// Checks that a keeper has ended because its guest has gone.
-fn has_gone(guest: &Guest) -> Result<(), Error> {
-    let status = loop {
-        match waitpid(Some(guest.keeper), WaitOptions::empty()) {
-            Err(Errno::INTR) => {}
-            waited => break waited.ok().flatten().map(|(_, status)| status),
-        }
-    };
-    match status.and_then(WaitStatus::exit_status) {
-        Some(0) => Ok(()),
-        _ => Err(Error::TakeOver(format!(
-            "the process for guest {} has died",
-            guest.number
-        ))),
-    }
 }
 
 fn deadline() -> Option<Instant> {
@@ -99,54 +83,96 @@ impl Predecessor {
             channel,
             guests,
             connections,
+            has_ended: false,
         };
         Ok((predecessor, greeting))
     }
+
+    /// The supervisor, which plays the acceptor of a program that has ended and whose guests were
+    /// held ([`crate::holder`]).
+    #[must_use]
+    pub const fn held(channel: Channel, guests: u32, connections: u64) -> Self {
+        Self {
+            channel,
+            guests,
+            connections,
+            has_ended: true,
+        }
+    }
 }
 
-/// What the keeper of a guest begins with that is taken over.
-struct NextGuest {
-    number: u64,
-    is_logged: bool,
-    /// Its present keeper.
-    predecessor: Channel,
-    /// The ends of the channel between this process and the new keeper.
-    ends: (Channel, Channel),
+/// A guest that is taken over.
+enum NextGuest {
+    /// By a new keeper.
+    HandedOver {
+        number: u64,
+        is_logged: bool,
+        /// Its present keeper.
+        predecessor: Channel,
+    },
+    /// With its keeper: only the acceptor is another.
+    Adopted(Guest),
 }
 
 impl Acceptor<'_> {
-    /// Takes all guests over, each by a keeper, and returns when the older program has ended. If
+    /// Takes all guests over, and returns when the processes have ended that had them before. If
     /// that fails, the supervisor knows why.
     pub(super) fn take_over(mut self, predecessor: Predecessor) -> Result<Self, Error> {
         self.number = predecessor.connections;
+        // Before that, the supervisor waits for another process's message.
+        let known = self.await_supervisor(&Message::Known);
+        known.map_err(|error| self.give_up(error))?;
+        // Those that come by new keepers.
+        let mut handed_over = Vec::new();
         for _ in 0..predecessor.guests {
             let next = NextGuest::receive(&predecessor.channel);
             let next = next.map_err(|error| self.give_up(error.into()))?;
-            let (ours, control) = next.ends;
-            match process::fork() {
-                Ok(Forked::Child) => {
-                    drop((ours, predecessor));
-                    let acceptor = self.process;
+            let (number, is_logged, channel) = match next {
+                NextGuest::Adopted(guest) => {
+                    let added = self.guests.add(guest);
+                    added.map_err(|error| self.give_up(error.into()))?;
+                    continue;
+                }
+                NextGuest::HandedOver {
+                    number,
+                    is_logged,
+                    predecessor,
+                } => (number, is_logged, predecessor),
+            };
+            let holder = self.holder_channel();
+            let (holder, held_by) = holder.map_err(|error| self.give_up(error.into()))?;
+            let forked =
+                Channel::pair().and_then(|ends| Ok((self.means.confined.fork_keeper()?, ends)));
+            match forked {
+                Ok((WatchedFork::Child, (ours, control))) => {
+                    drop((ours, holder, predecessor));
                     let (confined, config) = self.into_keeper();
                     let succession = Succession {
-                        number: next.number,
-                        acceptor,
+                        number,
                         control,
-                        predecessor: next.predecessor,
-                        is_logged: next.is_logged,
+                        predecessor: channel,
+                        is_logged,
+                        holder: held_by,
                     };
                     keeper::take_over(succession, confined, config)
                 }
-                Ok(Forked::Parent(keeper)) => self.guests.push(Guest {
-                    number: next.number,
-                    keeper,
-                    control: Some(ours),
-                    is_logged: next.is_logged,
-                }),
+                Ok((WatchedFork::Parent(process, handle), (control, theirs))) => {
+                    drop((theirs, held_by));
+                    let guest = Guest {
+                        number,
+                        is_logged,
+                        handle,
+                        control,
+                    };
+                    let told = guest.register(process, holder, &self.means.supervisor);
+                    let added = told.and_then(|()| self.guests.add(guest));
+                    added.map_err(|error| self.give_up(error.into()))?;
+                    handed_over.push(number);
+                }
                 Err(error) => return Err(self.give_up(error.into())),
             }
         }
-        let taken = self.lead_keepers();
+        let taken = self.lead_keepers(handed_over, predecessor.has_ended);
         taken.map_err(|error| self.give_up(error))?;
         log::info!("{} guests were taken over", self.guests.len());
         Ok(self)
@@ -159,16 +185,17 @@ impl Acceptor<'_> {
         error
     }
 
-    /// Leads the keepers from one step to the next.
-    fn lead_keepers(&mut self) -> Result<(), Error> {
-        self.await_supervisor(&Message::Known)?;
-        self.await_all(&Message::Prepared)?;
+    /// Leads the keepers of these guests from one step to the next.
+    fn lead_keepers(&mut self, mut numbers: Vec<u64>, has_ended: bool) -> Result<(), Error> {
+        self.await_all(&mut numbers, &Message::Prepared, has_ended)?;
         self.means.supervisor.send(&Message::Prepared, &[])?;
-        self.tell_all(&Message::Take);
-        self.await_all(&Message::Placed)?;
+        self.tell(&numbers, &Message::Take);
+        self.await_all(&mut numbers, &Message::Placed, has_ended)?;
         self.means.supervisor.send(&Message::Placed, &[])?;
         self.await_supervisor(&Message::Go)?;
-        self.tell_all(&Message::Go);
+        // Adopted keepers as well: their acceptor may have died before it told them.
+        let all: Vec<u64> = self.guests.iter().map(|guest| guest.number).collect();
+        self.tell(&all, &Message::Go);
         Ok(())
     }
 
@@ -181,34 +208,55 @@ impl Acceptor<'_> {
         }
     }
 
-    /// Waits until each keeper says this. A guest whose keeper says nothing more has gone.
-    fn await_all(&mut self, expected: &Message) -> Result<(), Error> {
-        let mut present = Vec::new();
-        for guest in std::mem::take(&mut self.guests) {
-            let Some(control) = &guest.control else {
+    /// Waits until the keeper of each of these guests says this. Removes those that have gone. If
+    /// the older program has ended, so has a guest that cannot be taken over.
+    fn await_all(
+        &mut self,
+        numbers: &mut Vec<u64>,
+        expected: &Message,
+        has_ended: bool,
+    ) -> Result<(), Error> {
+        let mut gone = Vec::new();
+        for guest in self.guests.iter() {
+            if !numbers.contains(&guest.number) {
                 continue;
-            };
-            match control.receive(deadline())? {
-                None => has_gone(&guest)?,
+            }
+            match guest.control.receive(deadline())? {
+                None if has_ended => {
+                    log::error!("guest {} cannot be served again", guest.number);
+                    gone.push(guest.number);
+                }
+                None => {
+                    return Err(Error::TakeOver(format!(
+                        "the process for guest {} has died",
+                        guest.number
+                    )));
+                }
                 Some(arrived) => match arrived.message {
-                    message if message == *expected => present.push(guest),
+                    message if message == *expected => {}
+                    Message::Gone => gone.push(guest.number),
+                    Message::Failed(reason) if has_ended => {
+                        log::error!("a guest cannot be served again: {reason}");
+                        gone.push(guest.number);
+                    }
                     Message::Failed(reason) => return Err(Error::TakeOver(reason)),
                     other => return Err(unexpected(&other).into()),
                 },
             }
         }
-        self.guests = present;
+        for number in gone {
+            self.guests.remove(number);
+            numbers.retain(|one| *one != number);
+        }
         self.check_supervisor()
     }
 
     /// A keeper that does not listen has ended, which is found out later.
-    fn tell_all(&self, message: &Message) {
-        for control in self
-            .guests
-            .iter()
-            .filter_map(|guest| guest.control.as_ref())
-        {
-            let _ = control.send(message, &[]);
+    fn tell(&self, numbers: &[u64], message: &Message) {
+        for guest in self.guests.iter() {
+            if numbers.contains(&guest.number) {
+                let _ = guest.control.send(message, &[]);
+            }
         }
     }
 
@@ -227,17 +275,28 @@ impl Acceptor<'_> {
 
 impl NextGuest {
     fn receive(channel: &Channel) -> io::Result<Self> {
-        let arrived = channel.expect(deadline())?;
-        let Message::Guest { number, is_logged } = arrived.message else {
-            return Err(unexpected(&arrived.message));
-        };
-        let predecessor = arrived.descriptors.into_iter().next().map(Channel::new);
-        Ok(Self {
-            number,
-            is_logged,
-            predecessor: predecessor.ok_or(io::ErrorKind::InvalidData)?,
-            ends: Channel::pair()?,
-        })
+        let Arrived {
+            message,
+            descriptors,
+        } = channel.expect(deadline())?;
+        let mut descriptors = descriptors.into_iter();
+        let mut next = || descriptors.next().ok_or(io::ErrorKind::InvalidData);
+        match message {
+            Message::Guest { number, is_logged } => Ok(Self::HandedOver {
+                number,
+                is_logged,
+                predecessor: Channel::new(next()?),
+            }),
+            Message::Keeper {
+                number, is_logged, ..
+            } => Ok(Self::Adopted(Guest {
+                number,
+                is_logged,
+                control: Channel::new(next()?),
+                handle: next()?,
+            })),
+            other => Err(unexpected(&other)),
+        }
     }
 }
 

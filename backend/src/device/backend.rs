@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserProtocolFeatures,
     VhostUserVirtioFeatures,
 };
-use vhost_user_backend::VhostUserBackend;
+use vhost_user_backend::{VhostUserBackend, VhostUserDaemon};
 use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::bindings::virtio_ring::{
     VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
@@ -28,8 +29,10 @@ use super::memory::MemoryCell;
 use super::memory_limits::MemoryLimits;
 use super::options::Options;
 use super::request::Handler;
+use super::ring_throttle::RingThrottle;
 use super::scheduling::DeviceScheduler;
 use super::state_transfer::StateTransfer;
+use super::throttle::Throttle;
 use super::vring::{Memory, Vring};
 use super::worker::Worker;
 use crate::state::arena::Arena;
@@ -49,6 +52,8 @@ pub(super) struct FsBackend {
     /// Linux takes its closing for the end of the daemon and marks its device as broken.
     frontend: Mutex<Option<Backend>>,
     exit_events: ExitEvents,
+    /// One per ring, if the guest has limits.
+    throttles: Vec<RingThrottle>,
     /// One per ring; each ring has a thread of its own.
     workers: Vec<Mutex<Worker>>,
     /// The rings that vhost-user-backend created, from their first event on.
@@ -87,12 +92,20 @@ impl FsBackend {
         let memory = Arc::new(MemoryCell::new(MemoryLimits::from(options)));
         let stopping = Arc::new(AtomicBool::new(false));
         let scheduler = DeviceScheduler::new(options, &handler, &stopping)?;
+        let is_after_death = recovery::is_after_death(arena);
+        let throttles = match Throttle::new(&options.limits, is_after_death).map(Arc::new) {
+            None => Vec::new(),
+            Some(throttle) => (0..=request_queues)
+                .map(|_| RingThrottle::new(&throttle))
+                .collect::<io::Result<_>>()?,
+        };
         let workers = (0..=request_queues)
             .map(|ring| {
                 Mutex::new(Worker::new(
                     scheduler.for_ring(ring),
                     Arc::clone(&memory),
                     Arc::clone(&stopping),
+                    throttles.get(ring).cloned(),
                 ))
             })
             .collect();
@@ -105,11 +118,12 @@ impl FsBackend {
             stopping,
             frontend: Mutex::new(None),
             exit_events: ExitEvents::new(request_queues + 1)?,
+            throttles,
             workers,
             rings: (0..=request_queues).map(|_| OnceLock::new()).collect(),
             arena: Arc::clone(arena),
             recovery: Recovery {
-                blame: recovery::is_after_death(arena).then(|| recovery::blame(arena)),
+                blame: is_after_death.then(|| recovery::blame(arena)),
                 begun: Mutex::default(),
                 progress: Condvar::new(),
             },
@@ -117,6 +131,27 @@ impl FsBackend {
             state_transfer: StateTransfer::default(),
             log: Arc::default(),
         })
+    }
+
+    /// Has the threads of the rings wait for the timers of the guest's limits as well.
+    ///
+    /// # Errors
+    /// A timer cannot be added.
+    pub(super) fn watch_timers(&self, daemon: &VhostUserDaemon<Arc<Self>>) -> io::Result<()> {
+        let handlers = daemon.get_epoll_handlers();
+        let event = u64::from(self.timer_event());
+        handlers
+            .iter()
+            .zip(&self.throttles)
+            .try_for_each(|(handler, throttle)| {
+                let timer = throttle.timer().as_raw_fd();
+                handler.register_listener(timer, EventSet::IN, event)
+            })
+    }
+
+    /// The number of the timer's events: behind those of the rings and vhost-user-backend's own.
+    fn timer_event(&self) -> u16 {
+        u16::try_from(self.num_queues() + 1).unwrap_or(u16::MAX)
     }
 
     /// Which pages of the guest's memory the rings write to.
@@ -245,7 +280,7 @@ impl VhostUserBackend for FsBackend {
 
     fn handle_event(
         &self,
-        _event: u16,
+        event: u16,
         _events: EventSet,
         vrings: &[Vring],
         thread: usize,
@@ -268,7 +303,11 @@ impl VhostUserBackend for FsBackend {
             });
         }
         // Only the ring's own thread locks its worker, so it never waits here.
-        worker.lock().serve(ring);
+        let mut worker = worker.lock();
+        if event == self.timer_event() {
+            worker.wake_from_throttle();
+        }
+        worker.serve(ring);
         Ok(())
     }
 }

@@ -36,6 +36,7 @@ use super::backend::FsBackend;
 use super::memory_limits::{LimitExceeded, MemoryCheck, MemoryLimits};
 use super::options::Options;
 use super::peek;
+use super::private_memory::{self, NotShared};
 use super::quirks::{restrict_offer, trim_memory_table};
 use super::reconnect;
 use super::recorder::{Recorder, log_area};
@@ -68,6 +69,9 @@ pub enum Error {
     /// The guest has more memory than permitted.
     #[error(transparent)]
     Memory(#[from] LimitExceeded),
+    /// The daemon does not see the guest's memory.
+    #[error(transparent)]
+    NotShared(#[from] NotShared),
     /// The memory for requests in flight cannot be used.
     #[error(transparent)]
     Inflight(#[from] InflightError),
@@ -119,6 +123,7 @@ pub fn serve(
             backend.stop_threads();
             Error::Start(error)
         })?;
+    backend.watch_timers(&daemon).map_err(Error::Threads)?;
     let (private, listener) = private_socket().map_err(Error::PrivateSocket)?;
     daemon
         .start(&mut Listener::from(listener))
@@ -130,6 +135,7 @@ pub fn serve(
         device: &backend,
         memory: MemoryCheck::new(MemoryLimits::from(options)),
         recorder,
+        is_qemu: false,
         has_slots_for_qemu: options.has_slots_for_qemu,
         ring_limits: (options.rings(), options.max_queue_size),
         guest,
@@ -239,6 +245,8 @@ struct Forwarder<'a> {
     device: &'a FsBackend,
     memory: MemoryCheck,
     recorder: Recorder,
+    /// Whether the frontend is QEMU, as far as that is known: see [`restrict_offer`].
+    is_qemu: bool,
     /// See [`Options`].
     has_slots_for_qemu: bool,
     /// Number of rings, and most descriptors of each.
@@ -368,6 +376,12 @@ impl Forwarder<'_> {
             peek::take_out(frontend, len)?;
             return Err(refused.into());
         }
+        if self.is_qemu
+            && let Err(refused) = private_memory::check(&message)
+        {
+            peek::take_out(frontend, len)?;
+            return Err(refused.into());
+        }
         if let Err(refused) = self.set_log(&message) {
             peek::take_out(frontend, len)?;
             return Err(refused);
@@ -399,6 +413,8 @@ impl Forwarder<'_> {
         };
         self.memory.limit_slots(reply.request, &mut reply.payload);
         let is_owned = self.recorder.state().is_owned;
+        self.is_qemu |=
+            !is_owned && reply.frontend_request() == Some(FrontendReq::GET_PROTOCOL_FEATURES);
         restrict_offer(&mut reply, is_owned, self.has_slots_for_qemu);
         self.reply(&reply)
     }

@@ -22,6 +22,8 @@ pub struct Options {
     pub max_threads: usize,
     /// How long a queue worker polls for a likely next request before it sleeps; zero never polls.
     pub busy_poll: Duration,
+    /// How much the guest may do a second.
+    pub limits: Limits,
     /// Most bytes of guest memory that the frontend may have mapped.
     pub max_guest_memory: u64,
     /// Most regions of guest memory, 1 to [`Options::MAX_MEMORY_REGIONS`].
@@ -29,6 +31,35 @@ pub struct Options {
     /// Whether QEMU may have more than 8 regions (CONFIGURE_MEM_SLOTS). It then does not survive a
     /// restart of the daemon: after it has reconnected, it does not send its regions again.
     pub has_slots_for_qemu: bool,
+}
+
+/// Limits of one guest, over all of its rings. `None`: no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Operations a second.
+    pub operations: Option<Rate>,
+    /// Bytes of file data a second.
+    pub bytes: Option<Rate>,
+}
+
+/// A rate and how far a guest that has rested may exceed it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// Units a second, at least 1.
+    pub per_second: u64,
+    /// Units at once after a pause, at least 1.
+    pub burst: u64,
+}
+
+impl Rate {
+    /// A rate of `per_second` with this burst, or with that of a tenth of a second.
+    #[must_use]
+    pub fn new(per_second: u64, burst: Option<u64>) -> Self {
+        Self {
+            per_second,
+            burst: burst.unwrap_or_else(|| (per_second / 10).max(1)),
+        }
+    }
 }
 
 impl Options {
@@ -115,6 +146,7 @@ impl Default for Options {
             thread_pool_size: 0,
             max_threads: Self::default_threads(0),
             busy_poll: Duration::from_micros(200),
+            limits: Limits::default(),
             max_guest_memory: Self::MAX_GUEST_MEMORY,
             max_memory_regions: Self::MAX_MEMORY_REGIONS,
             has_slots_for_qemu: false,

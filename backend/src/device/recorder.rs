@@ -23,8 +23,8 @@
 //! - A worker that dies after it took a message out, while the frontend has sent the same bytes
 //!   once more with another descriptor: the second message is taken for the first.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
@@ -51,6 +51,8 @@ pub(super) struct Recorder {
     state: DeviceState,
     /// The descriptors of the state.
     descriptors: HashMap<RawFd, OwnedFd>,
+    /// Those that a holder outside of the daemon has, if there is one.
+    held: HashSet<RawFd>,
 }
 
 impl Recorder {
@@ -71,6 +73,7 @@ impl Recorder {
         Ok(Self {
             arena: Arc::clone(arena),
             rings,
+            held: descriptors.keys().copied().collect(),
             state,
             descriptors,
         })
@@ -146,7 +149,25 @@ impl Recorder {
         self.store();
     }
 
-    fn store(&self) {
+    /// What becomes part of the state is held before, and what is not part of it any more is held
+    /// no longer before it is closed. So the numbers in the state are those that are held.
+    fn store(&mut self) {
+        let Some(holder) = self.arena.holder().cloned() else {
+            return self.store_state();
+        };
+        let used: HashSet<RawFd> = self.state.descriptors().into_iter().collect();
+        let new = used.difference(&self.held).copied();
+        let memory: HashSet<RawFd> = self.state.memory_files().into_iter().collect();
+        let (memory, others): (Vec<_>, Vec<_>) = new.partition(|number| memory.contains(number));
+        holder.hold(&others);
+        holder.hold_memory(&memory);
+        self.store_state();
+        let unused: Vec<_> = self.held.difference(&used).copied().collect();
+        holder.release(&unused);
+        self.held = used;
+    }
+
+    fn store_state(&self) {
         if !self.state.store(&self.arena) {
             log::error!("a guest's set-up is too large to be recorded; please report this");
         }

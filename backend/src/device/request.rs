@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use super::chain::{Chain, MalformedChain, Translator};
 use super::memory::GuardedMemory;
+use super::ring_throttle::Charge;
+pub use super::throttle::Cost;
 use super::vring::Vring;
 use crate::state::migration::TransferError;
 use crate::state::requests::{Current, Interrupted};
 use crate::sys::buffers::{Reader, Segments, Writer};
 use crate::sys::interrupt::Interruption;
+use crate::trace::{self, Tracer};
 
 /// Serves requests. Several threads call it at once.
 pub trait Handler: Send + Sync + 'static {
@@ -25,6 +28,15 @@ pub trait Handler: Send + Sync + 'static {
     /// Answers a request with an error instead of serving it, since workers died of it.
     fn refuse(&self, request: &mut Request) {
         request.set_reply_len(0);
+    }
+
+    /// What `request` takes of the guest's limits. Consumes nothing of it.
+    fn cost(&self, request: &mut Request) -> Cost {
+        let _ = request;
+        Cost {
+            operations: 1,
+            ..Cost::default()
+        }
     }
 
     /// Fails all requests that wait for a lock, and refuses new waits: the connection ends.
@@ -87,6 +99,8 @@ pub struct Request {
     reply_len: u32,
     /// Interrupts the thread that serves the request while it waits for a lock.
     interruption: Option<Arc<Interruption>>,
+    /// What the request was charged, if the guest has limits.
+    charge: Option<Charge>,
     scratch: Scratch,
 }
 
@@ -97,6 +111,11 @@ pub struct Scratch {
     pub input: Vec<u8>,
     /// For replies that are composed before they are copied into guest memory.
     pub output: Vec<u8>,
+    /// What the request was charged, if the guest has limits. The handler refuses to do more than
+    /// that: the guest can change a request after the device has asked for its cost.
+    pub charged: Option<Cost>,
+    /// What the request's record of `--trace` needs.
+    pub trace: trace::Pending,
 }
 
 /// The ring and chain of a request.
@@ -144,6 +163,31 @@ impl Request {
         (reader.remaining(), writer.remaining())
     }
 
+    /// The request was charged what it costs.
+    pub(super) fn set_charge(&mut self, charge: Charge) {
+        self.scratch.charged = Some(charge.cost());
+        self.charge = Some(charge);
+    }
+
+    /// Writes the request's record: it has its reply of `len` bytes.
+    pub fn end_trace(&mut self, tracer: &Tracer, len: usize) {
+        let ring = self.ring_index();
+        let Scratch { input, trace, .. } = &mut self.scratch;
+        tracer.end(trace, ring, input, len);
+    }
+
+    /// The calling thread leaves the request to another one.
+    pub fn leave_trace(&mut self, tracer: &Tracer) {
+        tracer.leave(&mut self.scratch.trace);
+    }
+
+    /// The number of the ring that it came by.
+    fn ring_index(&self) -> u16 {
+        let origin = self.origin.as_ref();
+        let requests = origin.and_then(|origin| origin.ring.requests());
+        requests.map_or(0, |requests| requests.index())
+    }
+
     /// Lets the device interrupt the thread that serves this request when its ring has to stop.
     pub fn set_interruption(&mut self, interruption: Arc<Interruption>) {
         if let Some(origin) = &self.origin {
@@ -186,6 +230,25 @@ impl Request {
             memory: Arc::clone(memory),
         });
         Ok(())
+    }
+
+    /// Calls `look` with the request of a chain that is not taken off its ring.
+    ///
+    /// # Errors
+    /// The chain is malformed.
+    pub(super) fn look_at<T>(
+        &mut self,
+        chain: Chain,
+        memory: &Arc<GuardedMemory>,
+        translator: &mut Translator,
+        look: impl FnOnce(&mut Self) -> T,
+    ) -> Result<T, MalformedChain> {
+        let translated =
+            translator.translate(chain, memory, &mut self.readable, &mut self.writable);
+        // `memory` keeps the segments mapped until they are cleared.
+        let looked = translated.map(|()| look(self));
+        self.clear_segments();
+        looked
     }
 
     /// Translates the chain again, after a handler has used up the buffers without serving it.
@@ -231,6 +294,10 @@ impl Request {
     fn take_origin(&mut self) -> Option<Origin> {
         self.clear_segments();
         let origin = self.origin.take()?;
+        if let Some(charge) = self.charge.take() {
+            self.scratch.charged = None;
+            charge.settle(self.reply_len);
+        }
         if let Some(interruption) = self.interruption.take() {
             origin.ring.remove_interruption(&interruption);
         }
@@ -265,8 +332,9 @@ mod guest {
         readable: &'a mut Segments,
         writable: &'a mut Segments,
     ) -> (Reader<'a>, Writer<'a>) {
-        // SAFETY: a request's segments are empty, or lie in its `origin`'s memory, which keeps them
-        // mapped as long as the reader borrows the request.
+        // SAFETY: a request's segments are empty, or lie in its `origin`'s memory or in that which
+        // the caller of `look_at` holds, which keeps them mapped as long as the reader borrows the
+        // request.
         let reader = unsafe { readable.reader() };
         // SAFETY: as above; only raw pointers access guest memory, never Rust references.
         let writer = unsafe { writable.writer() };

@@ -217,6 +217,23 @@ impl Vring {
         is_available(state.get_queue(), memory).unwrap_or(true)
     }
 
+    /// The next chain, which stays in the ring. `None` if there is none, the ring does not run, or
+    /// it cannot be read, which [`Self::take`] reports.
+    pub(super) fn peek(&self, memory: &GuardedMemory) -> Option<Chain> {
+        let mut state = self.0.state.get_mut();
+        if !state.is_enabled() || !state.get_queue().ready() || self.is_broken() {
+            return None;
+        }
+        let queue = state.get_queue_mut();
+        let table = Table {
+            address: queue.desc_table(),
+            entries: queue.size(),
+        };
+        let next = queue.iter(&**memory).ok()?.next()?.head_index();
+        queue.go_to_previous_position();
+        Some(Chain { head: next, table })
+    }
+
     /// Asks the driver to kick again. Returns whether chains became available meanwhile.
     pub(super) fn allow_notifications(&self, memory: &GuardedMemory) -> bool {
         let mut state = self.0.state.get_mut();

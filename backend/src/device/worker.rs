@@ -7,7 +7,8 @@ use std::time::Instant;
 use super::chain::{Chain, MalformedChain, Translator};
 use super::memory::{GuardedMemory, MemoryCell};
 use super::reminder::Reminder;
-use super::request::{Handled, Request};
+use super::request::{Cost, Handled, Request};
+use super::ring_throttle::RingThrottle;
 use super::scheduling::{Batch, RingScheduler};
 use super::vring::Vring;
 use crate::state::requests::{Interrupted, Pending};
@@ -27,17 +28,20 @@ pub(super) struct Worker {
     /// Replies to return: the chain's head and the bytes written into it.
     used: Vec<(u16, u32)>,
     reminder: Reminder,
+    /// The guest's limits, if it has any.
+    throttle: Option<RingThrottle>,
     /// A request whose allocations the next chain reuses.
     spare: Option<Box<Request>>,
 }
 
 impl Worker {
-    /// A worker that runs requests as `scheduler` decides, in the guest memory of `memory`, and
-    /// takes no more chains once `stopping` is set.
+    /// A worker that runs requests as `scheduler` decides, in the guest memory of `memory`, within
+    /// the limits of `throttle`, and takes no more chains once `stopping` is set.
     pub(super) fn new(
         scheduler: RingScheduler,
         memory: Arc<MemoryCell>,
         stopping: Arc<AtomicBool>,
+        throttle: Option<RingThrottle>,
     ) -> Self {
         Self {
             scheduler,
@@ -47,12 +51,20 @@ impl Worker {
             chains: Vec::with_capacity(BATCH),
             used: Vec::with_capacity(BATCH),
             reminder: Reminder::default(),
+            throttle,
             spare: None,
         }
     }
 
-    /// Serves the ring until no chain is available and none is likely to come soon, or the device
-    /// ends.
+    /// The timer of the guest's limits has woken the thread.
+    pub(super) fn wake_from_throttle(&self) {
+        if let Some(throttle) = &self.throttle {
+            throttle.wake();
+        }
+    }
+
+    /// Serves the ring until no chain is available and none is likely to come soon, the guest is
+    /// over its limits, or the device ends.
     pub(super) fn serve(&mut self, ring: &Vring) {
         let mut idle_since = self.scheduler.wake();
         if let Some(pending) = ring.take_pending() {
@@ -66,6 +78,15 @@ impl Worker {
                 ring.set_broken("the frontend truncated the guest's memory while it was mapped");
             }
             if self.is_stopping() || ring.is_broken() {
+                return;
+            }
+            if let Some(throttle) = &self.throttle
+                && let Some(wait) = throttle.wait()
+                && ring.has_available(&memory)
+            {
+                // The driver need not notify: the timer does.
+                throttle.sleep(wait);
+                self.scheduler.sleep(Instant::now());
                 return;
             }
             if let Some(delay) = self.scheduler.forget_delay(served) {
@@ -113,10 +134,18 @@ impl Worker {
     }
 
     /// Takes a batch of chains, runs their requests, and completes them. Returns the number of
-    /// chains.
+    /// chains: 0 also if the guest is over its limits.
     fn serve_batch(&mut self, ring: &Vring) -> usize {
         let memory = self.memory.current();
-        let in_flight = ring.take(&memory, BATCH, &mut self.chains);
+        let (limit, admitted) = self.admit(ring, &memory);
+        if limit == 0 {
+            return 0;
+        }
+        let mut in_flight = ring.take(&memory, limit, &mut self.chains);
+        if limit < BATCH && ring.has_available(&memory) {
+            // The chains that are left wait for these as well.
+            in_flight += 1;
+        }
         if self.chains.is_empty() {
             return 0;
         }
@@ -125,13 +154,40 @@ impl Worker {
 
         let mut batch = self.scheduler.begin_batch(taken, in_flight);
         for chain in chains.drain(..) {
-            self.run(chain, ring, &memory, &mut batch);
+            self.run(chain, ring, &memory, &mut batch, admitted);
         }
         self.chains = chains;
 
         self.complete(ring, &memory);
         self.scheduler.end_batch(&batch);
         taken
+    }
+
+    /// How many chains may be taken now, and what they may cost.
+    fn admit(&mut self, ring: &Vring, memory: &Arc<GuardedMemory>) -> (usize, Admitted) {
+        match self.throttle.as_ref().map(RingThrottle::wait) {
+            None => (BATCH, Admitted::Any),
+            // One by one: each may leave nothing for the next.
+            Some(None) => (1, Admitted::Any),
+            Some(Some(_)) if self.next_is_free(ring, memory) => (1, Admitted::Free),
+            Some(Some(_)) => (0, Admitted::Free),
+        }
+    }
+
+    /// Whether the ring's next request is one that is never delayed.
+    fn next_is_free(&mut self, ring: &Vring, memory: &Arc<GuardedMemory>) -> bool {
+        let Some(chain) = ring.peek(memory) else {
+            return false;
+        };
+        let mut request = self.spare.take().unwrap_or_default();
+        let cost = request
+            .look_at(chain, memory, &mut self.translator, |request| {
+                self.scheduler.cost(request)
+            })
+            // Taking the chain reports that it is malformed.
+            .unwrap_or_default();
+        self.spare = Some(request);
+        cost.is_free()
     }
 
     /// Finishes the requests that the worker before has left, and notifies the driver, who may have
@@ -144,7 +200,7 @@ impl Worker {
             let mut batch = self.scheduler.begin_batch(1, count);
             match pending {
                 Pending::Done(len) => self.used.push((chain.head, len)),
-                Pending::Taken => self.run(chain, ring, &memory, &mut batch),
+                Pending::Taken => self.run(chain, ring, &memory, &mut batch, Admitted::Any),
                 Pending::Interrupted(interrupted) => {
                     self.run_again(chain, interrupted, ring, &memory, &mut batch);
                 }
@@ -187,10 +243,26 @@ impl Worker {
     }
 
     /// Runs the request of one chain, and completes replies that are due.
-    fn run(&mut self, chain: Chain, ring: &Vring, memory: &Arc<GuardedMemory>, batch: &mut Batch) {
-        let Some(request) = self.attach(chain, ring, memory) else {
+    fn run(
+        &mut self,
+        chain: Chain,
+        ring: &Vring,
+        memory: &Arc<GuardedMemory>,
+        batch: &mut Batch,
+        admitted: Admitted,
+    ) {
+        let Some(mut request) = self.attach(chain, ring, memory) else {
             return;
         };
+        if let Some(throttle) = &self.throttle {
+            let cost = self.scheduler.cost(&mut request);
+            let cost = match admitted {
+                Admitted::Any => cost,
+                // The guest may have changed it since it was looked at.
+                Admitted::Free => Cost::default(),
+            };
+            request.set_charge(throttle.charge(cost));
+        }
         match self.scheduler.run(ring, request, batch) {
             Handled::Replied(request) => self.reply(request, ring, memory, batch),
             Handled::WouldBlock(request) => self.offload(request, chain, ring, memory),
@@ -262,6 +334,14 @@ impl Worker {
             self.used.clear();
         }
     }
+}
+
+/// Which requests may start.
+#[derive(Clone, Copy)]
+enum Admitted {
+    Any,
+    /// Those that cost nothing: the guest is over its limits.
+    Free,
 }
 
 fn set_malformed(ring: &Vring, chain: Chain, malformed: MalformedChain) {

@@ -10,8 +10,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
-    sendmsg, socketpair,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketFlags, SocketType,
+    recvmsg, sendmsg, socketpair,
 };
 use serde::{Deserialize, Serialize};
 
@@ -28,14 +28,14 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// except that the first two stay what they are: they tell programs of different versions so.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Message {
-    /// From the old acceptor to the new one, first; with the listening socket and, if there is one,
-    /// the user namespace.
+    /// From the old acceptor to the new one, or from the supervisor in its place, first; with the
+    /// listening socket and, if there is one, the user namespace.
     Hello {
         /// [`super::PROTOCOL`].
         protocol: u32,
         /// [`crate::state::arena::LAYOUT`].
         layout: u32,
-        /// How many [`Message::Guest`] follow.
+        /// How many [`Message::Guest`] or [`Message::Keeper`] follow.
         guests: u32,
         /// Connections so far.
         connections: u64,
@@ -87,8 +87,39 @@ pub enum Message {
     },
     /// From the supervisor to the new acceptor: it knows that one, and waits for its messages.
     Known,
-    /// From an acceptor to its supervisor: it accepts guests.
+    /// From an acceptor to its supervisor: it accepts guests. With the listening socket and, if
+    /// there is one, the user namespace.
     Serving,
+    /// From an acceptor to its supervisor, before a keeper begins; and from the supervisor to the
+    /// next acceptor, after the death of that one. With the acceptor's end of the channel between
+    /// them, the keeper's pidfd and, to a supervisor that has descriptors held, its end of the
+    /// channel by which the guest's processes say which ([`crate::holder`]).
+    Keeper {
+        /// The guest's number in the log.
+        number: u64,
+        /// Whether the usual events of its connection are logged.
+        is_logged: bool,
+        /// The keeper's process id, as the supervisor sees it.
+        process: i32,
+    },
+    /// From a new keeper to its acceptor: the guest that it was to take over has gone.
+    Gone,
+    /// Instead of [`Message::End`]: there are no more descriptors, but not all that the guest had
+    /// have arrived.
+    Incomplete,
+    /// From a guest's processes to the supervisor: hold the descriptors that come with this, by
+    /// these numbers. [`Message::Offer`] has the guest itself held.
+    Hold(Vec<u32>),
+    /// The same of files that are mapped: another open file of each will do.
+    HoldMemory(Vec<u32>),
+    /// From a guest's processes to the supervisor: hold these no more.
+    Unhold(Vec<u32>),
+    /// The answer: whether they are held.
+    Held(bool),
+    /// From the supervisor to its acceptor, which answers with [`Message::Pong`].
+    Ping,
+    /// From an acceptor to its supervisor: it is alive.
+    Pong,
     /// To a keeper, with a socket to whoever wants to read the guest's state.
     Report,
     /// From a keeper on that socket, with the state's memory.
@@ -183,6 +214,12 @@ impl Channel {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Has the other end find the channel closed, also if other processes have copies of this one.
+    pub fn shut_down(&self) {
+        // If the other end has closed it, that is done.
+        let _ = rustix::net::shutdown(&self.0, Shutdown::Both);
     }
 
     /// Receives a message. `None` if the other end is closed.

@@ -17,9 +17,13 @@
 //! only when they have ended tells the new ones to serve. At last it executes the new program
 //! itself, so that its process id stays what it was.
 //!
+//! When an acceptor has died, the supervisor starts the running program in the same way, and takes
+//! the old acceptor's place towards it: it passes the channels to the keepers, and these go on.
+//!
 //! [reload]: reload
 
 pub mod channel;
+pub mod inherited;
 pub mod program;
 pub mod receiving;
 pub mod reload;
@@ -35,14 +39,14 @@ use crate::sys::process;
 
 /// The version of what the programs say to each other. Programs with different ones do not take
 /// over from each other.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// The variable by which a supervisor tells the program that it starts what to take over: the
 /// numbers of the channels to the supervisor and to the old acceptor, separated by a comma.
 pub const TAKEOVER: &str = "GANGPLANKD_TAKEOVER";
 
 /// The variable by which a supervisor tells the program that it becomes what it supervises
-/// ([`reload::Inherited`]).
+/// ([`inherited`]).
 pub const SUPERVISE: &str = "GANGPLANKD_SUPERVISE";
 
 /// What a new program begins with that takes guests over.
@@ -50,8 +54,14 @@ pub const SUPERVISE: &str = "GANGPLANKD_SUPERVISE";
 pub struct Takeover {
     /// The supervisor, which becomes this program's.
     pub supervisor: Channel,
-    /// The acceptor that serves now.
+    /// The acceptor that serves now, or the supervisor in the place of one that has died.
     pub predecessor: Channel,
+}
+
+/// Whether a supervisor has started this process to take guests over.
+#[must_use]
+pub fn is_successor() -> bool {
+    env::var_os(TAKEOVER).is_some()
 }
 
 impl Takeover {

@@ -1,5 +1,5 @@
-//! The program that a reload starts: the one that is at this program's path then, with the same
-//! arguments.
+//! The program that makes the next acceptor, with the same arguments: at a reload the one that is at
+//! this program's path then, otherwise the running one.
 
 use std::env;
 use std::ffi::{CString, OsStr, OsString};
@@ -22,6 +22,18 @@ pub struct Program {
     /// The value of [`VARIABLE`] for the next program, if it is to have one.
     status: Option<String>,
 }
+
+/// Which version of the program is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// The one that is at the path now.
+    AtPath,
+    /// The one that the calling process runs, also if its file was replaced or removed.
+    Running,
+}
+
+/// The file of the running program (proc(5)).
+const RUNNING: &str = "/proc/self/exe";
 
 impl Program {
     /// The running program.
@@ -55,14 +67,17 @@ impl Program {
         &self.path
     }
 
-    /// Starts the program that is at the path now, with `takeover` as the value of [`TAKEOVER`].
+    /// Starts the program, with `takeover` as the value of [`TAKEOVER`].
     ///
     /// # Errors
     /// Those of execve(2).
-    pub fn start(&self, takeover: &str) -> io::Result<Child> {
+    pub fn start(&self, version: Version, takeover: &str) -> io::Result<Child> {
         use std::os::unix::process::CommandExt;
 
-        let mut command = Command::new(&self.path);
+        let mut command = match version {
+            Version::AtPath => Command::new(&self.path),
+            Version::Running => Command::new(RUNNING),
+        };
         if let Some((name, arguments)) = self.arguments.split_first() {
             command.arg0(name).args(arguments);
         }
@@ -109,7 +124,7 @@ impl Program {
 
 /// The absolute path of the running program by the name that it was started by, if that leads to it.
 fn find(name: &OsStr) -> Option<PathBuf> {
-    let running = std::fs::metadata("/proc/self/exe").ok()?;
+    let running = std::fs::metadata(RUNNING).ok()?;
     let is_running = |path: &PathBuf| {
         std::fs::metadata(path)
             .is_ok_and(|found| (found.dev(), found.ino()) == (running.dev(), running.ino()))

@@ -1,6 +1,7 @@
 //! What a new keeper does: takes over what a guest has from its predecessor, or gives up and leaves
 //! it there.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -91,16 +92,22 @@ pub fn take(predecessor: &Channel) -> io::Result<Option<RawFd>> {
 }
 
 /// Receives the guest's descriptors, all below `end`, and gives them the numbers that they had.
-/// The process's own ones are above, or among the lowest that no guest's has.
+/// The process's own ones are above, or among the lowest that no guest's has. If they are not all
+/// that the guest had, returns which they are.
 ///
 /// # Errors
 /// The predecessor failed; a number is in use.
-pub fn receive_descriptors(predecessor: &Channel, end: RawFd) -> io::Result<()> {
+pub fn receive_descriptors(
+    predecessor: &Channel,
+    end: RawFd,
+) -> io::Result<Option<HashSet<RawFd>>> {
     let mut gaps = Gaps::default();
+    let mut received = HashSet::new();
     loop {
         let numbers = match predecessor.expect(deadline())?.message {
             Message::Numbers(numbers) => numbers,
-            Message::End => return Ok(()),
+            Message::End => return Ok(None),
+            Message::Incomplete => return Ok(Some(received)),
             other => return Err(unexpected(&other)),
         };
         let numbers: Vec<RawFd> = numbers
@@ -122,6 +129,7 @@ pub fn receive_descriptors(predecessor: &Channel, end: RawFd) -> io::Result<()> 
             return Err(unexpected(&message));
         }
         place(&numbers, descriptors, end)?;
+        received.extend(numbers);
     }
 }
 

@@ -1,23 +1,20 @@
-//! What the supervisor does at a reload, and what it leaves to the program that it becomes.
+//! What the supervisor does at a reload, and when an acceptor has died: it starts a program that
+//! makes the next acceptor.
 
-use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::Child;
-use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use gangplank_service::owned_file::FileId;
 use gangplank_service::readiness;
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::Pid;
 
-use super::SUPERVISE;
 use super::channel::{Arrived, Channel, Message, unexpected};
-use super::program::Program;
-use crate::sandbox::Supervisor;
+use super::inherited;
+use super::program::{Program, Version};
 use crate::socket::Files;
-use crate::sys::process;
+use crate::supervisor::{Held, Supervisor};
 
 /// How long the new program may take until it is ready to take the guests over. They are served
 /// meanwhile.
@@ -29,7 +26,7 @@ const TAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a service manager shows of a daemon that serves.
 pub const SERVING: &str = "Serving guests";
 
-/// What a supervisor needs to reload.
+/// What a supervisor needs to start the next acceptor.
 #[derive(Debug)]
 pub struct Reloader {
     /// What to start.
@@ -66,8 +63,8 @@ impl Reloader {
         };
         let predecessor = std::mem::replace(supervisor, successor.supervisor);
         predecessor.kill();
-        if let Err(error) = supervisor.channel().send(&Message::Go, &[]) {
-            // It has ended, and so does this process.
+        if let Err(error) = supervisor.send(&Message::Go, &[]) {
+            // It has died, and the next acceptor goes on.
             log::error!("the new program does not serve: {error}");
         }
         self.count += 1;
@@ -84,265 +81,151 @@ impl Reloader {
         }
     }
 
+    /// Starts the program that is at the path now, which takes over from `supervisor`'s acceptor.
     fn start_successor(&self, supervisor: &Supervisor) -> Result<Successor, String> {
         let failed = |error: io::Error| error.to_string();
-        let (channel, theirs) = Channel::pair().map_err(failed)?;
         let (old, new) = Channel::pair().map_err(failed)?;
-        let told = supervisor
-            .channel()
-            .send(&Message::HandOver, &[old.as_fd()]);
+        let told = supervisor.send(&Message::HandOver, &[&old]);
         told.map_err(failed)?;
         drop(old);
-        let mut child = start(&self.program, &theirs, &new)
+        let held = supervisor.held().without_keepers().map_err(failed)?;
+        self.start(Version::AtPath, new, held, || Ok(()))
+    }
+
+    /// Starts the running program, which makes an acceptor in the place of `supervisor`'s, which has
+    /// died. All keepers go on.
+    ///
+    /// # Errors
+    /// Why there is no other acceptor, in words.
+    pub fn replace_acceptor(&self, supervisor: &mut Supervisor) -> Result<(), String> {
+        let failed = |error: io::Error| error.to_string();
+        let (old, new) = Channel::pair().map_err(failed)?;
+        let held = Held::default();
+        let introduce = || supervisor.held().introduce(&old);
+        let successor = self.start(Version::Running, new, held, introduce)?;
+        supervisor.go_on_with(successor.supervisor);
+        supervisor.send(&Message::Go, &[]).map_err(failed)
+    }
+
+    /// Starts a program, which takes over from what is at the other end of `predecessor`, as soon as
+    /// `introduce` says what there is. Returns when it holds everything.
+    fn start(
+        &self,
+        version: Version,
+        predecessor: Channel,
+        held: Held,
+        introduce: impl FnOnce() -> io::Result<()>,
+    ) -> Result<Successor, String> {
+        let failed = |error: io::Error| error.to_string();
+        let (channel, theirs) = Channel::pair().map_err(failed)?;
+        let mut child = start(&self.program, version, &theirs, &predecessor)
             .map_err(|error| format!("cannot start {:?}: {error}", self.program.path()))?;
-        drop((theirs, new));
-        let mut acceptor = None;
-        let taken = take_over(&channel, &mut child, &mut acceptor);
+        drop((theirs, predecessor));
+        let introduced = introduce().map_err(failed);
+        let started = introduced.and_then(|()| await_start(channel, &mut child, held));
         // It has ended by itself, unless it failed or is no such program.
-        if taken.is_err() {
+        if started.is_err() {
             let _ = child.kill();
         }
         let status = child.wait();
-        let program = match (taken, acceptor) {
-            (Ok(program), Some(_)) => Ok(program),
-            (Err(reason), acceptor) => Err((reason, acceptor)),
-            (Ok(_), None) => Err(("it has started no acceptor".to_owned(), None)),
-        };
-        match program {
-            Ok(program) => {
-                let acceptor = acceptor.ok_or("it has started no acceptor")?;
-                let supervisor = Supervisor::new(acceptor, channel);
-                Ok(Successor {
-                    supervisor: supervisor.map_err(|error| error.to_string())?,
-                    program,
-                })
-            }
-            Err((reason, Some(acceptor))) => {
-                match Supervisor::new(acceptor, channel) {
-                    Ok(supervisor) => supervisor.kill(),
-                    Err(error) => log::error!("cannot end the new program: {error}"),
-                }
+        let (mut supervisor, program) = started.map_err(|reason| match status {
+            Ok(status) if !status.success() => format!("{reason} (the new program: {status})"),
+            _ => reason,
+        })?;
+        match await_guests(&mut supervisor) {
+            Ok(()) => Ok(Successor {
+                supervisor,
+                program,
+            }),
+            Err(reason) => {
+                supervisor.kill();
                 Err(reason)
             }
-            Err((reason, None)) => match status {
-                Ok(status) if !status.success() => {
-                    Err(format!("{reason} (the new program: {status})"))
-                }
-                _ => Err(reason),
-            },
         }
     }
 
     /// Returns only if that fails.
     fn become_program(&self, supervisor: &Supervisor, program: &OwnedFd) -> io::Error {
-        let inherited = Inherited {
-            channel: supervisor.channel().as_fd().as_raw_fd(),
-            acceptor: supervisor.child().as_raw_nonzero().get(),
-            lock: self
-                .files
-                .as_ref()
-                .map_or(-1, |files| files.lock().as_raw_fd()),
-            socket: self.files.as_ref().and_then(Files::socket_id),
-            count: self.count,
+        let left = match inherited::Inherited::leave(supervisor, self.files.as_ref(), self.count) {
+            Ok(left) => left,
+            Err(error) => return error,
         };
-        let passed = [Some(supervisor.channel().as_fd())]
-            .into_iter()
-            .chain([self.files.as_ref().map(Files::lock)]);
-        let passed: Vec<_> = passed.flatten().collect();
-        let mark = |flags| {
-            let marked = passed
-                .iter()
-                .map(|descriptor| fcntl_setfd(descriptor, flags));
-            marked.collect::<Result<(), _>>()
-        };
-        if let Err(error) = mark(FdFlags::empty()) {
-            return error.into();
-        }
         let error = self
             .program
-            .become_program(program.as_fd(), &inherited.to_string());
-        let _ = mark(FdFlags::CLOEXEC);
+            .become_program(program.as_fd(), &left.to_string());
+        left.take_back();
         error
     }
 }
 
 /// Starts the program, which inherits the two channels.
-fn start(program: &Program, supervisor: &Channel, predecessor: &Channel) -> io::Result<Child> {
+fn start(
+    program: &Program,
+    version: Version,
+    supervisor: &Channel,
+    predecessor: &Channel,
+) -> io::Result<Child> {
     let channels = [supervisor, predecessor];
     for channel in channels {
         fcntl_setfd(channel, FdFlags::empty())?;
     }
     let [supervisor, predecessor] = channels.map(|channel| channel.as_fd().as_raw_fd());
-    program.start(&format!("{supervisor},{predecessor}"))
+    program.start(version, &format!("{supervisor},{predecessor}"))
 }
 
-/// Waits until the new program holds all guests. Returns its file. `acceptor` is its acceptor as
-/// soon as it has one.
-fn take_over(
-    channel: &Channel,
+/// Waits until the new program has an acceptor. Returns that and the program's file.
+fn await_start(
+    channel: Channel,
     child: &mut Child,
-    acceptor: &mut Option<Pid>,
-) -> Result<OwnedFd, String> {
-    let deadline = Instant::now() + START_TIMEOUT;
+    held: Held,
+) -> Result<(Supervisor, OwnedFd), String> {
+    let arrived = channel.expect(Some(Instant::now() + START_TIMEOUT));
     let Arrived {
         message,
         descriptors,
-    } = next(channel, deadline)?;
-    let Message::Started { acceptor: number } = message else {
+    } = arrived.map_err(in_words)?;
+    let Message::Started { acceptor } = message else {
         return Err(unexpected(&message).to_string());
     };
-    let launched = Pid::from_raw(number).ok_or("the new program's process id is invalid")?;
-    *acceptor = Some(launched);
+    let acceptor = Pid::from_raw(acceptor).ok_or("the new program's process id is invalid")?;
+    let supervisor = Supervisor::new(acceptor, channel, held);
+    let mut supervisor = supervisor.map_err(|error| error.to_string())?;
     let program = descriptors.into_iter().next();
-    let program = program.ok_or("the new program has not passed its file")?;
-    child.wait().map_err(|error| error.to_string())?;
-    channel
-        .send(&Message::Known, &[])
-        .map_err(|error| error.to_string())?;
-    expect(channel, &Message::Prepared, deadline)?;
-    expect(channel, &Message::Placed, Instant::now() + TAKE_TIMEOUT)?;
-    Ok(program)
-}
-
-fn expect(channel: &Channel, expected: &Message, deadline: Instant) -> Result<(), String> {
-    let message = next(channel, deadline)?.message;
-    match message == *expected {
-        true => Ok(()),
-        false => Err(unexpected(&message).to_string()),
-    }
-}
-
-fn next(channel: &Channel, deadline: Instant) -> Result<Arrived, String> {
-    channel
-        .expect(Some(deadline))
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => "the new program has ended".to_owned(),
-            io::ErrorKind::TimedOut => {
-                "the new program does not take the guests over in time".to_owned()
-            }
-            _ => error.to_string(),
-        })
-}
-
-/// What a supervisor leaves to the program that it becomes: numbers of descriptors and processes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Inherited {
-    /// The channel to the acceptor.
-    channel: RawFd,
-    /// The acceptor.
-    acceptor: i32,
-    /// The locked pid file; -1 if there is none.
-    lock: RawFd,
-    /// The socket's file.
-    socket: Option<FileId>,
-    /// How often guests were handed over.
-    count: u32,
-}
-
-/// What a program supervises that a supervisor has become.
-#[derive(Debug)]
-pub struct Supervised {
-    /// The channel to the acceptor.
-    pub channel: Channel,
-    /// The acceptor.
-    pub acceptor: Pid,
-    /// The locked pid file.
-    pub lock: Option<OwnedFd>,
-    /// The socket's file.
-    pub socket: Option<FileId>,
-    /// How often guests were handed over.
-    pub count: u32,
-}
-
-impl Supervised {
-    /// What the process supervised before it became this program. Must be called once, before the
-    /// process opens descriptors.
-    ///
-    /// # Errors
-    /// It is malformed, or a descriptor is not open.
-    pub fn inherited() -> io::Result<Option<Self>> {
-        let Some(text) = std::env::var_os(SUPERVISE) else {
-            return Ok(None);
-        };
-        let invalid = |_| {
-            io::Error::new(
-                io::ErrorKind::InvalidInput,
-                format!("{SUPERVISE} is malformed"),
-            )
-        };
-        let text = text.into_string().map_err(|_| invalid(()))?;
-        let inherited: Inherited = text.parse().map_err(|()| invalid(()))?;
-        let lock = match inherited.lock {
-            -1 => None,
-            lock => Some(Channel::from_inherited(process::adopt(lock)?)?.into_inner()),
-        };
-        Ok(Some(Self {
-            channel: Channel::from_inherited(process::adopt(inherited.channel)?)?,
-            acceptor: Pid::from_raw(inherited.acceptor).ok_or_else(|| invalid(()))?,
-            lock,
-            socket: inherited.socket,
-            count: inherited.count,
-        }))
-    }
-}
-
-impl fmt::Display for Inherited {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (device, inode) = self.socket.map_or((0, 0), FileId::numbers);
-        let Self {
-            channel,
-            acceptor,
-            lock,
-            count,
-            ..
-        } = self;
-        write!(f, "{channel},{acceptor},{lock},{device},{inode},{count}")
-    }
-}
-
-impl FromStr for Inherited {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let numbers: Result<Vec<i128>, _> = text.split(',').map(str::parse).collect();
-        let [channel, acceptor, lock, device, inode, count] = numbers.map_err(drop)?[..] else {
-            return Err(());
-        };
-        let number = |number: i128| RawFd::try_from(number).map_err(drop);
-        let long = |number: i128| u64::try_from(number).map_err(drop);
-        let socket = FileId::from_numbers(long(device)?, long(inode)?);
-        Ok(Self {
-            channel: number(channel)?,
-            acceptor: number(acceptor)?,
-            lock: number(lock)?,
-            socket: (inode != 0).then_some(socket),
-            count: u32::try_from(count).map_err(drop)?,
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_left_to_the_next_program_comes_back() {
-        let inherited = Inherited {
-            channel: 5,
-            acceptor: 4242,
-            lock: -1,
-            socket: Some(FileId::from_numbers(u64::MAX, 7)),
-            count: 3,
-        };
-        assert_eq!(inherited.to_string().parse(), Ok(inherited));
-        let without = Inherited {
-            socket: None,
-            lock: 8,
-            ..inherited
-        };
-        assert_eq!(without.to_string().parse(), Ok(without));
-        for malformed in ["", "1,2", "1,2,3,4,5,x", "1,2,3,4,5,-1"] {
-            assert!(malformed.parse::<Inherited>().is_err(), "{malformed}");
+    let known = program.ok_or("the new program has not passed its file".to_owned());
+    let known = known.and_then(|program| {
+        child.wait().map_err(|error| error.to_string())?;
+        let sent = supervisor.send(&Message::Known, &[]);
+        sent.map_err(|error| error.to_string())?;
+        Ok(program)
+    });
+    match known {
+        Ok(program) => Ok((supervisor, program)),
+        Err(reason) => {
+            supervisor.kill_acceptor();
+            Err(reason)
         }
+    }
+}
+
+/// Waits until the new program holds all guests.
+fn await_guests(supervisor: &mut Supervisor) -> Result<(), String> {
+    let mut expect = |expected: &Message, limit: Duration| {
+        let message = supervisor.expect(Some(Instant::now() + limit));
+        match message.map_err(in_words)? {
+            message if message == *expected => Ok(()),
+            message => Err(unexpected(&message).to_string()),
+        }
+    };
+    expect(&Message::Prepared, START_TIMEOUT)?;
+    expect(&Message::Placed, TAKE_TIMEOUT)
+}
+
+fn in_words(error: io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => "the new program has ended".to_owned(),
+        io::ErrorKind::TimedOut => {
+            "the new program does not take the guests over in time".to_owned()
+        }
+        _ => error.to_string(),
     }
 }

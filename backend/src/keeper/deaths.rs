@@ -1,4 +1,4 @@
-//! When the next worker starts after a death.
+//! When the next worker, or acceptor, starts after a death.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 /// Deaths count for this long.
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// A worker that dies sooner delays the next one: a fault that comes back at once must not take a
+/// A process that dies sooner delays the next one: a fault that comes back at once must not take a
 /// whole CPU.
 const SHORT_LIFE: Duration = Duration::from_millis(100);
 
@@ -16,8 +16,8 @@ const FIRST_DELAY: Duration = Duration::from_millis(10);
 /// The longest delay.
 const MAX_DELAY: Duration = Duration::from_secs(1);
 
-/// The deaths of one guest's workers.
-pub(super) struct Deaths {
+/// The deaths of one guest's workers, or of acceptors.
+pub(crate) struct Deaths {
     limit: usize,
     recent: VecDeque<Instant>,
     /// Short lives since the last long one.
@@ -26,16 +26,16 @@ pub(super) struct Deaths {
 
 /// What follows from a death.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// The next worker starts after this time.
+pub(crate) enum Verdict {
+    /// The next process starts after this time.
     RestartAfter(Duration),
-    /// The guest is given up.
+    /// There is no next process.
     GiveUp,
 }
 
 impl Deaths {
-    /// At the death number `limit` within a minute, the guest is given up.
-    pub(super) const fn new(limit: usize) -> Self {
+    /// At the death number `limit` within a minute, there is no next process.
+    pub(crate) const fn new(limit: usize) -> Self {
         Self {
             limit,
             recent: VecDeque::new(),
@@ -43,8 +43,8 @@ impl Deaths {
         }
     }
 
-    /// A worker has died `now` that lived for this long.
-    pub(super) fn add(&mut self, now: Instant, lived: Duration) -> Verdict {
+    /// A process has died `now` that lived for this long.
+    pub(crate) fn add(&mut self, now: Instant, lived: Duration) -> Verdict {
         let is_recent = |death: &Instant| now.saturating_duration_since(*death) < WINDOW;
         self.recent.retain(is_recent);
         self.recent.push_back(now);

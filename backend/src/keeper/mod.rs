@@ -10,14 +10,20 @@
 //!            └──── next <── dies ────┘ ten times within a minute ──> keeper ends
 //! ```
 //!
+//! A keeper has no acceptor of its own: it ends when its guest has gone, or when the acceptor shuts
+//! the channel between them down or no process has the other end any more. So it outlives an
+//! acceptor that dies while the supervisor lives.
+//!
 //! At a reload ([`crate::handover`]), a keeper of the new program takes the guest over: this one
 //! stops its worker, sends everything that it holds, and waits to be killed. If its successor fails
 //! instead, it starts the next worker.
 
-mod deaths;
+pub(crate) mod deaths;
 mod successor;
 mod worker;
 
+use std::collections::HashSet;
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -25,8 +31,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use gangplank_service::error_chain;
 use gangplank_service::signals::{self, Signals};
+use gangplank_service::{error_chain, logging};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{
@@ -39,6 +45,7 @@ pub use self::successor::{Succession, take_over};
 use crate::config::Config;
 use crate::handover::channel::{Channel, Message};
 use crate::handover::sending;
+use crate::holder::client::Holder;
 use crate::sandbox::{Confined, ConfinedKeeper};
 use crate::state::arena::{Arena, Limits};
 use crate::state::recovery;
@@ -51,6 +58,10 @@ const FAILURE: u8 = 1;
 /// `EX_SOFTWARE` of sysexits.h.
 const FAULT: u8 = 70;
 
+/// How long a worker may take for the requests in flight when the connection is to end: longer than
+/// the acceptor waits for it, and than the supervisor, which then ends both.
+const END_TIMEOUT: Duration = Duration::from_secs(12);
+
 /// How often a keeper looks whether a worker that follows a death has got so far that it serves.
 const SETTLING: Duration = Duration::from_millis(5);
 
@@ -59,15 +70,15 @@ const SETTLING: Duration = Duration::from_millis(5);
 pub struct Assignment {
     /// The guest's number in the log.
     pub number: u64,
-    /// The acceptor, which forked the keeper.
-    pub acceptor: Pid,
     /// The connection to the guest's frontend.
     pub connection: UnixStream,
-    /// Closed by the acceptor when it wants the connection to end. By a message, it has the keeper
-    /// hand the guest over.
+    /// Shut down by the acceptor when it wants the connection to end. By a message, it has the
+    /// keeper hand the guest over.
     pub control: Channel,
     /// Whether the beginning and the usual ends of the connection are logged.
     pub is_logged: bool,
+    /// The channel by which the supervisor has descriptors held, if it does.
+    pub holder: Option<Channel>,
 }
 
 /// What all workers of a guest begin with.
@@ -81,6 +92,8 @@ struct Keeper<'a> {
     signals: Signals,
     /// The keeper's own descriptors. Every worker has them.
     descriptors: Vec<RawFd>,
+    /// Those of the guest that have arrived, if that are not all that it had.
+    arrived: Option<HashSet<RawFd>>,
 }
 
 /// How a worker ended.
@@ -98,6 +111,7 @@ enum Ended {
 /// The calling process must have been forked for this guest.
 pub fn run(assignment: Assignment, confined: Confined, config: &Config) -> ! {
     let number = assignment.number;
+    logging::set_guest(number);
     match Keeper::new(assignment, confined, config) {
         Ok(keeper) => {
             let status = keeper.keep();
@@ -112,14 +126,26 @@ pub fn run(assignment: Assignment, confined: Confined, config: &Config) -> ! {
 }
 
 impl<'a> Keeper<'a> {
-    fn new(assignment: Assignment, confined: Confined, config: &'a Config) -> Result<Self, String> {
-        end_with(assignment.acceptor).map_err(|error| error.to_string())?;
+    fn new(
+        mut assignment: Assignment,
+        confined: Confined,
+        config: &'a Config,
+    ) -> Result<Self, String> {
+        name_process("keeper", assignment.number);
         let arena = Arena::new(limits(config))
             .map_err(|error| format!("its state cannot be mapped: {error}"))?;
         let confined = confined
             .confine_keeper(None)
             .map_err(|error| error_chain(&error).to_string())?;
         let signals = child_signals().map_err(|error| error.to_string())?;
+        let holder = assignment.holder.take();
+        hold(
+            assignment.number,
+            &assignment.connection,
+            holder,
+            &arena,
+            &confined,
+        );
         let descriptors = confined
             .descriptors()
             .map_err(|error| error_chain(&error).to_string())?;
@@ -131,6 +157,7 @@ impl<'a> Keeper<'a> {
             arena,
             signals,
             descriptors,
+            arrived: None,
         })
     }
 
@@ -184,12 +211,13 @@ impl<'a> Keeper<'a> {
 
     /// Waits until the worker ends, and hands the guest over if the acceptor wants that.
     fn watch(&self, worker: Pid, successor: &mut Option<Channel>) -> io::Result<Ended> {
-        let mut has_acceptor = true;
+        // Set when the connection is to end.
+        let mut deadline: Option<Instant> = None;
         loop {
             // A worker that follows a death first closes all descriptors that it does not know, so
             // that none must arrive meanwhile.
             let is_settled = !recovery::is_after_death(&self.arena);
-            let control = (has_acceptor && is_settled).then_some(&self.assignment.control);
+            let control = (deadline.is_none() && is_settled).then_some(&self.assignment.control);
             let waited = [Some(self.signals.as_fd())]
                 .into_iter()
                 .chain([control.map(AsFd::as_fd)])
@@ -200,7 +228,12 @@ impl<'a> Keeper<'a> {
                 .flatten()
                 .map(|descriptor| PollFd::from_borrowed_fd(*descriptor, PollFlags::IN))
                 .collect();
-            let limit = (!is_settled).then(|| Timespec::try_from(SETTLING).unwrap_or_default());
+            let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return self.end(worker);
+            }
+            let limit = left.into_iter().chain((!is_settled).then_some(SETTLING));
+            let limit = limit.min().and_then(|limit| Timespec::try_from(limit).ok());
             match poll(&mut ready, limit.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
@@ -218,8 +251,9 @@ impl<'a> Keeper<'a> {
             }
             if is_told {
                 match self.assignment.control.receive(None)? {
+                    None if self.arena.holder().is_some() => return self.leave(worker),
                     // The worker is told as well.
-                    None => has_acceptor = false,
+                    None => deadline = Some(Instant::now() + END_TIMEOUT),
                     Some(arrived) if arrived.message == Message::HandOver => {
                         let channel = arrived.descriptors.into_iter().next();
                         *successor = channel.and_then(|channel| self.offer(Channel::new(channel)));
@@ -240,6 +274,25 @@ impl<'a> Keeper<'a> {
                 }
             }
         }
+    }
+
+    /// Ends the worker without its requests in flight.
+    fn end(&self, worker: Pid) -> io::Result<Ended> {
+        log::error!(
+            "requests of guest {} are still in flight: ending without them",
+            self.assignment.number
+        );
+        kill_process(worker, Signal::KILL)?;
+        wait_for(worker)?;
+        Ok(Ended::InOrder(FAILURE))
+    }
+
+    /// Ends the worker, and leaves the guest to what holds it: no process of the daemon is left that
+    /// has the other end of this one's channel.
+    fn leave(&self, worker: Pid) -> io::Result<Ended> {
+        kill_process(worker, Signal::KILL)?;
+        wait_for(worker)?;
+        Ok(Ended::InOrder(FAILURE))
     }
 
     /// Passes the guest's state to whoever wants to read it.
@@ -291,12 +344,23 @@ impl<'a> Keeper<'a> {
         let number = self.assignment.number;
         if let Err(error) = sent {
             log::error!("cannot hand guest {number} over: {}", error_chain(&error));
-        } else {
-            // Until this process is killed.
-            let _ = successor.receive(None);
+        } else if self.is_succeeded_by(successor) {
+            return Ok(Ended::InOrder(0));
         }
         log::warn!("guest {number} was not taken over, another worker goes on");
         Ok(Ended::Stopped)
+    }
+
+    /// Waits until it is decided who goes on. Usually, the supervisor kills this process then.
+    fn is_succeeded_by(&self, successor: &Channel) -> bool {
+        let mut ready = [
+            // At its end if the successor has failed.
+            PollFd::new(successor, PollFlags::IN),
+            // At its end if the acceptor has been killed, and the successor's serves.
+            PollFd::new(&self.assignment.control, PollFlags::RDHUP),
+        ];
+        while let Err(Errno::INTR) = poll(&mut ready, None) {}
+        ready[0].revents().is_empty()
     }
 
     /// Waits for `pause`. Returns whether the acceptor wants the connection to end meanwhile.
@@ -305,6 +369,35 @@ impl<'a> Keeper<'a> {
         let mut ready = [PollFd::new(&self.assignment.control, PollFlags::RDHUP)];
         let limit = Timespec::try_from(pause).unwrap_or_default();
         poll(&mut ready, Some(&limit)).is_ok_and(|count| count > 0)
+    }
+}
+
+/// Has the guest itself held, by the supervisor at the other end of `holder`.
+fn hold(
+    number: u64,
+    connection: &UnixStream,
+    holder: Option<Channel>,
+    arena: &Arc<Arena>,
+    confined: &ConfinedKeeper,
+) {
+    let Some(holder) = holder.map(Holder::new) else {
+        return;
+    };
+    let held = || -> Result<(), String> {
+        let state = arena.file().ok_or("its state has no file (RLIMIT_FSIZE)")?;
+        let place = confined
+            .place()
+            .map_err(|error| error_chain(&error).to_string())?;
+        let namespace = place.mount_namespace.as_ref().map(AsFd::as_fd);
+        let parts = [state, connection.as_fd(), place.root.as_fd()];
+        let parts: Vec<_> = parts.into_iter().chain(namespace).collect();
+        holder.hold_guest(&parts).map_err(|error| error.to_string())
+    };
+    match held() {
+        Ok(()) => arena.set_holder(Arc::new(holder)),
+        Err(reason) => log::error!(
+            "guest {number} is not held outside of the daemon, so it ends with it: {reason}"
+        ),
     }
 }
 
@@ -319,6 +412,14 @@ fn limits(config: &Config) -> Limits {
         descriptors: getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX),
         rings: usize::try_from(config.device.rings()).unwrap_or(usize::MAX),
         ring_size: config.device.max_queue_size.into(),
+    }
+}
+
+/// Names the calling process, for lists of processes.
+fn name_process(role: &str, number: u64) {
+    if let Ok(name) = CString::new(format!("{role}_{number}")) {
+        // Only a convenience.
+        let _ = rustix::thread::set_name(&name);
     }
 }
 

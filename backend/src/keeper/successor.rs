@@ -1,22 +1,26 @@
 //! A keeper that takes a guest over from the keeper of an older program.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use gangplank_service::error_chain;
 use gangplank_service::signals::Signals;
-use rustix::process::{Pid, Resource, getpid, getrlimit};
+use gangplank_service::{error_chain, logging};
+use rustix::process::{Resource, getpid, getrlimit};
 
-use super::{Assignment, FAILURE, Keeper, child_signals, end_with};
+use super::{Assignment, FAILURE, Keeper, child_signals, hold, name_process};
 use crate::config::Config;
 use crate::handover::channel::{Channel, Message, unexpected};
 use crate::handover::receiving::{self, Offer};
 use crate::sandbox::options::Mode;
 use crate::sandbox::{self, Confined, ConfinedKeeper};
 use crate::state::arena::Arena;
+use crate::state::recovery;
 use crate::sys::process;
+use crate::trace;
 
 /// Descriptors that a keeper has beside the guest's, and room for one message.
 const OWN_DESCRIPTORS: u64 = 16 + 253;
@@ -26,38 +30,41 @@ const OWN_DESCRIPTORS: u64 = 16 + 253;
 pub struct Succession {
     /// The guest's number in the log.
     pub number: u64,
-    /// The acceptor, which forked the keeper.
-    pub acceptor: Pid,
     /// The socket to the acceptor.
     pub control: Channel,
     /// The keeper that has the guest.
     pub predecessor: Channel,
     /// Whether the usual ends of the connection are logged.
     pub is_logged: bool,
+    /// The channel by which the supervisor has descriptors held, if it does.
+    pub holder: Option<Channel>,
 }
 
 /// Takes the guest over, serves it as [`super::run`] does, and ends the process.
 ///
 /// The calling process must have been forked for this guest. It tells the acceptor how far it is:
 /// [`Message::Prepared`], [`Message::Placed`], [`Message::Failed`], and waits for
-/// [`Message::Take`] and [`Message::Go`]. If the guest has gone, it ends with status 0.
+/// [`Message::Take`] and [`Message::Go`]. If the guest has gone, it says [`Message::Gone`].
 pub fn take_over(succession: Succession, confined: Confined, config: &Config) -> ! {
+    logging::set_guest(succession.number);
     let Succession {
         number,
-        acceptor,
         mut control,
         predecessor,
         is_logged,
+        holder,
     } = succession;
-    match succeed(acceptor, &mut control, predecessor, confined, config) {
+    name_process("keeper", number);
+    let holder = (number, holder);
+    match succeed(&mut control, predecessor, holder, confined, config) {
         Ok(Some(taken)) => {
             let keeper = Keeper {
                 assignment: Assignment {
                     number,
-                    acceptor,
                     connection: taken.connection,
                     control,
                     is_logged,
+                    holder: None,
                 },
                 process: getpid(),
                 confined: taken.confined,
@@ -65,13 +72,17 @@ pub fn take_over(succession: Succession, confined: Confined, config: &Config) ->
                 arena: taken.arena,
                 signals: taken.signals,
                 descriptors: taken.descriptors,
+                arrived: taken.arrived,
             };
             process::exit(keeper.keep())
         }
-        Ok(None) => process::exit(0),
+        Ok(None) => {
+            let _ = control.send(&Message::Gone, &[]);
+            process::exit(0)
+        }
         Err(reason) => {
             let reason = format!("guest {number}: {reason}");
-            // If this fails, the acceptor has ended, and this process ends with it.
+            // If this fails, the acceptor has ended, and the supervisor ends this process.
             let _ = control.send(&Message::failed(&reason), &[]);
             process::exit(FAILURE)
         }
@@ -85,18 +96,18 @@ struct Taken {
     arena: Arc<Arena>,
     signals: Signals,
     descriptors: Vec<RawFd>,
+    arrived: Option<HashSet<RawFd>>,
 }
 
 /// `None` if the guest has gone.
 fn succeed(
-    acceptor: Pid,
     control: &mut Channel,
     predecessor: Channel,
+    (number, holder): (u64, Option<Channel>),
     confined: Confined,
     config: &Config,
 ) -> Result<Option<Taken>, String> {
     let failed = |error: io::Error| error.to_string();
-    end_with(acceptor).map_err(failed)?;
     let Some(offer) = receiving::receive_offer(&predecessor)? else {
         return Ok(None);
     };
@@ -132,22 +143,32 @@ fn succeed(
         .map_err(failed)?;
     let connection = moved(connection.into())?.into();
     let state = moved(state)?;
+    let holder = holder.map(|holder| moved(holder.into_inner()).map(Channel::new));
+    let holder = holder.transpose()?;
     let confined = confined.move_descriptors(end).map_err(in_words)?;
+    trace::move_up(end).map_err(failed)?;
     let mut descriptors = confined.descriptors().map_err(in_words)?;
     descriptors.retain(|number| *number != predecessor.as_fd().as_raw_fd());
-    receiving::receive_descriptors(&predecessor, end).map_err(failed)?;
+    let arrived = receiving::receive_descriptors(&predecessor, end).map_err(failed)?;
     let signals = child_signals().map_err(failed)?;
     descriptors.push(signals.as_fd().as_raw_fd());
     let arena = Arena::attach(state).map_err(|error| error_chain(&error).to_string())?;
     control.send(&Message::Placed, &[]).map_err(failed)?;
     wait_for(control, &Message::Go)?;
     receiving::wait_for_end(&predecessor).map_err(failed)?;
+    if arrived.is_some() {
+        // All processes have died, not this guest's worker alone.
+        recovery::note_stop(&arena);
+        arena.header().is_incomplete.store(1, Ordering::Release);
+    }
+    hold(number, &connection, holder, &arena, &confined);
     Ok(Some(Taken {
         connection,
         confined,
         arena,
         signals,
         descriptors,
+        arrived,
     }))
 }
 

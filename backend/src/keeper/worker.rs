@@ -1,10 +1,12 @@
 //! The worker: the process that serves one guest. It alone maps the guest's memory and runs
 //! threads.
 
+use std::collections::HashSet;
 use std::io::{self, PipeReader};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 
 use gangplank_service::error_chain;
@@ -13,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use thiserror::Error;
 
-use super::{Assignment, FAILURE, FAULT, Keeper, end_with};
+use super::{Assignment, FAILURE, FAULT, Keeper, end_with, name_process};
 use crate::device::connection;
 use crate::device::request::Handler;
 use crate::handover::channel::Channel;
@@ -21,8 +23,11 @@ use crate::passthrough::{self, PassthroughFs, Share, ShareError};
 use crate::sandbox::{self, ConfinedWorker};
 use crate::session::Session;
 use crate::session::handler::SessionHandler;
+use crate::state::arena::Arena;
+use crate::state::device::DeviceState;
 use crate::state::recovery;
 use crate::sys::process;
+use crate::trace::Tracer;
 
 /// Why a worker does not serve its guest, or stops.
 #[derive(Debug, Error)]
@@ -33,6 +38,12 @@ enum Error {
     /// The descriptors of the worker before cannot be closed.
     #[error("cannot close the descriptors of the worker that died")]
     Descriptors(#[source] io::Error),
+    /// What the frontend has sent is lost.
+    #[error(
+        "all processes of the daemon have ended, and descriptors that the guest's frontend has sent \
+         were not held"
+    )]
+    Lost,
     /// The worker cannot be confined.
     #[error("cannot confine the worker")]
     Sandbox(#[from] sandbox::Error),
@@ -52,6 +63,7 @@ impl Error {
     const fn is_own(&self) -> bool {
         match self {
             Self::Connection(error) => error.is_own(),
+            Self::Lost => false,
             _ => true,
         }
     }
@@ -69,6 +81,7 @@ pub(super) fn run(keeper: &Keeper<'_>, successor: Option<&Channel>) -> ! {
         // Of each connection in a storm, the log has only the errors.
         log::set_max_level(log::max_level().min(LevelFilter::Error));
     }
+    name_process("worker", number);
     end_by_panic();
     let served = serve(keeper, successor);
     match served {
@@ -110,6 +123,7 @@ fn end_by_panic() {
 fn serve(keeper: &Keeper<'_>, successor: Option<&Channel>) -> Result<bool, Error> {
     end_with(keeper.process).map_err(Error::Keeper)?;
     let worker = keeper.confined.confine_worker()?;
+    forget_lost(keeper)?;
     if recovery::is_after_death(&keeper.arena) {
         let own = [&worker.root, &worker.proc_self_fd].map(AsRawFd::as_raw_fd);
         let kept = recovery::descriptors(&keeper.arena).into_iter();
@@ -117,6 +131,10 @@ fn serve(keeper: &Keeper<'_>, successor: Option<&Channel>) -> Result<bool, Error
         let kept = kept.chain(keeper.descriptors.iter().copied()).chain(own);
         let kept = kept.chain(successor);
         passthrough::correct(&keeper.arena, kept).map_err(Error::Descriptors)?;
+    }
+    let is_complete = keeper.arena.header().is_incomplete.load(Ordering::Acquire) == 0;
+    if recovery::is_after_stop(&keeper.arena) && is_complete {
+        hold_again(&keeper.arena);
     }
     let assignment = &keeper.assignment;
     let Assignment {
@@ -139,13 +157,51 @@ fn serve(keeper: &Keeper<'_>, successor: Option<&Channel>) -> Result<bool, Error
                 drop(ending);
                 result
             })?;
-        wait_for_stop(assignment, &ended);
+        wait_for_stop(assignment, &ended, keeper.arena.holder().is_some());
         Ok(thread.join())
     });
     match served.map_err(Error::Thread)? {
         Ok(served) => served.map(|()| true),
         Err(_) => Ok(false),
     }
+}
+
+/// Makes the state one without the descriptors that were lost with all processes of the daemon.
+fn forget_lost(keeper: &Keeper<'_>) -> Result<(), Error> {
+    let arena = &keeper.arena;
+    let is_incomplete = arena.header().is_incomplete.load(Ordering::Acquire) != 0;
+    let Some(arrived) = keeper.arrived.as_ref().filter(|_| is_incomplete) else {
+        return Ok(());
+    };
+    let mut needed = recovery::descriptors(arena).into_iter();
+    if needed.any(|number| !arrived.contains(&number)) {
+        return Err(Error::Lost);
+    }
+    let lost = passthrough::forget_lost(arena, arrived);
+    let number = keeper.assignment.number;
+    if lost != passthrough::Lost::default() {
+        log::warn!(
+            "guest {number}: with all processes of the daemon, {} inodes that nothing leads to and \
+             {} locks were lost",
+            lost.inodes,
+            lost.locks
+        );
+    }
+    Ok(())
+}
+
+/// After a reload, another supervisor has everything held that the one before had held.
+fn hold_again(arena: &Arc<Arena>) {
+    let Some(holder) = arena.holder() else {
+        return;
+    };
+    let state = DeviceState::load(arena).unwrap_or_default();
+    let memory: HashSet<RawFd> = state.memory_files().into_iter().collect();
+    let (memory, others): (Vec<_>, Vec<_>) =
+        (state.descriptors().into_iter()).partition(|number| memory.contains(number));
+    holder.hold(&others);
+    holder.hold_memory(&memory);
+    passthrough::hold_again(arena);
 }
 
 /// The level of a message that a storm of connections repeats.
@@ -158,15 +214,22 @@ fn level_of(level: Level, is_logged: bool) -> Level {
 
 /// Shuts the connection down when the acceptor wants it to end. Returns then, or when `ended` is at
 /// its end.
-fn wait_for_stop(assignment: &Assignment, ended: &PipeReader) {
+///
+/// If the guest is held, its connection outlives the daemon, and the acceptor never wants it to
+/// end: it has died then, and this process dies next.
+fn wait_for_stop(assignment: &Assignment, ended: &PipeReader, is_held: bool) {
     loop {
         let mut ready = [
+            PollFd::new(ended, PollFlags::IN),
             // Messages are for the keeper.
             PollFd::new(&assignment.control, PollFlags::RDHUP),
-            PollFd::new(ended, PollFlags::IN),
         ];
-        match poll(&mut ready, None) {
-            Ok(_) if ready[1].revents().is_empty() => {
+        let ready = match is_held {
+            true => &mut ready[..1],
+            false => &mut ready[..],
+        };
+        match poll(ready, None) {
+            Ok(_) if ready[0].revents().is_empty() => {
                 // The forwarder ends, also in the middle of a message, after the requests in flight.
                 let _ = assignment.connection.shutdown(Shutdown::Both);
                 return;
@@ -192,18 +255,36 @@ fn serve_guest(keeper: &Keeper<'_>, worker: ConfinedWorker) -> Result<(), Error>
         abilities,
         Arc::clone(&keeper.arena),
     )?;
-    let session = Session::continued(PassthroughFs::new(share), &keeper.arena);
+    let file_system = PassthroughFs::new(share);
+    if keeper.arena.header().is_incomplete.load(Ordering::Acquire) != 0 {
+        let (files, failed) = file_system.reopen_lost();
+        let number = keeper.assignment.number;
+        log::info!(
+            "guest {number} goes on: {} of its {files} open files were opened again",
+            files - failed
+        );
+        if failed > 0 {
+            log::error!("{failed} open files of guest {number} cannot be opened again");
+        }
+    }
+    let session = Session::continued(file_system, &keeper.arena);
+    let tracer = Tracer::start(keeper.assignment.number).map_err(Error::Thread)?;
+    let tracer = tracer.map(Arc::new);
+    let lock_threads = config.device.lock_threads();
     let handler: Arc<dyn Handler> =
-        Arc::new(SessionHandler::new(session, config.device.lock_threads()));
+        Arc::new(SessionHandler::new(session, lock_threads, tracer.clone()));
     let guest = connection::Guest {
         number: keeper.assignment.number,
         arena: &keeper.arena,
     };
-    connection::serve(
+    let served = connection::serve(
         &keeper.assignment.connection,
         &config.device,
         &handler,
         guest,
-    )?;
-    Ok(())
+    );
+    if let Some(tracer) = tracer {
+        tracer.close();
+    }
+    Ok(served?)
 }

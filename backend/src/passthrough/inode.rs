@@ -65,6 +65,7 @@ impl InodeRecord {
         self.descriptor.set(None);
         self.reference.store(0, Ordering::Relaxed);
         self.replaced.store(0, Ordering::Relaxed);
+        self.held.store(0, Ordering::Relaxed);
         self.foreign_id.store(0, Ordering::Relaxed);
         self.used.store(1, Ordering::Relaxed);
         self.lookup_count.store(1, Ordering::Relaxed);

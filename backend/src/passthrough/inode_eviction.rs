@@ -47,7 +47,8 @@ impl InodeTable {
             shard
                 .clock_hand
                 .store(key.index().wrapping_add(1), Ordering::Relaxed);
-            if !inode.has_descriptor() {
+            // What is held outside of the daemon is so because no reference leads to it.
+            if !inode.has_descriptor() || inode.held.load(Ordering::Relaxed) != 0 {
                 continue;
             }
             let held = held_descriptor(&shard, key);
@@ -134,7 +135,12 @@ impl InodeTable {
     ///
     /// # Errors
     /// ENOMEM if it does not fit the guest's memory; ESTALE if the guest has forgotten the inode.
-    fn set_ref(&self, shard: &Shard, key: Key, inode_ref: &InodeRef) -> io::Result<Option<Block>> {
+    pub(super) fn set_ref(
+        &self,
+        shard: &Shard,
+        key: Key,
+        inode_ref: &InodeRef,
+    ) -> io::Result<Option<Block>> {
         let inode = shard.slab.get(key).ok_or_else(stale)?;
         let extra = inode_ref.extra_bytes();
         self.memory().take(extra)?;

@@ -19,6 +19,8 @@ use crate::sys::{allocator, process};
 struct Removed {
     descriptor: Option<Arc<Descriptor>>,
     inode_ref: Option<Block>,
+    /// A holder has a duplicate of the descriptor.
+    is_held: bool,
     /// Most of what there was is free now.
     has_shrunk: bool,
 }
@@ -76,7 +78,9 @@ impl InodeTable {
         let identity = shard.slab.get(key)?.identity();
         shard.unindex(shard.hash_of(identity), key);
         shard.note_descriptor(key, None);
-        let inode_ref = shard.slab.get(key)?.inode_ref();
+        let inode = shard.slab.get(key)?;
+        let inode_ref = inode.inode_ref();
+        let is_held = inode.held.load(Ordering::Relaxed) != 0;
         let held = shard.slab.remove(key)?;
         let has_shrunk = shard.trim();
         let extra = inode_ref.map_or(0, |inode_ref| self.refs().extra_bytes(inode_ref));
@@ -85,12 +89,16 @@ impl InodeTable {
         Some(Removed {
             descriptor: held,
             inode_ref,
+            is_held,
             has_shrunk,
         })
     }
 
     /// Frees what an inode had. No shard may be locked, because close may block.
     fn discard(&self, removed: Removed) {
+        if let (true, Some(descriptor)) = (removed.is_held, &removed.descriptor) {
+            self.release_held(descriptor);
+        }
         drop(removed.descriptor);
         if let Some(inode_ref) = removed.inode_ref {
             self.refs().free(inode_ref);
@@ -118,6 +126,7 @@ impl InodeTable {
                     removed.extend(descriptor.ok().map(|descriptor| Removed {
                         descriptor: Some(Arc::new(descriptor)),
                         inode_ref: None,
+                        is_held: true,
                         has_shrunk: false,
                     }));
                 }

@@ -93,6 +93,42 @@ impl Shard {
         table.end_change();
     }
 
+    /// Forgets the descriptors of a whole shard that are lost. Returns the number of inodes to which
+    /// nothing leads any more.
+    pub(super) fn forget_lost(
+        arena: &Arc<Arena>,
+        number: usize,
+        is_lost: impl Fn(RawFd) -> bool,
+    ) -> usize {
+        let shard = Self::new(arena, number);
+        let has_lost = |inode: &InodeRecord| inode.descriptor.get().is_some_and(&is_lost);
+        let inodes = shard.slab.iter_from(0);
+        let lost: Vec<Key> = inodes
+            .filter_map(|(key, inode)| has_lost(inode).then_some(key))
+            .collect();
+        shard.mark().begin_change();
+        let mut unreachable = 0;
+        for key in lost {
+            shard.note_descriptor(key, None);
+            let Some(inode) = shard.slab.get(key) else {
+                continue;
+            };
+            inode.held.store(0, Ordering::Relaxed);
+            unreachable += usize::from(inode.inode_ref().is_none());
+        }
+        shard.mark().end_change();
+        unreachable
+    }
+
+    /// The descriptors of a whole shard that are held outside of the daemon.
+    pub(super) fn held(arena: &Arc<Arena>, number: usize) -> Vec<RawFd> {
+        let shard = Self::new(arena, number);
+        let inodes = shard.slab.iter_from(0);
+        let held = inodes.filter(|(_, inode)| inode.held.load(Ordering::Relaxed) != 0);
+        held.filter_map(|(_, inode)| inode.descriptor.get())
+            .collect()
+    }
+
     /// The hash of an identity.
     pub(super) fn hash_of(&self, identity: Identity) -> u64 {
         hash_of(&self.hasher, identity)

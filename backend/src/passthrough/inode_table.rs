@@ -26,6 +26,7 @@ use super::inode_refs::InodeRefs;
 use super::inode_shard::{ChangingShard, SHARDS, Shard, decode_node_id, encode_node_id, hash_of};
 use super::mounts::{Identity, Mounts};
 use super::remembered_names::RememberedDirs;
+use crate::holder::client::Holder;
 use crate::state::arena::Arena;
 use crate::state::foreign_ids::ForeignIds;
 use crate::state::heap::Heap;
@@ -48,6 +49,7 @@ pub(super) struct InodeTable {
     fd_cache: FdCache,
     /// The node ids that another daemon has chosen.
     pub(super) foreign_ids: ForeignIds,
+    holder: Option<Arc<Holder>>,
 }
 
 impl fmt::Debug for InodeTable {
@@ -119,7 +121,13 @@ impl InodeTable {
             next_shard: AtomicUsize::new(0),
             fd_cache: FdCache::default(),
             foreign_ids: ForeignIds::new(arena.foreign_nodes()),
+            holder: arena.holder().cloned(),
         }
+    }
+
+    /// What holds descriptors outside of the daemon.
+    pub(super) fn holder(&self) -> Option<&Holder> {
+        self.holder.as_deref()
     }
 
     /// Number of inodes with a descriptor.

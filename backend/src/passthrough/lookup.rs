@@ -11,7 +11,7 @@ use super::budget::{Descriptor, Permit};
 use super::file_type::FileType;
 use super::fs::{Node, PassthroughFs};
 use super::inode_table::{Found, IsNew};
-use super::mounts::{Identity, MountIndex};
+use super::mounts::Identity;
 use crate::session::Name;
 use crate::session::file_system::Lookup;
 use crate::sys::file::{self, Statx};
@@ -101,17 +101,20 @@ impl PassthroughFs {
         let file = self.open_or_evict(|| file::open_path(parent.as_fd(), name))?;
         // The name may have changed its meaning since; the opened inode counts.
         let stat = file::stat(file.as_fd())?;
-        self.insert(parent.identity.mount, file, permit, &stat)
+        self.insert(parent, Some(name), file, permit, &stat)
     }
 
     /// Enters an inode in the table by its `O_PATH` descriptor, or adds a lookup if it is there.
+    /// `name` is its name in `directory`, if it has one.
     pub(super) fn insert(
         &self,
-        parent: MountIndex,
+        directory: &Node,
+        name: Option<&CStr>,
         file: OwnedFd,
         permit: Permit,
         stat: &Statx,
     ) -> io::Result<EntryOut> {
+        let parent = directory.identity.mount;
         let mount = self.share.mount_of_new(stat, file.as_fd())?;
         let identity = Identity::new(mount, stat);
         let descriptor = Arc::new(Descriptor::new(file, permit));
@@ -125,6 +128,9 @@ impl PassthroughFs {
             let is_announced = self.state.negotiated.has(InitFlags::SUBMOUNTS);
             let directories = &self.state.syncfs_directories;
             directories.register(mount, id, is_announced);
+        }
+        if is_new == IsNew::Yes {
+            self.note_new(id, identity, &descriptor, stat, (directory, name));
         }
         let seen = self.seen(descriptor.as_fd(), stat);
         Ok(self.entry(id, parent, mount, &seen))

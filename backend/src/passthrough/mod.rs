@@ -11,13 +11,13 @@
 //! | `mount_handles`, `mounts` | mounts, their file handles, identity of an inode |
 //! | `inode_ref`, `remembered_dir_block`, `remembered_names`, `inode_refs` | reopening an inode |
 //! | `inode`, `inode_shard`, `fd_cache`, `inode_table` | the guest's inodes |
-//! | `inode_eviction`, `inode_removal` | inodes without a descriptor; forgotten inodes |
+//! | `inode_eviction`, `inode_removal`, `inode_notes` | inodes without a descriptor; forgotten inodes; references of the others |
 //! | `inode_transfer` | the inodes of a guest that leaves or arrives |
 //! | `credentials`, `cache_timeouts`, `share` | the directory |
 //! | `open_flags`, `dir_stream`, `open_files`, `posix_locks`, `syncfs_directories` | open files |
 //! | `negotiated_flags`, `lookup_predictor`, `ctime_stability`, `inode_numbers` | other state |
 //! | `guest_state`, `fs` | all state of the guest; node ids |
-//! | `reopen`, `eviction` | descriptors that are given up and opened again; permits |
+//! | `reopen`, `eviction`, `noted_refs`, `lost_descriptors` | descriptors that are given up or lost and opened again; permits |
 //! | `attr_reply`, `superblock`, `keep_cache`, `open_inode`, `no_open`, `xattr_names`, `ownership`, `new_object` | used by other operations |
 //! | `negotiation`, `lookup`, `attributes`, `namespace_ops`, `open`, `readdir` | operations |
 //! | `read_write`, `append_again`, `fallocate_copy`, `xattr`, `ioctl`, `locks` | operations |
@@ -45,6 +45,7 @@ mod guest_state;
 mod inode;
 mod inode_eviction;
 mod inode_memory;
+mod inode_notes;
 mod inode_numbers;
 mod inode_ref;
 mod inode_refs;
@@ -57,6 +58,7 @@ mod keep_cache;
 mod locks;
 mod lookup;
 mod lookup_predictor;
+mod lost_descriptors;
 mod migration;
 mod mount_handles;
 mod mounts;
@@ -65,6 +67,7 @@ mod negotiated_flags;
 mod negotiation;
 mod new_object;
 mod no_open;
+mod noted_refs;
 mod open;
 mod open_files;
 mod open_flags;
@@ -83,6 +86,7 @@ mod xattr;
 mod xattr_names;
 
 pub use fs::{PassthroughFs, correct};
+pub use lost_descriptors::{Lost, forget_lost, hold_again};
 pub use options::Options;
 pub use share::{Abilities, Share, ShareError};
 

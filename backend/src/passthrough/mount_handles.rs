@@ -13,6 +13,7 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
+use crate::holder::client::Holder;
 use crate::state::arena::Part;
 use crate::state::change::Place;
 use crate::state::mounts::MountRecord;
@@ -31,6 +32,7 @@ pub(super) struct MountHandles {
     /// Index of the mount's record.
     index: u32,
     mount: Mutex<MountDescriptor>,
+    holder: Option<Arc<Holder>>,
 }
 
 /// The descriptor of a mount.
@@ -74,11 +76,17 @@ impl OpenableHandle {
 
 impl MountHandles {
     /// Those of the mount whose record is number `index`, as an earlier worker left them.
-    pub(super) fn restore(records: Part<MountRecord>, index: u32) -> Self {
+    /// `holder` holds the descriptor as long as the record has its number.
+    pub(super) fn restore(
+        records: Part<MountRecord>,
+        index: u32,
+        holder: Option<&Arc<Holder>>,
+    ) -> Self {
         let handles = Self {
             records,
             index,
             mount: Mutex::default(),
+            holder: holder.cloned(),
         };
         handles.adopt();
         handles
@@ -101,7 +109,7 @@ impl MountHandles {
                 mount.recorded = Some(opened);
             }
             (opened, Some(record)) => {
-                record.descriptor.set(None);
+                self.unrecord(record);
                 drop(opened);
             }
             (_, None) => {}
@@ -116,7 +124,11 @@ impl MountHandles {
         };
         let mut mount = self.mount.lock();
         if mount.recorded.is_none() {
-            record.descriptor.set(Some(handle.mount.as_raw_fd()));
+            let number = handle.mount.as_raw_fd();
+            if let Some(holder) = &self.holder {
+                holder.hold(&[number]);
+            }
+            record.descriptor.set(Some(number));
             mount.recorded = Some(Arc::clone(&handle.mount));
         }
         record.references.add(1);
@@ -135,7 +147,7 @@ impl MountHandles {
             return;
         }
         if record.references.load(Ordering::Acquire) == 0 {
-            record.descriptor.set(None);
+            self.unrecord(record);
             let closed = mount.recorded.take();
             drop(mount);
             drop(closed);
@@ -149,10 +161,19 @@ impl MountHandles {
         };
         let mut mount = self.mount.lock();
         record.references.set(0);
-        record.descriptor.set(None);
+        self.unrecord(record);
         let closed = mount.recorded.take();
         drop(mount);
         drop(closed);
+    }
+
+    /// The record has the descriptor no more, which will be closed.
+    fn unrecord(&self, record: &MountRecord) {
+        let number = record.descriptor.get();
+        record.descriptor.set(None);
+        if let (Some(holder), Some(number)) = (&self.holder, number) {
+            holder.release(&[number]);
+        }
     }
 
     /// A handle of the guest's state with the mount's descriptor; `None` if that is lost.
@@ -325,7 +346,7 @@ mod tests {
     }
 
     fn handles() -> MountHandles {
-        MountHandles::restore(arena().mounts(), 0)
+        MountHandles::restore(arena().mounts(), 0, None)
     }
 
     #[test]
@@ -419,7 +440,7 @@ mod tests {
         let mut finished = false;
         for kill_at in 0.. {
             let arena = arena();
-            let first = MountHandles::restore(arena.mounts(), 0);
+            let first = MountHandles::restore(arena.mounts(), 0, None);
             let Some(handle) = handle_of_file(&first) else {
                 return;
             };
@@ -440,7 +461,7 @@ mod tests {
             std::mem::forget((handle, first));
             let recorded = mounts::descriptors(&arena);
             assert!(stored.get() == 0 || recorded == [number], "{kill_at}");
-            let next = MountHandles::restore(arena.mounts(), 0);
+            let next = MountHandles::restore(arena.mounts(), 0, None);
             let references = arena.mounts()[0].references.load(Ordering::Relaxed);
             assert!((stored.get()..=stored.get() + 1).contains(&references));
             let openable = next.openable(content);
@@ -461,7 +482,7 @@ mod tests {
         let record = &arena.mounts()[0];
         record.references.store(1, Ordering::Relaxed);
         record.descriptor.set(Some(1_000_000_000));
-        let handles = MountHandles::restore(arena.mounts(), 0);
+        let handles = MountHandles::restore(arena.mounts(), 0, None);
         let Some(handle) = handle_of_file(&handles) else {
             return;
         };

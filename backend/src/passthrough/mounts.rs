@@ -191,7 +191,7 @@ impl Mounts {
                 Mount {
                     index: MountIndex(index),
                     properties: Properties::from_bits(record.properties.load(Ordering::Relaxed)),
-                    handles: MountHandles::restore(records.clone(), index),
+                    handles: MountHandles::restore(records.clone(), index, arena.holder()),
                 },
             );
         }
@@ -266,7 +266,7 @@ impl Mounts {
         let mount = Mount {
             index: MountIndex(index),
             properties,
-            handles: MountHandles::restore(self.records.clone(), index),
+            handles: MountHandles::restore(self.records.clone(), index, self.arena.holder()),
         };
         self.arena.header().mounts.set(index + 1);
         Ok(table.add(key, mount))

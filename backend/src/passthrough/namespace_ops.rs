@@ -128,7 +128,9 @@ impl Namespace for PassthroughFs {
     /// Removes a name that is not a directory.
     fn unlink(&self, parent: NodeId, name: Name<'_>) -> io::Result<()> {
         self.check_writable()?;
-        namespace_ops::unlink(self.directory(parent)?.as_fd(), name.as_c_str())
+        let parent = self.directory(parent)?;
+        self.hold_removed(&parent, name.as_c_str());
+        namespace_ops::unlink(parent.as_fd(), name.as_c_str())
     }
 
     /// Removes an empty directory.
@@ -165,15 +167,23 @@ impl Namespace for PassthroughFs {
         }
         let from = self.directory(parent)?;
         let to = self.directory(new_parent)?;
-        let rename = || {
-            let (name, new_name) = (name.as_c_str(), new_name.as_c_str());
-            namespace_ops::rename(from.as_fd(), name, to.as_fd(), new_name, flags)
-        };
-        if flags & libc::RENAME_WHITEOUT == 0 {
-            return rename();
+        let (name, new_name) = (name.as_c_str(), new_name.as_c_str());
+        let is_exchange = flags & libc::RENAME_EXCHANGE != 0;
+        if !is_exchange {
+            self.hold_removed(&to, new_name);
         }
-        // The whiteout is a new object, so it gets the caller's owner.
-        self.impersonation().create(creator, 0, |_| rename())
+        let rename = || namespace_ops::rename(from.as_fd(), name, to.as_fd(), new_name, flags);
+        if flags & libc::RENAME_WHITEOUT == 0 {
+            rename()?;
+        } else {
+            // The whiteout is a new object, so it gets the caller's owner.
+            self.impersonation().create(creator, 0, |_| rename())?;
+        }
+        self.note_renamed(&to, new_name);
+        if is_exchange {
+            self.note_renamed(&from, name);
+        }
+        Ok(())
     }
 }
 

@@ -67,7 +67,7 @@ impl PassthroughFs {
         let file = self.open_or_evict(|| file::open_path(parent.as_fd(), name))?;
         self.complete_made(file.as_fd(), Some((parent, name)), additions)?;
         let stat = file::stat(file.as_fd())?;
-        self.insert(parent.identity.mount, file, permit, &stat)
+        self.insert(parent, Some(name), file, permit, &stat)
     }
 
     /// Makes a regular file with this content, which is something else to the guest, and enters it

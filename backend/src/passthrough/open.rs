@@ -1,5 +1,6 @@
 //! OPEN, CREATE, TMPFILE, RELEASE, FLUSH and FSYNC.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -73,7 +74,7 @@ impl Files for PassthroughFs {
         match created {
             Ok(created) => {
                 self.complete_made(created.as_fd(), Some((&parent, name)), &additions)?;
-                self.finish_create(&parent, created, permits, request)
+                self.finish_create((&parent, Some(name)), created, permits, request)
             }
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) && !request.exclusive => {
                 Err(stale())
@@ -110,7 +111,7 @@ impl Files for PassthroughFs {
                 })
         })?;
         self.complete_made(created.as_fd(), None, &additions)?;
-        self.finish_create(&parent, created, permits, request)
+        self.finish_create((&parent, None), created, permits, request)
     }
 
     /// Closes a file or directory.
@@ -206,14 +207,16 @@ impl PassthroughFs {
         Ok(opened)
     }
 
-    /// Completes the creation of a file: inserts its inode and its open file.
+    /// Completes the creation of a file: inserts its inode and its open file. `place` is its
+    /// directory, and its name there, if it has one.
     fn finish_create(
         &self,
-        parent: &Node,
+        place: (&Node, Option<&CStr>),
         created: OwnedFd,
         permits: (Permit, Permit),
         mut request: OpenFlags,
     ) -> io::Result<(EntryOut, OpenOut)> {
+        let (parent, name) = place;
         self.prepare_syncfs(parent);
         let stat = file::stat(created.as_fd())?;
         request.direct = request.direct && file::set_direct(created.as_fd(), true).is_ok();
@@ -222,7 +225,7 @@ impl PassthroughFs {
         let proc = self.share.proc_self_fd();
         let path =
             self.open_or_evict(|| file::reopen_through_proc(proc, created.as_fd(), libc::O_PATH))?;
-        let entry = self.insert(parent.identity.mount, path, permits.0, &stat)?;
+        let entry = self.insert(parent, name, path, permits.0, &stat)?;
         let id = NodeId::new(entry.nodeid);
         let opened = Arc::new(Descriptor::new(created, permits.1));
         let open = self.node(id).and_then(|node| {

@@ -1,7 +1,7 @@
 //! The files and directories that a guest has open.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -43,6 +43,8 @@ pub(super) struct OpenFile {
     pub(super) cacheable: bool,
     /// For a directory: how far it is listed.
     pub(super) dir_stream: Option<Box<DirStream>>,
+    /// The flags of open(2), to open it again with.
+    flags: i32,
 }
 
 impl OpenFile {
@@ -65,6 +67,7 @@ impl OpenFile {
                 && mount.short_read_is_final()
                 && !mount.close_reports_errors(),
             dir_stream: None,
+            flags: flags.host_flags() & !libc::O_TRUNC,
         }
     }
 
@@ -80,6 +83,7 @@ impl OpenFile {
             close_reports_errors: false,
             cacheable: false,
             dir_stream: Some(Box::new(dir_stream)),
+            flags: OPEN_DIRECTORY,
         }
     }
 
@@ -100,6 +104,19 @@ impl AsFd for OpenFile {
     }
 }
 
+/// The flags of open(2) by which directories are opened.
+pub(super) const OPEN_DIRECTORY: i32 = libc::O_RDONLY | libc::O_DIRECTORY;
+
+/// An open file whose descriptor is lost.
+#[derive(Debug)]
+pub(super) struct LostFile {
+    key: Key,
+    /// The node.
+    pub(super) node: u64,
+    /// The flags of open(2) to open it with.
+    pub(super) flags: i32,
+}
+
 /// The properties of an open file as one number.
 mod packed {
     pub(super) const WRITABLE: u32 = 1;
@@ -112,6 +129,10 @@ mod packed {
     pub(super) const LOST: u32 = 1 << 6;
     /// Has a lock by flock(2).
     pub(super) const FLOCK: u32 = 1 << 7;
+    /// The descriptor is held outside of the daemon.
+    pub(super) const HELD: u32 = 1 << 8;
+    /// The descriptor was lost, and the file is to be opened again.
+    pub(super) const TO_REOPEN: u32 = 1 << 9;
 }
 
 impl OpenFile {
@@ -131,6 +152,12 @@ impl OpenFile {
         )
     }
 
+    /// What its record has as `mount`.
+    fn mount_or_flags(&self) -> u32 {
+        let stream = self.dir_stream.as_ref();
+        stream.map_or(self.flags.cast_unsigned(), |stream| stream.mount.0)
+    }
+
     /// The file of a record that an earlier worker made.
     fn from_record(record: &FileRecord, descriptor: Descriptor) -> Self {
         let flags = record.flags.load(Ordering::Relaxed);
@@ -146,7 +173,16 @@ impl OpenFile {
             close_reports_errors: has(packed::CLOSE_REPORTS_ERRORS),
             cacheable: has(packed::CACHEABLE),
             dir_stream: has(packed::DIRECTORY).then(|| Box::new(DirStream::resumed(mount))),
+            flags: flags_of(record),
         }
+    }
+}
+
+/// The flags of open(2) to open a file again with.
+fn flags_of(record: &FileRecord) -> i32 {
+    match record.flags.load(Ordering::Relaxed) & packed::DIRECTORY {
+        0 => record.mount.load(Ordering::Relaxed).cast_signed(),
+        _ => OPEN_DIRECTORY,
     }
 }
 
@@ -185,6 +221,73 @@ impl OpenFiles {
         table.mark().end_change();
     }
 
+    /// Forgets the descriptors that are lost. The table must be whole.
+    pub(super) fn forget_lost(arena: &Arc<Arena>, is_lost: impl Fn(RawFd) -> bool) {
+        let (mark, records, used) = arena.files();
+        let table = Table::new(mark, records, used);
+        let descriptors = Descriptors::new(arena);
+        for (_, record) in table.iter_from(0) {
+            if let Some(number) = record.descriptor.get().filter(|number| is_lost(*number)) {
+                record.flags.fetch_and(!packed::HELD, Ordering::Relaxed);
+                record.flags.fetch_or(packed::TO_REOPEN, Ordering::Release);
+                descriptors.disown(number);
+                record.descriptor.set(None);
+            }
+        }
+    }
+
+    /// The descriptors that are held outside of the daemon.
+    pub(super) fn held(arena: &Arc<Arena>) -> Vec<RawFd> {
+        let (mark, records, used) = arena.files();
+        let table = Table::new(mark, records, used);
+        let is_held =
+            |record: &FileRecord| record.flags.load(Ordering::Relaxed) & packed::HELD != 0;
+        let held = table.iter_from(0).filter(|(_, record)| is_held(record));
+        held.filter_map(|(_, record)| record.descriptor.get())
+            .collect()
+    }
+
+    /// The files whose descriptors are lost.
+    pub(super) fn lost(&self) -> Vec<LostFile> {
+        let table = self.table.read();
+        let is_lost =
+            |record: &FileRecord| record.flags.load(Ordering::Relaxed) & packed::TO_REOPEN != 0;
+        let lost = table.iter_from(0).filter(|(_, record)| is_lost(record));
+        lost.map(|(key, record)| LostFile {
+            key,
+            node: record.node.load(Ordering::Relaxed),
+            flags: flags_of(record),
+        })
+        .collect()
+    }
+
+    /// The file was opened again. Without `opened`, it could not be, and each access gives EBADF.
+    pub(super) fn restore(&self, lost: &LostFile, opened: Option<OwnedFd>) {
+        let mut table = self.write();
+        let Some(record) = table.get(lost.key) else {
+            return;
+        };
+        let Some(opened) = opened else {
+            let (flags, mount) = (packed::LOST, lost.flags.cast_unsigned());
+            record.mount.store(mount, Ordering::Relaxed);
+            record.flags.store(flags, Ordering::Release);
+            return;
+        };
+        let number = opened.as_raw_fd();
+        // The budget counts it since this worker began.
+        let permit = Permit::of_counted(&self.budget, PermitFor::File);
+        let file = OpenFile::from_record(record, Descriptor::new(opened, permit));
+        let owner = Owner::new(Kind::File, lost.key.index());
+        self.descriptors.own(number, owner);
+        record.descriptor.set(Some(number));
+        record
+            .flags
+            .fetch_and(!packed::TO_REOPEN, Ordering::Release);
+        if let Some(held) = table.held_mut(lost.key) {
+            *held = Some(Arc::new(file));
+        }
+    }
+
     fn write(&self) -> Changing<RwLockWriteGuard<'_, Table>> {
         Changing::new(self.table.write())
     }
@@ -196,7 +299,7 @@ impl OpenFiles {
     pub(super) fn insert(&self, file: OpenFile) -> io::Result<Handle> {
         let (node, flags) = (file.node, file.pack());
         let descriptor = file.descriptor.as_fd().as_raw_fd();
-        let mount = file.dir_stream.as_ref().map_or(0, |stream| stream.mount.0);
+        let mount = file.mount_or_flags();
         let mut table = self.write();
         let key = table.insert(Arc::new(file), |record, key| {
             record.node.store(node.get(), Ordering::Relaxed);
@@ -289,9 +392,18 @@ impl OpenFiles {
         if table.get(key).is_none() {
             return Err(bad_handle());
         }
-        self.descriptors.disown(file.as_fd().as_raw_fd());
+        let number = file.as_fd().as_raw_fd();
+        self.descriptors.disown(number);
+        let flags = table
+            .get(key)
+            .map(|record| record.flags.load(Ordering::Relaxed));
+        let is_held = flags.is_some_and(|flags| flags & packed::HELD != 0);
         table.remove(key);
         table.trim();
+        drop(table);
+        if is_held && let Some(holder) = self.descriptors.holder() {
+            holder.release(&[number]);
+        }
         Ok(file)
     }
 
@@ -360,8 +472,22 @@ impl OpenFiles {
         known.collect()
     }
 
-    /// Notes whether a file has a lock by flock(2).
+    /// Notes whether a file has a lock by flock(2). The file is held from its first lock on.
     pub(super) fn note_flock(&self, handle: Handle, is_locked: bool) {
+        if is_locked && let Some(holder) = self.descriptors.holder() {
+            let number = {
+                let table = self.table.read();
+                let record = self.key_of(handle).ok().and_then(|key| table.get(key));
+                record.and_then(|record| {
+                    let before = record.flags.fetch_or(packed::HELD, Ordering::Relaxed);
+                    let is_new = before & packed::HELD == 0;
+                    is_new.then(|| record.descriptor.get())?
+                })
+            };
+            if let Some(number) = number {
+                holder.hold(&[number]);
+            }
+        }
         let table = self.table.read();
         let record = self.key_of(handle).ok().and_then(|key| table.get(key));
         if let Some(record) = record {
@@ -409,10 +535,7 @@ impl OpenFiles {
         file: Option<OpenFile>,
     ) -> io::Result<()> {
         let (flags, mount) = match &file {
-            Some(file) => (
-                file.pack(),
-                file.dir_stream.as_ref().map_or(0, |stream| stream.mount.0),
-            ),
+            Some(file) => (file.pack(), file.mount_or_flags()),
             None => (packed::LOST, arriving.flags.cast_unsigned()),
         };
         let descriptor = file.as_ref().map(|file| file.as_fd().as_raw_fd());

@@ -96,7 +96,7 @@ impl PassthroughFs {
     }
 
     /// Opens an inode; on a read-only share without updating its access time.
-    fn open_inode(&self, node: &Node, flags: i32) -> io::Result<OwnedFd> {
+    pub(super) fn open_inode(&self, node: &Node, flags: i32) -> io::Result<OwnedFd> {
         let open = |flags| self.reopen_file(node, flags);
         let noatime_flags = if self.share.options.readonly {
             flags | libc::O_NOATIME

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -72,6 +72,37 @@ impl PosixLocks {
         let records = Slab::<LockRecord, ()>::new(mark, records, used);
         Descriptors::new(arena).correct_by(&records, 0);
         records.mark().end_change();
+    }
+
+    /// Forgets the locks whose descriptors are lost. The table must be whole. Returns their number.
+    pub(super) fn forget_lost(arena: &Arc<Arena>, is_lost: impl Fn(RawFd) -> bool) -> usize {
+        let (mark, records, used) = arena.locks();
+        let mut records = Slab::<LockRecord, ()>::new(mark, records, used);
+        let has_lost = |record: &LockRecord| record.descriptor.get().is_none_or(&is_lost);
+        let lost: Vec<Key> = (records.iter_from(0))
+            .filter_map(|(key, record)| has_lost(record).then_some(key))
+            .collect();
+        let descriptors = Descriptors::new(arena);
+        records.mark().begin_change();
+        for key in &lost {
+            let record = records.get(*key);
+            if let Some(number) = record.and_then(|record| record.descriptor.get()) {
+                descriptors.disown(number);
+            }
+            records.remove(*key);
+        }
+        records.mark().end_change();
+        lost.len()
+    }
+
+    /// The descriptors that are held outside of the daemon.
+    pub(super) fn held(arena: &Arc<Arena>) -> Vec<RawFd> {
+        let (mark, records, used) = arena.locks();
+        let records = Slab::<LockRecord, ()>::new(mark, records, used);
+        let records = records.iter_from(0);
+        records
+            .filter_map(|(_, record)| record.descriptor.get())
+            .collect()
     }
 
     /// Number of open file descriptions.
@@ -151,14 +182,14 @@ impl LockFiles {
             record.descriptor.set(Some(descriptor));
         })?;
         let of_record = Owner::new(Kind::Lock, key.index());
-        self.descriptors.own(descriptor, of_record);
+        self.descriptors.own_held(descriptor, of_record);
         self.by_owner.insert(owner, (key, file));
         Ok(())
     }
 
     fn remove(&mut self, owner: LockOwner) -> Option<Arc<Descriptor>> {
         let (key, file) = self.by_owner.remove(&owner)?;
-        self.descriptors.disown(file.as_fd().as_raw_fd());
+        self.descriptors.disown_held(file.as_fd().as_raw_fd());
         self.records.remove(key);
         self.records.trim();
         Some(file)

@@ -14,6 +14,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use super::budget::Descriptor;
 use super::errno::stale;
 use super::fs::PassthroughFs;
 use super::inode_ref::{BirthTime, InodeFingerprint, InodeRef, birth_time};
@@ -158,9 +159,22 @@ impl PassthroughFs {
         identity: Identity,
         inode_ref: &InodeRef,
     ) -> io::Result<OwnedFd> {
+        self.open_inode_ref_within(identity, inode_ref, MAX_DEPTH)
+    }
+
+    /// [`Self::open_inode_ref`] by way of at most this number of directories that the guest knows
+    /// and that have no descriptors either.
+    fn open_inode_ref_within(
+        &self,
+        identity: Identity,
+        inode_ref: &InodeRef,
+        levels: usize,
+    ) -> io::Result<OwnedFd> {
         let (file, birth_time) = match inode_ref {
             InodeRef::Handle(handle) => (handle.open()?, None),
-            InodeRef::Name { name, birth_time } => (self.open_name(name)?, Some(*birth_time)),
+            InodeRef::Name { name, birth_time } => {
+                (self.open_name(name, levels)?, Some(*birth_time))
+            }
             InodeRef::Unlinked => return Err(stale()),
         };
         self.check(identity, birth_time, &file::identity(file.as_fd())?)?;
@@ -168,11 +182,11 @@ impl PassthroughFs {
     }
 
     /// Opens what has a remembered name now.
-    fn open_name(&self, name: &RememberedName) -> io::Result<OwnedFd> {
+    fn open_name(&self, name: &RememberedName, levels: usize) -> io::Result<OwnedFd> {
         let mut way_down = Vec::new();
         let mut open = None;
         for dir in name.dir.iter().flat_map(RememberedDir::and_above) {
-            open = self.state.inodes.descriptor_of(dir.identity());
+            open = self.known_directory(dir.identity(), levels)?;
             if open.is_some() {
                 break;
             }
@@ -192,6 +206,28 @@ impl PassthroughFs {
         }
         let from = reached.as_ref().map_or(start.as_fd(), AsFd::as_fd);
         open_component(from, &name.name)
+    }
+
+    /// A directory that the guest knows; `None` if it does not. Without a descriptor, it is reopened
+    /// by its own reference, which a rename by the guest has changed.
+    fn known_directory(
+        &self,
+        identity: Identity,
+        levels: usize,
+    ) -> io::Result<Option<Arc<Descriptor>>> {
+        let inodes = &self.state.inodes;
+        if let Some(open) = inodes.descriptor_of(identity) {
+            return Ok(Some(open));
+        }
+        let Some((id, inode_ref)) = inodes.find_noted(identity) else {
+            return Ok(None);
+        };
+        // References can lead around in a circle, if the host has moved directories.
+        let levels = levels.checked_sub(1).ok_or_else(stale)?;
+        let permit = self.acquire_inode_permit()?;
+        let opened = self.open_inode_ref_within(identity, &inode_ref, levels)?;
+        let descriptor = Arc::new(Descriptor::new(opened, permit));
+        inodes.set_descriptor(id, descriptor).map(Some)
     }
 
     /// Checks the attributes of what was found; the birth time only if one is given.

@@ -1,7 +1,7 @@
 //! The directories that a session keeps open for SYNCFS, one for each mount that it writes to.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -113,6 +113,17 @@ impl SyncfsDirectories {
         });
     }
 
+    /// Forgets the descriptors that are lost: the mounts are opened again.
+    pub(super) fn forget_lost(arena: &Arena, is_lost: impl Fn(RawFd) -> bool) {
+        let descriptors = Descriptors::new(arena);
+        for record in arena.syncfs_mounts().iter() {
+            if let Some(number) = record.descriptor.get().filter(|number| is_lost(*number)) {
+                descriptors.disown(number);
+                record.descriptor.set(None);
+            }
+        }
+    }
+
     /// Notes a mount for the next worker.
     fn note(&self, mount: MountIndex, known: &SyncfsMount) {
         let Some(record) = self.records.get(mount.0 as usize) else {
@@ -126,7 +137,7 @@ impl SyncfsDirectories {
         {
             let descriptor = open.as_fd().as_raw_fd();
             let owner = Owner::new(Kind::Syncfs, mount.0);
-            self.descriptors.own(descriptor, owner);
+            self.descriptors.own_held(descriptor, owner);
             record.descriptor.set(Some(descriptor));
         }
         record.anchor.store(known.anchor.get(), Ordering::Release);
@@ -139,7 +150,7 @@ impl SyncfsDirectories {
         };
         if let Some(descriptor) = record.descriptor.get() {
             record.descriptor.set(None);
-            self.descriptors.disown(descriptor);
+            self.descriptors.disown_held(descriptor);
         }
         record.anchor.store(0, Ordering::Release);
     }

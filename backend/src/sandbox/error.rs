@@ -5,6 +5,18 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+/// What to do about a directory that the daemon's user may not open, for the end of a message.
+fn who_may_not(error: &io::Error) -> String {
+    if error.kind() != io::ErrorKind::PermissionDenied {
+        return String::new();
+    }
+    let user = rustix::process::geteuid();
+    format!(
+        " as user {} (let that user read and search it, and search the directories above it)",
+        user.as_raw()
+    )
+}
+
 /// A mechanism of the sandbox that fails, and what the operator can pass instead.
 #[derive(Debug, Error)]
 pub enum Error {
@@ -12,7 +24,7 @@ pub enum Error {
     #[error("the descriptor of the shared directory has become another: a worker was taken over")]
     RootReplaced,
     /// The shared directory cannot be opened.
-    #[error("cannot open shared directory {path:?}")]
+    #[error("cannot open shared directory {path:?}{}", who_may_not(source))]
     SharedDir {
         /// The directory.
         path: PathBuf,
@@ -52,9 +64,6 @@ pub enum Error {
         /// The lowest limit that suffices.
         min: u64,
     },
-    /// The acceptor cannot become the parent of orphaned workers.
-    #[error("cannot make the acceptor the parent of workers without a keeper")]
-    Reaper(#[source] io::Error),
     /// The operator's supplementary groups cannot be dropped.
     #[error("cannot drop the supplementary groups")]
     Groups(#[source] io::Error),
@@ -67,9 +76,6 @@ pub enum Error {
     /// The first process died before the second one was ready.
     #[error("the supervisor process has died")]
     Orphaned,
-    /// The confined process cannot be watched.
-    #[error("cannot wait for the confined process")]
-    Supervise(#[source] io::Error),
     /// An ordinary user cannot create a user namespace.
     #[error(
         "cannot {what} the user namespace an ordinary user needs for --sandbox=namespace: allow \
@@ -127,7 +133,7 @@ pub enum Error {
     #[error("cannot open /proc/self/fd: mount /proc")]
     ProcSelfFd(#[source] io::Error),
     /// Descriptors cannot be reopened.
-    #[error("cannot open the shared directory through /proc/self/fd")]
+    #[error("cannot open the shared directory through /proc/self/fd{}", who_may_not(.0))]
     Reopen(#[source] io::Error),
     /// `--modcaps` adds a capability that the process does not have.
     #[error(

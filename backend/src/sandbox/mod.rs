@@ -7,11 +7,12 @@
 //! ```text
 //! gangplankd ─┬─ fork ── supervisor: stays outside, forwards signals, reloads, removes the socket
 //!             └─ acceptor: namespaces ─ pivot_root │ chroot ─ capabilities ─ seccomp
-//!                  └─ keeper of a guest: mount namespace ─ capabilities ─ seccomp
+//!                  └─ keeper of a guest: process and mount namespace ─ capabilities ─ seccomp
 //!                       └─ worker: capabilities ─ landlock ─ seccomp ─ serves the guest
 //! ```
 //!
-//! With `--sandbox=none` no process moves.
+//! With `--sandbox=none` no process moves. The acceptor confines the keepers that it forks, but they
+//! are the supervisor's children, and none ends with the acceptor.
 //!
 //! Lists of system calls, Landlock and the permitted capabilities can only become stricter, and a
 //! process inherits them. So the acceptor's permit all that a keeper may do, and the keeper's all
@@ -35,6 +36,7 @@ mod seccomp;
 mod supervisor;
 mod user_namespace;
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 
@@ -49,13 +51,12 @@ use crate::passthrough::Abilities;
 use crate::passthrough::options::InodeFileHandles;
 use crate::sys::file;
 use crate::sys::file_handle::FileHandle;
-use crate::sys::process;
+use crate::sys::process::{self, WatchedFork};
 pub use error::Error;
 pub use options::Options;
 use options::{Mode, Seccomp};
 use seccomp::Process;
 use supervisor::Side;
-pub use supervisor::Supervisor;
 
 /// What the acceptor needs to confine keepers, and what it found out about workers' permissions.
 #[derive(Debug)]
@@ -106,8 +107,8 @@ pub struct ConfinedWorker {
 pub enum Role {
     /// Confined; it accepts the guests' connections. With the channel to its supervisor.
     Acceptor(Confined, Channel),
-    /// Outside of the sandbox; it watches the acceptor.
-    Supervisor(Supervisor),
+    /// Outside of the sandbox, with the acceptor and the channel to it.
+    Supervisor(Pid, Channel),
     /// It has started the acceptor for the supervisor of [`Start::Successor`].
     Launcher(Pid),
 }
@@ -116,7 +117,10 @@ pub enum Role {
 #[derive(Debug)]
 pub enum Start {
     /// By itself.
-    First,
+    First {
+        /// The user namespace that processes had which have ended, and whose guests go on.
+        user_namespace: Option<OwnedFd>,
+    },
     /// Beside the processes that it takes guests over from.
     Successor {
         /// The calling process's parent, which supervises those.
@@ -168,7 +172,7 @@ pub fn confine(
         chroot::check()?;
     }
     let (supervisor, user_namespace) = match start {
-        Start::First => (None, None),
+        Start::First { user_namespace } => (None, user_namespace),
         Start::Successor {
             supervisor,
             user_namespace,
@@ -183,7 +187,7 @@ pub fn confine(
     drop(user_namespace);
     let supervisor = match side {
         Side::Confined(supervisor) => supervisor,
-        Side::Supervisor(supervisor) => return Ok(Role::Supervisor(supervisor)),
+        Side::Supervisor(acceptor, channel) => return Ok(Role::Supervisor(acceptor, channel)),
         Side::Launcher(acceptor) => return Ok(Role::Launcher(acceptor)),
     };
     let mut user_namespace = None;
@@ -201,13 +205,12 @@ pub fn confine(
             if is_ordinary {
                 user_namespace = Some(namespaces::user_namespace()?);
             }
+            // A failure must show before a guest connects.
+            namespaces::check_process_namespace()?;
             (namespaces::enter(shared_dir)?, proc_self::open_proc()?)
         }
     };
 
-    // A worker whose keeper was killed becomes the acceptor's child.
-    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
-        .map_err(|error| Error::Reaper(error.into()))?;
     oom_score::protect(&proc);
     // The guest decides the permissions of new files.
     rustix::process::umask(FileMode::empty());
@@ -245,7 +248,33 @@ pub fn confine(
     Ok(Role::Acceptor(confined, supervisor))
 }
 
+/// Reduces the capabilities of the calling process, which is to be the supervisor.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn reduce_supervisor() -> Result<(), Error> {
+    capabilities::reduce_supervisor()
+}
+
 impl Confined {
+    /// Forks a process that is to be a keeper, as a child of the calling process's parent. With
+    /// `--sandbox=namespace`, it is the first one of a new process namespace.
+    ///
+    /// # Errors
+    /// Those of clone(2) and capset(2).
+    pub fn fork_keeper(&self) -> io::Result<WatchedFork> {
+        if self.mode != Mode::Namespace {
+            return process::fork_watched_sibling(false);
+        }
+        resume().map_err(io::Error::other)?;
+        let forked = process::fork_watched_sibling(true);
+        // The new process has to be permitted more, and reduces that itself.
+        if !matches!(forked, Ok(WatchedFork::Child)) {
+            suspend().map_err(io::Error::other)?;
+        }
+        forked
+    }
+
     /// Confines the calling process, a keeper that the acceptor has just forked. It enters the
     /// mount namespace of its guest and stays permitted what a worker does until it is confined.
     ///

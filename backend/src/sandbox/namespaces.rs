@@ -1,5 +1,6 @@
 //! `--sandbox=namespace`: new mount, process and network namespaces, inside a new user namespace
-//! for an ordinary user.
+//! for an ordinary user. Each keeper is the first process of a process namespace, so the kernel ends
+//! a guest's processes with it, and they see no others.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,11 +15,10 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space}
 use super::error::Error;
 use super::options::Options;
 use super::{identity, pivot, proc_self, user_namespace};
-use crate::sys::process::{self, Forked, unshare};
+use crate::sys::process::{self, Forked, WatchedFork, unshare};
 
-/// Starts the confined process as the first one of a new process namespace. For an ordinary user
-/// that is in a user namespace: the given one, or a new one. It remains the same user to the
-/// outside.
+/// Starts the confined process. For an ordinary user that is in a user namespace: the given one, or
+/// a new one. It remains the same user to the outside.
 ///
 /// The calling process keeps its namespaces, except that it enters the given one. With
 /// `as_sibling`, the new process is a child of its parent, and it is an ordinary user's only with a
@@ -33,7 +33,7 @@ pub(super) fn fork(
 ) -> Result<Forked, Error> {
     if identity::is_root() {
         return match options.mapped_ids() {
-            None => clone(as_sibling),
+            None => start(as_sibling),
             Some(option) => Err(Error::MapAsRoot(option)),
         };
     }
@@ -45,11 +45,11 @@ pub(super) fn fork(
                     source: error.into(),
                 },
             )?;
-            clone(as_sibling)?
+            start(as_sibling)?
         }
         None => launch(|| {
             user_namespace::enter(options)?;
-            clone(true)
+            start(true)
         })?,
     };
     if matches!(forked, Forked::Child) {
@@ -58,11 +58,12 @@ pub(super) fn fork(
     Ok(forked)
 }
 
-fn clone(as_sibling: bool) -> Result<Forked, Error> {
-    process::clone_into_process_namespace(as_sibling).map_err(|source| Error::Namespaces {
-        what: "a process namespace",
-        source,
-    })
+fn start(as_sibling: bool) -> Result<Forked, Error> {
+    let forked = match as_sibling {
+        true => process::fork_sibling(),
+        false => process::fork(),
+    };
+    forked.map_err(Error::Fork)
 }
 
 /// Has another process, which may change its namespaces, make a child of the calling one by
@@ -90,6 +91,22 @@ fn launch(start: impl FnOnce() -> Result<Forked, Error>) -> Result<Forked, Error
     read.map_err(Error::Fork)?;
     let child = said.parse().ok().and_then(Pid::from_raw);
     child.map(Forked::Parent).ok_or(Error::Launch(said))
+}
+
+/// Checks that the calling process, which must have CAP_SYS_ADMIN, can start a process in a process
+/// namespace, as its keepers will be.
+///
+/// # Errors
+/// The kernel refuses, for example by user.max_pid_namespaces.
+pub(super) fn check_process_namespace() -> Result<(), Error> {
+    match process::fork_watched_sibling(true) {
+        Ok(WatchedFork::Child) => process::exit(0),
+        Ok(WatchedFork::Parent(..)) => Ok(()),
+        Err(source) => Err(Error::Namespaces {
+            what: "a process namespace",
+            source,
+        }),
+    }
 }
 
 /// The calling process's user namespace.

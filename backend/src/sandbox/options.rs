@@ -1,5 +1,6 @@
 //! The operator's options of the sandbox.
 
+use std::fmt;
 use std::str::FromStr;
 
 use caps::{Capability, CapsHashSet};
@@ -28,6 +29,16 @@ impl FromStr for Mode {
             "none" => Ok(Self::None),
             _ => Err("expected namespace, chroot or none"),
         }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Namespace => "namespace",
+            Self::Chroot => "chroot",
+            Self::None => "none",
+        })
     }
 }
 

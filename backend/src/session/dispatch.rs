@@ -26,7 +26,7 @@ const SYMLINK_TARGET_MAX: usize = 4096;
 
 /// Most bytes that one COPY_FILE_RANGE copies: the most whole 4 KiB pages that its reply, a 32-bit
 /// count, can report.
-const COPY_MAX: u64 = 0xffff_f000;
+pub(super) const COPY_MAX: u64 = 0xffff_f000;
 
 /// Most bytes of the argument and of the result of an ioctl(2) command. Those that are supported
 /// have at most 68.

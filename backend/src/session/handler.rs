@@ -9,29 +9,44 @@ use super::file_system::FileSystem;
 use super::lock_threads::{LockThreads, Waiting};
 use super::lock_waits::LockRequest;
 use super::reply::put_error;
-use super::{Served, Session};
-use crate::device::request::{Handled, Handler, IoMode, Request};
+use super::{Served, Session, cost};
+use crate::device::request::{Cost, Handled, Handler, IoMode, Request, Scratch};
 use crate::state::migration::TransferError;
 use crate::state::requests::Interrupted;
+use crate::trace::{self, Tracer};
 
 /// Serves a device's requests with a session.
 pub struct SessionHandler<F> {
     session: Arc<Session<F>>,
     lock_threads: LockThreads<F>,
+    tracer: Option<Arc<Tracer>>,
 }
 
 impl<F: FileSystem + 'static> SessionHandler<F> {
     /// A handler that serves requests with `session`. At most `lock_threads` threads wait for
     /// locks, and one more tries those of further requests from time to time.
-    pub fn new(session: Session<F>, lock_threads: usize) -> Self {
+    pub fn new(session: Session<F>, lock_threads: usize, tracer: Option<Arc<Tracer>>) -> Self {
         let session = Arc::new(session);
         Self {
-            lock_threads: LockThreads::new(Arc::clone(&session), lock_threads),
+            lock_threads: LockThreads::new(Arc::clone(&session), lock_threads, tracer.clone()),
             session,
+            tracer,
+        }
+    }
+
+    fn begin_trace(&self, scratch: &mut Scratch) {
+        if let Some(tracer) = &self.tracer {
+            tracer.begin(&mut scratch.trace);
         }
     }
 
     fn handled(&self, mut request: Box<Request>, served: Served) -> Handled {
+        if let Some(tracer) = &self.tracer {
+            match &served {
+                Served::Replied(len) => request.end_trace(tracer, *len),
+                Served::WouldBlock | Served::WaitsForLock(_) => request.leave_trace(tracer),
+            }
+        }
         match served {
             Served::WouldBlock => Handled::WouldBlock(request),
             Served::Replied(len) => {
@@ -60,9 +75,13 @@ impl<F: FileSystem + 'static> SessionHandler<F> {
         );
         let Waiting { mut request, lock } = waiting;
         self.session.lock_waits.unregister(lock.unique);
-        let (_, mut reply, _) = request.parts();
+        let (_, mut reply, scratch) = request.parts();
+        self.begin_trace(scratch);
         let written = put_error(&mut reply, lock.unique, libc::ENOLCK);
         self.session.count_refusal(Some(Opcode::Setlkw), 0, written);
+        if let Some(tracer) = &self.tracer {
+            request.end_trace(tracer, written);
+        }
         request.set_reply_len(written);
         Handled::Replied(request)
     }
@@ -71,12 +90,14 @@ impl<F: FileSystem + 'static> SessionHandler<F> {
 impl<F: FileSystem + 'static> Handler for SessionHandler<F> {
     fn handle(&self, mut request: Box<Request>, mode: IoMode) -> Handled {
         let (mut reader, mut writer, scratch) = request.parts();
+        self.begin_trace(scratch);
         let served = self.session.serve(&mut reader, &mut writer, scratch, mode);
         self.handled(request, served)
     }
 
     fn recover(&self, mut request: Box<Request>, interrupted: Interrupted) -> Handled {
         let (mut reader, mut writer, scratch) = request.parts();
+        self.begin_trace(scratch);
         let served = self
             .session
             .repeat(&mut reader, &mut writer, scratch, interrupted.into());
@@ -84,9 +105,14 @@ impl<F: FileSystem + 'static> Handler for SessionHandler<F> {
     }
 
     fn refuse(&self, request: &mut Request) {
-        let (mut reader, mut writer, _) = request.parts();
+        let (mut reader, mut writer, scratch) = request.parts();
+        self.begin_trace(scratch);
         let total = reader.remaining() as u64;
         let header = reader.read_value::<InHeader>();
+        scratch.input.clear();
+        if let Some(header) = &header {
+            trace::note_header(header);
+        }
         let expects_reply = |header: &InHeader| {
             let opcode = header.opcode();
             opcode.map_or(true, Opcode::expects_reply)
@@ -99,7 +125,15 @@ impl<F: FileSystem + 'static> Handler for SessionHandler<F> {
         };
         let opcode = header.and_then(|header| header.opcode().ok());
         self.session.count_refusal(opcode, total, written);
+        if let Some(tracer) = &self.tracer {
+            request.end_trace(tracer, written);
+        }
         request.set_reply_len(written);
+    }
+
+    fn cost(&self, request: &mut Request) -> Cost {
+        let (reader, _, _) = request.parts();
+        cost::peek(&reader)
     }
 
     fn end_waits(&self) {

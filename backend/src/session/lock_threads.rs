@@ -19,7 +19,8 @@ use parking_lot::{Mutex, MutexGuard};
 use super::Session;
 use super::file_system::FileSystem;
 use super::lock_waits::LockRequest;
-use crate::device::request::Request;
+use crate::device::request::{Request, Scratch};
+use crate::trace::Tracer;
 
 /// Shortest pause between two rounds in which the locks of the queue are tried.
 const MIN_RETRY_INTERVAL: Duration = Duration::from_millis(2);
@@ -40,6 +41,7 @@ pub(super) struct LockThreads<F>(Arc<Shared<F>>);
 struct Shared<F> {
     session: Arc<Session<F>>,
     max_threads: usize,
+    tracer: Option<Arc<Tracer>>,
     state: Mutex<State>,
 }
 
@@ -55,10 +57,15 @@ struct State {
 impl<F: FileSystem + 'static> LockThreads<F> {
     /// At most `max_threads` threads wait for locks, and one tries those of the queue. None runs
     /// while no request waits.
-    pub(super) fn new(session: Arc<Session<F>>, max_threads: usize) -> Self {
+    pub(super) fn new(
+        session: Arc<Session<F>>,
+        max_threads: usize,
+        tracer: Option<Arc<Tracer>>,
+    ) -> Self {
         Self(Arc::new(Shared {
             session,
             max_threads,
+            tracer,
             state: Mutex::default(),
         }))
     }
@@ -111,10 +118,10 @@ impl<F: FileSystem> Shared<F> {
             drop(state);
             // A request that is lost in a panic stops its ring; the thread goes on.
             let _ = catch_unwind(AssertUnwindSafe(|| {
-                let (_, mut reply, _) = waiting.request.parts();
+                let (_, mut reply, scratch) = waiting.request.parts();
+                self.begin_trace(scratch);
                 let written = self.session.wait_for_lock(&waiting.lock, &mut reply);
-                waiting.request.set_reply_len(written);
-                waiting.request.finish();
+                self.finish(waiting.request, written);
             }));
         }
     }
@@ -150,14 +157,31 @@ impl<F: FileSystem> Shared<F> {
     /// Tries a request's lock once, and queues the request again if the lock is not free. Returns
     /// whether the request is finished.
     fn retry(&self, mut waiting: Waiting) -> bool {
-        let (_, mut reply, _) = waiting.request.parts();
+        let (_, mut reply, scratch) = waiting.request.parts();
+        self.begin_trace(scratch);
         let Some(written) = self.session.retry_lock(&waiting.lock, &mut reply) else {
+            if let Some(tracer) = &self.tracer {
+                waiting.request.leave_trace(tracer);
+            }
             self.lock().queue.push_back(waiting);
             return false;
         };
-        waiting.request.set_reply_len(written);
-        waiting.request.finish();
+        self.finish(waiting.request, written);
         true
+    }
+
+    fn begin_trace(&self, scratch: &mut Scratch) {
+        if let Some(tracer) = &self.tracer {
+            tracer.begin(&mut scratch.trace);
+        }
+    }
+
+    fn finish(&self, mut request: Box<Request>, written: usize) {
+        if let Some(tracer) = &self.tracer {
+            request.end_trace(tracer, written);
+        }
+        request.set_reply_len(written);
+        request.finish();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

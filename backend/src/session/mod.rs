@@ -7,6 +7,7 @@
 //! INIT starts a session and ends the one before. DESTROY, a reset of the device and the end of the
 //! connection end it.
 
+mod cost;
 mod dialect_cell;
 mod dispatch;
 pub mod file_system;
@@ -47,6 +48,7 @@ use crate::state::migration::Init;
 use crate::state::requests;
 use crate::state::session::SessionRecord;
 use crate::sys::buffers::{Reader, Writer};
+use crate::trace;
 
 /// One guest's session, on a file system of its own.
 pub struct Session<F> {
@@ -239,6 +241,7 @@ impl<F: FileSystem> Session<F> {
     ) -> Outcome {
         let (unique, node) = (header.unique(), header.node());
         let dialect = self.dialect.get();
+        trace::note_dialect(dialect);
         let decoded = Operation::decode(header, &scratch.input, dialect.unwrap_or_default());
         let decoded = match decoded {
             Ok(decoded) => decoded,
@@ -248,6 +251,17 @@ impl<F: FileSystem> Session<F> {
             }
         };
         log::debug!("{} of node {node}, unique {unique}", opcode.name());
+        if let Some(charged) = scratch.charged
+            && !cost::of(opcode, &scratch.input).is_within(charged)
+        {
+            rate_limited!(
+                warn,
+                "a guest changed a request after it was sent, to exceed its limits: the reply to \
+                 {} is EIO",
+                opcode.name()
+            );
+            return Outcome::error(put_error(reply, unique, libc::EIO));
+        }
         // Without a time, the operation had not begun.
         let has_begun = |earlier: &Interrupted| earlier.began != 0 || !begins_at_a_time(opcode);
         let earlier = earlier.filter(has_begun);

@@ -71,9 +71,10 @@ pub(super) fn accept(offer: &InitIn, wanted: InitFlags) -> InitOut {
         ..InitOut::default()
     };
     reply.set_features(accepted);
+    log::debug!("agreed with a guest on {accepted:?}");
     rate_limited!(
         info,
-        "a guest speaks FUSE 7.{}; agreed on {accepted:?}",
+        "a guest has mounted the share, by FUSE 7.{}",
         offer.minor
     );
     reply

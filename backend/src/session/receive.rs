@@ -4,6 +4,7 @@ use gangplank_fuse::{InHeader, Opcode, Unique};
 use gangplank_service::rate_limited;
 
 use crate::sys::buffers::Reader;
+use crate::trace;
 
 /// Most bytes of a request's arguments, without the data of a WRITE: an extended attribute of
 /// 64 KiB with its name, rounded up.
@@ -40,6 +41,7 @@ pub(super) fn receive(
             errno: libc::EINVAL,
         });
     };
+    trace::note_header(&header);
     let invalid = |errno| Invalid {
         unique: header.unique(),
         errno,

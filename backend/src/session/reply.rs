@@ -6,6 +6,7 @@ use gangplank_fuse::{Opcode, OutHeader, Unique};
 use zerocopy::{Immutable, IntoBytes};
 
 use crate::sys::buffers::{Reserved, Writer};
+use crate::trace;
 
 /// Bytes of the header at the start of each reply.
 const HEADER_LEN: usize = size_of::<OutHeader>();
@@ -37,10 +38,11 @@ impl<'a> ReplyHeader<'a> {
         };
         let (header, payload) = match result {
             Ok(payload) => (OutHeader::ok(unique, payload), payload),
-            Err(error) => (
-                OutHeader::error(unique, error.raw_os_error().unwrap_or(libc::EIO)),
-                0,
-            ),
+            Err(error) => {
+                let errno = error.raw_os_error().unwrap_or(libc::EIO);
+                trace::note_errno(errno);
+                (OutHeader::error(unique, errno), 0)
+            }
         };
         reserved.fill(zerocopy::transmute!(header));
         HEADER_LEN + payload
@@ -49,6 +51,7 @@ impl<'a> ReplyHeader<'a> {
 
 /// Writes an error reply and returns its length in bytes: 0 if the guest left too little room.
 pub(super) fn put_error(reply: &mut Writer<'_>, unique: Unique, errno: i32) -> usize {
+    trace::note_errno(errno);
     if reply.write_value(&OutHeader::error(unique, errno)) {
         HEADER_LEN
     } else {
@@ -64,6 +67,7 @@ pub(super) fn put<T: IntoBytes + Immutable>(
     reply: &mut Writer<'_>,
     value: &T,
 ) -> io::Result<usize> {
+    trace::note_reply(value.as_bytes());
     if !reply.write_value(value) {
         return Err(io::Error::from_raw_os_error(libc::EIO));
     }

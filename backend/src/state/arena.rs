@@ -11,8 +11,8 @@
 use std::io;
 use std::mem::offset_of;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use rustix::time::ClockId;
 use thiserror::Error;
@@ -27,6 +27,7 @@ use super::mounts::{MAX_MOUNTS, MountRecord};
 use super::requests::{RequestSlot, RingRecord};
 use super::session::SessionRecord;
 use super::table::TableRecord;
+use crate::holder::client::Holder;
 use crate::sys::clock;
 use crate::sys::shared_memory::{Shared, SharedMemory, SharedSlice, shared_struct};
 
@@ -35,7 +36,7 @@ use crate::sys::shared_memory::{Shared, SharedMemory, SharedSlice, shared_struct
 ///
 /// It also stands for what follows from the state and is not in it, such as the features that an
 /// offer of INIT leads to.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 
 /// The arena's first bytes, as a little-endian number.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"GANGPLNK");
@@ -84,6 +85,9 @@ shared_struct! {
         pub deaths: AtomicU32,
         /// The last such worker's signal; 0 if it found a fault in itself.
         pub last_signal: AtomicU32,
+        /// 1 if descriptors that the state refers to are lost, and the state has not been corrected
+        /// yet.
+        pub is_incomplete: AtomicU32,
         /// Blocks of counters that were ever used.
         pub counter_blocks: AtomicU32,
         /// When the last such worker ended (`CLOCK_MONOTONIC`), in nanoseconds; 0 once the guest is
@@ -174,6 +178,8 @@ pub struct Arena {
     memory: Arc<SharedMemory>,
     header: Part<Header>,
     layout: Layout,
+    /// What holds descriptors of the guest outside of the daemon, if anything does.
+    holder: OnceLock<Arc<Holder>>,
 }
 
 /// Byte offsets and lengths of the parts.
@@ -291,6 +297,7 @@ impl Arena {
             memory,
             header,
             layout,
+            holder: OnceLock::new(),
         };
         let mut seed = [0; 8];
         rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
@@ -315,20 +322,45 @@ impl Arena {
     pub fn attach(file: OwnedFd) -> Result<Arc<Self>, AttachError> {
         let beginning = SharedMemory::attach(file.try_clone()?, size_of::<Header>())?;
         let header = Part::<Header>::new(&Arc::new(beginning), 0, 1);
-        if header[0].magic.load(Ordering::Acquire) != MAGIC {
-            return Err(AttachError::NoArena);
-        }
-        let found = header[0].layout.load(Ordering::Relaxed);
-        if found != LAYOUT {
-            return Err(AttachError::Layout { found });
-        }
+        Self::check_header(&header[0])?;
         let layout = Layout::new(header[0].limits.get());
         let memory = Arc::new(SharedMemory::attach(file, layout.len)?);
         Ok(Arc::new(Self {
             header: Part::new(&memory, 0, 1),
             memory,
             layout,
+            holder: OnceLock::new(),
         }))
+    }
+
+    /// From now on, `holder` holds descriptors of the guest.
+    pub fn set_holder(&self, holder: Arc<Holder>) {
+        // There is one for each process.
+        let _ = self.holder.set(holder);
+    }
+
+    /// What holds descriptors of the guest outside of the daemon.
+    pub fn holder(&self) -> Option<&Arc<Holder>> {
+        self.holder.get()
+    }
+
+    /// Checks that a memory file that another process has made is an arena of this version.
+    ///
+    /// # Errors
+    /// [`AttachError`].
+    pub fn check(file: OwnedFd) -> Result<(), AttachError> {
+        let beginning = SharedMemory::attach(file, size_of::<Header>())?;
+        Self::check_header(&Part::<Header>::new(&Arc::new(beginning), 0, 1)[0])
+    }
+
+    fn check_header(header: &Header) -> Result<(), AttachError> {
+        if header.magic.load(Ordering::Acquire) != MAGIC {
+            return Err(AttachError::NoArena);
+        }
+        match header.layout.load(Ordering::Relaxed) {
+            LAYOUT => Ok(()),
+            found => Err(AttachError::Layout { found }),
+        }
     }
 
     /// The memory file; `None` if the process's limit of file sizes did not permit one.

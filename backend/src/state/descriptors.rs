@@ -10,11 +10,13 @@
 
 use std::io;
 use std::os::fd::RawFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::arena::{Arena, Header, Part};
 use super::change::Place;
 use super::slab::{CAPACITY, Record, Slab};
+use crate::holder::client::Holder;
 use crate::sys::process;
 use crate::sys::shared_memory::shared_struct;
 
@@ -95,6 +97,7 @@ impl Owner {
 pub struct Descriptors {
     header: Part<Header>,
     owners: Part<AtomicU32>,
+    holder: Option<Arc<Holder>>,
 }
 
 impl Descriptors {
@@ -103,6 +106,28 @@ impl Descriptors {
         Self {
             owners: arena.descriptor_owners(),
             header: arena.header_part(),
+            holder: arena.holder().cloned(),
+        }
+    }
+
+    /// What holds descriptors outside of the daemon.
+    pub fn holder(&self) -> Option<&Holder> {
+        self.holder.as_deref()
+    }
+
+    /// Notes the owner of a descriptor that is held as long as it has one, if there is a holder.
+    pub fn own_held(&self, descriptor: RawFd, owner: Owner) {
+        if let Some(holder) = &self.holder {
+            holder.hold(&[descriptor]);
+        }
+        self.own(descriptor, owner);
+    }
+
+    /// The descriptor of [`Descriptors::own_held`] will be closed.
+    pub fn disown_held(&self, descriptor: RawFd) {
+        self.disown(descriptor);
+        if let Some(holder) = &self.holder {
+            holder.release(&[descriptor]);
         }
     }
 

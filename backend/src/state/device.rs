@@ -180,6 +180,16 @@ impl DeviceState {
             .collect()
     }
 
+    /// The descriptors among them that are files to be mapped.
+    pub fn memory_files(&self) -> Vec<RawFd> {
+        let regions = self.regions.iter().map(|region| region.file);
+        let others = [
+            self.inflight.map(|inflight| inflight.file),
+            self.log.map(|log| log.file),
+        ];
+        regions.chain(others.into_iter().flatten()).collect()
+    }
+
     fn encode(&self) -> Vec<u64> {
         let mut words = vec![u64::from(self.is_owned), u64::from(self.has_asked_features)];
         put_option(&mut words, self.features);

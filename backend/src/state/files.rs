@@ -19,8 +19,8 @@ shared_struct! {
         pub descriptor: DescriptorNumber,
         /// What the worker knows of the file, as it packs it.
         pub flags: AtomicU32,
-        /// Index of the mount. If the file could not be opened when the guest arrived, the flags of
-        /// open(2) to try again with.
+        /// Of a directory, the index of the mount. Of a regular file, and of any that could not be
+        /// opened again, the flags of open(2) to try again with.
         pub mount: AtomicU32,
         /// The place of the handle if another daemon has chosen it; 0 if not.
         pub foreign_id: AtomicU32,

@@ -45,7 +45,9 @@ shared_struct! {
         pub used: AtomicU8,
         /// 1 if a newer inode has the same identity, so that no look-up finds this one.
         pub replaced: AtomicU8,
-        reserved: [AtomicU8; 3],
+        /// 1 if a holder has a duplicate of the descriptor.
+        pub held: AtomicU8,
+        reserved: [AtomicU8; 2],
         /// The place of the node id if another daemon has chosen it; 0 if not.
         pub foreign_id: AtomicU32,
     }

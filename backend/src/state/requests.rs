@@ -190,6 +190,7 @@ pub struct Interrupted {
 /// The requests of one ring.
 #[derive(Debug)]
 pub struct RingRequests {
+    index: u16,
     record: Part<RingRecord>,
     slots: Part<RequestSlot>,
 }
@@ -202,9 +203,15 @@ pub struct InFlight {
 }
 
 impl RingRequests {
+    /// The ring's number.
+    pub fn index(&self) -> u16 {
+        self.index
+    }
+
     /// The requests of ring number `index`; `None` if the arena has no room for that ring.
     pub fn new(arena: &Arc<Arena>, index: usize) -> Option<Arc<Self>> {
         Some(Arc::new(Self {
+            index: u16::try_from(index).ok()?,
             record: arena.ring(index)?,
             slots: arena.request_slots(index)?,
         }))

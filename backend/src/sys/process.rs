@@ -62,32 +62,52 @@ pub fn clone_sharing_descriptors() -> io::Result<Forked> {
     forked(unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) })
 }
 
-/// Starts a copy of the calling process as the first one of a new process namespace. The calling
-/// process must have a single thread.
-///
-/// With `as_sibling`, the copy becomes a child of the calling process's parent.
+/// As [`fork`], as a child of the calling process's parent.
 ///
 /// The C library does not learn of the new process: see [`clone_sharing_descriptors`].
 ///
 /// # Errors
 /// Those of clone(2).
-pub fn clone_into_process_namespace(as_sibling: bool) -> io::Result<Forked> {
-    clone(libc::CLONE_NEWPID, as_sibling)
+pub fn fork_sibling() -> io::Result<Forked> {
+    let flags = libc::c_long::from(libc::CLONE_PARENT | libc::SIGCHLD);
+    // SAFETY: as in `clone_sharing_descriptors`; the copy has descriptors of its own.
+    forked(unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) })
 }
 
-/// As [`fork`], as a child of the calling process's parent.
+/// The side of [`fork_watched_sibling`].
+#[derive(Debug)]
+pub enum WatchedFork {
+    /// The new process.
+    Child,
+    /// The old process, with the new one's id and its pidfd, which is readable once it has ended.
+    Parent(Pid, OwnedFd),
+}
+
+/// As [`fork_sibling`], with a descriptor of the new process. With `has_namespace`, that is the
+/// first one of a new process namespace, which takes CAP_SYS_ADMIN.
 ///
 /// # Errors
 /// Those of clone(2).
-pub fn fork_sibling() -> io::Result<Forked> {
-    clone(0, true)
-}
-
-fn clone(flags: i32, as_sibling: bool) -> io::Result<Forked> {
-    let parent = if as_sibling { libc::CLONE_PARENT } else { 0 };
-    let flags = libc::c_long::from(flags | parent | libc::SIGCHLD);
-    // SAFETY: as in `clone_sharing_descriptors`; the copy has descriptors of its own.
-    forked(unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) })
+pub fn fork_watched_sibling(has_namespace: bool) -> io::Result<WatchedFork> {
+    let namespace = if has_namespace { libc::CLONE_NEWPID } else { 0 };
+    let flags = namespace | libc::CLONE_PARENT | libc::CLONE_PIDFD | libc::SIGCHLD;
+    let mut pidfd: RawFd = -1;
+    // SAFETY: as in `fork_sibling`; the kernel stores the descriptor in `pidfd`.
+    let pid = unsafe {
+        libc::syscall(
+            libc::SYS_clone,
+            libc::c_long::from(flags),
+            0,
+            &raw mut pidfd,
+            0,
+            0,
+        )
+    };
+    Ok(match forked(pid)? {
+        Forked::Child => WatchedFork::Child,
+        // SAFETY: the call has succeeded, so the descriptor is new.
+        Forked::Parent(pid) => WatchedFork::Parent(pid, unsafe { OwnedFd::from_raw_fd(pidfd) }),
+    })
 }
 
 /// Executes the program in `file` in place of this process. Returns only if that fails.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use gangplank_service::rate_limited;
 use parking_lot::Mutex;
+use serde_json::{Value, json};
 
 use super::context::Context;
 use super::proxy_client::ProxyClient;
@@ -124,6 +125,20 @@ impl Report for Forward {
             count(&self.context.answered),
             count(&self.context.failed)
         ));
+    }
+
+    fn json(&self) -> Value {
+        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let proxies = self.proxies.lock();
+        let there = proxies.values().filter(|proxy| !proxy.has_ended());
+        json!({
+            "kind": "forward",
+            "dc": self.context.here.dc().raw(),
+            "endpoint": self.context.here.endpoint().raw(),
+            "clients": there.count(),
+            "answered": count(&self.context.answered),
+            "failed": count(&self.context.failed),
+        })
     }
 }
 

@@ -1,5 +1,6 @@
 //! `gangplank-dvk serve`: starts and ends the servers of a configuration.
 
+use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,8 +12,9 @@ use std::time::Duration;
 use gangplank_sandbox::seccomp::Seccomp;
 use log::{info, warn};
 use nix::sys::signal::{SigSet, Signal};
+use serde_json::{Value, json};
 
-use super::config::{Block, CarrierKind, Config, ConfigError};
+use super::config::{Block, CarrierKind, Config, ConfigError, Fault};
 use super::server::{Server, StartError};
 use crate::carrier::device::{self, Device, DeviceError};
 use crate::carrier::local::{Local, LocalError};
@@ -42,6 +44,10 @@ pub struct ServeArgs {
     /// Only check the configuration and print what would be served
     #[arg(long)]
     pub check: bool,
+
+    /// Write the result of --check as a JSON object
+    #[arg(long, requires = "check")]
+    pub json: bool,
 }
 
 /// Why `serve` did not start, or ended.
@@ -129,12 +135,21 @@ impl ServeError {
 ///
 /// [`ServeError`].
 pub fn run(args: &ServeArgs, seccomp: Seccomp) -> Result<(), ServeError> {
-    let config = Config::load(&args.config, args.socket.as_deref())?;
+    let config = Config::load(&args.config, args.socket.as_deref());
+    if let (true, Err(ConfigError::Faults { faults })) = (args.json, &config) {
+        let faults = faults.iter().map(fault).collect::<Vec<_>>();
+        print(&json!({ "valid": false, "faults": faults }))?;
+    }
+    let config = config?;
     for warning in &config.warnings {
         warn!("{warning}");
     }
     if args.check {
-        return tell(&config);
+        match args.json {
+            true => print(&plan(&config))?,
+            false => tell(&config)?,
+        }
+        return open_device(&config).map(drop);
     }
     // Before any thread starts, so that all threads leave the signals to the one that waits for
     // them.
@@ -189,13 +204,51 @@ pub fn run(args: &ServeArgs, seccomp: Seccomp) -> Result<(), ServeError> {
 /// Prints what would be served. Fails if this machine cannot serve it.
 fn tell(config: &Config) -> Result<(), ServeError> {
     for block in &config.servers {
-        let told = writeln!(io::stdout(), "{}", described(block));
-        told.map_err(|source| ServeError::System {
-            what: "print what would be served",
-            source,
-        })?;
+        print(&described(block))?;
     }
-    open_device(config).map(drop)
+    Ok(())
+}
+
+fn print(line: &impl fmt::Display) -> Result<(), ServeError> {
+    let printed = writeln!(io::stdout(), "{line}");
+    printed.map_err(|source| ServeError::System {
+        what: "print what would be served",
+        source,
+    })
+}
+
+/// What would be served, with names that stay.
+fn plan(config: &Config) -> Value {
+    let servers = config.servers.iter().map(|block| {
+        json!({
+            "name": block.name,
+            "dc": block.dc.raw(),
+            "endpoint": block.endpoint.raw(),
+            "root": block.options.root,
+            "socket": block.options.socket.to_string_lossy(),
+            "carrier": match block.carrier_kind {
+                CarrierKind::Node => "node",
+                CarrierKind::Local => "local",
+                CarrierKind::Device => "device",
+            },
+        })
+    });
+    json!({
+        "valid": true,
+        "servers": servers.collect::<Vec<_>>(),
+        "node": config.node.as_ref().map(|node| node.id.raw()),
+        "switch": config.local.as_ref().map(|local| local.socket.to_string_lossy()),
+        "warnings": config.warnings.iter().map(fault).collect::<Vec<_>>(),
+    })
+}
+
+fn fault(fault: &Fault) -> Value {
+    json!({
+        "file": fault.at.file.to_string_lossy(),
+        "line": fault.at.line,
+        "token": fault.token,
+        "what": fault.what,
+    })
 }
 
 /// Starts a thread that reports the first signal that ends the program, and restores the default
@@ -341,6 +394,18 @@ impl Report for Served {
             Some(server) => server.report(to),
             None => to.push_str("  its endpoint is not bound yet\n"),
         }
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "kind": "rhostfs_server",
+            "name": self.block.name,
+            "dc": self.block.dc.raw(),
+            "endpoint": self.block.endpoint.raw(),
+            "root": self.block.options.root,
+            "socket": self.block.options.socket.to_string_lossy(),
+            "server": self.server.get().map(|server| server.json()),
+        })
     }
 }
 

@@ -13,6 +13,7 @@ use rustix::fd::OwnedFd;
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::process::geteuid;
+use serde_json::{Value, json};
 
 use super::bindings::Table;
 use super::config::{SwitchConfig, SwitchError};
@@ -20,7 +21,7 @@ use super::program::{DropReason, Pause, Program};
 use super::queue::Pair;
 use crate::abi::{Code, Command, Endpoint, Header};
 use crate::carrier::stream::{AcceptBackoff, MAX_POLL_WAIT, poll_for};
-use crate::status;
+use crate::status::{self, Form};
 
 /// Programs at a time.
 const MAX_PROGRAMS: usize = 512;
@@ -160,7 +161,10 @@ impl Switch {
     /// Sends the state to a program at the status socket.
     fn report_status(&mut self) {
         if let Some(listener) = &self.status
-            && let Err(error) = status::tell(listener, &self.report())
+            && let Err(error) = status::tell(listener, |form| match form {
+                Form::Text => self.report(),
+                Form::Json => status::json(vec![self.json()]),
+            })
             && self.backoff.failed(&error)
         {
             log::warn!("cannot report the status: {error}");
@@ -429,6 +433,26 @@ impl Switch {
             }
         }
         text
+    }
+
+    /// The same as an object.
+    fn json(&self) -> Value {
+        let programs = self.programs.iter().map(|(id, program)| {
+            let bound = self.table.entries().filter(|it| it.2 == *id);
+            let endpoints = bound.map(|(dc, endpoint, _, name)| {
+                json!({ "dc": dc, "endpoint": endpoint.raw(), "name": name })
+            });
+            let mut object = program.json();
+            if let Some(fields) = object.as_object_mut() {
+                fields.insert("endpoints".to_owned(), endpoints.collect());
+            }
+            object
+        });
+        json!({
+            "kind": "switch",
+            "socket": self.config.socket.to_string_lossy(),
+            "programs": programs.collect::<Vec<_>>(),
+        })
     }
 
     /// Tells every program which endpoints were unbound.

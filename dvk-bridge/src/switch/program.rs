@@ -99,6 +99,16 @@ impl Program {
         self.paused_for
     }
 
+    /// Its state as an object.
+    pub(super) fn json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "process": self.pid,
+            "user": self.uid,
+            "unsent_bytes": self.queue.unsent(),
+            "paused": self.paused_for.is_some(),
+        })
+    }
+
     /// Describes its state.
     pub(super) fn state(&self) -> String {
         let paused = if self.paused_for.is_some() {

@@ -4,8 +4,9 @@ use clap::{Parser, Subcommand};
 use gangplank_device_model::args::ModelArgs;
 use gangplank_driver::file_client::args::FsArgs;
 use gangplank_sandbox::seccomp::Seccomp;
+use gangplank_trace_viewer::TraceArgs;
 
-use crate::manual::{FS, MODEL, RELAY};
+use crate::manual::{FS, MODEL, RELAY, TRACE};
 
 /// The whole command line.
 #[derive(Clone, Debug, Parser)]
@@ -43,6 +44,9 @@ pub enum Command {
     /// Stand between a guest and a daemon that may come late, be replaced, or go
     #[command(long_about = RELAY.long_about())]
     Relay(gangplank_relay::RelayArgs),
+    /// Print what gangplankd --trace recorded: the guests' requests, their results and times
+    #[command(long_about = TRACE.long_about())]
+    Trace(TraceArgs),
     /// Keep devices over a restart of the device model, which starts this by itself
     #[command(hide = true)]
     Hold {
@@ -59,7 +63,8 @@ pub enum Command {
 mod tests {
     use clap::CommandFactory;
 
-    use gangplank_driver::file_client::args::{FsAction, Owner};
+    use gangplank_driver::file_client::actions::FsAction;
+    use gangplank_driver::file_client::args::Owner;
 
     use log::LevelFilter;
 
@@ -96,7 +101,7 @@ mod tests {
             panic!("another command: {parsed:?}");
         };
         assert_eq!(args.owner, Some(Owner { uid: 1, gid: 2 }));
-        assert!(matches!(args.action, FsAction::Ls { paths, .. } if paths == ["/"]));
+        assert!(matches!(args.action, FsAction::Ls { paths, .. } if paths == ["."]));
     }
 
     #[test]

@@ -14,11 +14,12 @@ use gangplank_frontend::args::{Args, Command};
 use gangplank_relay::{self as relay, RelayArgs};
 use gangplank_service::output::Output;
 use gangplank_service::{broken_pipe, error_chain, signals};
+use gangplank_trace_viewer::{self as trace, TraceArgs};
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    // Before any thread starts. The file client is no daemon: it keeps what signals usually do.
-    if !matches!(args.command, Some(Command::Fs(_)))
+    // Before any thread starts. File client and viewer are no daemons: they keep what signals usually do.
+    if !matches!(args.command, Some(Command::Fs(_) | Command::Trace(_)))
         && let Err(error) = signals::block_harmless()
     {
         return complain(&error, 1);
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
     match args.command {
         Some(Command::Fs(args)) => run_fs(&args),
         Some(Command::Relay(args)) => run_relay(&args),
+        Some(Command::Trace(args)) => run_trace(&args),
         Some(Command::Hold { seccomp, .. }) => match fd_store::run(seccomp) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => complain(&error, 1),
@@ -66,6 +68,19 @@ fn run_relay(args: &RelayArgs) -> ExitCode {
     match ran {
         Ok(()) => ExitCode::SUCCESS,
         Err(relay::Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            broken_pipe::end()
+        }
+        Err(error) => complain(&error, 1),
+    }
+}
+
+fn run_trace(args: &TraceArgs) -> ExitCode {
+    let ran = Output::standard()
+        .map_err(trace::Error::Output)
+        .and_then(|out| trace::run(args, out));
+    match ran {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(trace::Error::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
             broken_pipe::end()
         }
         Err(error) => complain(&error, 1),

@@ -4,7 +4,7 @@ use gangplank_service::manual::{Entry, Manual};
 
 const RUST_LOG: Entry = (
     "RUST_LOG",
-    "What to log, by module, such as gangplank_relay=trace. It overrides --log-level.",
+    "What to log, by module, such as gangplank_relay=trace. --log-level overrides it.",
 );
 
 const SEE_ALSO: &[&str] = &["gangplankd(8)", "gangplank-dvk(1)"];
@@ -51,7 +51,8 @@ pub const MODEL: Manual = Manual {
 };
 
 /// The manuals by command.
-pub const MANUALS: &[(&str, Manual)] = &[("", MODEL), ("relay", RELAY), ("fs", FS)];
+pub const MANUALS: &[(&str, Manual)] =
+    &[("", MODEL), ("relay", RELAY), ("fs", FS), ("trace", TRACE)];
 
 /// The manual of the relay and of the commands to it.
 pub const RELAY: Manual = Manual {
@@ -104,8 +105,20 @@ pub const FS: Manual = Manual {
             "SIGPIPE ended it: the reader of its output has gone.",
         ),
     ],
-    files: &[],
-    environment: &[],
+    files: &[
+        (
+            "$XDG_STATE_HOME/gangplank/fs-history, or the same below ~/.local/state",
+            "The history of the shell.",
+        ),
+        (
+            ".NAME.gangplank-partial",
+            "What an interrupted cp --resume has copied of the file NAME, in the same directory.",
+        ),
+    ],
+    environment: &[(
+        "XDG_STATE_HOME",
+        "The directory that has the history of the shell [default: ~/.local/state].",
+    )],
     signals: &[],
     examples: &[
         (
@@ -115,6 +128,58 @@ pub const FS: Manual = Manual {
         (
             "Copy a file from the share, whose path begins with a colon:",
             "gangplank-frontend fs --socket /run/fs.sock cp :reports/may.pdf .",
+        ),
+        (
+            "Copy a directory into the share with all attributes:",
+            "gangplank-frontend fs --socket /run/fs.sock cp -a ./tree :backup",
+        ),
+        (
+            "Show in what a directory of the host differs from it; without --dry-run, mend that:",
+            "gangplank-frontend fs --socket /run/fs.sock sync --delete --dry-run :backup ./tree",
+        ),
+        (
+            "Remove files that match a pattern:",
+            "gangplank-frontend fs --socket /run/fs.sock rm 'tmp/*.o'",
+        ),
+    ],
+    see_also: SEE_ALSO,
+};
+
+/// The manual of the viewer of traces.
+pub const TRACE: Manual = Manual {
+    description: &[
+        "Prints what gangplankd --trace recorded: a line for each request of each guest, in the \
+         order in which the requests ended. The line has the time at which the request began (in \
+         UTC), guest and ring, the request's number, the operation with its arguments, the result, \
+         and the duration in seconds. Filters pick requests; a request is shown if all of them \
+         hold.",
+        "Records that the daemon had to drop, and places in the file that are damaged, are told \
+         where they would be.",
+    ],
+    exit_status: &[
+        ("0", "Done."),
+        (
+            "1",
+            "The file cannot be read or is no trace, or a part of it is damaged. Whatever is \
+             readable was printed.",
+        ),
+        ("2", "The command line is wrong."),
+        (
+            "141",
+            "SIGPIPE ended it: the reader of its output has gone.",
+        ),
+    ],
+    files: &[],
+    environment: &[],
+    signals: &[],
+    examples: &[
+        (
+            "Watch the requests that fail:",
+            "gangplank-frontend trace --follow --errors /run/fs.trace",
+        ),
+        (
+            "See which operations take the time:",
+            "gangplank-frontend trace --summary --since 10m /run/fs.trace",
         ),
     ],
     see_also: SEE_ALSO,

@@ -16,6 +16,10 @@ pub struct ModelArgs {
     #[arg(long, requires = "config")]
     pub check: bool,
 
+    /// Write the plan of --check, and the status on --status-socket, as a JSON object
+    #[arg(long, requires = "config")]
+    pub json: bool,
+
     /// Listen here, and send the devices' status to every program that connects
     #[arg(long, value_name = "PATH", requires = "config")]
     pub status_socket: Option<PathBuf>,

@@ -21,8 +21,9 @@ pub struct RelayArgs {
     #[command(subcommand)]
     pub action: Option<RelayAction>,
 
-    /// The socket where guests connect; the relay creates it
-    #[arg(long, value_name = "PATH", required = true)]
+    /// The socket where guests connect; the relay creates it [default: the one of a socket unit of
+    /// systemd]
+    #[arg(long, value_name = "PATH")]
     pub listen: Option<PathBuf>,
 
     /// The daemon's socket; it need not exist yet
@@ -55,9 +56,9 @@ pub struct RelayArgs {
     #[arg(long, value_name = "ACTION", default_value = "kill")]
     pub seccomp: Seccomp,
 
-    /// Log less (error, warn) or more (debug)
-    #[arg(long, value_name = "LEVEL", default_value = "info", action = ArgAction::Set)]
-    pub log_level: log::LevelFilter,
+    /// Log less (error, warn) or more (debug) [default: as RUST_LOG says, or info]
+    #[arg(long, value_name = "LEVEL", action = ArgAction::Set)]
+    pub log_level: Option<log::LevelFilter>,
 }
 
 /// A command to a running relay.
@@ -65,6 +66,9 @@ pub struct RelayArgs {
 pub enum RelayAction {
     /// Show each guest, and the daemon that serves it
     Status {
+        /// Write a JSON object
+        #[arg(long)]
+        json: bool,
         /// The relay's control socket
         #[arg(long, value_name = "PATH")]
         control: PathBuf,

@@ -1,10 +1,11 @@
 //! An operator's command to a running relay: a line of text on its control socket, and the answer.
 //!
 //! ```text
-//!   status | pause | resume | switch SOCKET | switch-without-state SOCKET
+//!   status | status-json | pause | resume | switch SOCKET | switch-without-state SOCKET
 //! ```
 //!
-//! The answer begins with `ok` or `error`, and has one line for each guest.
+//! The answer begins with `ok` or `error`, and has one line for each guest; that to `status-json`
+//! has one JSON object.
 
 use std::ffi::OsStr;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -31,6 +32,8 @@ const COMMAND_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) enum Command {
     /// Tell the phase of its device.
     Status,
+    /// The same, as JSON.
+    StatusJson,
     /// Stop its rings.
     Pause,
     /// Start them again.
@@ -74,6 +77,7 @@ impl Command {
         };
         Some(match (word, rest) {
             (b"status", None) => Self::Status,
+            (b"status-json", None) => Self::StatusJson,
             (b"pause", None) => Self::Pause,
             (b"resume", None) => Self::Resume,
             (b"switch", Some(_)) => Self::Switch {
@@ -92,6 +96,7 @@ impl Command {
     pub(super) fn encode(&self) -> Vec<u8> {
         let (word, path) = match self {
             Self::Status => ("status", None),
+            Self::StatusJson => ("status-json", None),
             Self::Pause => ("pause", None),
             Self::Resume => ("resume", None),
             Self::Switch {
@@ -155,6 +160,7 @@ mod tests {
     fn commands_are_read_as_they_are_written() {
         for command in [
             Command::Status,
+            Command::StatusJson,
             Command::Pause,
             Command::Resume,
             Command::Switch {

@@ -3,6 +3,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::control::{Command, GuestCommand};
+use super::daemon::Daemon;
 use super::device::ReplaceError;
 use super::device::{Device, Fatal, Phase, RequestError};
 use super::memory::Memory;
@@ -379,6 +381,7 @@ impl Guest {
         let device = &mut self.device;
         let done = match &command.command {
             Command::Status => Ok(self.status()),
+            Command::StatusJson => Ok(self.status_json().to_string()),
             Command::Pause => device.pause().map(str::to_owned),
             Command::Resume => device.resume().map(str::to_owned),
             Command::Switch { socket, files } => device.switch(socket, *files),
@@ -424,6 +427,31 @@ impl Guest {
             "{phase}; rings {ready}, daemons {}, losses {}, requests refused {}",
             counters.daemons, counters.losses, counters.refused
         )
+    }
+
+    /// The same as [`Guest::status`], with stable names.
+    fn status_json(&self) -> serde_json::Value {
+        let device = &self.device;
+        let (phase, state_bytes) = match &device.phase {
+            Phase::Waiting => ("waiting", None),
+            Phase::Served(_) => ("served", None),
+            Phase::Paused { state, .. } => ("paused", state.as_ref().map(Vec::len)),
+            Phase::Lost => ("lost", None),
+        };
+        let daemon = device.daemon().map(Daemon::path);
+        let ready = device.rings.iter().filter(|ring| ring.is_ready()).count();
+        let counters = device.counters;
+        serde_json::json!({
+            "guest": device.guest(),
+            "phase": phase,
+            "daemon": daemon.map(Path::to_string_lossy),
+            "backend": device.backend.to_string_lossy(),
+            "saved_state_bytes": state_bytes,
+            "rings": ready,
+            "daemons": counters.daemons,
+            "losses": counters.losses,
+            "requests_refused": counters.refused,
+        })
     }
 }
 

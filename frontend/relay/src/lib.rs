@@ -12,8 +12,8 @@
 //! - `guest` takes the guest's messages, and `device` keeps what they set up, so that it can set up
 //!   any daemon at any time. `device::replacement` replaces a daemon by another.
 //! - `daemon` is the connection to a daemon.
-//! - After a daemon has died, `inflight` finds the requests that it had, and `error_replies`
-//!   replies to them; `split_queue` reads and writes the rings in the guest's `memory`.
+//! - After a daemon has died, `device::loss` replies to the requests that it had, in the guest's
+//!   `memory`.
 //! - `serve` is the program: its sockets, and an operator's commands (`control`). `sandbox`
 //!   confines it.
 
@@ -21,20 +21,18 @@ mod args;
 mod control;
 mod daemon;
 mod device;
-mod error_replies;
 mod guest;
-mod inflight;
 mod memory;
 mod ring;
 mod sandbox;
 mod serve;
-mod split_queue;
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use args::{RelayAction, RelayArgs};
+use gangplank_service::activation;
 use gangplank_service::logging;
 use gangplank_service::logging::LinePrefix;
 use gangplank_service::output::Output;
@@ -69,7 +67,14 @@ pub fn run(args: &RelayArgs, filter: Option<&str>, mut out: Output) -> Result<()
         return serve(args, filter);
     };
     let (control, command) = match action {
-        RelayAction::Status { control } => (control, Ok(Command::Status)),
+        RelayAction::Status {
+            control,
+            json: false,
+        } => (control, Ok(Command::Status)),
+        RelayAction::Status {
+            control,
+            json: true,
+        } => (control, Ok(Command::StatusJson)),
         RelayAction::Pause { control } => (control, Ok(Command::Pause)),
         RelayAction::Resume { control } => (control, Ok(Command::Resume)),
         RelayAction::Switch {
@@ -88,10 +93,13 @@ pub fn run(args: &RelayArgs, filter: Option<&str>, mut out: Output) -> Result<()
 }
 
 fn serve(args: &RelayArgs, filter: Option<&str>) -> Result<(), Error> {
-    let (Some(listen), Some(backend)) = (&args.listen, &args.backend) else {
-        return Err(Error::Refused(
-            "--listen and --backend are both required".into(),
-        ));
+    let Some(backend) = &args.backend else {
+        return Err(Error::Refused("--backend is required".into()));
+    };
+    // Before anything opens descriptors.
+    let inherited = match &args.listen {
+        Some(_) => None,
+        None => activation::take()?,
     };
     let options = DeviceOptions {
         tag: args.tag.clone(),
@@ -104,10 +112,13 @@ fn serve(args: &RelayArgs, filter: Option<&str>) -> Result<(), Error> {
         tag_wait: TAG_WAIT,
     };
     logging::start(&logging::Options {
-        filter: filter.map(str::to_owned),
         // A guest's thread has its number in the name.
         prefix: LinePrefix::Thread,
-        ..logging::Options::new("gangplank-frontend", args.log_level)
+        ..logging::Options::chosen(
+            "gangplank-frontend",
+            args.log_level,
+            filter.map(str::to_owned),
+        )
     })?;
     raise_descriptor_limit();
     let signals =
@@ -115,15 +126,30 @@ fn serve(args: &RelayArgs, filter: Option<&str>) -> Result<(), Error> {
     let control = args.control.as_deref();
     let control = control.map(|path| OwnedListener::bind(path, Some(Mode::RUSR | Mode::WUSR)));
     let control = control.transpose()?;
-    let listener = OwnedListener::bind(listen, None)?;
+    let (listener, place) = match (&args.listen, inherited) {
+        (Some(listen), _) => {
+            let listener = OwnedListener::bind(listen, None)?;
+            (listener, listen.display().to_string())
+        }
+        (None, Some(inherited)) => {
+            let listener = OwnedListener::inherited(inherited).map_err(Error::Wait)?;
+            (listener, "the service manager's socket".to_owned())
+        }
+        (None, None) => {
+            return Err(Error::Refused(
+                "no socket to listen on: pass --listen PATH, or have a socket unit of systemd \
+                 start the relay"
+                    .into(),
+            ));
+        }
+    };
     info!(
-        "guests connect at {}, to the daemon at {}",
-        listen.display(),
+        "guests connect at {place}, to the daemon at {}",
         backend.display()
     );
     sandbox::confine(
         args.seccomp,
-        [Some(listen), args.control.as_ref()]
+        [args.listen.as_ref(), args.control.as_ref()]
             .into_iter()
             .flatten()
             .map(PathBuf::as_path),

@@ -158,11 +158,18 @@ impl Memory {
         })
     }
 
-    /// Fills `bytes` from guest physical `address` on.
-    ///
-    /// # Errors
-    /// EFAULT if the guest has no memory there; or the file's error.
-    pub(super) fn read(&self, address: u64, bytes: &mut [u8]) -> io::Result<()> {
+    fn find(&self, address: u64, len: usize) -> io::Result<(BorrowedFd<'_>, u64)> {
+        let len = u64::try_from(len).unwrap_or(u64::MAX);
+        let found = self.regions.iter().find_map(|region| {
+            let at = region.offset_in_file(region.guest, address, len)?;
+            Some((region.file.as_fd(), at))
+        });
+        found.ok_or_else(|| Errno::FAULT.into())
+    }
+}
+
+impl gangplank_rings::Memory for Memory {
+    fn read(&self, address: u64, bytes: &mut [u8]) -> io::Result<()> {
         let (file, mut at) = self.find(address, bytes.len())?;
         let mut filled = 0;
         while let Some(rest @ [_, ..]) = bytes.get_mut(filled..) {
@@ -180,12 +187,9 @@ impl Memory {
         Ok(())
     }
 
-    /// Writes `bytes` at guest physical `address`. Two or four bytes that are aligned to their size
-    /// arrive together, because the kernel copies them by one instruction.
-    ///
-    /// # Errors
-    /// As [`Memory::read`].
-    pub(super) fn write(&self, address: u64, bytes: &[u8]) -> io::Result<()> {
+    /// Two or four bytes that are aligned to their size arrive together, because the kernel copies
+    /// them by one instruction.
+    fn write(&self, address: u64, bytes: &[u8]) -> io::Result<()> {
         let (file, mut at) = self.find(address, bytes.len())?;
         let mut written = 0;
         while let Some(rest @ [_, ..]) = bytes.get(written..) {
@@ -201,30 +205,13 @@ impl Memory {
         }
         Ok(())
     }
-
-    /// A little-endian number of two bytes.
-    ///
-    /// # Errors
-    /// As [`Memory::read`].
-    pub(super) fn read_u16(&self, address: u64) -> io::Result<u16> {
-        let mut bytes = [0; 2];
-        self.read(address, &mut bytes)?;
-        Ok(u16::from_le_bytes(bytes))
-    }
-
-    fn find(&self, address: u64, len: usize) -> io::Result<(BorrowedFd<'_>, u64)> {
-        let len = u64::try_from(len).unwrap_or(u64::MAX);
-        let found = self.regions.iter().find_map(|region| {
-            let at = region.offset_in_file(region.guest, address, len)?;
-            Some((region.file.as_fd(), at))
-        });
-        found.ok_or_else(|| Errno::FAULT.into())
-    }
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use std::fs::File;
+
+    use gangplank_rings::Memory as _;
 
     use super::*;
 

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use gangplank_rings::SplitQueue;
 use gangplank_service::rate_limited;
 use gangplank_vhost_user::message::{VringAddr, payload};
 use rustix::fs::OFlags;
@@ -16,12 +17,8 @@ const MAX_SIZE: u32 = 32768;
 pub(super) struct Addresses {
     /// In the guest's monitor: descriptor table, used ring, available ring.
     user: [u64; 3],
-    /// Descriptor table, as a guest physical address.
-    pub(super) descriptors: u64,
-    /// Used ring, as a guest physical address.
-    pub(super) used: u64,
-    /// Available ring, as a guest physical address.
-    pub(super) available: u64,
+    /// In the guest.
+    guest: gangplank_rings::Addresses,
 }
 
 /// A ring's event descriptors.
@@ -60,6 +57,11 @@ impl Ring {
         self.enabled && self.size > 0 && self.addresses.is_some() && self.kick.is_some()
     }
 
+    /// The ring in the guest's memory; None if its size or addresses are missing.
+    pub(super) fn queue<'a>(&self, memory: &'a Memory, event_idx: bool) -> Option<SplitQueue<'a>> {
+        SplitQueue::new(memory, self.addresses?.guest, self.size, event_idx)
+    }
+
     /// SET_VRING_NUM; returns whether the size is allowed.
     pub(super) fn set_size(&mut self, size: u32) -> bool {
         let possible = size.is_power_of_two() && size <= MAX_SIZE;
@@ -82,9 +84,11 @@ impl Ring {
             let [descriptors, used, available] = user;
             Some(Addresses {
                 user,
-                descriptors: memory.guest_address(descriptors, size * 16)?,
-                used: memory.guest_address(used, 6 + size * 8)?,
-                available: memory.guest_address(available, 6 + size * 2)?,
+                guest: gangplank_rings::Addresses {
+                    descriptors: memory.guest_address(descriptors, size * 16)?,
+                    used: memory.guest_address(used, 6 + size * 8)?,
+                    available: memory.guest_address(available, 6 + size * 2)?,
+                },
             })
         })();
         if addresses.is_some() {
@@ -184,7 +188,7 @@ mod tests {
         let mut ring = Ring::default();
         assert!(ring.set_size(128));
         assert!(ring.set_addresses(&payload([0x5000, 0x6000, 0x7000]), &memory));
-        let addresses = ring.addresses.unwrap();
+        let addresses = ring.addresses.unwrap().guest;
         assert_eq!(
             [addresses.descriptors, addresses.used, addresses.available],
             [0x10_0000, 0x10_1000, 0x10_2000]

@@ -9,14 +9,17 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use gangplank_service::activation;
 use gangplank_service::peer_cred::PeerCred;
 use gangplank_service::rate_limit::{self, set_thread_peer};
+use gangplank_service::readiness;
 use gangplank_service::signals::{Signal, Signals};
 use gangplank_service::unix_listener::{BindError, OwnedListener};
+use gangplank_service::watchdog::Watchdog;
 use gangplank_service::{logging, rate_limited};
 use log::{debug, info};
 use parking_lot::Mutex;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
 use super::control::{self, Command, GuestCommand};
@@ -37,6 +40,9 @@ pub enum Error {
     /// A socket cannot be created.
     #[error(transparent)]
     Listen(#[from] BindError),
+    /// The service manager's socket cannot be used.
+    #[error(transparent)]
+    Activation(#[from] activation::Error),
     /// poll failed.
     #[error("cannot wait for guests")]
     Wait(#[source] io::Error),
@@ -99,20 +105,32 @@ impl Relay {
         control: Option<&OwnedListener>,
         signals: &Signals,
     ) -> Result<(), Error> {
+        let mut watchdog = Watchdog::from_environment();
+        readiness::ready("Serving guests");
         loop {
+            if let Some(watchdog) = &mut watchdog
+                && watchdog.is_due()
+            {
+                watchdog.alive();
+            }
+            let limit = watchdog.as_ref().map(Watchdog::left);
+            let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
             let mut awaited = vec![
                 PollFd::new(listener, PollFlags::IN),
                 PollFd::new(signals, PollFlags::IN),
             ];
             awaited.extend(control.map(|control| PollFd::new(control, PollFlags::IN)));
-            match poll(&mut awaited, None) {
+            match poll(&mut awaited, limit.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(Error::Wait(errno.into())),
             }
             self.guests.retain(|guest| !guest.thread.is_finished());
             match signals.take().map_err(Error::Wait)? {
                 Some(Signal::SIGUSR1) => self.report(),
-                Some(_) => return Ok(()),
+                Some(_) => {
+                    readiness::stopping();
+                    return Ok(());
+                }
                 None => {}
             }
             if let Some(stream) = accept(listener) {
@@ -219,7 +237,10 @@ impl Relay {
         command: Command,
         then: impl FnOnce(Result<String, String>) + Send + 'static,
     ) {
-        debug!("command: {command:?}");
+        debug!(
+            "command: {}",
+            String::from_utf8_lossy(&command.encode()).trim_end()
+        );
         let (answer, answers) = mpsc::channel();
         for guest in &self.guests {
             // A guest that has just gone does not answer.
@@ -237,12 +258,15 @@ impl Relay {
             .name("command".to_owned())
             .spawn(move || {
                 let collected = collect(&answers, count, command_limit);
-                if let (Ok(_), Command::Switch { socket, .. }) = (&collected, &command) {
+                if let (true, Command::Switch { socket, .. }) = (collected.is_done, &command) {
                     socket.clone_into(&mut backend.lock());
                 }
-                let more = remark(&command, count, &backend.lock());
-                let with = |text: String| format!("{text}{more}");
-                then(collected.map(with).map_err(with));
+                let backend = backend.lock();
+                if command == Command::StatusJson {
+                    return then(in_json(&collected, &backend));
+                }
+                let more = remark(&command, count, &backend);
+                then(collected.in_words(&more));
             });
         if let Err(error) = started {
             rate_limited!(
@@ -285,8 +309,18 @@ fn remark(command: &Command, guests: usize, backend: &Path) -> String {
             "nothing was paused: a guest that connects now is served at once\n".to_owned()
         }
         Command::Resume if guests == 0 => "nothing was paused\n".to_owned(),
-        Command::Pause | Command::Resume => String::new(),
+        Command::StatusJson | Command::Pause | Command::Resume => String::new(),
     }
+}
+
+/// What the guests have answered.
+struct Collected {
+    /// By the guests' numbers.
+    answers: Vec<(u64, Result<String, String>)>,
+    /// Whether all have succeeded.
+    is_done: bool,
+    /// Whether some have not answered in time.
+    is_late: bool,
 }
 
 /// Collects the answers of `count` guests for `command_limit`.
@@ -294,35 +328,72 @@ fn collect(
     answers: &Receiver<(u64, Result<String, String>)>,
     count: usize,
     command_limit: Duration,
-) -> Result<String, String> {
+) -> Collected {
     let until = Instant::now() + command_limit;
-    let (mut lines, mut is_done) = (Vec::new(), true);
-    while lines.len() < count {
+    let mut collected = Collected {
+        answers: Vec::new(),
+        is_done: true,
+        is_late: false,
+    };
+    while collected.answers.len() < count {
         let left = until.saturating_duration_since(Instant::now());
         match answers.recv_timeout(left) {
-            Ok((guest, Ok(text))) => lines.push((guest, text)),
-            Ok((guest, Err(text))) => {
-                is_done = false;
-                lines.push((guest, text));
+            Ok(answer) => {
+                collected.is_done &= answer.1.is_ok();
+                collected.answers.push(answer);
             }
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
             Err(mpsc::RecvTimeoutError::Timeout) => {
-                is_done = false;
-                let text = "some guests have not answered yet, and run the command when they can";
-                lines.push((0, text.to_owned()));
+                collected.is_done = false;
+                collected.is_late = true;
                 break;
             }
         }
     }
-    lines.sort();
-    let text: String = match lines.is_empty() {
-        true => "no guest is connected\n".to_owned(),
-        false => lines
-            .iter()
-            .map(|(guest, text)| format!("guest {guest}: {text}\n"))
-            .collect(),
-    };
-    match is_done {
+    collected.answers.sort();
+    collected
+}
+
+impl Collected {
+    /// A line for each guest, and `more` behind them.
+    fn in_words(&self, more: &str) -> Result<String, String> {
+        let mut text = String::new();
+        if self.is_late {
+            text += "guest 0: some guests have not answered yet, and run the command when they \
+                     can\n";
+        }
+        if self.answers.is_empty() && !self.is_late {
+            text += "no guest is connected\n";
+        }
+        for (guest, answer) in &self.answers {
+            let (Ok(answer) | Err(answer)) = answer;
+            text += &format!("guest {guest}: {answer}\n");
+        }
+        text += more;
+        match self.is_done {
+            true => Ok(text),
+            false => Err(text),
+        }
+    }
+}
+
+/// The answer to `status-json`.
+fn in_json(collected: &Collected, backend: &Path) -> Result<String, String> {
+    let answers = collected.answers.iter();
+    let guests = answers.filter_map(|(_, answer)| {
+        let object = answer.as_ref().ok()?;
+        serde_json::from_str::<serde_json::Value>(object).ok()
+    });
+    let listens = daemon::listens_at(backend);
+    let object = serde_json::json!({
+        "guests": guests.collect::<Vec<_>>(),
+        "complete": collected.is_done,
+        "backend": backend.to_string_lossy(),
+        "backend_listens": listens.is_ok(),
+        "backend_error": listens.err().map(|why| why.to_string()),
+    });
+    let text = format!("{object}\n");
+    match collected.is_done {
         true => Ok(text),
         false => Err(text),
     }

@@ -38,6 +38,8 @@ pub const VALUES: &[(&str, &str, &[&str])] = &[
     ("gangplank-frontend", "log-level", LOG_LEVEL),
     ("gangplank-dvk", "seccomp", SECCOMP),
     ("gangplank-dvk", "log-level", LOG_LEVEL),
+    ("gangplank-nfs", "seccomp", SECCOMP),
+    ("gangplank-nfs", "log-level", LOG_LEVEL),
 ];
 
 /// Writes the completions of all programs below `directory`: `bash/`, `zsh/`, `fish/`, with the
@@ -116,6 +118,7 @@ mod tests {
         let needed: &[&str] = match program {
             "gangplankd" => &[],
             "gangplank-frontend" => &["--config=c"],
+            "gangplank-nfs" => &["serve", "--config=c"],
             _ => &["status", "socket"],
         };
         let option = format!("--{option}={value}");

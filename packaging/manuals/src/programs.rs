@@ -15,7 +15,7 @@ pub struct Program {
 }
 
 /// All programs that are installed.
-pub const PROGRAMS: [Program; 3] = [
+pub const PROGRAMS: [Program; 4] = [
     Program {
         name: "gangplankd",
         section: "8",
@@ -33,6 +33,12 @@ pub const PROGRAMS: [Program; 3] = [
         section: "1",
         command: gangplank_dvk::args::Args::command,
         manuals: gangplank_dvk::manual::MANUALS,
+    },
+    Program {
+        name: "gangplank-nfs",
+        section: "8",
+        command: gangplank_nfs::args::Args::command,
+        manuals: gangplank_nfs::manual::MANUALS,
     },
 ];
 

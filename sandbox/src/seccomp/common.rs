@@ -239,6 +239,17 @@ pub fn process() -> Conditional {
     )
 }
 
+/// Starting processes with memory and a process namespace of their own.
+#[must_use]
+pub fn process_in_namespace() -> Conditional {
+    Conditional::long(
+        libc::SYS_clone,
+        0,
+        THREAD | MEMORY_SHARING | NEW_NAMESPACES,
+        flags(libc::CLONE_NEWPID),
+    )
+}
+
 /// Starting processes, also such that share memory until they execute a program, as posix_spawn
 /// does.
 #[must_use]

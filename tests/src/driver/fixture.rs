@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use super::neighbour::Neighbour;
 use super::{Driver, Setup};
 use crate::daemon::{Daemon, Options};
-use crate::process::{User, children, with_descendants};
+use crate::process::{User, children, children_named, with_descendants};
 
 /// Limit for the daemon to free what a guest held.
 const FREEING: Duration = Duration::from_secs(20);
@@ -39,6 +39,9 @@ const MAX_LOG_LINES: usize = 100;
 /// Words that must not be in a log.
 const FAULTS_OF_OURS: [&str; 3] = ["panicked", "please report", "RUST_BACKTRACE"];
 
+/// How the names of keepers' processes begin.
+const KEEPER: &str = "keeper_";
+
 /// A daemon with a working neighbour.
 pub struct Fixture {
     /// The daemon.
@@ -46,7 +49,6 @@ pub struct Fixture {
     dir: TempDir,
     neighbour: Option<Neighbour>,
     idle: Footprint,
-    acceptor: u32,
     peak: PeakMemory,
     /// Limit of each process's address space, in KiB.
     max_virtual_kb: u64,
@@ -62,9 +64,10 @@ pub struct Footprint {
 }
 
 impl Footprint {
-    /// Counts the resources of an acceptor and its guests' processes. A keeper and its worker have
-    /// the same descriptors.
-    fn of(acceptor: u32) -> Result<Self> {
+    /// Counts the resources of a daemon's acceptor and its guests' processes. A keeper and its
+    /// worker have the same descriptors.
+    fn of(daemon: &Daemon) -> Result<Self> {
+        let acceptor = acceptor_of(daemon)?;
         let count = |pid: u32, what: &str| -> Result<usize> {
             let path = format!("/proc/{pid}/{what}");
             Ok(fs::read_dir(&path).with_context(|| path.clone())?.count())
@@ -73,7 +76,7 @@ impl Footprint {
             descriptors: count(acceptor, "fd")?,
             threads: count(acceptor, "task")?,
         };
-        for keeper in children(acceptor)? {
+        for keeper in children_named(daemon.pid(), KEEPER)? {
             // A guest's processes may end at any time.
             all.threads += count(keeper, "task").unwrap_or(0);
             for worker in children(keeper).unwrap_or_default() {
@@ -136,14 +139,13 @@ impl Fixture {
         }
         let daemon = Daemon::start(&options)?;
         wait_for_log(&daemon, "waiting for guests")?;
-        let acceptor = acceptor_of(&daemon)?;
+        let peak = PeakMemory::watch(daemon.pid())?;
         Ok(Self {
-            idle: settled(acceptor)?,
+            idle: settled(&daemon)?,
             daemon,
             dir,
             neighbour: None,
-            acceptor,
-            peak: PeakMemory::watch(acceptor)?,
+            peak,
             max_virtual_kb: MAX_VIRTUAL_KB,
         })
     }
@@ -166,18 +168,20 @@ impl Fixture {
         self.daemon.socket()
     }
 
-    /// The process that accepts connections: the daemon, or its child in the sandbox.
-    #[must_use]
-    pub const fn acceptor(&self) -> u32 {
-        self.acceptor
+    /// The process that accepts connections.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn acceptor(&self) -> Result<u32> {
+        acceptor_of(&self.daemon)
     }
 
     /// The keeper and the worker of each connected guest, in the order of their connections.
     ///
     /// # Errors
-    /// The acceptor is gone.
+    /// The daemon is gone.
     pub fn guest_processes(&self) -> Result<Vec<(u32, u32)>> {
-        guest_processes(self.acceptor)
+        guest_processes(&self.daemon)
     }
 
     /// The worker of the guest that connected last.
@@ -194,7 +198,7 @@ impl Fixture {
     /// # Errors
     /// It is gone.
     pub fn footprint(&self) -> Result<Footprint> {
-        Footprint::of(self.acceptor)
+        Footprint::of(&self.daemon)
     }
 
     /// The daemon's log, shortened for the report of a failed test.
@@ -214,7 +218,7 @@ impl Fixture {
     /// # Errors
     /// It is gone.
     pub fn settle(&mut self) -> Result<()> {
-        self.idle = settled(self.acceptor)?;
+        self.idle = settled(&self.daemon)?;
         Ok(())
     }
 
@@ -258,7 +262,7 @@ impl Fixture {
                 Instant::now() < deadline,
                 "the daemon holds {now:?}, and held {:?} before:\n{}",
                 self.idle,
-                descriptors(self.acceptor)
+                descriptors(self.acceptor()?)
             );
             thread::sleep(Duration::from_millis(10));
         }
@@ -279,7 +283,7 @@ impl Fixture {
             self.log()
         );
         ensure!(
-            Path::new(&format!("/proc/{}", self.acceptor)).exists(),
+            !self.daemon.log().contains("the acceptor was ended"),
             "the acceptor has ended:\n{}",
             self.log()
         );
@@ -316,32 +320,42 @@ impl Fixture {
     }
 }
 
-/// The process of a daemon without guests that accepts connections.
+/// The process of a daemon that accepts connections. After the death of one, waits for the next.
+///
+/// # Errors
+/// The daemon is gone, or has none in time.
+pub fn acceptor_of(daemon: &Daemon) -> Result<u32> {
+    let deadline = Instant::now() + FREEING;
+    loop {
+        if let Some(acceptor) = children_named(daemon.pid(), "acceptor")?.pop() {
+            return Ok(acceptor);
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "there is no acceptor:\n{}",
+            daemon.log()
+        );
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// The keeper and the worker of each guest of a daemon, in the order in which they were started.
 ///
 /// # Errors
 /// The daemon is gone.
-pub fn acceptor_of(daemon: &Daemon) -> Result<u32> {
-    // Without a sandbox the daemon itself accepts.
-    Ok(children(daemon.pid())?.pop().unwrap_or(daemon.pid()))
-}
-
-/// The keeper and the worker of each guest of an acceptor, in the order of their connections.
-///
-/// # Errors
-/// The acceptor is gone.
-pub fn guest_processes(acceptor: u32) -> Result<Vec<(u32, u32)>> {
-    let keepers = children(acceptor)?;
+pub fn guest_processes(daemon: &Daemon) -> Result<Vec<(u32, u32)>> {
+    let keepers = children_named(daemon.pid(), KEEPER)?;
     let pair = |keeper: u32| Some((keeper, children(keeper).ok()?.pop()?));
     Ok(keepers.into_iter().filter_map(pair).collect())
 }
 
-/// The resources of a process once they have stopped changing.
-fn settled(pid: u32) -> Result<Footprint> {
-    let mut last = Footprint::of(pid)?;
+/// The resources of a daemon once they have stopped changing.
+fn settled(daemon: &Daemon) -> Result<Footprint> {
+    let mut last = Footprint::of(daemon)?;
     let mut same = 0;
     while same < 5 {
         thread::sleep(Duration::from_millis(20));
-        let now = Footprint::of(pid)?;
+        let now = Footprint::of(daemon)?;
         same = if now == last { same + 1 } else { 0 };
         last = now;
     }
@@ -365,7 +379,7 @@ pub fn wait_for_log(daemon: &Daemon, words: &str) -> Result<()> {
     Ok(())
 }
 
-/// Watches the memory of an acceptor, its keepers and its workers. The kernel forgets the peaks of
+/// Watches the memory of a daemon's processes. The kernel forgets the peaks of
 /// a process that ends, so they are read again and again.
 struct PeakMemory {
     stop: Arc<AtomicBool>,
@@ -373,7 +387,7 @@ struct PeakMemory {
 }
 
 impl PeakMemory {
-    fn watch(acceptor: u32) -> Result<Self> {
+    fn watch(daemon: u32) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = thread::Builder::new()
@@ -381,7 +395,7 @@ impl PeakMemory {
             .spawn(move || {
                 let mut peak = (0, 0);
                 while !stopped.load(Ordering::Relaxed) {
-                    for pid in with_descendants(acceptor) {
+                    for pid in with_descendants(daemon) {
                         let kb = |field| status_kb(pid, field).unwrap_or(0);
                         peak = (peak.0.max(kb("VmHWM:")), peak.1.max(kb("VmPeak:")));
                     }

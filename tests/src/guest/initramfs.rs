@@ -45,11 +45,17 @@ pub struct Extra {
     pub mode: u32,
 }
 
-/// Writes an uncompressed initramfs for `kernel` to `path`.
+/// Writes an uncompressed initramfs for `kernel` to `path`, with `modules` beside the usual ones.
 ///
 /// # Errors
 /// When busybox or a module cannot be had, or writing fails.
-pub fn write(path: &Path, kernel: &Kernel, arch: Arch, extras: &[Extra]) -> Result<()> {
+pub fn write(
+    path: &Path,
+    kernel: &Kernel,
+    arch: Arch,
+    modules: &[&str],
+    extras: &[Extra],
+) -> Result<()> {
     let busybox = packages::unpacked("busybox-static", arch)?.join("bin/busybox");
     let file = File::create(path).with_context(|| format!("creating {}", path.display()))?;
     let mut archive = Archive::new(BufWriter::new(file));
@@ -80,7 +86,8 @@ pub fn write(path: &Path, kernel: &Kernel, arch: Arch, extras: &[Extra]) -> Resu
     archive.file("agent", 0o755, AGENT.as_bytes())?;
     archive.file("etc/passwd", 0o644, PASSWD.as_bytes())?;
     archive.file("etc/group", 0o644, GROUP.as_bytes())?;
-    for (order, (name, content)) in kernel.modules(&MODULES)?.iter().enumerate() {
+    let modules = [&MODULES, modules].concat();
+    for (order, (name, content)) in kernel.modules(&modules)?.iter().enumerate() {
         archive.file(&format!("modules/{order:02}-{name}.ko"), 0o644, content)?;
     }
     for extra in extras {

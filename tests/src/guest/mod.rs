@@ -69,6 +69,17 @@ pub enum Qemu {
     Backports,
 }
 
+/// What a guest's memory is, with QEMU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// A file that others can map.
+    Shared,
+    /// A file of which the guest has a private copy (`share=off`).
+    PrivateFile,
+    /// No file.
+    Anonymous,
+}
+
 /// A share in the form that the hypervisor needs.
 #[derive(Clone, Debug)]
 pub struct Share {
@@ -111,6 +122,8 @@ pub struct Options {
     pub plan9: Vec<(PathBuf, String)>,
     /// Guest memory in MiB.
     pub memory_mib: u32,
+    /// What the memory is (QEMU).
+    pub memory: Memory,
     /// Virtual processors (QEMU).
     pub processors: u32,
     /// Entries of each virtqueue (QEMU; a power of two up to 1024).
@@ -122,6 +135,11 @@ pub struct Options {
     /// The network namespace in which it runs and has a card (User Mode Linux), at the tap device
     /// [`crate::network::TAP`].
     pub network: Option<PathBuf>,
+    /// The socket of a virtual Ethernet switch to which its card is connected: one of
+    /// packets for User Mode Linux, of streams for QEMU.
+    pub switch: Option<PathBuf>,
+    /// Modules that its init loads beside the usual ones.
+    pub modules: Vec<&'static str>,
     /// Files added to the initramfs.
     pub extras: Vec<Extra>,
 }
@@ -140,11 +158,14 @@ impl Options {
             shares: Vec::new(),
             plan9: Vec::new(),
             memory_mib: 512,
+            memory: Memory::Shared,
             processors: 1,
             queue_size: 1024,
             request_queues: 1,
             user: None,
             network: None,
+            switch: None,
+            modules: Vec::new(),
             extras: Vec::new(),
         }
     }
@@ -194,7 +215,13 @@ impl Options {
             .tempdir()
             .context("creating the guest's directory")?;
         let initrd = dir.path().join("initramfs.cpio");
-        initramfs::write(&initrd, &kernel, self.machine.arch(), &self.extras)?;
+        initramfs::write(
+            &initrd,
+            &kernel,
+            self.machine.arch(),
+            &self.modules,
+            &self.extras,
+        )?;
         if let Some(user) = self.user {
             std::os::unix::fs::chown(dir.path(), Some(user.uid), Some(user.gid))?;
             // The user may not be able to enter the cache.

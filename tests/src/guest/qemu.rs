@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use super::kernel::Kernel;
-use super::{Machine, Options, Qemu};
+use super::{Machine, Memory, Options, Qemu};
 use crate::cache;
 use crate::packages::{self, Arch, Suite};
 use crate::process::{self, User};
@@ -31,6 +31,11 @@ pub(super) fn command(
         _ => ("qemu-system-x86_64", "q35", "qemu64", "ttyS0"),
     };
     let memory = options.memory_mib;
+    let backend = match options.memory {
+        Memory::Shared => "memory-backend-memfd,share=on",
+        Memory::PrivateFile => "memory-backend-memfd,share=off",
+        Memory::Anonymous => "memory-backend-ram",
+    };
     let mut append = format!("console={console} panic=-1 quiet {FAST}");
     for argument in options.kernel_arguments() {
         append.push(' ');
@@ -46,10 +51,7 @@ pub(super) fn command(
         .args(["-cpu", cpu])
         .args(["-smp", &options.processors.to_string()])
         .args(["-m", &format!("{memory}M")])
-        .args([
-            "-object",
-            &format!("memory-backend-memfd,id=mem,size={memory}M,share=on"),
-        ])
+        .args(["-object", &format!("{backend},id=mem,size={memory}M")])
         .args(["-chardev", "stdio,id=console,signal=off"])
         .args(["-serial", "chardev:console"])
         .arg("-qmp")
@@ -87,6 +89,15 @@ pub(super) fn command(
                 "vhost-user-fs-pci,chardev=fs{index},tag={},queue-size={},num-request-queues={}",
                 share.tag, options.queue_size, options.request_queues
             ));
+    }
+    if let Some(switch) = &options.switch {
+        command
+            .arg("-netdev")
+            .arg(format!(
+                "stream,id=net,server=off,addr.type=unix,addr.path={}",
+                switch.display()
+            ))
+            .args(["-device", "virtio-net-pci,netdev=net,romfile="]);
     }
     for (index, (directory, tag)) in options.plan9.iter().enumerate() {
         command

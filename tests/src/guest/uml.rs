@@ -36,6 +36,9 @@ pub(super) fn command(kernel: &Kernel, options: &Options, initrd: &Path, dir: &P
         .args(["con0=fd:0,fd:1", "con=null", "ssl=null", "quiet"])
         .env("TMPDIR", memory_dir(options.memory_mib))
         .args(options.kernel_arguments());
+    if let Some(switch) = &options.switch {
+        command.arg(format!("{CARD}:transport=bess,dst={}", switch.display()));
+    }
     for share in &options.shares {
         command.arg(format!(
             "virtio_uml.device={}:{VIRTIO_ID_FS}",

@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use crate::fixture::{Fixture, root_or_skip};
 use anyhow::Result;
-use gangplank_tests::process::children;
+use gangplank_tests::process::{User, children};
 use rustix::process::Signal;
 
 #[test]
@@ -378,11 +378,43 @@ fn log_level_follows_the_option_and_rust_log() -> Result<()> {
     assert!(daemon.log().contains("DEBUG"), "{}", daemon.log());
     daemon.signal(Signal::TERM)?;
 
-    let mut command = fixture.command(&[&arguments[..], &["--log-level=off"]].concat());
+    let mut command = fixture.command(&arguments);
     command.env("RUST_LOG", "debug");
     let daemon = fixture.start_command(command)?;
     assert!(daemon.log().contains("DEBUG"), "{}", daemon.log());
     daemon.signal(Signal::TERM)?;
+
+    // The command line wins.
+    let mut command = fixture.command(&[&arguments[..], &["--log-level=info"]].concat());
+    command.env("RUST_LOG", "off");
+    let daemon = fixture.start_command(command)?;
+    let log = daemon.log();
+    assert!(log.contains("on \"fs.sock\""), "{log}");
+    assert!(
+        log.contains("as \"myfs\"") && log.contains("sandbox none"),
+        "{log}"
+    );
+    assert_eq!(log.matches("sharing").count(), 1, "{log}");
+    assert!(!log.contains("raising it"), "{log}");
+    daemon.signal(Signal::TERM)?;
+    Ok(())
+}
+
+#[test]
+fn a_share_that_the_user_may_not_open_is_said_with_what_to_do() -> Result<()> {
+    if !root_or_skip("a_share_that_the_user_may_not_open_is_said_with_what_to_do") {
+        return Ok(());
+    }
+    let fixture = Fixture::of(Some(User::NOBODY))?;
+    let share = fixture.file("share");
+    chown(&share, Some(0), Some(0))?;
+    fs::set_permissions(&share, fs::Permissions::from_mode(0o700))?;
+    let ended = fixture.run(&["--socket-path=fs.sock", "--shared-dir=share"])?;
+    assert_eq!(ended.status.code(), Some(1));
+    let said = &ended.errors;
+    assert!(said.contains("let that user read and search it"), "{said}");
+    assert!(said.contains("Permission denied"), "{said}");
+    assert!(!said.contains("--sandbox=none"), "{said}");
     Ok(())
 }
 

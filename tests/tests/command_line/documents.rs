@@ -87,7 +87,12 @@ fn command_lines(text: &str) -> Vec<Vec<String>> {
         .map(|line| line.split(" #").next().unwrap_or_default())
         .map(|line| line.trim_end().trim_end_matches('&'));
     lines
-        .map(|line| line.split_whitespace().map(str::to_owned).collect())
+        // A shell would remove the quotes of a word.
+        .map(|line| {
+            line.split_whitespace()
+                .map(|word| word.trim_matches('\'').to_owned())
+                .collect()
+        })
         .filter(|words: &Vec<String>| {
             let first = words.first();
             first.is_some_and(|first| PROGRAMS.iter().any(|program| program.name == first))

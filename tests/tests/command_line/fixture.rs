@@ -128,8 +128,6 @@ pub(crate) struct Running {
     child: Child,
     output: PathBuf,
     errors: PathBuf,
-    /// Known once the daemon is ready, when the acceptor has no children yet.
-    acceptor: Option<u32>,
 }
 
 impl Running {
@@ -149,7 +147,6 @@ impl Running {
             child,
             output,
             errors,
-            acceptor: None,
         })
     }
 
@@ -164,7 +161,6 @@ impl Running {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        self.acceptor = child_of(self.pid())?.or(Some(self.pid()));
         Ok(())
     }
 
@@ -173,16 +169,22 @@ impl Running {
         self.child.id()
     }
 
-    /// The process that accepts connections: the supervisor's child, or without a sandbox the
-    /// process that was started.
+    /// The process that accepts connections. After the death of one, waits for the next.
     pub(crate) fn acceptor_pid(&self) -> Result<u32> {
-        self.acceptor.context("the daemon was not ready")
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            if let Some(acceptor) = process::children_named(self.pid(), "acceptor")?.pop() {
+                return Ok(acceptor);
+            }
+            ensure!(Instant::now() < deadline, "no acceptor: {}", self.log());
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// Connects as a guest's frontend, and waits until its confined worker has answered.
     pub(crate) fn connect(&self) -> Result<Connection> {
-        let acceptor = self.acceptor_pid()?;
-        let earlier = process::children(acceptor)?;
+        let keepers = || process::children_named(self.pid(), "keeper_");
+        let earlier = keepers()?;
         let stream = UnixStream::connect(self.errors.with_file_name("fs.sock"))?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         let mut connection = Connection {
@@ -191,10 +193,10 @@ impl Running {
             stream,
         };
         connection.get_features()?;
-        let keeper = process::children(acceptor)?
+        let keeper = keepers()?
             .into_iter()
             .find(|child| !earlier.contains(child));
-        connection.keeper = keeper.context("the acceptor has no new keeper")?;
+        connection.keeper = keeper.context("there is no new keeper")?;
         let worker = child_of(connection.keeper)?;
         connection.worker = worker.context("the keeper has no worker")?;
         Ok(connection)

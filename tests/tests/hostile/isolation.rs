@@ -70,7 +70,7 @@ fn a_write_beyond_the_limit_of_file_sizes_is_the_guests_error() -> Result<()> {
         maximum: Some(FILE_SIZE),
     };
     // Workers inherit it, as they would from ulimit -f or LimitFSIZE=.
-    prlimit(Some(process(fixture.acceptor())?), Resource::Fsize, limit)?;
+    prlimit(Some(process(fixture.acceptor()?)?), Resource::Fsize, limit)?;
     let mut guest = fixture.guest(&Setup::default())?;
     let file = guest.create(NodeId::ROOT, c"file", 0o644)?;
     for _ in 0..2 {

@@ -118,7 +118,7 @@ fn most_threads(pid: u32) -> Result<usize> {
 #[test]
 fn each_of_a_thousand_requests_gets_its_lock() -> Result<()> {
     let mut crowd = Crowd::new(1000)?;
-    let threads = most_threads(crowd.fixture.acceptor())?;
+    let threads = most_threads(crowd.fixture.daemon.pid())?;
     ensure!(
         threads <= MAX_THREADS + OTHER_THREADS,
         "a worker has {threads} threads"

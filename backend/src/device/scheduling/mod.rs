@@ -33,7 +33,7 @@ use self::interrupt_coalescing::{InterruptCoalescing, NotifyMode};
 use self::run::{recover, run, run_to_end};
 use self::thread_pool::ThreadPool;
 use super::options::Options;
-use super::request::{Handled, Handler, IoMode, Request};
+use super::request::{Cost, Handled, Handler, IoMode, Request};
 use super::vring::Vring;
 use crate::state::requests::Interrupted;
 use crate::sys::thread::preemptions;
@@ -227,6 +227,11 @@ impl RingScheduler {
         interrupted: Interrupted,
     ) -> Handled {
         recover(&*self.handler, ring, request, interrupted)
+    }
+
+    /// What a request takes of the guest's limits.
+    pub(super) fn cost(&self, request: &mut Request) -> Cost {
+        self.handler.cost(request)
     }
 
     /// Answers a request with an error, without running it.

@@ -9,6 +9,7 @@ use gangplank_fuse::{FileLock, LkFlags, LkIn, ReleaseFlags};
 use super::*;
 use crate::passthrough::options::Locks;
 use crate::session::LockWait;
+use crate::session::file_system::Migration;
 use crate::sys::interrupt::Interruption;
 
 const ROOT: NodeId = NodeId::ROOT;
@@ -233,4 +234,33 @@ fn the_last_handle_takes_forgotten_locks_along() {
     assert_eq!(errno(theirs()), Some(libc::EAGAIN));
     first.release(node, handle);
     theirs().expect("free");
+}
+
+#[test]
+fn guest_with_locks_on_the_hosts_files_does_not_migrate_until_it_has_closed_them() {
+    let [(first, node, handle), _second] = pair();
+    let range = |kind| {
+        let args = lock(handle, 1, kind, 2, 5);
+        first.fs.setlk(node, &args, LockWait::No).expect("done");
+    };
+    let whole = |kind| {
+        let mut args = lock(handle, 2, kind, 0, u64::MAX);
+        args.lk_flags = LkFlags::FLOCK.bits();
+        first.fs.setlk(node, &args, LockWait::No).expect("done");
+    };
+    for (take, count) in [(&range as &dyn Fn(i32), 1), (&whole, 2)] {
+        take(libc::F_WRLCK);
+        let refused = first.fs.save().expect_err("it holds locks");
+        assert!(
+            refused
+                .to_string()
+                .contains(&format!("locks of {count} owners on the host's files")),
+            "{refused}"
+        );
+    }
+    whole(libc::F_UNLCK);
+    first.fs.save().expect_err("it holds a lock");
+    // Whether an owner of ranges has locks left is known when it closes the file.
+    first.fs.flush(node, handle, 1).expect("flushed");
+    first.fs.save().expect("saved");
 }

@@ -11,6 +11,7 @@ mod ioctl;
 mod keep_cache;
 mod killed_tables;
 mod locks;
+mod lost_descriptors;
 pub(in crate::passthrough) mod memory;
 mod namespace_ops;
 mod no_open;

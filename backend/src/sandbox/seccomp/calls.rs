@@ -63,6 +63,7 @@ const WORKER: &[&[c_long]] = &[
     ENDING,
     MEMORY,
     EVENTS,
+    TIMERS,
     SOCKETS,
     TIME,
     SIGNALS,
@@ -78,6 +79,7 @@ const ACCEPTOR: &[&[c_long]] = &[
     THREADS,
     MEMORY,
     EVENTS,
+    TIMERS,
     SOCKETS,
     ENDING,
     WAITING,
@@ -102,6 +104,7 @@ const KEEPER: &[&[c_long]] = &[
     THREADS,
     MEMORY,
     EVENTS,
+    TIMERS,
     SOCKETS,
     ENDING,
     WAITING,
@@ -236,6 +239,9 @@ const CREDENTIALS: &[c_long] = &[
     libc::SYS_getgroups,
 ];
 
+/// Timers, on which the rings of a guest with limits wait.
+const TIMERS: &[c_long] = &[libc::SYS_timerfd_create, libc::SYS_timerfd_settime];
+
 /// What a worker does before it installs its own list.
 const CONFINING_WORKER: &[c_long] = &[
     libc::SYS_seccomp,
@@ -316,6 +322,8 @@ pub(super) fn conditional(process: Process) -> Vec<Conditional> {
     }
     if process == Process::Acceptor {
         rows.push(int(libc::SYS_unshare, 0, libc::CLONE_NEWNS));
+        // A keeper is the first process of a process namespace.
+        rows.push(common::process_in_namespace());
         // A keeper enters the mount namespace of the keeper before it.
         rows.push(int(libc::SYS_setns, 1, libc::CLONE_NEWNS));
     }

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::device::request::Cost;
 
 #[test]
 fn a_reply_that_does_not_fit_is_an_error_or_nothing() {
@@ -89,4 +90,28 @@ proptest! {
             }
         }
     }
+}
+
+/// The device has charged what the request was when it asked. The guest has changed it since.
+#[test]
+fn a_request_that_does_more_than_it_was_charged_for_is_refused() {
+    let mut guest = Guest::new();
+    let read = |size| {
+        Operation::Read(ReadIn {
+            size,
+            ..ReadIn::default()
+        })
+    };
+    guest.scratch.charged = Some(Cost {
+        operations: 1,
+        sent: 0,
+        returned: 100,
+    });
+    assert_eq!(guest.call(read(101)), Err(libc::EIO));
+    assert!(guest.call(read(100)).is_ok());
+    // It was taken as one that costs nothing.
+    guest.scratch.charged = Some(Cost::default());
+    let statfs = guest.call(Operation::Statfs);
+    assert_eq!(statfs, Err(libc::EIO));
+    assert!(guest.call(Operation::Destroy).is_ok());
 }

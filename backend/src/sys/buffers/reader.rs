@@ -35,6 +35,19 @@ impl Reader<'_> {
         filled
     }
 
+    /// Copies up to `buffer.len()` bytes out like [`Self::read`], which reads them again.
+    pub fn peek(&self, buffer: &mut [u8]) -> usize {
+        let mut filled = 0;
+        for segment in self.0.rest.iter() {
+            let chunk = segment.iov_len.min(buffer.len() - filled);
+            let target = buffer[filled..filled + chunk].as_mut_ptr();
+            // SAFETY: as in `read`.
+            unsafe { copy_from_guest(segment.iov_base.cast::<u8>(), target, chunk) };
+            filled += chunk;
+        }
+        filled
+    }
+
     /// Copies a plain value out. Returns `None` if too few bytes are left; some of them may then be
     /// consumed.
     pub fn read_value<T: FromBytes + IntoBytes>(&mut self) -> Option<T> {

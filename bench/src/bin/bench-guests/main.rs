@@ -29,6 +29,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use gangplank_bench::document;
+use gangplank_bench::progress::Progress;
 
 use crate::args::{Args, Kind};
 use crate::fixture::{Fixture, Purpose};
@@ -147,15 +148,18 @@ fn measure(args: &Args, situation: Situation) -> Result<Measured> {
     let mut fixture = Fixture::new(machine, args.size, guests, &args.beside, Purpose::Rates)?;
     let workloads = workloads(args, &fixture)?;
     let mut results = Results::default();
+    let progress = Progress::of(workloads.len());
     for workload in &workloads {
-        eprintln!("{}: {workload} ...", situation.name());
+        progress.begin(&format!("{}: {workload} ...", situation.name()));
         for printed in fixture.in_guests(workload, args.rounds)? {
             results.read(&printed)?;
         }
         for printed in fixture.on_host(workload, args.rounds)? {
             results.read(&printed)?;
         }
+        progress.done();
     }
+    drop(progress);
     let peers = fixture.peers().to_vec();
     drop(fixture);
     drop(entered);

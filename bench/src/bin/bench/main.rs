@@ -33,6 +33,7 @@ use std::{env, io};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
+use gangplank_bench::progress::Progress;
 use gangplank_tests::cache;
 use gangplank_tests::process::User;
 
@@ -248,13 +249,15 @@ impl Comparison<'_> {
         let mut on_disk = start(Medium::Disk)?;
         let mut in_ram = start(Medium::Ram)?;
         let mut tables = Vec::new();
+        let progress = Progress::of(entries.len());
         for entry in entries {
             let running = match entry.medium() {
                 Medium::Disk => &mut on_disk,
                 Medium::Ram => &mut in_ram,
             };
-            eprintln!("bench: {} ({})", entry.name, self.title());
+            progress.begin(&format!("bench: {} ({})", entry.name, self.title()));
             tables.push(self.workload(daemons, running, entry)?);
+            progress.done();
         }
         Ok(tables)
     }

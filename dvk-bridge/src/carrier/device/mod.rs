@@ -49,6 +49,7 @@ use std::sync::{Arc, Weak, mpsc};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use serde_json::{Value, json};
 
 use self::driver::Driver;
 use self::endpoint::DeviceEndpoint;
@@ -270,5 +271,20 @@ impl Report for Device {
         for table in tables.iter().filter_map(Weak::upgrade) {
             table.report(to);
         }
+    }
+
+    fn json(&self) -> Value {
+        let tables = self.tables.lock().clone();
+        let endpoints: Vec<Value> = tables
+            .iter()
+            .filter_map(Weak::upgrade)
+            .flat_map(|table| table.json())
+            .collect();
+        json!({
+            "kind": "dvk_device",
+            "path": self.path.to_string_lossy(),
+            "node": self.node,
+            "endpoints": endpoints,
+        })
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use gangplank_service::rate_limited;
 use parking_lot::Mutex;
+use serde_json::{Value, json};
 
 use super::config::PeerKind;
 use super::mailbox::{Mailbox, Sender, WaitingClient};
@@ -236,6 +237,20 @@ impl EndpointState {
             channel.close();
         }
         self.mailbox.close()
+    }
+
+    /// Its state as an object.
+    pub(super) fn json(&self) -> Value {
+        let clients = self.mailbox.clients().into_iter().map(|(client, peer, asks)| {
+            json!({ "endpoint": client.raw(), "peer": peer.0, "waits_for_answer": asks })
+        });
+        json!({
+            "dc": self.dc.raw(),
+            "endpoint": self.endpoint.raw(),
+            "name": self.name,
+            "clients": clients.collect::<Vec<_>>(),
+            "waits_for": self.pending_call.asked().map(|asked| asked.raw()),
+        })
     }
 
     /// Describes the endpoint: its clients, its pending call and its exchanges.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use serde_json::Value;
 
 use super::config::{EngineConfig, PeerKind};
 use super::endpoint_state::EndpointState;
@@ -238,6 +239,13 @@ impl EndpointTable {
         for entry in entries {
             entry.report(self.config.kind, to);
         }
+    }
+
+    /// Each endpoint as an object.
+    pub(crate) fn json(&self) -> Vec<Value> {
+        let mut entries = self.entries();
+        entries.sort_by_key(|entry| (entry.dc, entry.endpoint));
+        entries.iter().map(|entry| entry.json()).collect()
     }
 
     fn entries(&self) -> Vec<Arc<EndpointState>> {

@@ -22,6 +22,7 @@ use parking_lot::{Condvar, Mutex};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
+use serde_json::{Value, json};
 
 use super::engine::{
     EndpointTable, EngineConfig, EngineEndpoint, NotConnected, PeerId, PeerKind, PeerTransport,
@@ -228,6 +229,16 @@ impl Report for Local {
         let sent = self.shared.outbox.counters();
         to.push_str(&format!("switch {socket}: {connected}, sent {sent}\n"));
         self.shared.table.report(to);
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "kind": "switch_connection",
+            "socket": self.shared.config.socket.to_string_lossy(),
+            "connected": self.shared.outbox.is_connected(),
+            "sent": self.shared.outbox.counters().json(),
+            "endpoints": self.shared.table.json(),
+        })
     }
 }
 

@@ -29,6 +29,7 @@ use gangplank_service::rate_limited;
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::OwnedFd;
+use serde_json::{Value, json};
 
 pub use config::{NodeConfig, NodeError, NodeLimits, PORT_BASE, PeerConfig};
 
@@ -236,6 +237,28 @@ impl Report for Node {
             ));
         }
         self.shared.table.report(to);
+    }
+
+    fn json(&self) -> Value {
+        let config = &self.shared.config;
+        let peers = self.shared.peers.iter().map(|peer| {
+            let incoming = *peer.incoming.lock();
+            json!({
+                "node": peer.config.id.raw(),
+                "generation": peer.config.generation.to_string(),
+                "connected_from": incoming.map(|from| from.to_string()),
+                "connected_to": peer.outbox.is_connected(),
+                "received": peer.received.lock().json(),
+                "sent": peer.outbox.counters().json(),
+            })
+        });
+        json!({
+            "kind": "node",
+            "node": config.id.raw(),
+            "address": config.address.to_string(),
+            "peers": peers.collect::<Vec<_>>(),
+            "endpoints": self.shared.table.json(),
+        })
     }
 }
 

@@ -61,6 +61,11 @@ pub(crate) struct Traffic {
 }
 
 impl Traffic {
+    /// As an object for a status.
+    pub(crate) fn json(self) -> serde_json::Value {
+        serde_json::json!({ "commands": self.commands, "bytes": self.bytes })
+    }
+
     /// Counts a command of `bytes` bytes.
     pub(crate) fn count(&mut self, bytes: usize) {
         self.commands += 1;

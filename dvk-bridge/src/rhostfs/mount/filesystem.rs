@@ -77,7 +77,8 @@ impl Filesystem for Mounted {
             InitFlags::FUSE_PARALLEL_DIROPS,
         ] {
             if let Err(lacking) = config.add_capabilities(wanted) {
-                warn!("this kernel's FUSE lacks {lacking:?}");
+                let names: Vec<&str> = lacking.iter_names().map(|(name, _)| name).collect();
+                warn!("this kernel's FUSE lacks {}", names.join(", "));
             }
         }
         let _ = config.set_max_write(MAX_IO_SIZE);

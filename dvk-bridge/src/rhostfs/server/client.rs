@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use log::debug;
 use parking_lot::{Mutex, MutexGuard};
+use serde_json::{Value, json};
 
 use super::backend::Backend;
 use super::backend_file::OpenCount;
@@ -196,6 +197,20 @@ impl Clients {
                 "  client {endpoint}: {files} open files, {state}\n"
             ));
         }
+    }
+
+    /// Each client as an object.
+    pub(super) fn json(&self) -> Value {
+        let mut clients: Vec<_> = self.known.lock().values().map(Arc::clone).collect();
+        clients.sort_unstable_by_key(|client| client.endpoint);
+        let clients = clients.iter().map(|client| {
+            json!({
+                "endpoint": client.endpoint.raw(),
+                "open_files": client.handles().count(),
+                "pending_requests": client.pending_requests.load(Ordering::Relaxed),
+            })
+        });
+        clients.collect()
     }
 
     /// Opens the parked files of inode `ino`, which may lose its last name.

@@ -11,6 +11,7 @@ use gangplank_service::rate_limit::set_thread_peer;
 use gangplank_service::{error_chain, rate_limited};
 use log::{debug, warn};
 use rustix::io::Errno;
+use serde_json::{Value, json};
 
 use super::backend::{BackendConnector, BackendTarget};
 use super::cache::CacheLimits;
@@ -263,6 +264,28 @@ impl Report for Server {
         );
         to.push_str(&format!("  daemon {daemon}\n  {numbers}\n"));
         clients.report(to);
+    }
+
+    fn json(&self) -> Value {
+        let Shared {
+            connector,
+            clients,
+            counts,
+            ..
+        } = &*self.shared;
+        let (connection, failure) = match connector.current() {
+            Ok(backend) => (Some(backend.number), None),
+            Err(failure) => (None, Some(failure.to_string())),
+        };
+        let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        json!({
+            "daemon_connection": connection,
+            "daemon_error": failure,
+            "answered": count(&counts.answered),
+            "refused": count(&counts.refused),
+            "clients_turned_away": count(&counts.refused_clients),
+            "clients": clients.json(),
+        })
     }
 }
 

@@ -214,6 +214,24 @@ fn start(
     Ok(running)
 }
 
+impl Devices {
+    /// The report as JSON, with stable names.
+    pub(super) fn json(&self) -> serde_json::Value {
+        let device = |device: &Device| match &device.state {
+            State::Served(running) => running.report().json(),
+            State::Failed { why } => serde_json::json!({ "id": device.id, "failed": why }),
+        };
+        serde_json::json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "process": std::process::id(),
+            "holder_process": self.fd_store.process(),
+            "uptime_s": self.since.elapsed().as_secs(),
+            "failed": self.failed(),
+            "devices": self.devices.iter().map(device).collect::<Vec<_>>(),
+        })
+    }
+}
+
 /// The report: a line for the program, and one for each device.
 impl fmt::Display for Devices {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use gangplank_service::error_chain;
 use gangplank_service::rate_limit::RateLimit;
 use gangplank_service::signals::{Signal, Signals};
+use gangplank_service::watchdog::Watchdog;
 use log::{error, info, warn};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -30,13 +31,21 @@ pub(super) fn serve(
     devices: &mut Devices,
     signals: &Signals,
     status: Option<&StatusSocket>,
+    is_json: bool,
 ) -> Result<(), Error> {
     let mut fd_store = FdStoreState {
         is_connected: true,
         complaint: RateLimit::once(),
     };
+    let mut watchdog = Watchdog::from_environment();
     while devices.alive() > 0 {
-        if wait(devices, signals, status, fd_store.is_connected)? {
+        if let Some(watchdog) = &mut watchdog
+            && watchdog.is_due()
+        {
+            watchdog.alive();
+        }
+        let limit = watchdog.as_ref().map(Watchdog::left);
+        if wait(devices, signals, status, fd_store.is_connected, limit)? {
             warn!("the process that keeps the devices has gone, or does not answer");
             fd_store.is_connected = false;
         }
@@ -45,7 +54,10 @@ pub(super) fn serve(
         }
         devices.mark_ended();
         if let Some(status) = status {
-            status.answer(|| devices.to_string());
+            status.answer(|| match is_json {
+                true => format!("{}\n", devices.json()),
+                false => devices.to_string(),
+            });
         }
         if told_to_end(devices, signals)? {
             return Ok(());
@@ -55,12 +67,13 @@ pub(super) fn serve(
     Ok(())
 }
 
-/// Waits until something happens. Returns whether the fd store has gone, if it was connected.
+/// Waits until something happens, for at most `limit`. Returns whether the fd store has gone, if it was connected.
 fn wait(
     devices: &Devices,
     signals: &Signals,
     status: Option<&StatusSocket>,
     is_connected: bool,
+    limit: Option<Duration>,
 ) -> Result<bool, Error> {
     let fd_store = devices.fd_store_connection();
     let ended_fds: Vec<_> = devices.ended_fds().collect();
@@ -71,11 +84,10 @@ fn wait(
     awaited.push(PollFd::new(signals, PollFlags::IN));
     awaited.extend(status.map(|status| PollFd::new(status, PollFlags::IN)));
     awaited.extend(ended_fds.iter().map(|end| PollFd::new(end, PollFlags::IN)));
-    let retry = (!is_connected).then_some(Timespec {
-        tv_sec: FD_STORE_RETRY_INTERVAL.as_secs().cast_signed(),
-        tv_nsec: 0,
-    });
-    match poll(&mut awaited, retry.as_ref()) {
+    let retry = (!is_connected).then_some(FD_STORE_RETRY_INTERVAL);
+    let limit = retry.into_iter().chain(limit).min();
+    let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
+    match poll(&mut awaited, limit.as_ref()) {
         Ok(_) | Err(Errno::INTR) => {}
         Err(errno) => return Err(failed(errno.into())),
     }

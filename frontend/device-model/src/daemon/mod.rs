@@ -6,6 +6,7 @@
 
 mod devices;
 mod error;
+mod json;
 mod main_loop;
 mod status;
 
@@ -17,10 +18,10 @@ use gangplank_service::output::Output;
 use gangplank_service::rlimit::raise_descriptor_limit;
 use gangplank_service::signals::{Signal, Signals, TERMINATION};
 use gangplank_service::{logging, readiness};
-use log::{LevelFilter, info};
+use log::info;
 
 use crate::args::ModelArgs;
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::fd_store::StartOptions;
 use crate::{hypervisors, sandbox};
 use devices::Devices;
@@ -49,18 +50,29 @@ pub fn run(
     filter: Option<&str>,
     mut out: Output,
 ) -> Result<Outcome, Error> {
-    let config = Config::load(config)?;
+    let config = match Config::load(config) {
+        Err(ConfigError::Faults { file, faults }) if args.check && args.json => {
+            let object = json::faults(&file, &faults);
+            writeln!(out, "{object}").map_err(Error::Output)?;
+            out.close().map_err(Error::Output)?;
+            return Err(ConfigError::Faults { file, faults }.into());
+        }
+        config => config?,
+    };
     if args.check {
-        write!(out, "{config}").map_err(Error::Output)?;
+        match args.json {
+            true => writeln!(out, "{}", json::plan(&config)),
+            false => write!(out, "{config}"),
+        }
+        .map_err(Error::Output)?;
         out.close().map_err(Error::Output)?;
         return Ok(Outcome::Done);
     }
     let level = args.log_level.or(config.log_level);
     logging::start(&logging::Options {
-        filter: filter.map(str::to_owned),
         // A device's threads are named after it.
         prefix: LinePrefix::Thread,
-        ..logging::Options::new("gangplank-frontend", level.unwrap_or(LevelFilter::Info))
+        ..logging::Options::chosen("gangplank-frontend", level, filter.map(str::to_owned))
     })?;
     let signals = Signals::block(TERMINATION.into_iter().chain([Signal::SIGUSR1]));
     let signals = signals.map_err(|source| Error::System {
@@ -88,7 +100,7 @@ pub fn run(
         );
         info!("ready: {summary}");
         readiness::ready(&summary);
-        main_loop::serve(&mut devices, &signals, status.as_ref())?;
+        main_loop::serve(&mut devices, &signals, status.as_ref(), args.json)?;
         readiness::stopping();
     }
     let outcome = match devices.failed() {

@@ -12,7 +12,7 @@ pub(super) fn from_descriptor(descriptor: OwnedFd) -> EventFd {
 }
 
 /// The descriptor of `eventfd`.
-pub(super) fn as_descriptor(eventfd: &EventFd) -> BorrowedFd<'_> {
+pub(crate) fn as_descriptor(eventfd: &EventFd) -> BorrowedFd<'_> {
     let number = std::os::fd::AsRawFd::as_raw_fd(eventfd);
     // SAFETY: the eventfd keeps the descriptor open, and outlives the result.
     unsafe { BorrowedFd::borrow_raw(number) }

@@ -37,6 +37,7 @@ pub(crate) mod tests;
 pub use client::{FdStore, name_for_node};
 pub use entry::Entry;
 pub use error::FdStoreError;
+pub(crate) use eventfd::as_descriptor;
 pub use message::Slot;
 pub use process::{RunError, run};
 pub use start_options::StartOptions;

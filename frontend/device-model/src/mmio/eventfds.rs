@@ -81,8 +81,8 @@ impl EventFds {
         }
     }
 
-    /// Raises the interrupt line.
-    pub(super) fn signal_call(&self) {
+    /// Raises the interrupt line. The guest takes it for used buffers.
+    pub fn signal_call(&self) {
         add_one(&self.call);
     }
 
@@ -106,9 +106,9 @@ impl EventFds {
         self.kicks.iter().map(look).collect()
     }
 
-    /// Kicks of a queue since the last call.
-    #[cfg(test)]
-    pub(super) fn take_kicks(&self, queue: u16) -> u64 {
+    /// Takes the kicks of a queue, and returns their number. Only the process that works on the
+    /// queue may do so.
+    pub fn take_kicks(&self, queue: u16) -> u64 {
         self.kick(queue).map_or(0, take)
     }
 

@@ -1,13 +1,14 @@
 //! Keeps a device connected to its backend, whichever of the two appears first and however often
 //! the backend comes back.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use gangplank_service::rate_limited;
+use gangplank_service::{error_chain, rate_limited};
 use gangplank_vhost_user::client as vhost_user;
 use gangplank_vhost_user::client::{Backend, Deadlines, Facts, Messages, Socket};
 use log::{debug, error};
@@ -15,6 +16,7 @@ use parking_lot::Mutex;
 
 use super::fs_device::{Change, FsDevice, FsError};
 use super::stop::{StopEvent, WaitEnd};
+use crate::fd_store::as_descriptor;
 use crate::mmio::Transport;
 
 /// Pause after the first failed attempt to connect. It doubles with each further one.
@@ -22,6 +24,10 @@ const MIN_RETRY_BACKOFF: Duration = Duration::from_millis(50);
 
 /// Longest pause between two attempts to connect.
 const MAX_RETRY_BACKOFF: Duration = Duration::from_secs(2);
+
+/// How often the queues of a lost backend are looked at without a kick: the guest may have reset
+/// the device.
+const LOST_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Connects to a backend.
 pub trait Connector {
@@ -71,7 +77,8 @@ impl Connector for SocketConnector {
     }
 }
 
-/// Connects, reconnects and tells the guest what has changed for it, until `stop` is set.
+/// Connects, reconnects and tells the guest what has changed for it, until `stop` is set. While a
+/// backend is lost, replies to the guest's requests with errors.
 /// `connection` is the connection of a backend that is attached already. Counts in `connections`,
 /// and calls `ready` whenever a backend has been attached.
 pub fn maintain<C: Connector>(
@@ -86,6 +93,11 @@ pub fn maintain<C: Connector>(
     let mut absent = false;
     loop {
         if connection.is_none() {
+            match reply_while_lost(transport, stop) {
+                Ok(WaitEnd::Stopped) => return,
+                Ok(_) => {}
+                Err(error) => rate_limited!(error, "cannot wait for the guest's kicks: {error}"),
+            }
             connection = connect(connector, transport, &mut absent);
             connections.fetch_add(connection.is_some().into(), Ordering::Relaxed);
         }
@@ -94,14 +106,19 @@ pub fn maintain<C: Connector>(
             ready();
             match stop.wait(Some(&connection), None) {
                 Ok(WaitEnd::Stopped) => return,
-                Ok(WaitEnd::HungUp | WaitEnd::TimedOut) => {
+                Ok(WaitEnd::HungUp | WaitEnd::Signalled | WaitEnd::TimedOut) => {
                     rate_limited!(warn, "the daemon has gone")
                 }
                 Err(error) => rate_limited!(error, "cannot watch the daemon's connection: {error}"),
             }
+            let rings = transport.lock().device().running_rings();
+            if let Some(Err(error)) = rings.map(|rings| rings.wait_until_stable()) {
+                debug!("{}", error_chain(&error));
+            }
             let mut transport = transport.lock();
             let change = transport.device_mut().detach();
             notify_guest(&mut transport, change);
+            continue;
         }
         match stop.wait(None, Some(pause)) {
             Ok(WaitEnd::Stopped) => return,
@@ -110,6 +127,30 @@ pub fn maintain<C: Connector>(
                 error!("cannot wait for the daemon any more: {error}");
                 return;
             }
+        }
+    }
+}
+
+/// Replies to the guest's requests with errors, until it opens a session or resets the device, or
+/// `stop` is set.
+fn reply_while_lost<M: Messages + Send>(
+    transport: &Mutex<Transport<FsDevice<M>>>,
+    stop: &StopEvent,
+) -> io::Result<WaitEnd> {
+    loop {
+        let lost = {
+            let mut transport = transport.lock();
+            let change = transport.device_mut().reply_errors();
+            notify_guest(&mut transport, change);
+            transport.device().lost_queues()
+        };
+        let Some((queues, eventfds)) = lost else {
+            return Ok(WaitEnd::Signalled);
+        };
+        let kicks = queues.iter().filter_map(|queue| eventfds.kick(*queue));
+        let kicks = kicks.map(as_descriptor);
+        if let WaitEnd::Stopped = stop.wait_for_signal(kicks, LOST_INTERVAL)? {
+            return Ok(WaitEnd::Stopped);
         }
     }
 }
@@ -156,7 +197,8 @@ fn attach<M: Messages + Send>(
         Err(error) => {
             rate_limited!(warn, "the daemon does not serve this device: {error}");
             match error {
-                FsError::Start(_) => transport.device_mut().on_backend_lost(),
+                FsError::Start(_) if error.is_loss() => transport.device_mut().on_backend_lost(),
+                FsError::Start(_) => transport.device_mut().give_up(),
                 FsError::Queues { .. } | FsError::Features { .. } | FsError::NoTag => Change::None,
             }
         }
@@ -172,11 +214,12 @@ pub(super) fn notify_guest<M: Messages + Send>(
     match change {
         Change::None => {}
         Change::Config => transport.config_changed(),
+        Change::Lost => rate_limited!(
+            error,
+            "the guest's requests fail until it mounts anew: its open files were lost with the daemon"
+        ),
         Change::NeedsReset => {
-            rate_limited!(
-                warn,
-                "the guest must reset the device: its open files were lost with the daemon"
-            );
+            rate_limited!(warn, "the guest must reset the device");
             transport.needs_reset();
         }
     }

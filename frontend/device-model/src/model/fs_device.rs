@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use gangplank_service::rate_limited;
+use gangplank_service::{error_chain, rate_limited};
 use gangplank_vhost_user::client as vhost_user;
 use gangplank_vhost_user::client::{
     Backend, CONFIG_LEN, Messages, Region, RingAddresses, RingSetup, TAG_LEN,
@@ -14,6 +14,7 @@ use log::debug;
 use rustix::net::Shutdown;
 
 use super::handover::Handover;
+use super::lost_rings::{LostError, LostRings};
 use crate::config::DeviceConfig;
 use crate::hypervisor::GuestMemory;
 use crate::mmio::{Activation, Device, EventFds, ReadyQueue};
@@ -28,23 +29,32 @@ const EXPECTED_FEATURES: u64 = feature::VERSION_1 | feature::INDIRECT_DESC | fea
 /// A file system device. It exists before its backend and outlives it.
 #[derive(Debug)]
 pub struct FsDevice<M> {
-    memory: GuestMemory,
-    eventfds: Arc<EventFds>,
+    pub(super) memory: GuestMemory,
+    pub(super) eventfds: Arc<EventFds>,
     queue_sizes: Vec<u16>,
     num_request_queues: u16,
     /// Whether the tag comes from the backend.
     tag_from_backend: bool,
     config: [u8; CONFIG_LEN],
     backend: Option<AttachedBackend<M>>,
-    /// What the driver has set up, from when it is ready until it resets the device or the backend
-    /// is lost.
-    driver: Option<Activation>,
+    /// What the driver has set up, from when it is ready until it resets the device or the device
+    /// breaks.
+    pub(super) driver: Option<Activation>,
     /// Whether the backend runs the driver's queues.
-    started: bool,
+    pub(super) started: bool,
+    /// The driver's rings while their backend is lost.
+    pub(super) lost: Option<LostRings>,
+    /// Where the next backend goes on in queues that are not at their beginning.
+    pub(super) bases: Vec<(u16, u16)>,
+    /// Whether the connection was closed at this end, to a backend that may still work on the
+    /// driver's queues.
+    pub(super) abandoned: bool,
+    /// Requests that got an error reply because their backend was lost.
+    pub(super) error_replies: u64,
     /// The features of the last backend: the next one most likely offers the same.
     last_features: u64,
     /// Where the state is saved for a successor.
-    handover: Option<Arc<Handover>>,
+    pub(super) handover: Option<Arc<Handover>>,
 }
 
 #[derive(Debug)]
@@ -61,7 +71,10 @@ pub enum Change {
     None,
     /// The configuration space.
     Config,
-    /// The device is broken: the driver's session with the lost backend cannot go on.
+    /// The driver's requests get error replies until it opens a new session: see
+    /// [`FsDevice::reply_errors`].
+    Lost,
+    /// The device is broken: the driver's queues cannot go on.
     NeedsReset,
 }
 
@@ -90,6 +103,13 @@ pub enum FsError {
     Start(#[source] vhost_user::Error),
 }
 
+impl FsError {
+    /// Whether the backend went while it was given the queues.
+    pub const fn is_loss(&self) -> bool {
+        matches!(self, Self::Start(vhost_user::Error::Gone { .. }))
+    }
+}
+
 impl<M: Messages> FsDevice<M> {
     /// The device that `config` describes. `memory` is the guest's, and `eventfds` has a kick for
     /// each queue.
@@ -106,6 +126,10 @@ impl<M: Messages> FsDevice<M> {
             backend: None,
             driver: None,
             started: false,
+            lost: None,
+            bases: Vec::new(),
+            abandoned: false,
+            error_replies: 0,
             last_features: EXPECTED_FEATURES,
             handover: None,
         }
@@ -122,8 +146,8 @@ impl<M: Messages> FsDevice<M> {
     }
 
     /// Attaches a backend; `connection` is its connection. Starts the queues if the driver is
-    /// ready. After an error the connection is shut down. If the driver was waiting for the
-    /// backend, the device is broken: see [`FsDevice::on_backend_lost`].
+    /// ready. After an error the connection is shut down. After [`FsError::Start`] the caller calls
+    /// [`FsDevice::on_backend_lost`] if it is a loss, and [`FsDevice::give_up`] otherwise.
     pub fn attach(
         &mut self,
         session: Backend<M>,
@@ -162,39 +186,25 @@ impl<M: Messages> FsDevice<M> {
         Ok(change)
     }
 
-    /// The backend has gone, and what it knew of the guest's files with it. A driver whose queues
-    /// were running cannot go on; a driver that waits for a backend can.
-    pub fn detach(&mut self) -> Change {
-        self.disconnect();
-        match std::mem::take(&mut self.started) {
-            true => self.on_backend_lost(),
-            false => Change::None,
-        }
-    }
-
-    /// Forgets a driver whose queues no other backend can run.
-    pub fn on_backend_lost(&mut self) -> Change {
-        self.started = false;
-        match self.driver.take() {
-            Some(_) => Change::NeedsReset,
-            None => Change::None,
-        }
-    }
-
     /// Whether a backend is connected.
     pub fn is_attached(&self) -> bool {
         self.backend.is_some()
     }
 
     fn start(&mut self) -> Result<(), FsError> {
-        let (Some(driver), Some(backend)) = (&self.driver, &mut self.backend) else {
+        let (Some(driver), Some(backend), None) = (&self.driver, &mut self.backend, &self.lost)
+        else {
             return Ok(());
         };
         let features = driver.features;
-        let fresh = driver.queues.iter().map(|queue| (queue, 0));
+        let base = |queue: &ReadyQueue| {
+            let known = self.bases.iter().find(|(index, _)| *index == queue.index);
+            known.map_or(0, |(_, base)| *base)
+        };
+        let queues = driver.queues.iter().map(|queue| (queue, base(queue)));
         let (memory, eventfds) = (&self.memory, &self.eventfds);
         let started = exchange_with(self.handover.as_deref(), backend, |backend| {
-            start_rings(backend, features, memory, eventfds, fresh)
+            start_rings(backend, features, memory, eventfds, queues)
         });
         match started {
             Ok(()) => {
@@ -210,7 +220,7 @@ impl<M: Messages> FsDevice<M> {
     }
 
     /// Shuts the connection down, so that the backend stops.
-    fn disconnect(&mut self) {
+    pub(super) fn disconnect(&mut self) {
         if let Some(backend) = self.backend.take() {
             if let Some(handover) = &self.handover {
                 handover.on_backend_gone();
@@ -363,11 +373,16 @@ impl<M: Messages + Send> Device for FsDevice<M> {
     /// then.
     fn activate(&mut self, activation: Activation) -> Result<(), FsError> {
         self.driver = Some(activation);
+        self.bases = Vec::new();
         let started = self.start();
-        if started.is_err() {
-            self.on_backend_lost();
+        match &started {
+            Err(error) if error.is_loss() && self.on_backend_lost() == Change::Lost => Ok(()),
+            Err(_) => {
+                self.give_up();
+                started
+            }
+            Ok(()) => started,
         }
-        started
     }
 
     fn resume(&mut self, config: &[u8], running: Option<Activation>) {
@@ -375,6 +390,16 @@ impl<M: Messages + Send> Device for FsDevice<M> {
             && let Ok(config) = config.try_into()
         {
             self.config = config;
+        }
+        // A predecessor's backend that is there, or was lost, knows better.
+        let rings = running.as_ref().map(|driver| {
+            let mut rings = LostRings::of(driver, &self.memory)?;
+            rings.find_bases()?;
+            Ok::<_, LostError>(rings.bases())
+        });
+        match rings.transpose() {
+            Ok(bases) => self.bases = bases.unwrap_or_default(),
+            Err(error) => rate_limited!(warn, "{}", error_chain(&error)),
         }
         self.driver = running;
     }
@@ -384,17 +409,23 @@ impl<M: Messages + Send> Device for FsDevice<M> {
             if let Some(driver) = &mut self.driver {
                 driver.queues.retain(|queue| queue.index != index);
             }
+            if let Some(rings) = &mut self.lost {
+                rings.remove(index);
+            }
         } else if let Err(error) = self.stop_one(index) {
             rate_limited!(
                 warn,
                 "the daemon did not stop queue {index}, its connection is closed: {error}"
             );
+            self.abandoned = true;
             self.disconnect();
         }
     }
 
     fn reset(&mut self) {
         self.driver = None;
+        self.lost = None;
+        self.abandoned = false;
         if std::mem::take(&mut self.started)
             && let Some(backend) = &mut self.backend
             && let Err(error) = exchange_with(self.handover.as_deref(), backend, |backend| {

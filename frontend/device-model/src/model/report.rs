@@ -18,6 +18,10 @@ pub struct Report {
     pub status: Status,
     /// Whether a backend is connected.
     pub daemon: bool,
+    /// Whether the backend was lost, so that the guest's requests fail until it mounts anew.
+    pub is_lost: bool,
+    /// Requests that failed because their backend was lost.
+    pub requests_failed: u64,
     /// How often a backend was connected.
     pub connections: u64,
     /// Accesses of the guest that were handled.
@@ -39,6 +43,31 @@ pub struct Report {
     pub uptime: Duration,
 }
 
+impl Report {
+    /// The same as JSON, with stable names. What is not known is null.
+    #[must_use]
+    pub fn json(&self) -> serde_json::Value {
+        let bits = self.status.iter_names().map(|(name, _)| name);
+        serde_json::json!({
+            "id": self.id,
+            "status": self.status.bits(),
+            "status_bits": bits.collect::<Vec<_>>(),
+            "daemon_connected": self.daemon,
+            "daemon_lost": self.is_lost,
+            "connections": self.connections,
+            "requests_failed": self.requests_failed,
+            "accesses": self.accesses,
+            "faults": self.faults,
+            "slowest_us": self.slowest_us,
+            "interrupts": self.interrupts,
+            "own_interrupts": self.own_interrupts,
+            "kicks_seen": self.kicks_seen,
+            "kicks_waiting": self.kicks_waiting,
+            "uptime_s": self.uptime.as_secs(),
+        })
+    }
+}
+
 impl fmt::Display for Report {
     /// One line of names and values, separated by commas.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -47,20 +76,22 @@ impl fmt::Display for Report {
             true => "reset".to_owned(),
             false => bits.join(" "),
         };
-        let daemon = match self.daemon {
-            true => "connected",
-            false => "absent",
+        let daemon = match (self.daemon, self.is_lost) {
+            (true, _) => "connected",
+            (false, true) => "lost",
+            (false, false) => "absent",
         };
         let known = |count: &Option<u64>| count.map_or("unknown".to_owned(), |n| n.to_string());
         let waiting: Vec<String> = self.kicks_waiting.iter().map(known).collect();
         write!(
             f,
-            "device {}: status {:#x} ({status}), daemon {daemon}, connections {}, accesses {}, \
-             faults {}, slowest {} us, interrupts {}, own interrupts {}, kicks seen {}, \
+            "device {}: status {:#x} ({status}), daemon {daemon}, connections {}, \
+             requests failed {}, accesses {}, faults {}, slowest {} us, interrupts {}, own interrupts {}, kicks seen {}, \
              kicks waiting {}, up {} s",
             self.id,
             self.status.bits(),
             self.connections,
+            self.requests_failed,
             self.accesses,
             self.faults,
             self.slowest_us,
@@ -83,6 +114,8 @@ mod tests {
             id: 3,
             status: Status::ACKNOWLEDGE | Status::DRIVER,
             daemon: false,
+            is_lost: false,
+            requests_failed: 0,
             connections: 1,
             accesses: 85,
             faults: 0,
@@ -95,10 +128,17 @@ mod tests {
         };
         assert_eq!(
             report.to_string(),
-            "device 3: status 0x3 (ACKNOWLEDGE DRIVER), daemon absent, connections 1, accesses 85, \
-             faults 0, slowest 412 us, interrupts unknown, own interrupts 2, kicks seen 4, \
+            "device 3: status 0x3 (ACKNOWLEDGE DRIVER), daemon absent, connections 1, \
+             requests failed 0, accesses 85, faults 0, slowest 412 us, interrupts unknown, own interrupts 2, kicks seen 4, \
              kicks waiting 1 unknown, up 12 s"
         );
+        let object = report.json();
+        assert_eq!(
+            object["status_bits"],
+            serde_json::json!(["ACKNOWLEDGE", "DRIVER"])
+        );
+        assert_eq!(object["kicks_waiting"], serde_json::json!([1, null]));
+        assert_eq!(object["interrupts"], serde_json::Value::Null);
         let reset = Report {
             status: Status::empty(),
             ..report

@@ -7,7 +7,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use gangplank_service::error_chain;
+use gangplank_vhost_user::client as vhost_user;
 use log::{info, warn};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::Shutdown;
 
 use super::backend_link::{Connector, notify_guest};
@@ -55,19 +57,26 @@ fn resume_backend<C: Connector>(
         }
     };
     let duplicate = connection.as_ref().map(OwnedFd::try_clone);
+    let mut is_gone = connection.as_ref().is_some_and(is_hung_up);
     let resumed = match connection.zip(facts) {
-        Some((connection, facts)) => {
+        Some((connection, facts)) if !is_gone => {
             let resumed = connector.resume(connection, &facts);
-            resumed.map_err(|error| error_chain(&error))
+            resumed.map_err(|error| {
+                is_gone |= matches!(error, vhost_user::Error::Gone { .. });
+                error_chain(&error)
+            })
         }
-        None => Err("it had gone, or a message to it was on its way".to_owned()),
+        _ => Err("it had gone, or a message to it was on its way".to_owned()),
     };
     let backend = resumed.and_then(|(session, connection)| {
         let connection = Arc::new(connection);
         let device = transport.device_mut();
         match device.resume_backend(session, Arc::clone(&connection)) {
             Ok(()) => Ok(connection),
-            Err(error) => Err(error_chain(&error)),
+            Err(error) => {
+                is_gone |= error.is_loss();
+                Err(error_chain(&error))
+            }
         }
     });
     match backend {
@@ -82,13 +91,28 @@ fn resume_backend<C: Connector>(
                 // backend has gone.
                 let _ = rustix::net::shutdown(&connection, Shutdown::Both);
             }
-            let change = transport.device_mut().on_backend_lost();
+            let device = transport.device_mut();
+            let change = match is_gone {
+                true => {
+                    device.wait_until_stable();
+                    device.on_backend_lost()
+                }
+                false => device.give_up(),
+            };
             match change {
-                Change::NeedsReset => warn!("cannot continue with its daemon: {why}"),
+                Change::NeedsReset | Change::Lost => {
+                    warn!("cannot continue with its daemon: {why}")
+                }
                 _ => info!("waits for another daemon: {why}"),
             }
             notify_guest(transport, change);
             None
         }
     }
+}
+
+/// Whether the other end has closed the connection.
+fn is_hung_up(connection: &OwnedFd) -> bool {
+    let mut awaited = [PollFd::new(connection, PollFlags::RDHUP)];
+    poll(&mut awaited, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
 }

@@ -227,6 +227,8 @@ impl<P: Port + ?Sized, M: Messages + Send> RunningDevice<P, M> {
             id: self.id,
             status: transport.status(),
             daemon: transport.device().is_attached(),
+            is_lost: transport.device().lost_queues().is_some(),
+            requests_failed: transport.device().error_replies(),
             connections: self.connections.load(Ordering::Relaxed),
             accesses: self.counters.accesses.load(Ordering::Relaxed),
             faults: self.counters.faults.load(Ordering::Relaxed),
@@ -265,7 +267,7 @@ impl<P: Port + ?Sized, M: Messages + Send> RunningDevice<P, M> {
         }
         if !self.has_successor {
             let mut transport = self.transport.lock();
-            if transport.device_mut().detach() == Change::NeedsReset {
+            if transport.device_mut().cut_off() == Change::NeedsReset {
                 transport.needs_reset();
             }
             drop(transport);

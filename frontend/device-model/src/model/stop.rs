@@ -18,6 +18,8 @@ pub enum WaitEnd {
     Stopped,
     /// The connection was hung up.
     HungUp,
+    /// An eventfd was signalled.
+    Signalled,
     /// The limit has passed.
     TimedOut,
 }
@@ -47,9 +49,30 @@ impl StopEvent {
         connection: Option<&OwnedFd>,
         limit: Option<Duration>,
     ) -> io::Result<WaitEnd> {
+        let hang_up = connection.map(|connection| PollFd::new(connection, PollFlags::RDHUP));
+        self.wait_with(hang_up, limit, WaitEnd::HungUp)
+    }
+
+    /// Waits until the event is set, one of `eventfds` is signalled, or `limit` has passed. Leaves
+    /// the eventfds as they are.
+    pub fn wait_for_signal<'a>(
+        &self,
+        eventfds: impl Iterator<Item = BorrowedFd<'a>>,
+        limit: Duration,
+    ) -> io::Result<WaitEnd> {
+        let signals = eventfds.map(|eventfd| PollFd::from_borrowed_fd(eventfd, PollFlags::IN));
+        self.wait_with(signals, Some(limit), WaitEnd::Signalled)
+    }
+
+    fn wait_with<'a>(
+        &'a self,
+        others: impl IntoIterator<Item = PollFd<'a>>,
+        limit: Option<Duration>,
+        end_by_others: WaitEnd,
+    ) -> io::Result<WaitEnd> {
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
         let mut awaited = vec![PollFd::new(&self.0, PollFlags::IN)];
-        awaited.extend(connection.map(|connection| PollFd::new(connection, PollFlags::RDHUP)));
+        awaited.extend(others);
         loop {
             let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
             let left = left.map(Timespec::try_from).transpose();
@@ -65,7 +88,7 @@ impl StopEvent {
             .is_some_and(|stop| !stop.revents().is_empty());
         Ok(match is_set {
             true => WaitEnd::Stopped,
-            false => WaitEnd::HungUp,
+            false => end_by_others,
         })
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::Subcommand;
+use super::actions::FsAction;
 
 /// Heading of the options that choose the daemon.
 const DAEMON: &str = "Daemon";
@@ -16,7 +16,8 @@ const FILES: &str = "Files";
 #[command(
     arg_required_else_help = true,
     after_help = "Paths are below the share's root. Symbolic links are shown and not followed, \
-                  unless --follow is given.\n\
+                  unless --follow is given. In names of the share, *, ?, [a-z] and {a,b} match, \
+                  unless a file has the very name.\n\
                   Exit status: 0 done, 1 a command on a file failed, 2 wrong command line, \
                   3 the daemon cannot be reached or has gone."
 )]
@@ -47,100 +48,13 @@ pub struct FsArgs {
     #[arg(long, short = 'L', help_heading = FILES)]
     pub follow: bool,
 
+    /// Take *, ?, [ and { in names as they are
+    #[arg(long, help_heading = FILES)]
+    pub no_glob: bool,
+
     /// What to do with the share.
     #[command(subcommand)]
     pub action: FsAction,
-}
-
-/// What `fs` can do.
-#[derive(Clone, Debug, Subcommand)]
-pub enum FsAction {
-    /// List directories and files, as `ls -l` does
-    Ls {
-        /// Also names that begin with a dot
-        #[arg(long, short)]
-        all: bool,
-        /// What to list
-        #[arg(value_name = "PATH", default_value = "/")]
-        paths: Vec<String>,
-    },
-    /// Write files to standard output
-    Cat {
-        /// What to write
-        #[arg(value_name = "PATH", required = true)]
-        paths: Vec<String>,
-    },
-    /// Copy a file; a path in the share begins with a colon: cp :in/share here
-    Cp {
-        /// What to copy
-        #[arg(value_name = "FROM")]
-        from: String,
-        /// Where to; into it, if it is a directory
-        #[arg(value_name = "TO")]
-        to: String,
-    },
-    /// Show everything that is known of files
-    Stat {
-        /// Which
-        #[arg(value_name = "PATH", required = true)]
-        paths: Vec<String>,
-    },
-    /// Show a directory and all below it
-    Tree {
-        /// Where to begin
-        #[arg(value_name = "PATH", default_value = "/")]
-        path: String,
-    },
-    /// Write standard input to a file
-    Write {
-        /// Append to the file instead of replacing its contents
-        #[arg(long, short)]
-        append: bool,
-        /// Which
-        #[arg(value_name = "PATH")]
-        path: String,
-    },
-    /// Make directories
-    Mkdir {
-        /// Make missing parents too; a directory that exists is no error
-        #[arg(long, short)]
-        parents: bool,
-        /// Which
-        #[arg(value_name = "PATH", required = true)]
-        paths: Vec<String>,
-    },
-    /// Remove files
-    Rm {
-        /// Remove directories too, with everything below them
-        #[arg(long, short)]
-        recursive: bool,
-        /// Which
-        #[arg(value_name = "PATH", required = true)]
-        paths: Vec<String>,
-    },
-    /// Rename a file or directory
-    Mv {
-        /// What to rename
-        #[arg(value_name = "FROM")]
-        from: String,
-        /// Where to; into it, if it is a directory
-        #[arg(value_name = "TO")]
-        to: String,
-    },
-    /// Make a link
-    Ln {
-        /// A symbolic link, whose target need not exist
-        #[arg(long, short)]
-        symbolic: bool,
-        /// The target of the link
-        #[arg(value_name = "TARGET")]
-        target: String,
-        /// The link
-        #[arg(value_name = "PATH")]
-        path: String,
-    },
-    /// Show the free space of the share
-    Df,
 }
 
 /// A user and a group, by number.
@@ -162,6 +76,36 @@ impl FromStr for Owner {
             uid: uid.parse().map_err(|_| RIGHT)?,
             gid: gid.parse().map_err(|_| RIGHT)?,
         })
+    }
+}
+
+/// A user, a group or both, by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owners {
+    /// User.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+}
+
+impl FromStr for Owners {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const RIGHT: &str = "owners are numbers: 1000, 1000:1000 or :1000";
+        let (uid, gid) = text.split_once(':').unwrap_or((text, ""));
+        let number = |text: &str| match text {
+            "" => Ok(None),
+            // The system calls take it for "as it is".
+            _ => match text.parse() {
+                Ok(u32::MAX) | Err(_) => Err(RIGHT),
+                Ok(number) => Ok(Some(number)),
+            },
+        };
+        match (number(uid)?, number(gid)?) {
+            (None, None) => Err(RIGHT),
+            (uid, gid) => Ok(Self { uid, gid }),
+        }
     }
 }
 

@@ -9,27 +9,30 @@ use rustix::io::Errno;
 
 use super::error::{Error, Failures, Result};
 use super::listing::MAX_DEPTH;
-use super::path::{LastLink, Node, Share, text};
+use super::path::{LastLink, Node, Share, components, join, last_name, text};
 use crate as driver;
 
 impl Share {
     /// Makes a directory, and its missing parents with `parents`.
-    pub(super) fn make(&self, path: &str, parents: bool) -> Result<()> {
+    pub(super) fn make(&self, path: &[u8], parents: bool) -> Result<()> {
         if !parents {
             return self.mkdir(path).map_err(refused("make", path));
         }
-        let mut so_far = String::new();
-        for name in path.split('/').filter(|name| !name.is_empty()) {
-            so_far = format!("{so_far}/{name}");
+        let mut so_far = match path.starts_with(b"/") {
+            true => b"/".to_vec(),
+            false => Vec::new(),
+        };
+        for name in components(path) {
+            so_far = join(&so_far, &name);
             match self.find(&so_far, LastLink::Follow) {
                 Ok(node) if node.kind() == FileType::Directory => {}
-                Ok(_) => return Err(Error::NotDirectory(so_far)),
+                Ok(_) => return Err(Error::NotDirectory(text(&so_far))),
                 Err(Error::Missing(_)) => match self.mkdir(&so_far) {
                     // Another program has made something of that name meanwhile.
                     Err(MkdirError::Refused(error)) if error.errno() == Some(Errno::EXIST) => {
                         let node = self.find(&so_far, LastLink::Follow)?;
                         if node.kind() != FileType::Directory {
-                            return Err(Error::NotDirectory(so_far));
+                            return Err(Error::NotDirectory(text(&so_far)));
                         }
                     }
                     made => made.map_err(refused("make", &so_far))?,
@@ -40,7 +43,7 @@ impl Share {
         Ok(())
     }
 
-    fn mkdir(&self, path: &str) -> std::result::Result<(), MkdirError> {
+    fn mkdir(&self, path: &[u8]) -> std::result::Result<(), MkdirError> {
         let (parent, name) = self.parent(path).map_err(MkdirError::Path)?;
         let mode = MkdirIn {
             mode: 0o755,
@@ -54,8 +57,10 @@ impl Share {
 
     /// Removes a file, or a directory with everything below it with `recursive`. Goes on with the
     /// rest of a directory after an error.
-    pub(super) fn remove(&self, path: &str, recursive: bool) -> Result<()> {
+    pub(super) fn remove(&self, path: &[u8], recursive: bool) -> Result<()> {
         let (parent, name) = self.parent(path)?;
+        let shown = text(path);
+        let path = shown.as_str();
         let node = self
             .child(&parent, name.as_bytes(), path)?
             .ok_or_else(|| Error::Missing(path.to_owned()))?;
@@ -65,11 +70,25 @@ impl Share {
         if !recursive {
             return Err(Error::Directory(path.to_owned()));
         }
+        self.remove_node(&parent, &name, &node, path)
+    }
+
+    /// Removes what has the name, with everything below it. Goes on with the rest of a directory
+    /// after an error.
+    pub(super) fn remove_node(
+        &self,
+        parent: &Node,
+        name: &CString,
+        node: &Node,
+        path: &str,
+    ) -> Result<()> {
         let mut failures = Failures::default();
-        failures.note(self.remove_below(&node, path, 0))?;
+        if node.kind() == FileType::Directory {
+            failures.note(self.remove_below(node, path, 0))?;
+        }
         // What is left below it is told already.
         if failures.is_empty() {
-            failures.note(self.remove_name(&parent, &name, &node, path))?;
+            failures.note(self.remove_name(parent, name, node, path))?;
         }
         failures.into_result()
     }
@@ -121,15 +140,23 @@ impl Share {
     }
 
     /// Renames a file or directory.
-    pub(super) fn rename(&self, from: &str, to: &str) -> Result<()> {
+    pub(super) fn rename(&self, from: &[u8], to: &[u8]) -> Result<()> {
         let (parent, name) = self.parent(from)?;
+        let shown = text(from);
+        let from = shown.as_str();
         let moved = self
             .child(&parent, name.as_bytes(), from)?
             .ok_or_else(|| Error::Missing(from.to_owned()))?;
-        let (new_parent, new_name, there) = self.destination(to, &name)?;
-        if there.is_none() && moved.kind() != FileType::Directory {
-            names_no_directory(to)?;
-        }
+        let (new_parent, new_name) = match self.find_if_there(to)? {
+            Some(node) if node.kind() == FileType::Directory => (node, name.clone()),
+            Some(_) if to.ends_with(b"/") => return Err(Error::NotDirectory(text(to))),
+            there => {
+                if there.is_none() && moved.kind() != FileType::Directory {
+                    names_no_directory(to)?;
+                }
+                self.parent(to)?
+            }
+        };
         let renamed = self
             .session
             .rename(parent.id, &name, new_parent.id, &new_name);
@@ -141,11 +168,17 @@ impl Share {
     }
 
     /// Makes a link at `path`.
-    pub(super) fn link(&self, target: &str, path: &str, symbolic: bool) -> Result<()> {
-        let (parent, name) = self.parent(path)?;
+    pub(super) fn link(&self, target: &[u8], path: &[u8], symbolic: bool) -> Result<()> {
+        let (parent, name) = match self.find_if_there(path)? {
+            Some(node) if node.kind() == FileType::Directory => (node, last_name(target)?),
+            _ => {
+                names_no_directory(path)?;
+                self.parent(path)?
+            }
+        };
         let made = if symbolic {
             let target = CString::new(target).map_err(|_| Error::Path {
-                path: target.to_owned(),
+                path: text(target),
                 why: "a link's target cannot hold a NUL",
             })?;
             self.session.symlink(parent.id, &name, &target)
@@ -155,35 +188,15 @@ impl Share {
         };
         let entry = made.map_err(|source| Error::Refused {
             what: "make",
-            path: path.to_owned(),
+            path: text(path),
             source,
         })?;
         drop(Node::of(&self.session, &entry));
         Ok(())
     }
 
-    /// The directory and name at which something called `name` arrives that is moved to `to`:
-    /// inside `to` if that is a directory. Also the node that is there already.
-    fn destination(
-        &self,
-        to: &str,
-        name: &CString,
-    ) -> Result<(Rc<Node>, CString, Option<Rc<Node>>)> {
-        match self.find_if_there(to)? {
-            Some(node) if node.kind() == FileType::Directory => {
-                let there = self.child(&node, name.as_bytes(), to)?;
-                Ok((node, name.clone(), there.map(Rc::new)))
-            }
-            Some(_) if to.ends_with('/') => Err(Error::NotDirectory(to.to_owned())),
-            there => {
-                let (parent, name) = self.parent(to)?;
-                Ok((parent, name, there))
-            }
-        }
-    }
-
     /// The node at `path`, or None if the name does not exist.
-    pub(super) fn find_if_there(&self, path: &str) -> Result<Option<Rc<Node>>> {
+    pub(super) fn find_if_there(&self, path: &[u8]) -> Result<Option<Rc<Node>>> {
         match self.find(path, LastLink::Follow) {
             Ok(node) => Ok(Some(node)),
             Err(Error::Missing(_)) => Ok(None),
@@ -193,10 +206,10 @@ impl Share {
 }
 
 /// A path that ends in a slash names a directory, and no file is made there.
-pub(super) fn names_no_directory(path: &str) -> Result<()> {
-    match path.ends_with('/') {
+pub(super) fn names_no_directory(path: &[u8]) -> Result<()> {
+    match path.ends_with(b"/") {
         true => Err(Error::Path {
-            path: path.to_owned(),
+            path: text(path),
             why: "there is no such directory",
         }),
         false => Ok(()),
@@ -211,12 +224,12 @@ enum MkdirError {
     Refused(driver::Error),
 }
 
-fn refused<'a>(what: &'static str, path: &'a str) -> impl FnOnce(MkdirError) -> Error + 'a {
+fn refused<'a>(what: &'static str, path: &'a [u8]) -> impl FnOnce(MkdirError) -> Error + 'a {
     move |made| match made {
         MkdirError::Path(error) => error,
         MkdirError::Refused(source) => Error::Refused {
             what,
-            path: path.to_owned(),
+            path: text(path),
             source,
         },
     }

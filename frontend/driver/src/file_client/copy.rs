@@ -18,7 +18,8 @@ use super::error::{Error, Result};
 use super::host::{HostReader, write_all};
 use super::host_target::HostTarget;
 use super::open_file::{OpenFile, refused};
-use super::path::{Node, Share};
+use super::path::{Node, Share, last_name, text};
+use super::progress::Progress;
 use super::transfer::{Holes, WriteStart, Writer};
 
 /// Permissions of a file made from standard input.
@@ -36,7 +37,7 @@ enum WriteMode {
 
 impl Share {
     /// Writes a file to standard output.
-    pub(super) fn cat(&self, path: &str, out: &Output) -> Result<()> {
+    pub(super) fn cat(&self, path: &[u8], out: &Output) -> Result<()> {
         let from = self.open_to_read(path)?;
         let mut written = 0;
         from.io().read_all(Holes::Read, |_, data| {
@@ -47,34 +48,36 @@ impl Share {
 
     /// Copies a file; a path in the share begins with a colon. The copy has the holes of the file,
     /// and gets its name when it is complete.
-    pub(super) fn copy(&self, from: &str, to: &str) -> Result<()> {
-        match (from.strip_prefix(':'), to.strip_prefix(':')) {
-            (Some(from), None) => self.copy_out(from, Path::new(to)),
-            (None, Some(to)) => self.copy_in(Path::new(from), to),
+    pub(super) fn copy(&self, from: &[u8], to: &[u8]) -> Result<()> {
+        match (from.strip_prefix(b":"), to.strip_prefix(b":")) {
+            (Some(from), None) => self.copy_out(from, host_path(to)),
+            (None, Some(to)) => self.copy_in(host_path(from), to),
             (Some(from), Some(to)) => self.copy_within(from, to),
             (None, None) => Err(Error::Path {
-                path: format!("{from} to {to}"),
+                path: format!("{} to {}", text(from), text(to)),
                 why: "neither is in the share: a path in the share begins with a colon",
             }),
         }
     }
 
-    fn copy_out(&self, from: &str, to: &Path) -> Result<()> {
+    fn copy_out(&self, from: &[u8], to: &Path) -> Result<()> {
         let source = self.open_to_read(from)?;
+        let mut progress = Progress::of(from, source.node.attr.size);
         let mut path = PathBuf::from(to);
         if to.is_dir() {
             path.push(OsStr::from_bytes(last_name(from)?.as_bytes()));
         }
         let mut target = HostTarget::begin(path, source.node.attr.mode & 0o777)?;
         let holes = target.holes();
-        let len = source
-            .io()
-            .read_all(holes, |offset, data| target.write(offset, &data))?;
+        let len = source.io().read_all(holes, |offset, data| {
+            progress.add(data.len() as u64);
+            target.write(offset, &data)
+        })?;
         source.close()?;
         target.publish(len)
     }
 
-    fn copy_in(&self, from: &Path, to: &str) -> Result<()> {
+    fn copy_in(&self, from: &Path, to: &[u8]) -> Result<()> {
         let failed = |what| {
             move |source| Error::Host {
                 what,
@@ -92,17 +95,20 @@ impl Share {
         let to = self.destination_of_copy(to, &name, None)?;
         let target = self.begin_new(to, metadata.mode())?;
         let source = HostReader::new(file, from.to_owned(), Holes::Skip);
-        let len = self.fill(target.file()?, WriteStart::At(0), source)?;
+        let mut progress = Progress::of(from.as_os_str().as_bytes(), metadata.len());
+        let len = self.fill(target.file()?, WriteStart::At(0), source, &mut progress)?;
         target.publish(len)
     }
 
-    fn copy_within(&self, from: &str, to: &str) -> Result<()> {
+    fn copy_within(&self, from: &[u8], to: &[u8]) -> Result<()> {
         let source = self.open_to_read(from)?;
+        let mut progress = Progress::of(from, source.node.attr.size);
         let name = last_name(from)?;
         let to = self.destination_of_copy(to, &name, Some(&source.node))?;
         let target = self.begin_new(to, source.node.attr.mode)?;
         let mut writer = Writer::new(target.file()?.io(), WriteStart::At(0));
         let read = source.io().read_all(Holes::Skip, |offset, data| {
+            progress.add(data.len() as u64);
             writer.skip_to(offset);
             writer.push(data)
         });
@@ -120,6 +126,7 @@ impl Share {
         target: &OpenFile<'_>,
         position: WriteStart,
         mut source: HostReader,
+        progress: &mut Progress,
     ) -> Result<u64> {
         let mut writer = Writer::new(target.io(), position);
         let room = writer.room();
@@ -127,6 +134,7 @@ impl Share {
             match source.next(&self.session, room) {
                 Ok(None) => break Ok(source.len()),
                 Ok(Some((offset, data))) => {
+                    progress.add(data.len() as u64);
                     // Only a new file has holes, and it begins at 0.
                     if source.has_holes() {
                         writer.skip_to(offset);
@@ -146,7 +154,7 @@ impl Share {
     }
 
     /// Writes standard input to a file.
-    pub(super) fn write_input(&self, path: &str, append: bool) -> Result<()> {
+    pub(super) fn write_input(&self, path: &[u8], append: bool) -> Result<()> {
         let input = io::stdin().as_fd().try_clone_to_owned();
         let input = input.map_err(|source| Error::Host {
             what: "read",
@@ -158,7 +166,7 @@ impl Share {
     }
 
     /// Writes everything that `source` has to a file, replacing its contents or appending to them.
-    pub(super) fn write_from(&self, source: HostReader, path: &str, append: bool) -> Result<()> {
+    pub(super) fn write_from(&self, source: HostReader, path: &[u8], append: bool) -> Result<()> {
         let contents = match append {
             true => WriteMode::Append,
             false => WriteMode::Replace,
@@ -168,13 +176,14 @@ impl Share {
             WriteMode::Append => WriteStart::End(target.node.attr.size),
             WriteMode::Replace => WriteStart::At(0),
         };
-        self.fill(&target, position, source)?;
+        self.fill(&target, position, source, &mut Progress::hidden())?;
         target.close()
     }
 
     /// Opens or makes the file at `path`.
-    fn open_to_write<'a>(&'a self, path: &'a str, contents: WriteMode) -> Result<OpenFile<'a>> {
+    fn open_to_write(&self, path: &[u8], contents: WriteMode) -> Result<OpenFile<'_>> {
         let there = self.find_if_there(path)?;
+        let shown = text(path);
         let mut flags = OFlags::WRONLY;
         flags.set(OFlags::APPEND, contents == WriteMode::Append);
         let Some(node) = there else {
@@ -188,10 +197,11 @@ impl Share {
                 open_flags: 0,
             };
             let created = self.session.create(parent.id, &name, args);
-            let (entry, opened) = created.map_err(|source| refused("make", path, source))?;
+            let (entry, opened) = created.map_err(|source| refused("make", &shown, source))?;
             let node = Rc::new(Node::of(&self.session, &entry));
-            return Ok(OpenFile::new(self, node, &opened, path));
+            return Ok(OpenFile::new(self, node, &opened, &shown));
         };
+        let path = shown.as_str();
         self.must_be_regular(&node, path)?;
         let truncate = contents == WriteMode::Replace;
         let atomic = self.session.init().features();
@@ -212,15 +222,7 @@ impl Share {
     }
 }
 
-/// A path's last component, as a name.
-fn last_name(path: &str) -> Result<CString> {
-    let name = path.trim_end_matches('/').rsplit('/').next();
-    let bad = |why| Error::Path {
-        path: path.to_owned(),
-        why,
-    };
-    match name {
-        None | Some("" | "." | "..") => Err(bad("the path ends in no name")),
-        Some(name) => CString::new(name).map_err(|_| bad("a name cannot hold a NUL")),
-    }
+/// A path of the host.
+pub(super) fn host_path(bytes: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(bytes))
 }

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use rustix::io::Errno;
+
 use crate as driver;
 
 /// Results of the file client.
@@ -108,6 +110,31 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// A pattern that cannot be used.
+    #[error("{pattern}: {why}")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A word of the command line that cannot be used.
+    #[error("{word}: {why}")]
+    Word {
+        /// The word.
+        word: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A line of a shell that is no command, as the command line's parser says it.
+    #[error("{0}")]
+    Line(String),
+    /// Commands of a script failed, each with its own message.
+    #[error("{failed} commands failed")]
+    Script {
+        /// How many.
+        failed: u64,
+    },
     /// Standard output could not be written.
     #[error("cannot write to standard output")]
     Output(#[from] io::Error),
@@ -205,6 +232,17 @@ impl Error {
                 [] => 1,
             },
             _ => 1,
+        }
+    }
+
+    /// The errno of the daemon or the host that caused it.
+    pub(super) fn errno(&self) -> Option<Errno> {
+        match self {
+            Self::Refused { source, .. } | Self::Transfer { source, .. } => source.errno(),
+            Self::Host { source, .. } | Self::HostTransfer { source, .. } => {
+                Errno::from_io_error(source)
+            }
+            _ => None,
         }
     }
 

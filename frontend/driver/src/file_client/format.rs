@@ -58,6 +58,26 @@ pub(super) fn size(attr: &Attr) -> String {
     }
 }
 
+/// Bytes in the largest binary unit that keeps them above one, as people read them.
+pub(super) fn bytes(count: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let mut unit = 0;
+    let mut divisor = 1_u64;
+    while count / divisor >= 1024 && unit + 1 < UNITS.len() {
+        unit += 1;
+        divisor <<= 10;
+    }
+    if unit == 0 {
+        return format!("{count} B");
+    }
+    // Tenths, rounded up as du(1) does: a file never shows as smaller than it is.
+    let tenths = (u128::from(count) * 10).div_ceil(u128::from(divisor));
+    match tenths {
+        0..100 => format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit]),
+        _ => format!("{} {}", tenths.div_ceil(10), UNITS[unit]),
+    }
+}
+
 /// Date and time of day in UTC, from seconds since 1970 as the wire has them: signed, in an
 /// unsigned field.
 pub(super) fn time(seconds: u64) -> String {
@@ -106,6 +126,21 @@ mod tests {
             (0o020_600, "crw-------"),
         ] {
             assert_eq!(mode(number), expected);
+        }
+    }
+
+    #[test]
+    fn bytes_are_in_the_units_of_people() {
+        for (count, expected) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1025, "1.1 KiB"),
+            (10 << 20, "10 MiB"),
+            ((10 << 20) + 1, "11 MiB"),
+            (u64::MAX, "16 EiB"),
+        ] {
+            assert_eq!(bytes(count), expected);
         }
     }
 

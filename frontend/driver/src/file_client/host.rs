@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use rustix::fs::{SeekFrom, seek};
@@ -22,6 +23,8 @@ pub(super) struct HostReader {
     /// are read as zeros.
     data_end: u64,
     holes: Holes,
+    /// Where reading ends, at the latest.
+    limit: u64,
     /// The error that ended a piece after its first byte. A socket or a pipe reports an error only
     /// once.
     failed: Option<io::Error>,
@@ -39,8 +42,27 @@ impl HostReader {
                 Holes::Skip => 0,
             },
             holes,
+            limit: u64::MAX,
             failed: None,
         }
+    }
+
+    /// Reads a range of a file that can be positioned.
+    pub(super) fn of_range(
+        file: File,
+        path: PathBuf,
+        range: Range<u64>,
+        holes: Holes,
+    ) -> Result<Self> {
+        let mut reader = Self::new(file, path, holes);
+        let placed = seek(&reader.file, SeekFrom::Start(range.start));
+        placed.map_err(|errno| reader.refused(errno.into()))?;
+        reader.offset = range.start;
+        reader.limit = range.end;
+        if holes == Holes::Skip {
+            reader.data_end = range.start;
+        }
+        Ok(reader)
     }
 
     /// Whether holes are left out.
@@ -63,11 +85,15 @@ impl HostReader {
         if let Some(error) = self.failed.take() {
             return Err(self.refused(error));
         }
-        if self.offset >= self.data_end && !self.find_data()? {
+        if self.offset >= self.limit || (self.offset >= self.data_end && !self.find_data()?) {
+            return Ok(None);
+        }
+        if self.offset >= self.limit {
+            self.offset = self.limit;
             return Ok(None);
         }
         let offset = self.offset;
-        let left = usize::try_from(self.data_end - offset).unwrap_or(usize::MAX);
+        let left = usize::try_from(self.data_end.min(self.limit) - offset).unwrap_or(usize::MAX);
         let room = room.min(left);
         let buffer = session.buffer(room);
         let buffer = buffer.map_err(|error| self.refused(io::Error::other(error)))?;
@@ -106,7 +132,7 @@ impl HostReader {
             Err(Errno::NXIO) => {
                 let end = seek(&self.file, SeekFrom::End(0)).map_err(error)?;
                 if end > self.offset {
-                    self.offset = end;
+                    self.offset = end.min(self.limit);
                     return Ok(false);
                 }
                 // Files of procfs and others have data behind their end.

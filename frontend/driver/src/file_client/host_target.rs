@@ -1,11 +1,11 @@
 //! A file of the host that a copy makes or replaces.
 
 use std::fs::{File, OpenOptions, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use gangplank_service::output::close;
-use rustix::fs::{SeekFrom, seek};
+use rustix::fs::{OFlags, SeekFrom, seek};
 use std::io;
 use tempfile::{NamedTempFile, TempPath};
 
@@ -72,14 +72,7 @@ impl HostTarget {
             }
             (None, Err(_)) => path.clone(),
         };
-        let parent = name.parent().filter(|path| !path.as_os_str().is_empty());
-        let parent = parent.unwrap_or(Path::new("."));
-        let new = tempfile::Builder::new()
-            .prefix(".gangplank-")
-            .suffix(".part")
-            .permissions(Permissions::from_mode(mode & PERMISSIONS))
-            .tempfile_in(parent)
-            .map_err(failed("make"))?;
+        let new = temporary_beside(&name, mode).map_err(failed("make"))?;
         if let Some(old) = &metadata {
             take_over(&new, old.uid(), old.gid(), old.mode()).map_err(failed("make"))?;
         }
@@ -88,6 +81,53 @@ impl HostTarget {
             file,
             path,
             rename: Some((temporary, name)),
+            offset: 0,
+        })
+    }
+
+    /// Begins a file for `path`, which is replaced without a look at it.
+    pub(super) fn begin_anew(path: PathBuf, mode: u32) -> Result<Self> {
+        let new = temporary_beside(&path, mode).map_err(|source| Error::Host {
+            what: "make",
+            path: path.clone(),
+            source,
+        })?;
+        let (file, temporary) = new.into_parts();
+        Ok(Self {
+            file,
+            rename: Some((temporary, path.clone())),
+            path,
+            offset: 0,
+        })
+    }
+
+    /// Continues the file `temporary` behind its first `start` bytes, or makes it without a `start`.
+    /// It stays if the copy fails.
+    pub(super) fn resume(
+        path: PathBuf,
+        temporary: PathBuf,
+        start: Option<u64>,
+        mode: u32,
+    ) -> Result<Self> {
+        let failed = |what| {
+            let path = temporary.clone();
+            move |source| Error::Host { what, path, source }
+        };
+        let mut options = OpenOptions::new();
+        options.write(true).mode(mode & PERMISSIONS);
+        options.create_new(start.is_none());
+        options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+        let file = options.open(&temporary).map_err(failed("open"))?;
+        if let Some(start) = start {
+            file.set_len(start).map_err(failed("cut"))?;
+        }
+        let kept = TempPath::try_from_path(temporary.clone());
+        let mut kept = kept.map_err(failed("find"))?;
+        kept.disable_cleanup(true);
+        Ok(Self {
+            file,
+            rename: Some((kept, path.clone())),
+            path,
             offset: 0,
         })
     }
@@ -120,6 +160,15 @@ impl HostTarget {
     /// Sets the file's length, closes it, and gives it its name. A network file system may report
     /// only here what it could not write.
     pub(super) fn publish(self, len: u64) -> Result<()> {
+        self.publish_with(len, |_| Ok(()))
+    }
+
+    /// As [`HostTarget::publish`]. `prepare` changes the closed file before it gets its name.
+    pub(super) fn publish_with(
+        self,
+        len: u64,
+        prepare: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<()> {
         let failed = |what| {
             let path = self.path.clone();
             move |source| Error::Host { what, path, source }
@@ -134,9 +183,20 @@ impl HostTarget {
                 .map_err(failed("set the length of"))?;
         }
         close(self.file).map_err(failed("close"))?;
+        prepare(&temporary)?;
         let renamed = temporary.persist(name);
         renamed.map_err(|error| failed("replace")(error.error))
     }
+}
+
+/// A file with a temporary name in the directory of `name`.
+fn temporary_beside(name: &Path, mode: u32) -> io::Result<NamedTempFile> {
+    let parent = name.parent().filter(|path| !path.as_os_str().is_empty());
+    tempfile::Builder::new()
+        .prefix(".gangplank-")
+        .suffix(".part")
+        .permissions(Permissions::from_mode(mode & PERMISSIONS))
+        .tempfile_in(parent.unwrap_or(Path::new(".")))
 }
 
 /// Gives a new file the owner, where that is permitted, and the permissions of the one that it

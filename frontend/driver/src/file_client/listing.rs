@@ -14,10 +14,13 @@ const READDIR_SIZE: u32 = 128 * 1024;
 /// end.
 pub(super) const MAX_DEPTH: usize = 512;
 
+/// The entries of a directory: names and nodes.
+pub(super) type Entries = Vec<(Vec<u8>, Node)>;
+
 impl Share {
     /// A directory's entries in order of their names' bytes, each with its node. `path` is for
     /// messages.
-    pub(super) fn entries(&self, directory: &Node, path: &str) -> Result<Vec<(Vec<u8>, Node)>> {
+    pub(super) fn entries(&self, directory: &Node, path: &str) -> Result<Entries> {
         let refused = |source| Error::Refused {
             what: "list",
             path: path.to_owned(),

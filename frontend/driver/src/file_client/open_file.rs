@@ -18,18 +18,18 @@ pub(super) struct OpenFile<'a> {
     pub(super) node: Rc<Node>,
     pub(super) file: Handle,
     flags: FopenFlags,
-    path: &'a str,
+    path: String,
     is_open: bool,
 }
 
 impl<'a> OpenFile<'a> {
-    pub(super) fn new(share: &'a Share, node: Rc<Node>, opened: &OpenOut, path: &'a str) -> Self {
+    pub(super) fn new(share: &'a Share, node: Rc<Node>, opened: &OpenOut, path: &str) -> Self {
         Self {
             share,
             node,
             file: Handle::new(opened.fh),
             flags: FopenFlags::from_bits_retain(opened.open_flags),
-            path,
+            path: path.to_owned(),
             is_open: true,
         }
     }
@@ -39,7 +39,7 @@ impl<'a> OpenFile<'a> {
             session: &self.share.session,
             node: &self.node,
             file: self.file,
-            path: self.path,
+            path: &self.path,
         }
     }
 
@@ -49,7 +49,7 @@ impl<'a> OpenFile<'a> {
         let flushed = self.flush();
         self.is_open = false;
         let closed = flushed.and(self.release());
-        closed.map_err(|source| refused("close", self.path, source))
+        closed.map_err(|source| refused("close", &self.path, source))
     }
 
     /// FLUSH, as a kernel sends it: not if the daemon has set `FOPEN_NOFLUSH`.
@@ -91,8 +91,10 @@ impl Drop for OpenFile<'_> {
 }
 
 impl Share {
-    pub(super) fn open_to_read<'a>(&'a self, path: &'a str) -> Result<OpenFile<'a>> {
+    pub(super) fn open_to_read(&self, path: &[u8]) -> Result<OpenFile<'_>> {
         let node = self.find(path, LastLink::Follow)?;
+        let shown = text(path);
+        let path = shown.as_str();
         self.must_be_regular(&node, path)?;
         let opened = self.open_node(&node, OFlags::RDONLY, path)?;
         Ok(OpenFile::new(self, node, &opened, path))

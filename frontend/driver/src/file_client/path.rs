@@ -1,5 +1,6 @@
 //! Resolves paths to nodes, one component at a time and never out of the share.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ffi::CString;
 use std::rc::Rc;
@@ -9,6 +10,7 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::error::{Error, Result};
+use super::glob::Patterns;
 use crate::FuseSession;
 
 /// Most symbolic links in one path, as in Linux (`MAXSYMLINKS`).
@@ -64,17 +66,42 @@ pub(super) struct Located {
 pub(super) struct Share {
     pub(super) session: FuseSession,
     pub(super) follow: bool,
+    /// Which words are patterns.
+    pub(super) patterns: RefCell<Patterns>,
+    /// The directory in which a path begins that has no slash at its beginning.
+    pub(super) directory: RefCell<Vec<u8>>,
 }
 
 impl Share {
+    /// The share, beginning at its root.
+    pub(super) const fn new(session: FuseSession, follow: bool) -> Self {
+        Self {
+            session,
+            follow,
+            patterns: RefCell::new(Patterns::All),
+            directory: RefCell::new(Vec::new()),
+        }
+    }
+
     /// The node at `path`.
-    pub(super) fn find(&self, path: &str, last: LastLink) -> Result<Rc<Node>> {
+    pub(super) fn find(&self, path: &[u8], last: LastLink) -> Result<Rc<Node>> {
         Ok(self.locate(path, last)?.node)
     }
 
     /// The node at `path`, and where it is.
-    pub(super) fn locate(&self, path: &str, last: LastLink) -> Result<Located> {
-        let mut ahead: VecDeque<Vec<u8>> = components(path.as_bytes()).collect();
+    pub(super) fn locate(&self, path: &[u8], last: LastLink) -> Result<Located> {
+        let mut ahead: VecDeque<Vec<u8>> = components(path).collect();
+        if !path.starts_with(b"/") {
+            for component in components(&self.directory.borrow())
+                .collect::<Vec<_>>()
+                .into_iter()
+                .rev()
+            {
+                ahead.push_front(component);
+            }
+        }
+        let shown = text(path);
+        let path = shown.as_str();
         let root = Rc::new(self.root()?);
         // The nodes that lead to the present one, each with its name in the one before.
         let mut trail = vec![(Rc::clone(&root), Vec::new())];
@@ -135,20 +162,19 @@ impl Share {
     }
 
     /// The parent directory of `path`, and the last name of `path`.
-    pub(super) fn parent(&self, path: &str) -> Result<(Rc<Node>, CString)> {
+    pub(super) fn parent(&self, path: &[u8]) -> Result<(Rc<Node>, CString)> {
         let bad = |why| Error::Path {
-            path: path.to_owned(),
+            path: text(path),
             why,
         };
-        let trimmed = path.trim_end_matches('/');
-        let (before, name) = trimmed.rsplit_once('/').unwrap_or(("", trimmed));
-        if matches!(name, "" | "." | "..") {
+        let (before, name) = split(path);
+        if matches!(name, b"" | b"." | b"..") {
             return Err(bad("the path ends in no name"));
         }
         let name = CString::new(name).map_err(|_| bad("a name cannot hold a NUL"))?;
         let parent = self.find(before, LastLink::Follow)?;
         if parent.kind() != FileType::Directory {
-            return Err(Error::NotDirectory(before.to_owned()));
+            return Err(Error::NotDirectory(text(before)));
         }
         Ok((parent, name))
     }
@@ -197,22 +223,63 @@ impl Share {
     }
 }
 
-/// Bytes as text for a terminal: control characters are escaped.
+/// Bytes as text for a terminal: control characters, and bytes that are no UTF-8, are escaped.
 pub(super) fn text(bytes: &[u8]) -> String {
-    let lossy = String::from_utf8_lossy(bytes);
-    let mut text = String::with_capacity(lossy.len());
-    for character in lossy.chars() {
-        if character.is_control() {
-            text.extend(character.escape_default());
-        } else {
-            text.push(character);
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            if character.is_control() {
+                text.extend(character.escape_default());
+            } else {
+                text.push(character);
+            }
+        }
+        for byte in chunk.invalid() {
+            text.extend(byte.escape_ascii().map(char::from));
         }
     }
     text
 }
 
+/// A path's directory with its slash, or nothing if it has none, and its last name. Slashes at the
+/// end do not count.
+pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    let end = path
+        .iter()
+        .rposition(|byte| *byte != b'/')
+        .map_or(0, |at| at + 1);
+    let trimmed = &path[..end];
+    if trimmed.is_empty() {
+        return (path, b"");
+    }
+    let at = trimmed.iter().rposition(|byte| *byte == b'/');
+    trimmed.split_at(at.map_or(0, |at| at + 1))
+}
+
+/// A path's last component, as a name.
+pub(super) fn last_name(path: &[u8]) -> Result<CString> {
+    let bad = |why| Error::Path {
+        path: text(path),
+        why,
+    };
+    match split(path).1 {
+        b"" | b"." | b".." => Err(bad("the path ends in no name")),
+        name => CString::new(name).map_err(|_| bad("a name cannot hold a NUL")),
+    }
+}
+
+/// The path of `name` in the directory `directory`.
+pub(super) fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
+    let mut path = directory.to_vec();
+    if !path.is_empty() && !path.ends_with(b"/") {
+        path.push(b'/');
+    }
+    path.extend_from_slice(name);
+    path
+}
+
 /// The names in a path, without "." and empty ones.
-fn components(path: &[u8]) -> impl Iterator<Item = Vec<u8>> {
+pub(super) fn components(path: &[u8]) -> impl Iterator<Item = Vec<u8>> {
     let names = path.split(|byte| *byte == b'/');
     names
         .filter(|name| !matches!(*name, b"" | b"."))
@@ -231,8 +298,26 @@ mod tests {
     }
 
     #[test]
+    fn last_name_of_a_path_is_split_off() {
+        for (path, directory, name) in [
+            ("a/b", "a/", "b"),
+            ("a", "", "a"),
+            ("/a//", "/", "a"),
+            ("/", "/", ""),
+            ("", "", ""),
+        ] {
+            let expected = (directory.as_bytes(), name.as_bytes());
+            assert_eq!(split(path.as_bytes()), expected, "{path}");
+        }
+        assert_eq!(join(b"a", b"b"), b"a/b");
+        assert_eq!(join(b"", b"b"), b"b");
+        assert_eq!(join(b"/", b"b"), b"/b");
+    }
+
+    #[test]
     fn names_that_would_move_the_cursor_are_escaped() {
         assert_eq!(text(b"a\x1b[2Jb\n"), "a\\u{1b}[2Jb\\n");
+        assert_eq!(text(b"latin \xe4"), "latin \\xe4");
         assert_eq!(text("Gangplanke\u{301}".as_bytes()), "Gangplanke\u{301}");
     }
 }

@@ -12,7 +12,8 @@ use rustix::io::Errno;
 use super::change::names_no_directory;
 use super::error::{Error, Result};
 use super::open_file::{OpenFile, refused};
-use super::path::{LastLink, Located, Node, Share};
+use super::path::{LastLink, Located, Node, Share, join, text};
+use crate as driver;
 
 /// Names to try for a temporary file.
 const MAX_ATTEMPTS: u32 = 16;
@@ -22,49 +23,68 @@ const PERMISSIONS: u32 = 0o777;
 
 /// Where a file arrives.
 #[derive(Debug)]
-pub(super) struct Destination<'a> {
+pub(super) struct Destination {
     parent: Rc<Node>,
     name: CString,
     /// The file that has the name now.
     there: Option<Rc<Node>>,
     /// What the user typed, for messages.
-    path: &'a str,
+    path: String,
 }
 
 /// A file of the share with a temporary name, until [`NewFile::publish`]. Dropping it removes it.
 pub(super) struct NewFile<'a> {
     share: &'a Share,
-    to: Destination<'a>,
+    to: Destination,
     temporary: CString,
     file: Option<OpenFile<'a>>,
     is_published: bool,
+    /// Whether the temporary file stays if the copy fails, for another copy to continue it.
+    is_kept: bool,
+}
+
+impl Destination {
+    /// The name `name` in `parent`, which the file `there` has now. `path` is for messages.
+    pub(super) const fn new(
+        parent: Rc<Node>,
+        name: CString,
+        there: Option<Rc<Node>>,
+        path: String,
+    ) -> Self {
+        Self {
+            parent,
+            name,
+            there,
+            path,
+        }
+    }
 }
 
 impl Share {
     /// The place of a file that is copied to `to`: inside `to`, as `name`, if that is a directory.
     /// Fails if that is the file `other`, or no regular file.
-    pub(super) fn destination_of_copy<'a>(
+    pub(super) fn destination_of_copy(
         &self,
-        to: &'a str,
+        to: &[u8],
         name: &CString,
         other: Option<&Node>,
-    ) -> Result<Destination<'a>> {
+    ) -> Result<Destination> {
         let found = match self.locate_if_there(to)? {
             Some(found) if found.node.kind() == FileType::Directory => {
-                let inside = format!("{to}/{}", name.to_string_lossy());
+                let inside = join(to, name.as_bytes());
                 match self.locate_if_there(&inside)? {
                     None => {
                         return Ok(Destination {
                             parent: found.node,
                             name: name.clone(),
                             there: None,
-                            path: to,
+                            path: text(to),
                         });
                     }
                     inside => inside,
                 }
             }
-            Some(_) if to.ends_with('/') => return Err(Error::NotDirectory(to.to_owned())),
+            Some(_) if to.ends_with(b"/") => return Err(Error::NotDirectory(text(to))),
             found => found,
         };
         let Some(Located { node, place }) = found else {
@@ -74,26 +94,26 @@ impl Share {
                 parent,
                 name,
                 there: None,
-                path: to,
+                path: text(to),
             });
         };
-        self.must_be_regular(&node, to)?;
+        self.must_be_regular(&node, &text(to))?;
         if other.is_some_and(|other| other.id == node.id) {
             return Err(Error::Path {
-                path: to.to_owned(),
+                path: text(to),
                 why: "it is the same file",
             });
         }
-        let (parent, name) = place.ok_or_else(|| Error::Directory(to.to_owned()))?;
+        let (parent, name) = place.ok_or_else(|| Error::Directory(text(to)))?;
         Ok(Destination {
             parent,
             name,
             there: Some(node),
-            path: to,
+            path: text(to),
         })
     }
 
-    fn locate_if_there(&self, path: &str) -> Result<Option<Located>> {
+    fn locate_if_there(&self, path: &[u8]) -> Result<Option<Located>> {
         match self.locate(path, LastLink::Follow) {
             Ok(found) => Ok(Some(found)),
             Err(Error::Missing(_)) => Ok(None),
@@ -103,11 +123,11 @@ impl Share {
 
     /// Makes the file that will be at `to`, in the same directory. `mode` is for a name that does
     /// not exist yet. A file that exists passes its permissions on, and must be writable.
-    pub(super) fn begin_new<'a>(&'a self, to: Destination<'a>, mode: u32) -> Result<NewFile<'a>> {
+    pub(super) fn begin_new(&self, to: Destination, mode: u32) -> Result<NewFile<'_>> {
         let mut mode = mode & PERMISSIONS;
         if let Some(old) = &to.there {
-            let opened = self.open_node(old, OFlags::WRONLY, to.path)?;
-            drop(OpenFile::new(self, Rc::clone(old), &opened, to.path));
+            let opened = self.open_node(old, OFlags::WRONLY, &to.path)?;
+            drop(OpenFile::new(self, Rc::clone(old), &opened, &to.path));
             mode = old.attr.mode & PERMISSIONS;
         }
         let (temporary, file) = self.create_temporary(&to, mode)?;
@@ -117,34 +137,78 @@ impl Share {
             temporary,
             file: Some(file),
             is_published: false,
+            is_kept: false,
         };
         new.take_over_owner(mode);
         Ok(new)
     }
 
-    fn create_temporary<'a>(
-        &'a self,
-        to: &Destination<'a>,
+    /// Continues the file `partial`, whose name is `temporary`, behind as many bytes as said, or
+    /// begins one of that name. It stays if the copy fails.
+    pub(super) fn continue_new(
+        &self,
+        to: Destination,
+        temporary: CString,
+        partial: Option<(&Rc<Node>, u64)>,
         mode: u32,
-    ) -> Result<(CString, OpenFile<'a>)> {
+    ) -> Result<NewFile<'_>> {
+        let file = match partial {
+            Some((partial, start)) => {
+                let opened = self.open_node(partial, OFlags::WRONLY, &to.path)?;
+                let file = OpenFile::new(self, Rc::clone(partial), &opened, &to.path);
+                let args = SetattrIn {
+                    valid: (SetattrValid::SIZE | SetattrValid::FH).bits(),
+                    fh: file.file.get(),
+                    size: start,
+                    ..SetattrIn::default()
+                };
+                let cut = self.session.setattr(partial.id, args);
+                cut.map_err(|source| refused("cut", &to.path, source))?;
+                file
+            }
+            None => {
+                let created = self.create_named(&to, &temporary, mode & PERMISSIONS);
+                created.map_err(|source| refused("make", &to.path, source))?
+            }
+        };
+        Ok(NewFile {
+            share: self,
+            to,
+            temporary,
+            file: Some(file),
+            is_published: false,
+            is_kept: true,
+        })
+    }
+
+    /// Makes the temporary file of that name, which no file may have.
+    fn create_named(
+        &self,
+        to: &Destination,
+        name: &CString,
+        mode: u32,
+    ) -> driver::Result<OpenFile<'_>> {
         let args = CreateIn {
             flags: (OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::LARGEFILE).bits(),
             mode: FileType::RegularFile.as_raw_mode() | mode,
             umask: 0,
             open_flags: 0,
         };
+        let (entry, opened) = self.session.create(to.parent.id, name, args)?;
+        let node = Rc::new(Node::of(&self.session, &entry));
+        Ok(OpenFile::new(self, node, &opened, &to.path))
+    }
+
+    fn create_temporary(&self, to: &Destination, mode: u32) -> Result<(CString, OpenFile<'_>)> {
         let mut attempt = 0;
         loop {
             let name = temporary_name(attempt);
-            match self.session.create(to.parent.id, &name, args) {
-                Ok((entry, opened)) => {
-                    let node = Rc::new(Node::of(&self.session, &entry));
-                    return Ok((name, OpenFile::new(self, node, &opened, to.path)));
-                }
+            match self.create_named(to, &name, mode) {
+                Ok(file) => return Ok((name, file)),
                 Err(error) if error.errno() == Some(Errno::EXIST) && attempt + 1 < MAX_ATTEMPTS => {
                     attempt += 1;
                 }
-                Err(error) => return Err(refused("make", to.path, error)),
+                Err(error) => return Err(refused("make", &to.path, error)),
             }
         }
     }
@@ -157,14 +221,29 @@ impl<'a> NewFile<'a> {
     /// None before [`NewFile::publish`].
     pub(super) fn file(&self) -> Result<&OpenFile<'a>> {
         self.file.as_ref().ok_or_else(|| Error::Path {
-            path: self.to.path.to_owned(),
+            path: self.to.path.clone(),
             why: "it is closed already",
         })
     }
 
+    /// What the file will be called, for messages.
+    pub(super) fn path(&self) -> &str {
+        &self.to.path
+    }
+
     /// Sets the file's length, closes it, and gives it its name.
-    pub(super) fn publish(mut self, len: u64) -> Result<()> {
-        let path = self.to.path;
+    pub(super) fn publish(self, len: u64) -> Result<()> {
+        self.publish_with(len, |_| Ok(()))
+    }
+
+    /// As [`NewFile::publish`]. `prepare` changes the closed file before it gets its name.
+    pub(super) fn publish_with(
+        mut self,
+        len: u64,
+        prepare: impl FnOnce(&Rc<Node>) -> Result<()>,
+    ) -> Result<()> {
+        let path = self.to.path.as_str();
+        let node = Rc::clone(&self.file()?.node);
         // A hole at the end was not written.
         let args = SetattrIn {
             valid: (SetattrValid::SIZE | SetattrValid::FH).bits(),
@@ -175,6 +254,8 @@ impl<'a> NewFile<'a> {
         let cut = self.share.session.setattr(self.file()?.node.id, args);
         cut.map_err(|source| refused("set the length of", path, source))?;
         self.file.take().map_or(Ok(()), OpenFile::close)?;
+        prepare(&node)?;
+        let path = self.to.path.as_str();
         let (parent, name) = (self.to.parent.id, &self.to.name);
         let renamed = self
             .share
@@ -210,6 +291,9 @@ impl Drop for NewFile<'_> {
     fn drop(&mut self) {
         if !self.is_published {
             drop(self.file.take());
+            if self.is_kept {
+                return;
+            }
             // Another error is on its way to the caller already.
             let _ = self
                 .share

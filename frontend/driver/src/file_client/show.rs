@@ -18,11 +18,17 @@ const STATX_BTIME: u32 = 0x800;
 
 impl Share {
     /// Lists directories and files as `ls -l` does.
-    pub(super) fn list(&self, paths: &[String], all: bool, out: &mut impl Write) -> Result<()> {
+    pub(super) fn list(
+        &self,
+        paths: &[Vec<u8>],
+        all: bool,
+        human: bool,
+        out: &mut impl Write,
+    ) -> Result<()> {
         let mut failures = Failures::default();
         for (number, path) in paths.iter().enumerate() {
             let heading = (paths.len() > 1).then_some(if number == 0 { "" } else { "\n" });
-            failures.note(self.list_one(path, all, heading, out))?;
+            failures.note(self.list_one(path, (all, human), heading, out))?;
         }
         failures.into_result()
     }
@@ -31,53 +37,60 @@ impl Share {
     /// separates it from the list before.
     fn list_one(
         &self,
-        path: &str,
-        all: bool,
+        path: &[u8],
+        (all, human): (bool, bool),
         heading: Option<&str>,
         out: &mut impl Write,
     ) -> Result<()> {
         let node = self.find(path, LastLink::Follow)?;
         if node.kind() != FileType::Directory {
-            let line = self.line(path.as_bytes(), &node)?;
+            let line = self.line(path, &node, human)?;
             return table(&[line], out);
         }
         if let Some(gap) = heading {
-            writeln!(out, "{gap}{}:", text(path.as_bytes()))?;
+            writeln!(out, "{gap}{}:", text(path))?;
         }
         let mut lines = Vec::new();
-        for (name, node) in self.entries(&node, path)? {
+        for (name, node) in self.entries(&node, &text(path))? {
             if all || !name.starts_with(b".") {
-                lines.push(self.line(&name, &node)?);
+                lines.push(self.line(&name, &node, human)?);
             }
         }
         table(&lines, out)
     }
 
     /// One line of a listing, column by column.
-    fn line(&self, name: &[u8], node: &Node) -> Result<[String; 7]> {
+    fn line(&self, name: &[u8], node: &Node, human: bool) -> Result<[String; 7]> {
         let attr = &node.attr;
         let mut shown = text(name);
         if node.kind() == FileType::Symlink {
             let target = self.target(node, &shown)?;
             shown = format!("{shown} -> {}", text(&target));
         }
+        let size = match node.kind() {
+            FileType::CharacterDevice | FileType::BlockDevice => format::size(attr),
+            _ if human => format::bytes(attr.size),
+            _ => format::size(attr),
+        };
         Ok([
             format::mode(attr.mode),
             attr.nlink.to_string(),
             attr.uid.to_string(),
             attr.gid.to_string(),
-            format::size(attr),
+            size,
             format::time(attr.mtime),
             shown,
         ])
     }
 
     /// Shows everything that is known of a file.
-    pub(super) fn stat(&self, path: &str, out: &mut impl Write) -> Result<()> {
+    pub(super) fn stat(&self, path: &[u8], out: &mut impl Write) -> Result<()> {
         let node = self.find(path, LastLink::Follow)?;
+        let shown = text(path);
+        let path = shown.as_str();
         let attr = &node.attr;
         let kind = format::kind(node.kind());
-        writeln!(out, "  File: {}", text(path.as_bytes()))?;
+        writeln!(out, "  File: {path}")?;
         if node.kind() == FileType::Symlink {
             writeln!(out, "Target: {}", text(&self.target(&node, path)?))?;
         }
@@ -124,9 +137,11 @@ impl Share {
     }
 
     /// Shows a directory and everything below it.
-    pub(super) fn tree(&self, path: &str, out: &mut impl Write) -> Result<()> {
+    pub(super) fn tree(&self, path: &[u8], out: &mut impl Write) -> Result<()> {
         let node = self.find(path, LastLink::Follow)?;
-        writeln!(out, "{}", text(path.as_bytes()))?;
+        let shown = text(path);
+        let path = shown.as_str();
+        writeln!(out, "{path}")?;
         let mut counts = (0, 0);
         if node.kind() == FileType::Directory {
             self.branches(&node, path, &mut Vec::new(), &mut counts, out)?;
@@ -177,7 +192,7 @@ impl Share {
     }
 
     /// Shows the free space.
-    pub(super) fn space(&self, out: &mut impl Write) -> Result<()> {
+    pub(super) fn space(&self, human: bool, out: &mut impl Write) -> Result<()> {
         let figures = self.session.statfs(NodeId::ROOT);
         let figures = figures.map_err(|source| Error::Refused {
             what: "look at",
@@ -185,17 +200,20 @@ impl Share {
             source,
         })?;
         let unit = u64::from(figures.frsize.max(1));
-        let kib = |blocks: u64| (blocks.saturating_mul(unit) / 1024).to_string();
+        let space = |blocks: u64| match human {
+            true => format::bytes(blocks.saturating_mul(unit)),
+            false => (blocks.saturating_mul(unit) / 1024).to_string(),
+        };
         let used = figures.blocks.saturating_sub(figures.bfree);
         let files_used = figures.files.saturating_sub(figures.ffree);
         table(
             &[
                 ["", "total", "used", "available"].map(str::to_owned),
                 [
-                    "KiB".to_owned(),
-                    kib(figures.blocks),
-                    kib(used),
-                    kib(figures.bavail),
+                    if human { "space" } else { "KiB" }.to_owned(),
+                    space(figures.blocks),
+                    space(used),
+                    space(figures.bavail),
                 ],
                 [
                     "files".to_owned(),

@@ -13,7 +13,7 @@ use super::path::Node;
 use crate::{self as driver, Data, FuseSession, Pending, call};
 
 /// Most bytes of one request, if the daemon accepts that many.
-const MAX_REQUEST_LEN: u32 = 1 << 20;
+pub(super) const MAX_REQUEST_LEN: u32 = 1 << 20;
 
 /// Most requests in flight.
 const MAX_IN_FLIGHT: usize = 16;
@@ -70,21 +70,34 @@ impl FileIo<'_> {
     pub(super) fn read_all(
         &self,
         holes: Holes,
+        sink: impl FnMut(u64, Data) -> Result<()>,
+    ) -> Result<u64> {
+        self.read_range(0..u64::MAX, holes, sink)
+    }
+
+    /// As [`FileIo::read_all`] for a range of the file. Returns where the range or the file ended.
+    pub(super) fn read_range(
+        &self,
+        range: Range<u64>,
+        holes: Holes,
         mut sink: impl FnMut(u64, Data) -> Result<()>,
     ) -> Result<u64> {
-        let mut position = 0;
+        let mut position = range.start;
         loop {
             let extent = match holes {
-                Holes::Read => position..u64::MAX,
+                Holes::Read => position..range.end,
                 Holes::Skip => match self.next_extent(position)? {
                     Extent::Data(extent) => extent,
-                    Extent::End(len) => return Ok(len),
+                    Extent::End(len) => return Ok(len.min(range.end)),
                 },
             };
-            let end = extent.end;
-            position = self.read_extent(extent, &mut sink)?;
+            if extent.start >= range.end {
+                return Ok(range.end);
+            }
+            let end = extent.end.min(range.end);
+            position = self.read_extent(extent.start..end, &mut sink)?;
             // Shorter than it was: the end of the file.
-            if position < end {
+            if position < end || position >= range.end {
                 return Ok(position);
             }
         }

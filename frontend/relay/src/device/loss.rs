@@ -1,12 +1,13 @@
 //! The loss of a daemon: error replies to the requests that it had, and to all that come after
 //! them.
 
+use gangplank_rings::{
+    Progress, QueueError, Reclaimed, reclaim_inflight, reply_errors, wait_until_stable,
+};
 use gangplank_service::{error_chain, rate_limited};
 
 use super::{Device, Fatal, Phase, Retry};
 use crate::daemon::DaemonError;
-use crate::error_replies::{Progress, Reclaimed, reclaim_inflight, reply_errors};
-use crate::split_queue::{QueueError, SplitQueue};
 
 impl Device {
     /// The daemon's connection has become readable, which means that the daemon has closed it.
@@ -74,13 +75,14 @@ impl Device {
         };
         for ring in &mut self.rings {
             let was_started = std::mem::take(&mut ring.is_started);
-            let Some(queue) = SplitQueue::new(memory, ring, event_idx) else {
+            let Some(queue) = ring.queue(memory, event_idx) else {
                 continue;
             };
             if !was_started && (!ring.is_ready() || queue.used_index()? == ring.base) {
                 continue;
             }
-            match reclaim_inflight(&queue, memory)? {
+            wait_until_stable(&queue)?;
+            match reclaim_inflight(&queue)? {
                 Reclaimed::At { base, refused } => {
                     ring.base = base;
                     self.counters.refused += u64::from(refused);
@@ -108,11 +110,11 @@ impl Device {
                 continue;
             }
             ring.take_kicks();
-            let Some(queue) = SplitQueue::new(memory, ring, event_idx) else {
+            let Some(queue) = ring.queue(memory, event_idx) else {
                 continue;
             };
             let (mut base, mut count) = (ring.base, 0);
-            let progress = reply_errors(&queue, memory, &mut base, &mut count);
+            let progress = reply_errors(&queue, &mut base, &mut count);
             ring.base = base;
             self.counters.refused += count;
             if count > 0 {

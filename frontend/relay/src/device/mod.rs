@@ -26,13 +26,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use gangplank_rings::{QueueError, SplitQueue};
 use gangplank_vhost_user::client::{CONFIG_LEN, FsConfig, TAG_LEN};
 use gangplank_vhost_user::feature;
 
 use crate::daemon::{Daemon, DaemonError, Limits};
 use crate::memory::Memory;
 use crate::ring::Ring;
-use crate::split_queue::{QueueError, SplitQueue};
 
 pub(crate) use self::replacement::{Files, ReplaceError};
 
@@ -270,7 +270,7 @@ impl Device {
         };
         let ready = self.rings.iter().filter(|ring| ring.is_ready());
         ready
-            .filter_map(|ring| Some((SplitQueue::new(memory, ring, event_idx)?, ring.base)))
+            .filter_map(|ring| Some((ring.queue(memory, event_idx)?, ring.base)))
             .collect()
     }
 

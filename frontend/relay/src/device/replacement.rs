@@ -10,14 +10,13 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use gangplank_rings::{QueueError, is_drained};
 use gangplank_service::error_chain;
 use log::{info, warn};
 
 use super::backend_link::StartError;
 use super::{Device, Fatal, Phase, Retry};
 use crate::daemon::{Daemon, DaemonError};
-use crate::error_replies::is_drained;
-use crate::split_queue::QueueError;
 
 /// Pause between two attempts to connect to the daemon that a resumed device needs.
 const CONNECT_RETRY_INTERVAL: Duration = Duration::from_millis(50);

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use gangplank_fuse::{NodeId, Operation};
+use rustix::io::Errno;
 
 use super::Test;
 use crate::bao::fixture::{Fixture, Setup};
@@ -195,9 +196,10 @@ pub(super) fn no_guest_notices_that_the_device_model_is_killed_under_load(
     })
 }
 
-/// The device model and the daemon are killed, one after the other. The successor tells the guest
-/// that its device needs a reset, and the guest works with the next daemon.
-pub(super) fn guest_is_told_of_a_daemon_that_died_while_there_was_no_device_model(
+/// The device model and the daemon are killed, one after the other, with a request in flight. The
+/// successor replies to it with an error. The guest works with the next daemon, after it has reset
+/// the device or without.
+pub(super) fn guest_of_a_daemon_that_died_while_there_was_no_device_model_is_not_stuck(
     test: &Test,
 ) -> Result<()> {
     test.fixture(test.setup, |fixture| {
@@ -205,21 +207,30 @@ pub(super) fn guest_is_told_of_a_daemon_that_died_while_there_was_no_device_mode
         let mut frontend = fixture.start_frontend()?;
         let cpu = fixture.cpu(0)?;
         let (mut guest, probed) = cpu.probe()?;
-        for round in 0..3 {
+        for round in 0..4 {
             guest.init().context("INIT")?;
             work::with_files(&mut guest, &fixture.share(0), round)?;
+            daemon.pause()?;
+            let ticket = guest.submit(1, NodeId::ROOT, Operation::Statfs, &[], 512)?;
             frontend.kill()?;
             daemon.kill()?;
-            if round == 1 {
+            if round % 2 == 1 {
                 daemon = fixture.start_daemon(0)?;
             }
             frontend = fixture.start_frontend()?;
-            cpu.until_broken()?;
-            cpu.unbind(probed.queues)?;
-            if round != 1 {
+            match guest.finish(ticket) {
+                Err(error) if error.errno() == Some(Errno::NOTCONN) => {}
+                other => bail!("the request in flight: {other:?}"),
+            }
+            if round < 2 {
+                cpu.unbind(probed.queues)?;
+            }
+            if round % 2 == 0 {
                 daemon = fixture.start_daemon(0)?;
             }
-            (guest, _) = cpu.bind()?;
+            if round < 2 {
+                (guest, _) = cpu.bind()?;
+            }
         }
         guest.init().context("INIT")?;
         work::with_files(&mut guest, &fixture.share(0), 99)?;

@@ -112,7 +112,12 @@ const ALL: &[Scenario] = &[
         BOTH
     ),
     scenario!(
-        daemons::guest_is_told_of_a_killed_daemon_and_works_with_the_next,
+        daemons::guest_unbinds_from_a_killed_daemon_and_works_with_the_next,
+        CURRENT,
+        BOTH
+    ),
+    scenario!(
+        daemons::guest_of_a_killed_daemon_mounts_anew_with_the_next,
         CURRENT,
         BOTH
     ),
@@ -147,7 +152,7 @@ const ALL: &[Scenario] = &[
         OURS
     ),
     scenario!(
-        crash::guest_is_told_of_a_daemon_that_died_while_there_was_no_device_model,
+        crash::guest_of_a_daemon_that_died_while_there_was_no_device_model_is_not_stuck,
         CURRENT,
         OURS
     ),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use gangplank_tests::daemon::{Daemon, TAG};
 use gangplank_tests::debian_tree;
-use gangplank_tests::driver::fixture::{acceptor_of, guest_processes};
+use gangplank_tests::driver::fixture::guest_processes;
 use gangplank_tests::guest::{Guest, Machine, Options};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -143,7 +143,7 @@ fn wait_for(guest: &mut Guest, modules: usize) -> Result<usize> {
 
 /// Kills the worker of the only guest. Returns its process.
 fn kill_worker(daemon: &Daemon) -> Result<u32> {
-    let guests = guest_processes(acceptor_of(daemon)?)?;
+    let guests = guest_processes(daemon)?;
     let (_, worker) = guests.first().context("no guest is connected")?;
     let process = Pid::from_raw(i32::try_from(*worker)?).context("a process")?;
     kill_process(process, Signal::KILL)?;

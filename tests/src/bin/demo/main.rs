@@ -8,6 +8,7 @@
 
 mod crash;
 mod dvk;
+mod nfs;
 mod shell;
 mod story;
 
@@ -30,6 +31,8 @@ enum Play {
     Guest(Machine),
     /// Three guests, one of them by DVK.
     Dvk,
+    /// One guest, by NFS.
+    Nfs,
     /// One guest, whose worker is killed.
     Crash,
 }
@@ -40,7 +43,7 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!(
                 "demo: {error}\nusage: demo [uml|qemu-x86_64|qemu-aarch64] [--shell]\n       demo \
-                 dvk|crash"
+                 dvk|nfs|crash"
             );
             return ExitCode::from(2);
         }
@@ -65,12 +68,13 @@ fn parse(words: impl Iterator<Item = String>) -> Result<Arguments> {
             "qemu-x86_64" => arguments.play = Play::Guest(Machine::QemuX86_64),
             "qemu-aarch64" => arguments.play = Play::Guest(Machine::QemuAarch64),
             "dvk" => arguments.play = Play::Dvk,
+            "nfs" => arguments.play = Play::Nfs,
             "crash" => arguments.play = Play::Crash,
             "--shell" => arguments.shell = true,
             other => bail!("'{other}' is neither a guest nor an option"),
         }
     }
-    if let (Play::Dvk | Play::Crash, true) = (arguments.play, arguments.shell) {
+    if let (Play::Dvk | Play::Nfs | Play::Crash, true) = (arguments.play, arguments.shell) {
         bail!("there is a shell only in one guest that nothing disturbs");
     }
     Ok(arguments)
@@ -90,6 +94,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         (Play::Guest(machine), true) => shell::give(machine, share.path(), &daemon)?,
         (Play::Guest(machine), false) => story::tell(machine, share.path(), &daemon)?,
         (Play::Crash, _) => crash::tell(share.path(), &daemon)?,
+        (Play::Nfs, _) => nfs::tell(share.path(), &daemon)?,
         (Play::Dvk, _) => dvk::tell(share.path(), &daemon)?,
     }
     let (status, log) = daemon.stop()?;

@@ -1,12 +1,13 @@
-//! Workers that are killed, and daemons that reload, at any moment while a guest works: the guest
-//! gets no error, and nothing is lost or done twice.
+//! Workers, acceptors and whole daemons that are killed, and daemons that reload, at any moment
+//! while a guest works: the guest gets no error, and nothing is lost or done twice.
 //!
-//! The short form kills 100 times in about two minutes, `scripts/test --long` 10,000 times. A tenth
-//! as many reloads are made.
+//! The short form kills 100 workers in about two minutes, `scripts/test --long` 10,000. A tenth as
+//! many acceptors and daemons are killed, and reloads made.
 
 mod debian;
 mod programs;
 
+use std::cell::RefCell;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -21,6 +22,7 @@ use gangplank_tests::guest::{Guest, Machine, Options};
 use gangplank_tests::guest_work;
 use gangplank_tests::process::User;
 use gangplank_tests::runner::{self, Runner};
+use gangplank_tests::service_manager::ServiceManager;
 use gangplank_tests::tools;
 use rustix::fs::{FlockOperation, fcntl_lock, flock};
 use rustix::io::Errno;
@@ -43,16 +45,20 @@ const PAUSE_MS: (u64, u64) = (50, 900);
 enum Disturbance {
     /// Its worker is killed.
     Kill,
+    /// The daemon's acceptor is killed, which it does not notice.
+    KillAcceptor,
     /// The daemon reloads.
     Reload,
+    /// All processes of the daemon are killed, and a service manager starts it again.
+    KillAll,
 }
 
 impl Disturbance {
     /// The words of the daemon's log before the length of each pause.
     const fn words(self) -> &'static str {
         match self {
-            Self::Kill => "is served again after ",
-            Self::Reload => "is served by the new program after ",
+            Self::Kill | Self::KillAcceptor => "is served again after ",
+            Self::Reload | Self::KillAll => "is served by the new program after ",
         }
     }
 }
@@ -76,8 +82,14 @@ const ENDING: Duration = Duration::from_secs(300);
 fn main() -> ExitCode {
     let mut runner = Runner::from_arguments();
     runner.run("uml", || marathon(Machine::Uml, Disturbance::Kill));
+    runner.run("uml_acceptors", || {
+        marathon(Machine::Uml, Disturbance::KillAcceptor)
+    });
     runner.run("uml_reloads", || {
         marathon(Machine::Uml, Disturbance::Reload)
+    });
+    runner.run("uml_killed_daemons", || {
+        marathon(Machine::Uml, Disturbance::KillAll)
     });
     runner.run("qemu_x86_64", || {
         marathon(Machine::QemuX86_64, Disturbance::Kill)
@@ -98,20 +110,59 @@ fn marathon(machine: Machine, disturbance: Disturbance) -> Result<()> {
     fs::set_permissions(share.path(), Permissions::from_mode(0o755))?;
     fs::write(share.path().join("counter"), "0\n")?;
     fs::write(share.path().join("fsx.toml"), tools::FSX_CONFIGURATION)?;
-    let options = daemon::Options::new(share.path());
-    let arguments = ["--locks=host", "--xattr", "--max-crashes=1000000"];
-    let daemon = Daemon::start(&options.arguments(&arguments))?;
-    work(machine, disturbance, &daemon, &share).with_context(|| daemon.log())
+    let manager = match disturbance {
+        Disturbance::KillAll => Some(ServiceManager::new(CAPACITY)?),
+        _ => None,
+    };
+    let options = match &manager {
+        Some(manager) => manager.options(share.path()),
+        None => daemon::Options::new(share.path()),
+    };
+    let options = options.arguments(&["--locks=host", "--xattr", "--max-crashes=1000000"]);
+    let host = Host {
+        daemon: RefCell::new(Daemon::start(&options)?),
+        options,
+        manager,
+        earlier: RefCell::default(),
+    };
+    work(machine, disturbance, &host, &share).with_context(|| host.log())
 }
 
-fn work(
-    machine: Machine,
-    disturbance: Disturbance,
-    daemon: &Daemon,
-    share: &TempDir,
-) -> Result<()> {
+/// Descriptors that the service manager holds.
+const CAPACITY: usize = 4096;
+
+/// The daemon, and who starts it again.
+struct Host {
+    daemon: RefCell<Daemon>,
+    options: daemon::Options,
+    manager: Option<ServiceManager>,
+    /// The logs of the daemons before.
+    earlier: RefCell<String>,
+}
+
+impl Host {
+    fn log(&self) -> String {
+        self.earlier.borrow().clone() + &self.daemon.borrow().log()
+    }
+
+    fn disturb(&self, disturbance: Disturbance) -> Result<()> {
+        match disturbance {
+            Disturbance::Kill => kill_worker(&self.daemon.borrow()),
+            Disturbance::KillAcceptor => kill_acceptor(&self.daemon.borrow()),
+            Disturbance::Reload => reload(&self.daemon.borrow()),
+            Disturbance::KillAll => {
+                let manager = self.manager.as_ref().context("a service manager")?;
+                let mut daemon = self.daemon.borrow_mut();
+                *self.earlier.borrow_mut() += &daemon.log();
+                manager.restart(&mut daemon, &self.options)
+            }
+        }
+    }
+}
+
+fn work(machine: Machine, disturbance: Disturbance, host: &Host, share: &TempDir) -> Result<()> {
     let mut options = Options::new(machine)
-        .share(daemon.socket(), TAG)
+        .share(host.daemon.borrow().socket(), TAG)
         .program("fsx", &tools::fsx()?)
         .program("guest-check", &tools::guest_check(machine.arch())?);
     options.memory_mib = 1024;
@@ -140,7 +191,9 @@ fn work(
     }
     let kills = match disturbance {
         Disturbance::Kill => kills()?,
-        Disturbance::Reload => kills()?.div_ceil(10),
+        Disturbance::KillAcceptor | Disturbance::Reload | Disturbance::KillAll => {
+            kills()?.div_ceil(10)
+        }
     };
     let groups = if has_debian {
         &GROUPS[..]
@@ -154,10 +207,7 @@ fn work(
             false => kills,
         };
         let disturb = || {
-            match disturbance {
-                Disturbance::Kill => kill_worker(daemon)?,
-                Disturbance::Reload => reload(daemon)?,
-            }
+            host.disturb(disturbance)?;
             ensure!(are_locked(&locks)?, "a lock of the guest is lost");
             Ok(())
         };
@@ -185,8 +235,18 @@ fn work(
         guest.sh("umount /mnt/debian/dev/shm /mnt/debian/dev /mnt/debian/proc")?;
     }
     guest.sh("umount /mnt")?;
-    let mut pauses = pauses(&daemon.log(), disturbance.words());
+    let mut pauses = pauses(&host.log(), disturbance.words());
     pauses.sort_unstable();
+    if disturbance == Disturbance::KillAcceptor {
+        let replaced = host
+            .log()
+            .matches("another acceptor goes on with 1 guests")
+            .count();
+        ensure!(replaced == kills, "{replaced} acceptors were replaced");
+        ensure!(pauses.is_empty(), "the guest has paused");
+        runner::note(&format!("{kills} times, {taken} locks, {done}, no pause"));
+        return Ok(());
+    }
     ensure!(
         pauses.len() >= kills / 5,
         "the log tells {} pauses",
@@ -238,7 +298,7 @@ fn run(
 fn kill_worker(daemon: &Daemon) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
-        let guests = guest_processes(acceptor_of(daemon)?)?;
+        let guests = guest_processes(daemon)?;
         let worker = guests.first().map(|(_, worker)| *worker);
         if let Some(pid) = worker.and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?))
             && kill_process(pid, Signal::KILL).is_ok()
@@ -251,6 +311,19 @@ fn kill_worker(daemon: &Daemon) -> Result<()> {
         );
         thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Kills the daemon's acceptor, and waits for the next one.
+fn kill_acceptor(daemon: &Daemon) -> Result<()> {
+    let acceptor = acceptor_of(daemon)?;
+    let pid = Pid::from_raw(acceptor.try_into()?).context("a process id")?;
+    kill_process(pid, Signal::KILL)?;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while acceptor_of(daemon)? == acceptor {
+        ensure!(Instant::now() < deadline, "the acceptor lives on");
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 /// Has the daemon reload.

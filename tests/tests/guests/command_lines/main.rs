@@ -7,6 +7,7 @@
 
 mod idmapped;
 mod launch;
+mod mapped_apt;
 mod mapped_root;
 mod promises;
 
@@ -436,8 +437,14 @@ fn main() -> ExitCode {
         }
     }
     match User::is_root() {
-        true => runner.run("ownership_mapped", mapped_root::boots),
-        false => runner.skip("ownership_mapped", "needs root"),
+        true => {
+            runner.run("ownership_mapped", mapped_root::boots);
+            runner.run("ownership_mapped_apt", mapped_apt::installs);
+        }
+        false => {
+            runner.skip("ownership_mapped", "needs root");
+            runner.skip("ownership_mapped_apt", "needs root");
+        }
     }
     runner.finish()
 }

@@ -1,4 +1,4 @@
-//! SIGKILL of one guest's worker or keeper, beside another guest.
+//! SIGKILL of one guest's worker or keeper, or of the acceptor, beside another guest.
 
 use std::thread;
 use std::time::Duration;
@@ -22,12 +22,19 @@ const WRITE: &str = "mkdir -p /mnt/busy && (while :; do dd if=/dev/zero of=/mnt/
 /// Limit for the verification on a busy machine.
 const VERIFYING: Duration = Duration::from_secs(120);
 
+/// What is killed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Victim {
+    Worker,
+    Keeper,
+    Acceptor,
+}
+
 /// The other guest verifies its data without an error, and a new guest is served.
-pub(crate) fn one_guests_processes_are_killed() -> Result<()> {
+pub(crate) fn each_process_is_killed() -> Result<()> {
     let share = tempfile::tempdir()?;
     let mut daemon = Daemon::start(&daemon::Options::new(share.path()))?;
     wait_for_log(&daemon, "waiting for guests")?;
-    let acceptor = acceptor_of(&daemon)?;
     let boot = || -> Result<Guest> {
         let options = Options::new(Machine::Uml).share(daemon.socket(), TAG);
         let mut guest = Guest::boot(&options).with_context(|| daemon.log())?;
@@ -35,25 +42,37 @@ pub(crate) fn one_guests_processes_are_killed() -> Result<()> {
         Ok(guest)
     };
     let mut other = boot()?;
-    for kills_worker in [true, false] {
+    for victim in [Victim::Worker, Victim::Keeper, Victim::Acceptor] {
         let mut guest = boot()?;
         guest.sh(WRITE)?;
         // The victim has connected last.
-        let (keeper, worker) = guest_processes(acceptor)?.pop().context("a guest")?;
-        let victim = if kills_worker { worker } else { keeper };
+        let (keeper, worker) = guest_processes(&daemon)?.pop().context("a guest")?;
+        let process = match victim {
+            Victim::Worker => worker,
+            Victim::Keeper => keeper,
+            Victim::Acceptor => acceptor_of(&daemon)?,
+        };
         let seen = thread::scope(|scope| -> Result<String> {
             let verifying = scope.spawn(|| other.sh_within(VERIFY, VERIFYING));
             thread::sleep(Duration::from_millis(500));
-            let victim = Pid::from_raw(victim.try_into()?).context("a process id")?;
-            kill_process(victim, Signal::KILL)?;
+            let process = Pid::from_raw(process.try_into()?).context("a process id")?;
+            kill_process(process, Signal::KILL)?;
             let verified = verifying.join();
             verified.map_err(|_| anyhow!("the guest's thread panicked"))?
         });
         let seen = seen.with_context(|| daemon.log())?;
         ensure!(seen == "30\n", "the other guest saw: {seen}");
+        if victim != Victim::Keeper {
+            let written = guest.sh("echo written >/mnt/after && cat /mnt/after")?;
+            ensure!(written == "written\n", "the guest saw: {written}");
+        }
         guest.kill();
     }
-    for ended in ["the worker of guest 2 was", "the keeper of guest 3 was"] {
+    for ended in [
+        "the worker of guest 2 was",
+        "the keeper of guest 3 was",
+        "the acceptor was",
+    ] {
         wait_for_log(&daemon, ended)?;
     }
     let seen = boot()?.sh("cat /mnt/busy/f | wc -c")?;

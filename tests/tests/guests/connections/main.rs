@@ -1,16 +1,21 @@
-//! Several guests on one daemon, killed guests and processes of the daemon, the end of a daemon, several queues, no root.
+//! Several guests on one daemon, killed guests and processes of the daemon, the end of a daemon, several queues,
+//! limits of a guest's rates, sockets
+//! of a service manager, no root.
 
+mod activation;
 mod ends;
 mod killed_processes;
 mod migrations;
+mod private_memory;
 mod qemu_versions;
 mod queues;
+mod rate_limits;
 mod together;
 mod unprivileged;
 
 use std::process::ExitCode;
 
-use gangplank_tests::guest::Qemu;
+use gangplank_tests::guest::{Memory, Qemu};
 use gangplank_tests::process::User;
 use gangplank_tests::runner::Runner;
 
@@ -23,7 +28,7 @@ fn main() -> ExitCode {
     );
     runner.run(
         "together::killed_processes",
-        killed_processes::one_guests_processes_are_killed,
+        killed_processes::each_process_is_killed,
     );
     runner.run("ends::sigterm", ends::sigterm_ends_cleanly);
     runner.run(
@@ -35,12 +40,28 @@ fn main() -> ExitCode {
         "queues::newer_programs",
         queues::newer_kernel_passes_the_checks,
     );
+    runner.run(
+        "activation::by_sockets",
+        activation::sockets_of_a_service_manager_serve_a_guest,
+    );
+    runner.run(
+        "limits::two_guests",
+        rate_limits::two_guests_keep_their_limits,
+    );
     for (name, qemu) in [("7_2", Qemu::Host), ("10_0", Qemu::Backports)] {
         runner.run(&format!("qemu_{name}::without_a_complaint"), || {
             qemu_versions::works_without_a_complaint(qemu)
         });
         runner.run(&format!("qemu_{name}::reboots"), || {
             qemu_versions::reboots_after_the_daemon_was_restarted(qemu)
+        });
+    }
+    for (name, memory) in [
+        ("private_file", Memory::PrivateFile),
+        ("anonymous", Memory::Anonymous),
+    ] {
+        runner.run(&format!("private_memory::{name}"), || {
+            private_memory::is_said_to_the_operator(memory)
         });
     }
     runner.run("qemu_10_0::migrates", migrations::live);

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use gangplank_tests::daemon::{self, Daemon, TAG};
-use gangplank_tests::driver::fixture::{acceptor_of, guest_processes, wait_for_log};
+use gangplank_tests::driver::fixture::{guest_processes, wait_for_log};
 use gangplank_tests::guest::{Guest, Machine, Options, Qemu};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -34,9 +34,7 @@ pub(crate) fn works_without_a_complaint(qemu: Qemu) -> Result<()> {
     let mut guest = boot(&daemon, qemu, false)?;
     write(&mut guest, share.path(), "first")?;
     guest.sh("exec 9<>/mnt/first && echo more >&9")?;
-    let (_, worker) = guest_processes(acceptor_of(&daemon)?)?
-        .pop()
-        .context("a guest")?;
+    let (_, worker) = guest_processes(&daemon)?.pop().context("a guest")?;
     let worker = Pid::from_raw(worker.try_into()?).context("a process id")?;
     kill_process(worker, Signal::KILL)?;
     write(&mut guest, share.path(), "second")?;

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 
 use anyhow::{Context, Result, ensure};
 use gangplank_tests::daemon::{Daemon, Options};
-use gangplank_tests::driver::fixture::{acceptor_of, guest_processes};
+use gangplank_tests::driver::fixture::guest_processes;
 use gangplank_tests::driver::memory::GUEST_BASE;
 use gangplank_tests::driver::vhost_user::{F_PROTOCOL_FEATURES, message, words};
 use gangplank_tests::driver::{Driver, NodeAndFile};
@@ -144,7 +144,7 @@ pub(crate) fn pages_are_marked_after_a_death() -> Result<()> {
     bitmap.set(&guest)?;
     set_features(&guest, FEATURES | LOG_ALL)?;
     for _ in 0..3 {
-        let (_, worker) = guest_processes(acceptor_of(&daemon)?)?[0];
+        let (_, worker) = guest_processes(&daemon)?[0];
         let pid = Pid::from_raw(i32::try_from(worker)?).context("no process")?;
         kill_process(pid, Signal::KILL)?;
         guest.lookup(ROOT, c"plain")?;
@@ -226,7 +226,7 @@ pub(crate) fn dead_worker_gives_the_migration_up() -> Result<()> {
         .send(message::SET_DEVICE_STATE_FD, 1, &save, &[writer.as_fd()])?;
     guest.peer.receive()?;
     drop(writer);
-    let (_, worker) = guest_processes(acceptor_of(&daemon)?)?[0];
+    let (_, worker) = guest_processes(&daemon)?[0];
     let pid = Pid::from_raw(i32::try_from(worker)?).context("no process")?;
     kill_process(pid, Signal::KILL)?;
     let mut rest = Vec::new();

@@ -1,5 +1,7 @@
-//! The daemon is upgraded while guests use it: they stay connected, and what they have open stays
-//! open.
+//! The daemon is upgraded, or loses its acceptor, while guests use it: they stay connected, and what
+//! they have open stays open.
+
+mod killed_acceptor;
 
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -99,7 +101,7 @@ impl Upgradable {
     /// The acceptor, and the keeper and the worker of each guest.
     fn processes(&self) -> Result<(u32, Vec<(u32, u32)>)> {
         let acceptor = acceptor_of(&self.daemon)?;
-        Ok((acceptor, guest_processes(acceptor)?))
+        Ok((acceptor, guest_processes(&self.daemon)?))
     }
 }
 

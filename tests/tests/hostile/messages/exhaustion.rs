@@ -8,11 +8,12 @@ use gangplank_fuse::NodeId;
 use gangplank_tests::driver::fixture::Fixture;
 use gangplank_tests::driver::vhost_user::{Peer, VERSION, encode, message};
 use gangplank_tests::driver::{Driver, Setup};
+use rustix::io::Errno;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use super::LIMIT;
 
-/// Limit of the acceptor's descriptors, of which each guest takes one. Its workers have the same
+/// Limit of the acceptor's descriptors, of which each guest takes two. Its workers have the same
 /// limit, which suffices for one guest.
 const ACCEPTOR_DESCRIPTORS: u64 = 120;
 
@@ -71,7 +72,7 @@ fn guests_beyond_the_acceptors_descriptors_wait_and_the_others_are_served() -> R
         current: Some(ACCEPTOR_DESCRIPTORS),
         maximum: Some(ACCEPTOR_DESCRIPTORS),
     };
-    let acceptor = Pid::from_raw(fixture.acceptor().try_into()?).context("a process id")?;
+    let acceptor = Pid::from_raw(fixture.acceptor()?.try_into()?).context("a process id")?;
     prlimit(Some(acceptor), Resource::Nofile, limit)?;
     let mut peers = Vec::new();
     let mut refused = 0;
@@ -113,5 +114,6 @@ fn guests_beyond_the_acceptors_descriptors_wait_and_the_others_are_served() -> R
             ),
         }
     }
-    fixture.survive(&["cannot accept"])
+    let emfile = format!("(os error {})", Errno::MFILE.raw_os_error());
+    fixture.survive(&[&emfile])
 }

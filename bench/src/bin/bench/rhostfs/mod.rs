@@ -18,6 +18,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use gangplank_bench::progress::Progress;
 
 use crate::args::Args;
 use crate::score::{Round, Table, scores};
@@ -93,9 +94,12 @@ pub(crate) const TITLE: &str =
 pub(crate) fn tables(fixture: &mut Fixture, args: &Args) -> Result<Vec<Table>> {
     let is_known = |name: &str| JOBS.iter().any(|job| job.name == name);
     let asked = JOBS.iter().filter(|job| args.names(job.name, is_known));
+    let progress = Progress::of(asked.clone().count());
     let measure = |job: &Job| {
-        eprintln!("bench: {} (rhostfs)", job.name);
-        table(fixture.routes(), job, args.rounds(), args.time())
+        progress.begin(&format!("bench: {} (rhostfs)", job.name));
+        let measured = table(fixture.routes(), job, args.rounds(), args.time());
+        progress.done();
+        measured
     };
     asked.map(measure).collect()
 }

@@ -253,7 +253,7 @@ fn disconnecting_gets_around_a_driver_that_assigns_again_and_works_with_a_mended
             let eventfds = EventFds::connect(&port, 2).unwrap();
             eventfds.disconnect(&port).unwrap();
             assert_eq!(emulated.state().ioeventfds, [], "{}", abi.name);
-            assert_eq!(emulated.state().irqfds, [], "{}", abi.name);
+            assert!(emulated.state().irqfds.is_empty(), "{}", abi.name);
         }
     }
 }

@@ -1,11 +1,12 @@
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 
 use gangplank_fuse::dir::DirentWriter;
 use gangplank_fuse::{FopenFlags, Opcode, ReadFlags};
 use rustix::io::Errno;
 
-use super::super::args::FsAction;
+use super::super::actions::FsAction;
 use super::super::{Error, act};
 use super::share::{Fixture, PIECE, State, output, pattern, text};
 use crate::fake_daemon::ReplyOrder;
@@ -26,7 +27,7 @@ fn short_reads_amid_a_file_lose_nothing() {
         ..file_of(data.len())
     });
     let (out, file) = output();
-    fixture.share.cat("file", &out).unwrap();
+    fixture.share.cat(b"file", &out).unwrap();
     let mut copy = vec![0; data.len() + 1];
     assert_eq!(file.read_at(&mut copy, 0).unwrap(), data.len());
     assert!(copy.starts_with(&data));
@@ -42,8 +43,8 @@ fn file_longer_than_its_size_is_read_to_its_end() {
     });
     let directory = tempfile::tempdir().unwrap();
     let copy = directory.path().join("copy");
-    let path = copy.to_str().unwrap();
-    fixture.share.copy(":file", path).unwrap();
+    let path = copy.as_os_str().as_bytes();
+    fixture.share.copy(b":file", path).unwrap();
     assert_eq!(fs::read(&copy).unwrap(), data);
 }
 
@@ -58,16 +59,16 @@ fn failed_read_is_told_by_file_and_offset_after_what_could_be_read() {
     });
     let directory = tempfile::tempdir().unwrap();
     let copy = directory.path().join("copy");
-    let path = copy.to_str().unwrap();
+    let path = copy.as_os_str().as_bytes();
     fs::write(&copy, b"old").unwrap();
-    let error = fixture.share.copy(":file", path).unwrap_err();
+    let error = fixture.share.copy(b":file", path).unwrap_err();
     let expected = format!("cannot read file at offset {bad}: READ: ");
     assert!(text(&error).starts_with(&expected), "{}", text(&error));
     assert_eq!(error.status(), 1);
     assert_eq!(fs::read(&copy).unwrap(), b"old");
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     let (out, file) = output();
-    let error = fixture.share.cat("file", &out).unwrap_err();
+    let error = fixture.share.cat(b"file", &out).unwrap_err();
     assert!(text(&error).starts_with(&expected), "{}", text(&error));
     assert_eq!(file.metadata().unwrap().len(), bad as u64);
 }
@@ -76,7 +77,7 @@ fn failed_read_is_told_by_file_and_offset_after_what_could_be_read() {
 #[test]
 fn reads_are_direct_ones() {
     let fixture = Fixture::new(file_of(3 * PIECE));
-    fixture.share.cat("file", &output().0).unwrap();
+    fixture.share.cat(b"file", &output().0).unwrap();
     let state = fixture.state();
     assert!(state.flags.len() >= 4);
     let direct = ReadFlags::LOCKOWNER.bits();
@@ -92,7 +93,7 @@ fn file_that_was_read_is_flushed_and_released_last() {
         told_size: Some(20 * PIECE as u64),
         ..file_of(PIECE)
     });
-    fixture.share.cat("file", &output().0).unwrap();
+    fixture.share.cat(b"file", &output().0).unwrap();
     let asked = &fixture.state().asked;
     assert!(asked.ends_with(&[Opcode::Flush, Opcode::Release]));
 }
@@ -113,7 +114,10 @@ fn copy_on_the_host_has_the_holes_of_the_file() {
     let copy = directory.path().join("copy");
     fs::write(&copy, b"old").unwrap();
     fs::set_permissions(&copy, fs::Permissions::from_mode(0o604)).unwrap();
-    fixture.share.copy(":file", copy.to_str().unwrap()).unwrap();
+    fixture
+        .share
+        .copy(b":file", copy.as_os_str().as_bytes())
+        .unwrap();
     assert_eq!(fs::read(&copy).unwrap(), data);
     let metadata = fs::metadata(&copy).unwrap();
     assert_eq!(metadata.mode() & 0o777, 0o604);
@@ -128,11 +132,14 @@ fn copy_to_a_link_replaces_what_it_leads_to() {
     let (file, link) = (directory.path().join("file"), directory.path().join("link"));
     fs::write(&file, b"old").unwrap();
     symlink("file", &link).unwrap();
-    fixture.share.copy(":file", link.to_str().unwrap()).unwrap();
+    fixture
+        .share
+        .copy(b":file", link.as_os_str().as_bytes())
+        .unwrap();
     assert_eq!(fs::read(&file).unwrap(), pattern(10));
     assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
     let new = format!("{}/new/", directory.path().display());
-    let error = fixture.share.copy(":file", &new).unwrap_err();
+    let error = fixture.share.copy(b":file", new.as_bytes()).unwrap_err();
     assert!(text(&error).ends_with("new/: there is no such directory"));
 }
 
@@ -143,9 +150,10 @@ fn errors_of_several_files_are_told_together() {
         failing: vec![(Opcode::Unlink, Errno::ACCESS)],
         ..file_of(1)
     });
-    let paths = vec!["file".to_owned(); 30];
+    let paths = vec!["file".into(); 30];
     let action = FsAction::Rm {
         recursive: false,
+        force: false,
         paths,
     };
     let error = act(&fixture.share, &action, &mut output().0).unwrap_err();
@@ -168,7 +176,7 @@ fn errors_of_several_files_are_told_together() {
 #[test]
 fn local_file_that_cannot_be_written_is_told_by_file_and_offset() {
     let fixture = Fixture::new(file_of(PIECE));
-    let error = fixture.share.copy(":file", "/dev/full").unwrap_err();
+    let error = fixture.share.copy(b":file", b"/dev/full").unwrap_err();
     let expected = "cannot write /dev/full at offset 0: No space left on device";
     assert!(text(&error).starts_with(expected), "{}", text(&error));
 }
@@ -178,9 +186,9 @@ fn local_file_that_cannot_be_written_is_told_by_file_and_offset() {
 fn failed_statx_is_an_error_and_an_unknown_one_is_none() {
     let fixture = Fixture::new(file_of(1));
     let mut shown = Vec::new();
-    fixture.share.stat("file", &mut shown).unwrap();
+    fixture.share.stat(b"file", &mut shown).unwrap();
     fixture.state().failing.push((Opcode::Statx, Errno::IO));
-    let error = fixture.share.stat("file", &mut shown).unwrap_err();
+    let error = fixture.share.stat(b"file", &mut shown).unwrap_err();
     let expected = "cannot look at file: STATX: ";
     assert!(text(&error).starts_with(expected), "{}", text(&error));
 }
@@ -193,11 +201,11 @@ fn close_of_a_file_that_was_read_is_heard() {
         failing: vec![(Opcode::Flush, Errno::IO)],
         ..file_of(1)
     });
-    let error = fixture.share.cat("file", &output().0).unwrap_err();
+    let error = fixture.share.cat(b"file", &output().0).unwrap_err();
     let expected = "cannot close file: FLUSH: ";
     assert!(text(&error).starts_with(expected), "{}", text(&error));
     fixture.state().open_flags = FopenFlags::NOFLUSH.bits();
-    fixture.share.cat("file", &output().0).unwrap();
+    fixture.share.cat(b"file", &output().0).unwrap();
 }
 
 /// No silent loss: a malformed entry is an error, and not left out.
@@ -214,8 +222,8 @@ fn listing_with_a_name_that_is_none_is_an_error() {
             entries,
             ..file_of(1)
         });
-        let paths = ["/".to_owned()];
-        let listed = fixture.share.list(&paths, false, &mut Vec::new());
+        let paths = [b"/".to_vec()];
+        let listed = fixture.share.list(&paths, false, false, &mut Vec::new());
         assert_eq!(listed.is_ok(), is_good, "{name:?}: {listed:?}");
     }
 }
@@ -227,10 +235,10 @@ fn listing_that_fails_is_an_error() {
         failing: vec![(Opcode::Readdir, Errno::IO)],
         ..file_of(1)
     });
-    let paths = ["/".to_owned()];
+    let paths = [b"/".to_vec()];
     let error = fixture
         .share
-        .list(&paths, false, &mut Vec::new())
+        .list(&paths, false, false, &mut Vec::new())
         .unwrap_err();
     let expected = "cannot list /: READDIR: ";
     assert!(text(&error).starts_with(expected), "{}", text(&error));

@@ -76,10 +76,7 @@ impl Fixture {
         });
         let session = daemon.session();
         Self {
-            share: Share {
-                session,
-                follow: false,
-            },
+            share: Share::new(session, false),
             state,
             _daemon: daemon,
         }

@@ -1,6 +1,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -21,7 +22,7 @@ fn copy_in(fixture: &Fixture, data: &[u8]) -> Result<()> {
     let directory = tempfile::tempdir().unwrap();
     let source = directory.path().join("source");
     fs::write(&source, data).unwrap();
-    fixture.share.copy(source.to_str().unwrap(), ":file")
+    fixture.share.copy(source.as_os_str().as_bytes(), b":file")
 }
 
 /// No silent loss: data that a WRITE did not take is sent again, and arrives.
@@ -91,7 +92,7 @@ fn holes_of_the_source_are_not_written() {
     file.set_len(len).unwrap();
     fixture
         .share
-        .copy(source.path().to_str().unwrap(), ":file")
+        .copy(source.path().as_os_str().as_bytes(), b":file")
         .unwrap();
     let state = fixture.state();
     assert_eq!(state.data, fs::read(source.path()).unwrap());
@@ -113,7 +114,7 @@ fn holes_within_the_share_are_found_by_lseek() {
         });
         fixture.state().missing = usize::MAX;
         fixture.state().found = Some("source");
-        fixture.share.copy(":source", ":new").unwrap();
+        fixture.share.copy(b":source", b":new").unwrap();
         let state = fixture.state();
         assert_eq!(state.data, data);
         let read = state.asked.iter().filter(|asked| **asked == Opcode::Read);
@@ -129,7 +130,9 @@ fn file_is_not_made_where_a_directory_was_meant() {
         ..State::default()
     });
     let source = tempfile::NamedTempFile::new().unwrap();
-    let error = fixture.share.copy(source.path().to_str().unwrap(), ":new/");
+    let error = fixture
+        .share
+        .copy(source.path().as_os_str().as_bytes(), b":new/");
     assert_eq!(
         text(&error.unwrap_err()),
         "new/: there is no such directory"
@@ -196,7 +199,7 @@ fn appended_data_goes_to_wherever_the_file_ends() {
         path.path().to_owned(),
         Holes::Read,
     );
-    fixture.share.write_from(source, "file", true).unwrap();
+    fixture.share.write_from(source, b"file", true).unwrap();
     let state = fixture.state();
     let appends = OFlags::APPEND.bits();
     assert_eq!(state.flags.len(), 2);
@@ -221,7 +224,10 @@ fn source_that_fails_midway_is_an_error_after_what_could_be_read() {
         PathBuf::from("source"),
         Holes::Read,
     );
-    let error = fixture.share.write_from(source, "file", false).unwrap_err();
+    let error = fixture
+        .share
+        .write_from(source, b"file", false)
+        .unwrap_err();
     let expected = "cannot read source at offset 16: Connection reset by peer";
     assert!(text(&error).starts_with(expected), "{}", text(&error));
     let state = fixture.state();
@@ -238,8 +244,8 @@ fn directory_whose_name_a_file_takes_meanwhile_is_not_made() {
         failing: vec![(Opcode::Mkdir, Errno::EXIST)],
         ..State::default()
     });
-    let error = fixture.share.make("file", true).unwrap_err();
-    assert_eq!(text(&error), "not a directory: /file");
+    let error = fixture.share.make(b"file", true).unwrap_err();
+    assert_eq!(text(&error), "not a directory: file");
 }
 
 /// No silent loss: a copy within the daemon that counts more than was asked for is an error.

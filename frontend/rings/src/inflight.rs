@@ -4,12 +4,12 @@
 //! seen only from entries that are not overwritten yet. Most daemons complete chains in the order
 //! in which they took them; then the last ones are in flight. For others, [`Window`] counts for
 //! each chain how often it was made available and how often it was used, from an entry on that no
-//! request was in flight across. Where that leaves a doubt, the relay closes the guest's
-//! connection, because a wrong reply would break the guest's driver.
+//! request was in flight across. Where that leaves a doubt, the caller ends the
+//! guest's device, because a wrong reply would break the guest's driver.
 
 use std::collections::HashMap;
 
-use super::split_queue::{QueueError, SplitQueue};
+use crate::split_queue::{QueueError, SplitQueue};
 
 /// Entries that have to contradict every other order before the ring's order counts as proven. A
 /// daemon that completes chains in any order may follow the ring's order too, but hardly for 16.
@@ -18,7 +18,7 @@ const MIN_AGREEING_ENTRIES: usize = 16;
 /// The entries that a ring still has: the last `size` available entries, and the used entries of
 /// the same numbers.
 #[derive(Debug)]
-pub(super) struct Window {
+pub(crate) struct Window {
     /// Heads of available chains, oldest first.
     available: Vec<u16>,
     /// Heads of used chains from the same number on: shorter by the chains in flight.
@@ -27,18 +27,18 @@ pub(super) struct Window {
 
 /// Chains that are probably in flight.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Guess {
+pub(crate) struct Guess {
     /// Their heads, in the order in which they were made available.
-    pub(super) heads: Vec<u16>,
+    pub(crate) heads: Vec<u16>,
     /// Whether they are the last available ones.
-    pub(super) is_in_order: bool,
+    pub(crate) is_in_order: bool,
     /// Whether the ring rules out all others. Otherwise each chain has to look unanswered.
-    pub(super) is_certain: bool,
+    pub(crate) is_certain: bool,
 }
 
 impl Window {
     /// Reads the ring. `used` is its used index, and `taken` the number of chains in flight.
-    pub(super) fn read(queue: &SplitQueue<'_>, used: u16, taken: u16) -> Result<Self, QueueError> {
+    pub(crate) fn read(queue: &SplitQueue<'_>, used: u16, taken: u16) -> Result<Self, QueueError> {
         let end = used.wrapping_add(taken);
         let begin = end.wrapping_sub(queue.size());
         let back = queue.size().saturating_sub(taken);
@@ -52,7 +52,7 @@ impl Window {
     }
 
     /// The chains that are in flight; None if the ring contradicts every possibility.
-    pub(super) fn inflight(&self) -> Option<Guess> {
+    pub(crate) fn inflight(&self) -> Option<Guess> {
         (0..=self.used.len()).find_map(|from| self.from(from))
     }
 

@@ -1,15 +1,14 @@
 //! A split virtqueue from the device's side, read and written a few bytes at a time (virtio 1.2,
 //! 2.7).
 //!
-//! It is not made for speed: the relay works on a ring only when a daemon is replaced or lost.
+//! It is not made for speed: a frontend works on a ring only when a daemon is replaced or lost.
 
 use std::io;
 use std::sync::atomic::{Ordering, fence};
 
 use rustix::io::Errno;
 
-use super::memory::Memory;
-use super::ring::{Addresses, Ring};
+use crate::memory::Memory;
 
 /// Descriptor flag: the chain continues at `next` (`VIRTQ_DESC_F_NEXT`).
 const NEXT: u16 = 1;
@@ -26,9 +25,9 @@ const DESCRIPTOR_LEN: u64 = 16;
 /// Bytes of an element of the used ring.
 const USED_LEN: u64 = 8;
 
-/// Why the relay cannot work on a ring.
+/// Why a ring cannot be worked on.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum QueueError {
+pub enum QueueError {
     /// It lies where the guest has no memory, or the memory's file cannot be read or written.
     #[error("the guest's memory cannot be read or written")]
     Memory(#[from] io::Error),
@@ -40,10 +39,21 @@ pub(super) enum QueueError {
     Chain,
 }
 
+/// The guest physical addresses of a ring's parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// The descriptor table.
+    pub descriptors: u64,
+    /// The used ring.
+    pub used: u64,
+    /// The available ring.
+    pub available: u64,
+}
+
 /// A ring on which no other process works at the device's side.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct SplitQueue<'a> {
-    memory: &'a Memory,
+pub struct SplitQueue<'a> {
+    memory: &'a dyn Memory,
     addresses: Addresses,
     size: u16,
     event_idx: bool,
@@ -58,28 +68,40 @@ struct Piece {
 
 /// A chain of descriptors: buffers that the device reads, and buffers that it writes.
 #[derive(Debug, Default)]
-pub(super) struct Chain {
+pub(crate) struct Chain {
     readable: Vec<Piece>,
     writable: Vec<Piece>,
 }
 
 impl<'a> SplitQueue<'a> {
-    /// The ring as the guest has set it up; None if its size or addresses are missing.
-    pub(super) fn new(memory: &'a Memory, ring: &Ring, event_idx: bool) -> Option<Self> {
-        Some(Self {
+    /// The ring of `size` entries at `addresses`; None if it has no entry. `event_idx` is whether
+    /// its driver has accepted VIRTIO_F_EVENT_IDX.
+    pub fn new(
+        memory: &'a dyn Memory,
+        addresses: Addresses,
+        size: u16,
+        event_idx: bool,
+    ) -> Option<Self> {
+        (size > 0).then_some(Self {
             memory,
-            addresses: ring.addresses?,
-            size: (ring.size > 0).then_some(ring.size)?,
+            addresses,
+            size,
             event_idx,
         })
     }
 
-    pub(super) const fn size(&self) -> u16 {
+    /// Its entries.
+    #[must_use]
+    pub const fn size(&self) -> u16 {
         self.size
     }
 
+    pub(crate) const fn memory(&self) -> &'a dyn Memory {
+        self.memory
+    }
+
     /// The available index: behind the last entry that the driver made available.
-    pub(super) fn available_index(&self) -> Result<u16, QueueError> {
+    pub(crate) fn available_index(&self) -> Result<u16, QueueError> {
         let index = self.memory.read_u16(self.addresses.available + 2)?;
         // The entries are read after the index.
         fence(Ordering::Acquire);
@@ -87,24 +109,27 @@ impl<'a> SplitQueue<'a> {
     }
 
     /// The used index: behind the last entry that the device has used.
-    pub(super) fn used_index(&self) -> Result<u16, QueueError> {
+    ///
+    /// # Errors
+    /// The memory cannot be read.
+    pub fn used_index(&self) -> Result<u16, QueueError> {
         Ok(self.memory.read_u16(self.addresses.used + 2)?)
     }
 
     /// Head of the chain in available entry `index`.
-    pub(super) fn available_head(&self, index: u16) -> Result<u16, QueueError> {
+    pub(crate) fn available_head(&self, index: u16) -> Result<u16, QueueError> {
         let slot = u64::from(index % self.size);
         let at = self.addresses.available + 4 + slot * 2;
         Ok(self.memory.read_u16(at)?)
     }
 
     /// Head of the chain in used entry `index`.
-    pub(super) fn used_head(&self, index: u16) -> Result<u16, QueueError> {
+    pub(crate) fn used_head(&self, index: u16) -> Result<u16, QueueError> {
         Ok(self.memory.read_u16(self.used_at(index))?)
     }
 
     /// Available entries from `index` on.
-    pub(super) fn waiting(&self, index: u16) -> Result<u16, QueueError> {
+    pub(crate) fn waiting(&self, index: u16) -> Result<u16, QueueError> {
         let waiting = self.available_index()?.wrapping_sub(index);
         match waiting.checked_sub(self.size) {
             None | Some(0) => Ok(waiting),
@@ -113,7 +138,7 @@ impl<'a> SplitQueue<'a> {
     }
 
     /// Adds a chain to the used ring, with `len` bytes written into it.
-    pub(super) fn complete(&self, head: u16, len: u32) -> Result<(), QueueError> {
+    pub(crate) fn complete(&self, head: u16, len: u32) -> Result<(), QueueError> {
         let index = self.used_index()?;
         let mut element = u32::from(head).to_le_bytes().to_vec();
         element.extend_from_slice(&len.to_le_bytes());
@@ -126,7 +151,7 @@ impl<'a> SplitQueue<'a> {
 
     /// Asks the driver to kick when it makes entry `index` available. The caller then has to look
     /// for entries that came meanwhile.
-    pub(super) fn ask_for_kick(&self, index: u16) -> Result<(), QueueError> {
+    pub(crate) fn ask_for_kick(&self, index: u16) -> Result<(), QueueError> {
         if self.event_idx {
             let event = self.addresses.used + 4 + u64::from(self.size) * USED_LEN;
             self.memory.write(event, &index.to_le_bytes())?;
@@ -143,7 +168,7 @@ impl<'a> SplitQueue<'a> {
     }
 
     /// Follows the chain from `head` on.
-    pub(super) fn chain(&self, head: u16) -> Result<Chain, QueueError> {
+    pub(crate) fn chain(&self, head: u16) -> Result<Chain, QueueError> {
         let mut chain = Chain::default();
         let (mut table, mut entries) = (self.addresses.descriptors, u64::from(self.size));
         let mut next = u64::from(head);
@@ -189,7 +214,7 @@ impl<'a> SplitQueue<'a> {
 
 impl Chain {
     /// The first `N` bytes that the device reads; None if there are fewer.
-    pub(super) fn read<const N: usize>(&self, memory: &Memory) -> io::Result<Option<[u8; N]>> {
+    pub(crate) fn read<const N: usize>(&self, memory: &dyn Memory) -> io::Result<Option<[u8; N]>> {
         let mut bytes = [0; N];
         let filled = walk(&self.readable, N, |address, from, len| {
             let part = bytes.get_mut(from..from + len).unwrap_or_default();
@@ -199,7 +224,7 @@ impl Chain {
     }
 
     /// The first `N` bytes that the device writes, as they are now; None if there are fewer.
-    pub(super) fn peek<const N: usize>(&self, memory: &Memory) -> io::Result<Option<[u8; N]>> {
+    pub(crate) fn peek<const N: usize>(&self, memory: &dyn Memory) -> io::Result<Option<[u8; N]>> {
         let mut bytes = [0; N];
         let filled = walk(&self.writable, N, |address, from, len| {
             let part = bytes.get_mut(from..from + len).unwrap_or_default();
@@ -209,7 +234,7 @@ impl Chain {
     }
 
     /// Writes `bytes` if there is room for all of them. Returns whether there was.
-    pub(super) fn write(&self, memory: &Memory, bytes: &[u8]) -> io::Result<bool> {
+    pub(crate) fn write(&self, memory: &dyn Memory, bytes: &[u8]) -> io::Result<bool> {
         let room: u64 = self.writable.iter().map(|piece| u64::from(piece.len)).sum();
         if room < u64::try_from(bytes.len()).unwrap_or(u64::MAX) {
             return Ok(false);
@@ -246,9 +271,9 @@ fn walk(
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use super::super::memory::tests::memory;
+pub(crate) mod tests {
     use super::*;
+    use crate::memory::tests::Bytes;
 
     /// Addresses of the parts of a [`Driver`]'s ring.
     const DESCRIPTORS: u64 = 0;
@@ -257,30 +282,27 @@ pub(super) mod tests {
 
     /// A guest's driver on a ring in memory of its own.
     pub(crate) struct Driver {
-        pub(crate) memory: Memory,
-        pub(crate) ring: Ring,
+        pub(crate) memory: Bytes,
+        size: u16,
         available: u16,
     }
 
     impl Driver {
         pub(crate) fn new(size: u16) -> Self {
-            let (memory, _) = memory(0, 0, 0x1_0000);
-            let mut ring = Ring::default();
-            assert!(ring.set_size(size.into()));
-            let mut payload = vec![0; 4];
-            for word in [DESCRIPTORS, USED, AVAILABLE] {
-                payload.extend_from_slice(&word.to_le_bytes());
-            }
-            assert!(ring.set_addresses(&payload, &memory));
             Self {
-                memory,
-                ring,
+                memory: Bytes::new(0x1_0000),
+                size,
                 available: 0,
             }
         }
 
         pub(crate) fn queue(&self, event_idx: bool) -> SplitQueue<'_> {
-            SplitQueue::new(&self.memory, &self.ring, event_idx).unwrap()
+            let addresses = Addresses {
+                descriptors: DESCRIPTORS,
+                used: USED,
+                available: AVAILABLE,
+            };
+            SplitQueue::new(&self.memory, addresses, self.size, event_idx).unwrap()
         }
 
         pub(crate) fn descriptor(&self, at: u64, address: u64, len: u32, flags: u16, next: u16) {
@@ -321,7 +343,7 @@ pub(super) mod tests {
         }
 
         pub(crate) fn offer(&mut self, head: u16) {
-            let slot = u64::from(self.available % self.ring.size);
+            let slot = u64::from(self.available % self.size);
             let at = AVAILABLE + 4 + slot * 2;
             self.memory.write(at, &head.to_le_bytes()).unwrap();
             self.available = self.available.wrapping_add(1);
@@ -333,7 +355,7 @@ pub(super) mod tests {
         /// Head and length of used entry `index`.
         pub(crate) fn used(&self, index: u16) -> (u32, u32) {
             let mut element = [0; 8];
-            let at = USED + 4 + u64::from(index % self.ring.size) * 8;
+            let at = USED + 4 + u64::from(index % self.size) * 8;
             self.memory.read(at, &mut element).unwrap();
             let [a, b, c, d, e, f, g, h] = element;
             (

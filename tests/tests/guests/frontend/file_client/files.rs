@@ -1,64 +1,17 @@
-//! `gangplank-frontend fs`, by its command line.
+//! Single files and the tree of names: copies, listings, and what is wrong with a command line.
 
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use gangplank_tests::tools;
 use rustix::process::Signal;
 
+use super::client::{done, failed, pattern, run};
 use crate::fixture::Fixture;
-
-/// Runs the file client on the fixture's share, with `input` as standard input.
-fn run(fixture: &mut Fixture, arguments: &[&str], input: &[u8]) -> Result<Output> {
-    let mut child = Command::new(tools::frontend()?)
-        .args(["fs", "--limit=20", "--socket"])
-        .arg(fixture.daemon.socket())
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("starting the file client")?;
-    let mut stdin = child.stdin.take().context("no standard input")?;
-    // A command that reads nothing may have ended.
-    let _ = stdin.write_all(input);
-    drop(stdin);
-    let output = child.wait_with_output()?;
-    fixture.serve_again()?;
-    Ok(output)
-}
-
-/// Runs a command that must succeed. Returns its output.
-fn done(fixture: &mut Fixture, arguments: &[&str]) -> Result<String> {
-    let output = run(fixture, arguments, b"")?;
-    let errors = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{arguments:?}: {errors}");
-    Ok(String::from_utf8(output.stdout)?)
-}
-
-/// Runs a command that must fail. Returns its exit status and its message.
-fn failed(fixture: &mut Fixture, arguments: &[&str]) -> Result<(i32, String)> {
-    let output = run(fixture, arguments, b"")?;
-    let status = output.status.code().context("ended by a signal")?;
-    ensure!(status != 0, "{arguments:?} should have failed");
-    Ok((status, String::from_utf8(output.stderr)?))
-}
-
-/// Bytes of which each block is different.
-fn pattern(len: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let words = std::iter::repeat_with(|| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    });
-    words.flat_map(u64::to_le_bytes).take(len).collect()
-}
 
 #[test]
 fn sixty_four_mebibytes_are_copied_both_ways_unchanged() -> Result<()> {
@@ -141,7 +94,7 @@ fn a_directory_is_listed_as_ls_does() -> Result<()> {
     }
     let tree = done(&mut fixture, &["tree"])?;
     let expected =
-        "/\n├── .hidden\n├── dir\n├── file\n└── link -> dir/nowhere\n\n1 directories, 3 others\n";
+        ".\n├── .hidden\n├── dir\n├── file\n└── link -> dir/nowhere\n\n1 directories, 3 others\n";
     ensure!(tree == expected, "{tree}");
     ensure!(done(&mut fixture, &["df"])?.contains("KiB"));
     Ok(())

@@ -1,7 +1,7 @@
 //! Error replies to a guest's FUSE requests after its daemon has died.
 //!
 //! The daemon's knowledge of the guest's files is lost, and the guest would wait for the requests
-//! in flight without end. So the relay takes the rings over and replies to each request that the
+//! in flight without end. So a frontend takes the rings over and replies to each request that the
 //! share is not connected (ENOTCONN), until the guest opens a new session. That request, FUSE_INIT,
 //! stays in the ring for the next daemon.
 
@@ -11,9 +11,9 @@ use gangplank_fuse::{InHeader, Opcode, OutHeader, Unique};
 use rustix::io::Errno;
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::inflight::Window;
-use super::memory::Memory;
-use super::split_queue::{QueueError, SplitQueue};
+use crate::inflight::Window;
+use crate::memory::Memory;
+use crate::split_queue::{Chain, QueueError, SplitQueue};
 
 /// Pause between two looks at a ring that a daemon may still work on.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -21,23 +21,23 @@ const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// Time without a change after which a ring counts as abandoned by its daemon.
 const STABLE_FOR: Duration = Duration::from_millis(50);
 
-/// Time that the relay waits at most for a ring to stop changing.
+/// Time to wait at most for a ring to stop changing.
 const STABLE_LIMIT: Duration = Duration::from_secs(2);
 
-/// How far the relay has replied to the requests in a ring.
+/// How many of the requests in a ring have a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Progress {
-    /// To all of them.
+pub enum Progress {
+    /// All of them.
     All,
-    /// To as many as the ring has entries. There are more, because the guest goes on meanwhile.
+    /// As many as the ring has entries. There are more, because the guest goes on meanwhile.
     Some,
-    /// Up to a request that opens a session, which stays in the ring for a daemon.
+    /// Those before a request that opens a session, which stays in the ring for a daemon.
     UpToInit,
 }
 
-/// What the relay did with the requests that a daemon had in flight.
+/// What was done with the requests that a daemon had in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reclaimed {
+pub enum Reclaimed {
     /// The ring goes on from `base`. If the daemon had completed requests out of order, those in
     /// flight have an error reply already.
     At {
@@ -55,9 +55,8 @@ pub(super) enum Reclaimed {
 ///
 /// # Errors
 /// The driver breaks the ring's rules, or the guest's memory cannot be read or written.
-pub(super) fn reply_errors(
+pub fn reply_errors(
     queue: &SplitQueue<'_>,
-    memory: &Memory,
     base: &mut u16,
     count: &mut u64,
 ) -> Result<Progress, QueueError> {
@@ -68,7 +67,7 @@ pub(super) fn reply_errors(
                 return Ok(Progress::Some);
             }
             let head = queue.available_head(*base)?;
-            if reply_error(queue, memory, head)? == Progress::UpToInit {
+            if reply_error(queue, head)? == Progress::UpToInit {
                 return Ok(Progress::UpToInit);
             }
             *base = base.wrapping_add(1);
@@ -82,15 +81,13 @@ pub(super) fn reply_errors(
 }
 
 /// Finds the requests that a lost daemon had in flight. Replies to them unless they are the last
-/// ones in the ring, which [`reply_errors`] then does.
+/// ones in the ring, which [`reply_errors`] then does. The ring must not change any more:
+/// [`wait_until_stable`].
 ///
 /// # Errors
 /// As [`reply_errors`].
-pub(super) fn reclaim_inflight(
-    queue: &SplitQueue<'_>,
-    memory: &Memory,
-) -> Result<Reclaimed, QueueError> {
-    let used = wait_until_stable(queue)?;
+pub fn reclaim_inflight(queue: &SplitQueue<'_>) -> Result<Reclaimed, QueueError> {
+    let used = queue.used_index()?;
     let taken = queue.waiting(used)?;
     if taken == 0 {
         return Ok(Reclaimed::At {
@@ -104,7 +101,7 @@ pub(super) fn reclaim_inflight(
     };
     if !guess.is_certain {
         for head in &guess.heads {
-            if is_answered(queue, memory, *head)? {
+            if is_answered(queue, *head)? {
                 return Ok(Reclaimed::Undecidable);
             }
         }
@@ -118,8 +115,8 @@ pub(super) fn reclaim_inflight(
     for head in &guess.heads {
         // FUSE_INIT gets an error as well. A guest sends it alone, so this one breaks the protocol.
         let chain = queue.chain(*head)?;
-        let request = chain.read(memory)?.map(header);
-        let len = request.map_or(Ok(0), |request| reply(&chain, memory, &request))?;
+        let request = chain.read(queue.memory())?.map(header);
+        let len = request.map_or(Ok(0), |request| reply(&chain, queue.memory(), &request))?;
         queue.complete(*head, len)?;
     }
     Ok(Reclaimed::At {
@@ -128,9 +125,12 @@ pub(super) fn reclaim_inflight(
     })
 }
 
-/// Waits until the used index stops changing, and returns it: threads of a daemon that is being
+/// Waits until the used index stops changing, at most two seconds: threads of a daemon that is being
 /// killed may still complete requests.
-fn wait_until_stable(queue: &SplitQueue<'_>) -> Result<u16, QueueError> {
+///
+/// # Errors
+/// As [`reply_errors`].
+pub fn wait_until_stable(queue: &SplitQueue<'_>) -> Result<(), QueueError> {
     let begun = Instant::now();
     let (mut used, mut since) = (queue.used_index()?, Instant::now());
     while queue.waiting(used)? > 0 && since.elapsed() < STABLE_FOR && begun.elapsed() < STABLE_LIMIT
@@ -141,7 +141,7 @@ fn wait_until_stable(queue: &SplitQueue<'_>) -> Result<u16, QueueError> {
             (used, since) = (now, Instant::now());
         }
     }
-    Ok(used)
+    Ok(())
 }
 
 /// Waits up to `limit` until the daemon has completed all requests before `base`. Returns whether
@@ -149,11 +149,7 @@ fn wait_until_stable(queue: &SplitQueue<'_>) -> Result<u16, QueueError> {
 ///
 /// # Errors
 /// As [`reply_errors`].
-pub(super) fn is_drained(
-    queue: &SplitQueue<'_>,
-    base: u16,
-    limit: Duration,
-) -> Result<bool, QueueError> {
+pub fn is_drained(queue: &SplitQueue<'_>, base: u16, limit: Duration) -> Result<bool, QueueError> {
     let begun = Instant::now();
     loop {
         if queue.used_index()? == base {
@@ -170,11 +166,11 @@ fn header(bytes: [u8; size_of::<InHeader>()]) -> InHeader {
     InHeader::read_from_bytes(&bytes).unwrap_or_default()
 }
 
-fn reply_error(queue: &SplitQueue<'_>, memory: &Memory, head: u16) -> Result<Progress, QueueError> {
+fn reply_error(queue: &SplitQueue<'_>, head: u16) -> Result<Progress, QueueError> {
     let chain = queue.chain(head)?;
-    let len = match chain.read(memory)?.map(header) {
+    let len = match chain.read(queue.memory())?.map(header) {
         Some(request) if request.opcode() == Ok(Opcode::Init) => return Ok(Progress::UpToInit),
-        Some(request) => reply(&chain, memory, &request)?,
+        Some(request) => reply(&chain, queue.memory(), &request)?,
         // The chain holds no request, so there is no reply to it.
         None => 0,
     };
@@ -183,11 +179,7 @@ fn reply_error(queue: &SplitQueue<'_>, memory: &Memory, head: u16) -> Result<Pro
 }
 
 /// Writes the reply to a request if its chain has room. Returns the length written.
-fn reply(
-    chain: &super::split_queue::Chain,
-    memory: &Memory,
-    request: &InHeader,
-) -> Result<u32, QueueError> {
+fn reply(chain: &Chain, memory: &dyn Memory, request: &InHeader) -> Result<u32, QueueError> {
     let unique = Unique::new(request.unique);
     let reply = match request.opcode() {
         // The guest ends its session, which succeeds.
@@ -201,9 +193,10 @@ fn reply(
 }
 
 /// Whether the chain holds a reply to its own request.
-fn is_answered(queue: &SplitQueue<'_>, memory: &Memory, head: u16) -> Result<bool, QueueError> {
+fn is_answered(queue: &SplitQueue<'_>, head: u16) -> Result<bool, QueueError> {
     let chain = queue.chain(head)?;
-    let (Some(request), Some(reply)) = (chain.read(memory)?, chain.peek(memory)?) else {
+    let (Some(request), Some(reply)) = (chain.read(queue.memory())?, chain.peek(queue.memory())?)
+    else {
         return Ok(false);
     };
     let reply: [u8; size_of::<OutHeader>()] = reply;
@@ -217,8 +210,8 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::split_queue::tests::Driver;
     use super::*;
+    use crate::split_queue::tests::Driver;
 
     fn request(opcode: Opcode, unique: u64) -> Vec<u8> {
         let header = InHeader {
@@ -238,7 +231,7 @@ mod tests {
 
     fn reply_errors_to_all(driver: &Driver, base: &mut u16) -> Progress {
         let queue = driver.queue(true);
-        reply_errors(&queue, &driver.memory, base, &mut 0).unwrap()
+        reply_errors(&queue, base, &mut 0).unwrap()
     }
 
     #[test]
@@ -283,7 +276,7 @@ mod tests {
             driver.offer(head);
         }
         driver.queue(true).complete(0, 16).unwrap();
-        let reclaimed = reclaim_inflight(&driver.queue(true), &driver.memory).unwrap();
+        let reclaimed = reclaim_inflight(&driver.queue(true)).unwrap();
         assert_eq!(
             reclaimed,
             Reclaimed::At {
@@ -301,7 +294,7 @@ mod tests {
             driver.offer(head);
         }
         driver.queue(true).complete(2, 16).unwrap();
-        let reclaimed = reclaim_inflight(&driver.queue(true), &driver.memory).unwrap();
+        let reclaimed = reclaim_inflight(&driver.queue(true)).unwrap();
         assert_eq!(
             reclaimed,
             Reclaimed::At {
@@ -327,7 +320,7 @@ mod tests {
         }
         let done = OutHeader::ok(Unique::new(6), 0);
         driver.set_reply(0, done.as_bytes().try_into().unwrap());
-        let reclaimed = reclaim_inflight(&driver.queue(true), &driver.memory).unwrap();
+        let reclaimed = reclaim_inflight(&driver.queue(true)).unwrap();
         assert_eq!(reclaimed, Reclaimed::Undecidable);
     }
 
@@ -393,12 +386,10 @@ mod tests {
         fn die(&mut self) -> bool {
             let queue = self.driver.queue(true);
             let before = queue.used_index().unwrap();
-            let Reclaimed::At { mut base, .. } =
-                reclaim_inflight(&queue, &self.driver.memory).unwrap()
-            else {
+            let Reclaimed::At { mut base, .. } = reclaim_inflight(&queue).unwrap() else {
                 return false;
             };
-            reply_errors(&queue, &self.driver.memory, &mut base, &mut 0).unwrap();
+            reply_errors(&queue, &mut base, &mut 0).unwrap();
             let after = queue.used_index().unwrap();
             let answered: Vec<u16> = (0..after.wrapping_sub(before))
                 .map(|offset| queue.used_head(before.wrapping_add(offset)).unwrap())

@@ -1,0 +1,113 @@
+//! What a guest's processes do: tell the supervisor which descriptors are to be held.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::time::{Duration, Instant};
+
+use gangplank_vhost_user::descriptors::SCM_MAX_FD;
+use parking_lot::Mutex;
+
+use crate::handover::channel::{Channel, Message, unexpected};
+use crate::sys::process;
+
+/// How long the supervisor may take to answer. It does little else, except at a reload.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The way to the supervisor, which holds descriptors of one guest.
+///
+/// Each call waits for the answer: what is held is known exactly when a number is stored in the
+/// guest's state, and when a descriptor is closed, so that no number is ever mistaken.
+#[derive(Debug)]
+pub struct Holder {
+    /// `None` after a failure: from then on, nothing more is held.
+    channel: Mutex<Option<Channel>>,
+}
+
+impl Holder {
+    /// Speaks to the supervisor by this channel.
+    pub const fn new(channel: Channel) -> Self {
+        Self {
+            channel: Mutex::new(Some(channel)),
+        }
+    }
+
+    /// Has the guest itself held: its state, its connection, its root and, if it has one, its mount
+    /// namespace.
+    ///
+    /// # Errors
+    /// The supervisor does not answer, or does not hold them.
+    pub fn hold_guest(&self, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let channel = self.channel.lock();
+        let channel = channel.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        ask(channel, &Message::Offer, descriptors)
+    }
+
+    /// Has descriptors held under their numbers. Returns whether they are. The log says why not.
+    pub fn hold(&self, numbers: &[RawFd]) -> bool {
+        self.hold_by(numbers, Message::Hold)
+    }
+
+    /// [`Self::hold`] of files that are mapped.
+    pub fn hold_memory(&self, numbers: &[RawFd]) -> bool {
+        self.hold_by(numbers, Message::HoldMemory)
+    }
+
+    fn hold_by(&self, numbers: &[RawFd], message: impl Fn(Vec<u32>) -> Message) -> bool {
+        numbers.chunks(SCM_MAX_FD).all(|numbers| {
+            let descriptors: Vec<_> = numbers.iter().copied().map(process::borrow).collect();
+            self.tell(&message(unsigned(numbers)), &descriptors)
+        })
+    }
+
+    /// These descriptors need not be held any more. To be called before they are closed.
+    pub fn release(&self, numbers: &[RawFd]) {
+        for numbers in numbers.chunks(SCM_MAX_FD) {
+            self.tell(&Message::Unhold(unsigned(numbers)), &[]);
+        }
+    }
+
+    /// The channel's number, which every process of the guest keeps open.
+    pub fn number(&self) -> Option<RawFd> {
+        use std::os::fd::AsRawFd;
+
+        let channel = self.channel.lock();
+        channel.as_ref().map(|channel| channel.as_fd().as_raw_fd())
+    }
+
+    fn tell(&self, message: &Message, descriptors: &[BorrowedFd<'_>]) -> bool {
+        let mut guard = self.channel.lock();
+        let Some(channel) = guard.as_ref() else {
+            return false;
+        };
+        match ask(channel, message, descriptors) {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::QuotaExceeded => false,
+            Err(error) => {
+                log::error!(
+                    "descriptors of this guest are not held any more, so it ends with the daemon: \
+                     {error}"
+                );
+                *guard = None;
+                false
+            }
+        }
+    }
+}
+
+/// Sends a message and waits for the answer. `QuotaExceeded` if no more is held.
+fn ask(channel: &Channel, message: &Message, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    channel.send(message, descriptors)?;
+    let answer = channel.expect(Some(Instant::now() + TIMEOUT))?.message;
+    match answer {
+        Message::Held(true) => Ok(()),
+        Message::Held(false) => Err(io::ErrorKind::QuotaExceeded.into()),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn unsigned(numbers: &[RawFd]) -> Vec<u32> {
+    numbers
+        .iter()
+        .map(|number| number.cast_unsigned())
+        .collect()
+}

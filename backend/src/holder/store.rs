@@ -1,0 +1,293 @@
+//! What the supervisor does while guests are served: has the service manager hold what the guests'
+//! processes ask for, by names that say what it is.
+//!
+//! A name is `guest-NUMBER-WHAT`, where WHAT is the number of a descriptor in the guest's processes,
+//! or one of `state`, `connection`, `root` and `mounts`. The user namespace that all processes of an
+//! ordinary user's daemon have is `guest-users`.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use gangplank_service::{fd_store, rate_limited};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
+
+use crate::handover::channel::{Arrived, Channel, Message};
+
+/// How all names begin.
+pub const PREFIX: &str = "guest-";
+
+/// What the user namespace is held by.
+pub const USERS: &str = "guest-users";
+
+/// The parts of a guest itself, in the order of [`Message::Offer`].
+pub const PARTS: [&str; 4] = ["state", "connection", "root", "mounts"];
+
+/// How long a guest whose processes have ended is still held: its processes may have ended because
+/// the acceptor has, and then the next program goes on with the guest.
+const GRACE: Duration = Duration::from_millis(200);
+
+/// What is held of all guests.
+#[derive(Debug)]
+pub struct Holding {
+    /// How many descriptors are held at most; `None` if none are.
+    capacity: Option<usize>,
+    guests: Vec<Guest>,
+    /// Names of guests that have not said anything yet, because this program has just found them.
+    found: BTreeMap<u64, BTreeSet<String>>,
+    /// Guests that have ended, with the time from which on they are not held.
+    ended: Vec<(Instant, Guest)>,
+    has_users: bool,
+}
+
+#[derive(Debug)]
+struct Guest {
+    number: u64,
+    channel: Channel,
+    names: BTreeSet<String>,
+    /// Device and inode number of each regular file that is held.
+    files: HashSet<(u64, u64)>,
+}
+
+impl Holding {
+    /// Nothing is held yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            capacity: fd_store::capacity(),
+            guests: Vec::new(),
+            found: BTreeMap::new(),
+            ended: Vec::new(),
+            has_users: false,
+        }
+    }
+
+    /// Whether anything is held.
+    #[must_use]
+    pub const fn is_in_use(&self) -> bool {
+        self.capacity.is_some()
+    }
+
+    /// Notes what this program has found.
+    pub fn note_found(&mut self, guest: u64, names: BTreeSet<String>) {
+        self.found.insert(guest, names);
+    }
+
+    /// Notes that the user namespace is held.
+    pub const fn note_users(&mut self) {
+        self.has_users = true;
+    }
+
+    /// The guests, with what to wait for: their messages.
+    pub fn channels(&self) -> impl Iterator<Item = (u64, BorrowedFd<'_>)> {
+        let guests = self.guests.iter();
+        guests.map(|guest| (guest.number, guest.channel.as_fd()))
+    }
+
+    /// Adds what an acceptor has that goes on for one that has died.
+    pub fn append(&mut self, other: &mut Self) {
+        self.guests.append(&mut other.guests);
+    }
+
+    /// When there is something to do without a message.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.ended.iter().map(|(end, _)| *end).min()
+    }
+
+    /// Holds the user namespace of the guests' processes.
+    pub fn hold_users(&mut self, users: BorrowedFd<'_>) {
+        if self.is_in_use() && !self.has_users {
+            let stored = fd_store::store(USERS, users);
+            self.has_users = stored.is_ok();
+            log_failure(stored);
+        }
+    }
+
+    /// The processes of a guest ask by this channel for what is to be held.
+    pub fn begin(&mut self, number: u64, channel: Channel) {
+        self.guests.push(Guest {
+            number,
+            channel,
+            names: self.found.remove(&number).unwrap_or_default(),
+            files: HashSet::new(),
+        });
+    }
+
+    /// Holds no more of what was found and has no processes: its guest was not taken over.
+    pub fn forget_found(&mut self) {
+        for name in std::mem::take(&mut self.found).into_values().flatten() {
+            log_failure(fd_store::remove(&name));
+        }
+    }
+
+    /// Carries out what guests ask for, and holds no more what belongs to guests that have gone.
+    pub fn serve(&mut self) {
+        let mut count = self.count();
+        let capacity = self.capacity.unwrap_or_default();
+        let now = Instant::now();
+        let mut index = 0;
+        while let Some(guest) = self.guests.get_mut(index) {
+            match guest.serve(capacity, &mut count) {
+                true => index += 1,
+                false => {
+                    let guest = self.guests.swap_remove(index);
+                    self.ended.push((now + GRACE, guest));
+                }
+            }
+        }
+        for (_, guest) in self.ended.extract_if(.., |(end, _)| *end <= now) {
+            // After a reload, other processes have the same guest.
+            if self.guests.iter().any(|other| other.number == guest.number) {
+                continue;
+            }
+            guest
+                .names
+                .iter()
+                .for_each(|name| log_failure(fd_store::remove(name)));
+        }
+    }
+
+    /// Holds nothing any more.
+    pub fn clear(&mut self) {
+        self.forget_found();
+        let ended = self.ended.drain(..).map(|(_, guest)| guest);
+        for guest in self.guests.drain(..).chain(ended) {
+            guest
+                .names
+                .iter()
+                .for_each(|name| log_failure(fd_store::remove(name)));
+        }
+        if std::mem::take(&mut self.has_users) {
+            log_failure(fd_store::remove(USERS));
+        }
+    }
+
+    fn count(&self) -> usize {
+        let ended = self.ended.iter().map(|(_, guest)| guest);
+        self.guests
+            .iter()
+            .chain(ended)
+            .map(|guest| guest.names.len())
+            .sum()
+    }
+}
+
+impl Default for Holding {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Guest {
+    /// Carries out what its processes have said. Returns false when they have ended.
+    fn serve(&mut self, capacity: usize, count: &mut usize) -> bool {
+        loop {
+            match self.channel.receive(Some(Instant::now())) {
+                Ok(Some(arrived)) => {
+                    let is_held = self.carry_out(arrived, capacity, count);
+                    // If this fails, they have ended.
+                    let _ = self.channel.send(&Message::Held(is_held), &[]);
+                }
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => return true,
+                Ok(None) | Err(_) => return false,
+            }
+        }
+    }
+
+    fn carry_out(&mut self, arrived: Arrived, capacity: usize, count: &mut usize) -> bool {
+        let Arrived {
+            message,
+            descriptors,
+        } = arrived;
+        let (whats, may_reopen): (Vec<String>, _) = match message {
+            Message::Offer => (PARTS.map(str::to_owned).into(), false),
+            Message::Hold(numbers) => (numbers.iter().map(u32::to_string).collect(), false),
+            Message::HoldMemory(numbers) => (numbers.iter().map(u32::to_string).collect(), true),
+            Message::Unhold(numbers) => {
+                for number in numbers {
+                    let name = name(self.number, &number.to_string());
+                    if self.names.remove(&name) {
+                        *count = count.saturating_sub(1);
+                        log_failure(fd_store::remove(&name));
+                    }
+                }
+                return true;
+            }
+            _ => return false,
+        };
+        if descriptors.len() > whats.len() {
+            return false;
+        }
+        if *count + descriptors.len() > capacity {
+            rate_limited!(
+                error,
+                "the service manager holds {count} descriptors and no more than {capacity}, so some \
+                 of guest {} would be lost with the daemon; raise FileDescriptorStoreMax=",
+                self.number
+            );
+            return false;
+        }
+        for (what, descriptor) in whats.iter().zip(descriptors) {
+            let descriptor = match may_reopen {
+                true => self.distinct(descriptor),
+                false => descriptor,
+            };
+            let name = name(self.number, what);
+            if let Err(error) = fd_store::store(&name, descriptor.as_fd()) {
+                log_failure(Err(error));
+                return false;
+            }
+            *count += usize::from(self.names.insert(name));
+        }
+        true
+    }
+
+    /// The service manager refuses a descriptor of an open file that it holds already. Frontends
+    /// send one file for several regions of memory, so the file is opened once more for each.
+    fn distinct(&mut self, descriptor: OwnedFd) -> OwnedFd {
+        let Ok(stat) = fstat(&descriptor) else {
+            return descriptor;
+        };
+        let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        if !is_file || self.files.insert((stat.st_dev, stat.st_ino)) {
+            return descriptor;
+        }
+        let path = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
+        let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        openat(CWD, path, flags, Mode::empty()).unwrap_or(descriptor)
+    }
+}
+
+/// The name of a part of a guest.
+fn name(guest: u64, what: &str) -> String {
+    format!("{PREFIX}{guest}-{what}")
+}
+
+/// Guest and part of a name. `None` if the name is another's.
+#[must_use]
+pub fn parse(name: &str) -> Option<(u64, &str)> {
+    let (guest, what) = name.strip_prefix(PREFIX)?.split_once('-')?;
+    Some((guest.parse().ok()?, what))
+}
+
+fn log_failure(result: io::Result<()>) {
+    if let Err(error) = result {
+        rate_limited!(error, "cannot reach the service manager's store: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_says_which_guest_and_what() {
+        assert_eq!(parse(&name(7, "state")), Some((7, "state")));
+        assert_eq!(parse(&name(u64::MAX, "12")), Some((u64::MAX, "12")));
+        for other in ["guest-users", "socket", "guest-x-1", "guest--1", "guest-7"] {
+            assert_eq!(parse(other), None, "{other}");
+        }
+    }
+}

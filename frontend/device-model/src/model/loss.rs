@@ -1,0 +1,132 @@
+//! The loss of a backend: what becomes of the driver's queues.
+//!
+//! ```text
+//!           start                   connection closed          FUSE_INIT
+//!   waits ────────> backend's queues ───────────────> lost ──────────────> waits
+//!                          │       replies cannot be made │
+//!                          └──────────> broken <──────────┘        any ── reset ──> no driver
+//! ```
+
+use std::sync::Arc;
+
+use gangplank_service::{error_chain, rate_limited};
+use gangplank_vhost_user::client::Messages;
+
+use super::fs_device::{Change, FsDevice};
+use super::lost_rings::{Answered, LostRings};
+use crate::mmio::EventFds;
+
+impl<M: Messages> FsDevice<M> {
+    /// The backend has closed its connection. A driver whose queues were running loses its session:
+    /// see [`FsDevice::on_backend_lost`]. A driver that waits for a backend goes on.
+    pub fn detach(&mut self) -> Change {
+        self.disconnect();
+        match (std::mem::take(&mut self.started), self.abandoned) {
+            (false, _) => Change::None,
+            (true, false) => self.on_backend_lost(),
+            (true, true) => self.give_up(),
+        }
+    }
+
+    /// Closes the connection to a backend that may still work on the driver's queues.
+    pub fn cut_off(&mut self) -> Change {
+        self.disconnect();
+        match std::mem::take(&mut self.started) {
+            true => self.give_up(),
+            false => Change::None,
+        }
+    }
+
+    /// The backend that had the driver's queues is gone, and what it knew of the guest's files with
+    /// it. The device takes the queues over, or is broken if it cannot.
+    pub fn on_backend_lost(&mut self) -> Change {
+        self.started = false;
+        let Some(driver) = &self.driver else {
+            return Change::None;
+        };
+        let taken_over = LostRings::of(driver, &self.memory).and_then(|mut rings| {
+            self.error_replies += rings.reclaim(&self.eventfds)?;
+            Ok(rings)
+        });
+        match taken_over {
+            Ok(rings) => {
+                self.lost = Some(rings);
+                Change::Lost
+            }
+            Err(error) => {
+                rate_limited!(
+                    error,
+                    "the guest's requests in flight cannot be replied to: {}",
+                    error_chain(&error)
+                );
+                self.give_up()
+            }
+        }
+    }
+
+    /// Forgets a driver whose queues no process can go on with.
+    pub fn give_up(&mut self) -> Change {
+        self.started = false;
+        self.lost = None;
+        match self.driver.take() {
+            Some(_) => Change::NeedsReset,
+            None => Change::None,
+        }
+    }
+
+    /// The queues whose requests get error replies, because their backend is lost, and the eventfds
+    /// with their kicks.
+    pub fn lost_queues(&self) -> Option<(Vec<u16>, Arc<EventFds>)> {
+        let bases = self.lost.as_ref()?.bases().into_iter();
+        let queues = bases.map(|(queue, _)| queue).collect();
+        Some((queues, Arc::clone(&self.eventfds)))
+    }
+
+    /// Requests that got an error reply because their backend was lost.
+    pub fn error_replies(&self) -> u64 {
+        self.error_replies
+    }
+
+    /// The running queues, in order to wait for the end of a backend that is going.
+    pub(super) fn running_rings(&self) -> Option<LostRings> {
+        let driver = self.driver.as_ref().filter(|_| self.started)?;
+        LostRings::of(driver, &self.memory).ok()
+    }
+
+    /// As [`LostRings::wait_until_stable`], of a backend that a predecessor had. Called before the
+    /// guest is served.
+    pub(super) fn wait_until_stable(&self) {
+        let driver = self.driver.as_ref();
+        let rings = driver.and_then(|driver| LostRings::of(driver, &self.memory).ok());
+        // What cannot be read now cannot be taken over either, which tells why.
+        let _ = rings.map(|rings| rings.wait_until_stable());
+    }
+
+    /// Replies with an error to the requests in the queues whose backend is lost, unless one opens
+    /// a session: then the queues wait for the next backend.
+    pub fn reply_errors(&mut self) -> Change {
+        let Some(rings) = &mut self.lost else {
+            return Change::None;
+        };
+        match rings.reply(&self.eventfds, &mut self.error_replies) {
+            Ok(Answered::All) => Change::None,
+            Ok(Answered::UpToInit) => {
+                rate_limited!(info, "the guest mounts anew");
+                self.bases = rings.bases();
+                self.lost = None;
+                if let Some(handover) = &self.handover {
+                    handover.forget_backend();
+                }
+                Change::None
+            }
+            Err(error) => {
+                rate_limited!(
+                    error,
+                    "the guest's requests get no reply: {}",
+                    error_chain(&error)
+                );
+                self.give_up()
+            }
+        }
+    }
+}

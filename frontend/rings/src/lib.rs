@@ -1,0 +1,22 @@
+//! The rings of a guest whose virtio-fs daemon is lost.
+//!
+//! While no daemon has a guest's rings, another process may work on them. This crate finds the
+//! requests that a lost daemon had in flight ([`reclaim_inflight`]), and replies to these and to
+//! all that come after them with errors ([`reply_errors`]), so that the guest does not wait without
+//! end.
+//!
+//! - `memory` is how the guest's memory is reached, which is the caller's business.
+//! - `split_queue` reads and writes one ring in it.
+//! - `inflight` tells which requests a lost daemon had.
+//! - `error_replies` replies to requests.
+
+mod error_replies;
+mod inflight;
+mod memory;
+mod split_queue;
+
+pub use error_replies::{
+    Progress, Reclaimed, is_drained, reclaim_inflight, reply_errors, wait_until_stable,
+};
+pub use memory::Memory;
+pub use split_queue::{Addresses, QueueError, SplitQueue};

@@ -1,0 +1,58 @@
+//! The stream of a client: records of any division, and calls of every program in them. No input
+//! causes a panic or an allocation beyond what was sent, and every call gets a reply.
+//!
+//! The daemon is absent, and no handle that the fuzzer makes is valid. So procedures are decoded
+//! to the end and refused.
+#![no_main]
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use gangplank_nfs::exports::Exports;
+use gangplank_nfs::mount3::Mount3;
+use gangplank_nfs::nfs3::Nfs3;
+use gangplank_nfs::portmap::Portmap;
+use gangplank_nfs::rpc::message::{BadCall, Call};
+use gangplank_nfs::rpc::record::Assembler;
+use gangplank_nfs::rpc::server::Server;
+use gangplank_nfs::share::Share;
+use gangplank_nfs::share::connector::Connector;
+use gangplank_nfs::share::store::Store;
+use libfuzzer_sys::fuzz_target;
+
+static SERVER: LazyLock<Server> = LazyLock::new(|| {
+    let connector = Connector::start(PathBuf::from("/nonexistent"), Duration::from_secs(1));
+    let connector = connector.expect("a thread");
+    // Nobody may mount, so that no call waits for the daemon.
+    let exports = Exports::parse("/ 192.0.2.1").expect("rules");
+    let share = Share::new(connector, Store::default(), exports).expect("random numbers");
+    let share = Arc::new(share);
+    Server::new(vec![
+        Arc::new(Nfs3::new(Arc::clone(&share))),
+        Arc::new(Mount3::new(share)),
+        Arc::new(Portmap::new(Vec::new())),
+    ])
+});
+
+const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+fn execute(record: &[u8]) {
+    let is_call = !matches!(Call::parse(record), Err(BadCall::NoCall));
+    let replied = Arc::new(AtomicBool::new(false));
+    let place = Arc::clone(&replied);
+    let respond = move |reply: Option<Arc<Vec<u8>>>| place.store(reply.is_some(), Ordering::Relaxed);
+    SERVER.execute(CLIENT, record, Box::new(respond));
+    assert_eq!(replied.load(Ordering::Relaxed), is_call);
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    execute(bytes);
+    let mut assembler = Assembler::new(1 << 16);
+    let mut rest = bytes;
+    while let Ok(Some(record)) = assembler.take(&mut rest) {
+        execute(&record);
+    }
+});

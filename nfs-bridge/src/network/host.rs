@@ -1,0 +1,196 @@
+//! The host's sockets: TCP, and UDP for the port mapper.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
+use std::time::Duration;
+
+use gangplank_service::{error_chain, rate_limited};
+use log::debug;
+use parking_lot::{Condvar, Mutex};
+
+use super::{MAX_CALLS, MAX_CONNECTIONS, MAX_DATAGRAM, MAX_RECORD};
+use crate::rpc::record::{self, Assembler};
+use crate::rpc::server::Server;
+
+/// How long a client may take to receive a part of a reply.
+const WRITE_LIMIT: Duration = Duration::from_secs(30);
+
+/// Wait after a failed accept, which lacks descriptors or memory.
+const ACCEPT_WAIT: Duration = Duration::from_millis(100);
+
+/// Bytes that are read at once.
+const READ_SIZE: usize = 64 << 10;
+
+/// The reply to a call, if it has one.
+type Reply = Option<Arc<Vec<u8>>>;
+
+/// Calls of a connection whose replies are not written yet.
+#[derive(Debug, Default)]
+struct Calls {
+    count: Mutex<usize>,
+    finished: Condvar,
+}
+
+/// Accepts connections on a thread of its own.
+///
+/// # Errors
+/// The thread cannot be started.
+pub fn accept(
+    server: Arc<Server>,
+    listener: TcpListener,
+    connections: Arc<AtomicUsize>,
+) -> io::Result<()> {
+    thread::Builder::new()
+        .name("nfs_accept".to_owned())
+        .spawn(move || {
+            loop {
+                match listener.accept() {
+                    Ok((stream, peer)) => begin(&server, stream, peer, &connections),
+                    Err(error) => {
+                        rate_limited!(warn, "cannot accept a connection: {error}");
+                        thread::sleep(ACCEPT_WAIT);
+                    }
+                }
+            }
+        })?;
+    Ok(())
+}
+
+/// Answers datagrams on a thread of its own.
+///
+/// # Errors
+/// The thread cannot be started.
+pub fn answer(server: Arc<Server>, socket: UdpSocket) -> io::Result<()> {
+    thread::Builder::new()
+        .name("nfs_udp".to_owned())
+        .spawn(move || {
+            let socket = Arc::new(socket);
+            let mut buffer = vec![0; MAX_DATAGRAM];
+            loop {
+                let (len, peer) = match socket.recv_from(&mut buffer) {
+                    Ok(got) => got,
+                    Err(error) => {
+                        // A reply that reached nobody.
+                        debug!("datagrams: {error}");
+                        continue;
+                    }
+                };
+                let record = buffer.get(..len).unwrap_or_default();
+                let to = Arc::clone(&socket);
+                let respond = move |reply: Option<Arc<Vec<u8>>>| {
+                    if let Some(reply) = reply {
+                        let _ = to.send_to(&reply, peer);
+                    }
+                };
+                server.execute(peer.ip(), record, Box::new(respond));
+            }
+        })?;
+    Ok(())
+}
+
+fn begin(
+    server: &Arc<Server>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    connections: &Arc<AtomicUsize>,
+) {
+    if connections.fetch_add(1, Ordering::Relaxed) >= MAX_CONNECTIONS {
+        connections.fetch_sub(1, Ordering::Relaxed);
+        rate_limited!(
+            warn,
+            "{peer}: refused, there are {MAX_CONNECTIONS} connections already"
+        );
+        return;
+    }
+    let server = Arc::clone(server);
+    let counted = Arc::clone(connections);
+    let begun = thread::Builder::new()
+        .name("nfs_client".to_owned())
+        .spawn(move || {
+            if let Err(error) = serve(&server, stream, peer.ip()) {
+                rate_limited!(debug, "{peer}: {}", error_chain(&error));
+            }
+            counted.fetch_sub(1, Ordering::Relaxed);
+        });
+    if let Err(error) = begun {
+        connections.fetch_sub(1, Ordering::Relaxed);
+        rate_limited!(warn, "{peer}: cannot start a thread: {error}");
+    }
+}
+
+/// Serves a connection until the client closes it, or breaks the rules. Another thread writes the
+/// replies, so that a client that does not take its replies holds up nobody else.
+fn serve(server: &Server, stream: TcpStream, client: IpAddr) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    stream.set_write_timeout(Some(WRITE_LIMIT))?;
+    let calls = Arc::new(Calls::default());
+    let (replies, queue) = mpsc::channel();
+    let (writing, written) = (stream.try_clone()?, Arc::clone(&calls));
+    thread::Builder::new()
+        .name("nfs_reply".to_owned())
+        .spawn(move || write_replies(&writing, &queue, &written))?;
+    let served = read_calls(server, &stream, client, &calls, &replies);
+    // Replies that are still to come have nobody to receive them.
+    let _ = stream.shutdown(Shutdown::Both);
+    served
+}
+
+fn read_calls(
+    server: &Server,
+    mut stream: &TcpStream,
+    client: IpAddr,
+    calls: &Calls,
+    replies: &Sender<Reply>,
+) -> io::Result<()> {
+    let mut assembler = Assembler::new(MAX_RECORD);
+    let mut buffer = vec![0; READ_SIZE];
+    loop {
+        let len = stream.read(&mut buffer)?;
+        if len == 0 {
+            return Ok(());
+        }
+        let mut bytes = buffer.get(..len).unwrap_or_default();
+        while let Some(record) = assembler.take(&mut bytes).map_err(io::Error::other)? {
+            calls.begin();
+            let to = replies.clone();
+            // The thread that writes ends with the last of its senders, and not before.
+            let respond = move |reply| drop(to.send(reply));
+            server.submit(client, record, Box::new(respond));
+        }
+    }
+}
+
+/// Writes replies until no call can bring another.
+fn write_replies(mut stream: &TcpStream, queue: &Receiver<Reply>, calls: &Calls) {
+    for reply in queue {
+        if let Some(reply) = reply {
+            let written = stream
+                .write_all(&record::header(&reply))
+                .and_then(|()| stream.write_all(&reply));
+            if written.is_err() {
+                // What follows a part of a reply would be misread.
+                let _ = stream.shutdown(Shutdown::Both);
+            }
+        }
+        calls.finish();
+    }
+}
+
+impl Calls {
+    /// Counts a call. Waits while the client has too many.
+    fn begin(&self) {
+        let mut count = self.count.lock();
+        self.finished
+            .wait_while(&mut count, |count| *count >= MAX_CALLS);
+        *count += 1;
+    }
+
+    fn finish(&self) {
+        *self.count.lock() -= 1;
+        self.finished.notify_one();
+    }
+}

@@ -1,0 +1,22 @@
+//! How calls arrive: over the host's sockets, or over a network stack of this program's own.
+
+pub mod config;
+pub mod host;
+mod line;
+pub mod stack;
+mod switch;
+
+use crate::nfs3::MAX_IO;
+
+/// Longest record, in bytes: the largest WRITE and what comes with it.
+pub const MAX_RECORD: usize = MAX_IO as usize + 8192;
+
+/// Longest datagram, in bytes. Those for a port mapper are far shorter.
+pub const MAX_DATAGRAM: usize = 2048;
+
+/// Most connections at once.
+pub const MAX_CONNECTIONS: usize = 128;
+
+/// Most calls of one connection that wait, are executed, or have a reply that the client has not
+/// taken. Further ones stay in the network.
+pub const MAX_CALLS: usize = 16;

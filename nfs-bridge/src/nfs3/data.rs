@@ -1,0 +1,234 @@
+//! READ, WRITE, COMMIT.
+
+use std::sync::Arc;
+
+use gangplank_driver::call;
+use gangplank_fuse::{Attr, FsyncFlags, FsyncIn, ReadIn, WriteFlags, WriteIn};
+use nfs3_types::nfs3::{
+    COMMIT3resfail, COMMIT3resok, Nfs3Option, READ3resfail, WRITE3resfail, WRITE3resok, nfsstat3,
+    post_op_attr, stable_how, writeverf3,
+};
+use rustix::fs::FileType;
+
+use super::attributes::to_nfs;
+use super::{Context, Decoded, MAX_IO, Object, handle, post_op_of};
+use crate::share::error::Result;
+use crate::share::files::{Access, OpenFile};
+use crate::xdr::{DecodeError, Reader, pad, put};
+
+impl Context<'_> {
+    pub(super) fn read(&self, args: &mut Reader<'_>, reply: &mut Vec<u8>) -> Decoded {
+        let object = self.object(handle(args)?);
+        let (offset, count) = (args.u64()?, args.u32()?.min(MAX_IO));
+        let begun = reply.len();
+        let mut attributes = post_op_attr::None;
+        let done = object.and_then(|object| {
+            // `put` writes no data; so the results are appended here, the data from the memory
+            // that is shared with the daemon.
+            let attr = object.attributes()?;
+            attributes = Nfs3Option::Some(to_nfs(&attr, object.export()));
+            check_regular(&attr)?;
+            object.identity.check_read(&attr)?;
+            put(reply, &nfsstat3::NFS3_OK);
+            put(reply, &attributes);
+            object.append_data(&attr, offset, count, reply)
+        });
+        if let Err(failure) = done {
+            reply.truncate(begun);
+            let failed = READ3resfail {
+                file_attributes: attributes,
+            };
+            self.put::<nfs3_types::xdr_codec::Void, _>(reply, Err(failure), failed);
+        }
+        Ok(())
+    }
+
+    pub(super) fn write(&self, args: &mut Reader<'_>, reply: &mut Vec<u8>) -> Decoded {
+        let object = self.changeable(handle(args)?);
+        let (offset, count) = (args.u64()?, args.u32()?);
+        let stable: stable_how = args.structure()?;
+        let data = args.opaque(usize::try_from(MAX_IO).unwrap_or(usize::MAX))?;
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        let data = data.get(..count).ok_or(DecodeError::Short)?;
+        // Before the data is written: a loss meanwhile concerns it.
+        let verf = writeverf3(self.share.write_verifier());
+        let mut failed = WRITE3resfail::default();
+        let done = object.and_then(|object| {
+            let _lock = object.share.lock(object.handle());
+            let before = object.attributes()?;
+            let done = object.write_data(&before, offset, data, stable);
+            failed.file_wcc = object.wcc(Some(&before));
+            Ok(WRITE3resok {
+                count: done?,
+                file_wcc: std::mem::take(&mut failed.file_wcc),
+                committed: stable,
+                verf,
+            })
+        });
+        self.put(reply, done, failed);
+        Ok(())
+    }
+
+    pub(super) fn commit(&self, args: &mut Reader<'_>, reply: &mut Vec<u8>) -> Decoded {
+        let object = self.changeable(handle(args)?);
+        let (_offset, _count) = (args.u64()?, args.u32()?);
+        let file_wcc = nfs3_types::nfs3::wcc_data {
+            before: Nfs3Option::None,
+            after: post_op_of(&object),
+        };
+        let done = object.and_then(|object| {
+            let before = object.attributes()?;
+            check_regular(&before)?;
+            object.identity.check_write(&before)?;
+            object.commit(&before)?;
+            Ok(COMMIT3resok {
+                file_wcc: object.wcc(Some(&before)),
+                verf: writeverf3(self.share.write_verifier()),
+            })
+        });
+        self.put(reply, done, COMMIT3resfail { file_wcc });
+        Ok(())
+    }
+}
+
+fn check_regular(attr: &Attr) -> std::result::Result<(), nfsstat3> {
+    match FileType::from_raw_mode(attr.mode) {
+        FileType::RegularFile => Ok(()),
+        FileType::Directory => Err(nfsstat3::NFS3ERR_ISDIR),
+        _ => Err(nfsstat3::NFS3ERR_INVAL),
+    }
+}
+
+impl Object<'_> {
+    fn open(&self, access: Access) -> Result<Arc<OpenFile>> {
+        // The caller's permissions were checked. The daemon opens the file with its own.
+        let connection = &self.connection;
+        connection
+            .files
+            .open(&connection.session, &self.node, access)
+    }
+
+    /// Appends count, end-of-file mark and data of a READ.
+    fn append_data(&self, attr: &Attr, offset: u64, count: u32, reply: &mut Vec<u8>) -> Result<()> {
+        let file = self.open(Access::Read)?;
+        // Count, end-of-file mark and length come before the data, and are known after it.
+        let head = reply.len();
+        reply.resize(head + 12, 0);
+        let mut got = 0;
+        let mut ended = false;
+        while got < count && !ended {
+            let wanted = (count - got).min(self.session.max_read());
+            let position = offset
+                .checked_add(got.into())
+                .filter(|position| position.cast_signed() >= 0);
+            let Some(position) = position else {
+                ended = true;
+                break;
+            };
+            let buffer = self
+                .session
+                .buffer(usize::try_from(wanted).unwrap_or(usize::MAX))?;
+            let args = ReadIn {
+                fh: file.handle.get(),
+                offset: position,
+                ..ReadIn::default()
+            };
+            let data = self.session.call(call::read(self.node.id, args, buffer))?;
+            let at = reply.len();
+            reply.resize(at + data.len(), 0);
+            data.bytes()
+                .copy_to(reply.get_mut(at..).unwrap_or_default());
+            let len = u32::try_from(data.len()).unwrap_or(wanted);
+            ended = len < wanted;
+            got += len;
+        }
+        let at_end = ended || offset.saturating_add(got.into()) >= attr.size;
+        let mut fields = Vec::with_capacity(12);
+        put(&mut fields, &got);
+        put(&mut fields, &at_end);
+        put(&mut fields, &got);
+        if let Some(place) = reply.get_mut(head..head + 12) {
+            place.copy_from_slice(&fields);
+        }
+        pad(reply, usize::try_from(got).unwrap_or(0));
+        Ok(())
+    }
+
+    /// Writes data: bytes written.
+    fn write_data(&self, attr: &Attr, offset: u64, data: &[u8], stable: stable_how) -> Result<u32> {
+        check_regular(attr)?;
+        self.identity.check_write(attr)?;
+        let len = u64::try_from(data.len()).unwrap_or(u64::MAX);
+        let end = offset.checked_add(len);
+        if end.is_none_or(|end| end.cast_signed() < 0) {
+            return Err(nfsstat3::NFS3ERR_FBIG.into());
+        }
+        let file = self.open(Access::Write)?;
+        let mut written = 0;
+        while let Some(rest) = data.get(written..).filter(|rest| !rest.is_empty()) {
+            let limit = usize::try_from(self.session.max_write()).unwrap_or(usize::MAX);
+            let piece = rest.get(..limit).unwrap_or(rest);
+            let buffer = self.session.buffer(piece.len())?;
+            buffer.bytes().copy_from(piece);
+            let flags = match self.identity.uid {
+                0 => WriteFlags::empty(),
+                _ => WriteFlags::KILL_SUIDGID,
+            };
+            let args = WriteIn {
+                fh: file.handle.get(),
+                offset: offset + u64::try_from(written).unwrap_or(0),
+                size: u32::try_from(piece.len()).unwrap_or(u32::MAX),
+                write_flags: flags.bits(),
+                ..WriteIn::default()
+            };
+            match self.session.call(call::write(self.node.id, args, buffer)) {
+                Ok(0) => break,
+                Ok(count) => written += usize::try_from(count).unwrap_or(0).min(piece.len()),
+                // The client sends the rest again, and gets the error then.
+                Err(error) if written > 0 && error.errno().is_some() => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if written == 0 && !data.is_empty() {
+            return Err(nfsstat3::NFS3ERR_IO.into());
+        }
+        match stable {
+            stable_how::UNSTABLE => {}
+            stable_how::DATA_SYNC => self.sync(&file, FsyncFlags::FDATASYNC)?,
+            stable_how::FILE_SYNC => self.sync(&file, FsyncFlags::empty())?,
+        }
+        Ok(u32::try_from(written).unwrap_or(u32::MAX))
+    }
+
+    fn sync(&self, file: &OpenFile, flags: FsyncFlags) -> Result<()> {
+        let args = FsyncIn {
+            fh: file.handle.get(),
+            fsync_flags: flags.bits(),
+            ..FsyncIn::default()
+        };
+        let synced = self.session.fsync(self.node.id, args);
+        if synced.is_err() {
+            // The host may have dropped what was written before.
+            self.share.lose_writes();
+        }
+        Ok(synced?)
+    }
+
+    /// Writes the whole file to the host's disk.
+    fn commit(&self, attr: &Attr) -> Result<()> {
+        let files = &self.connection.files;
+        let open = files.find(self.node.id, Access::Write);
+        // Any open file will do: the host syncs the inode.
+        let open = match open {
+            Some(open) => open,
+            None => self.open(Access::Read)?,
+        };
+        self.sync(&open, FsyncFlags::empty())?;
+        // A client commits when it closes a file. The host cannot execute a file that is open for
+        // writing. One that its owner cannot open again stays open for a while.
+        if attr.mode & 0o200 != 0 {
+            files.close_written(self.node.id);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,261 @@
+//! LOOKUP, REMOVE, RMDIR, RENAME, LINK.
+
+use std::ffi::CString;
+use std::sync::Arc;
+
+use gangplank_fuse::Attr;
+use nfs3_types::nfs3::{
+    LINK3resfail, LINK3resok, LOOKUP3resfail, LOOKUP3resok, Nfs3Option, REMOVE3resfail,
+    REMOVE3resok, RENAME3resfail, RENAME3resok, nfsstat3,
+};
+use rustix::fs::FileType;
+use rustix::io::Errno;
+
+use super::attributes::to_nfs;
+use super::{Context, Decoded, MAX_TEXT, Object, handle, post_op_of};
+use crate::identity::{EXECUTE, WRITE};
+use crate::share::component;
+use crate::share::connection::Node;
+use crate::share::error::{Failure, Result};
+use crate::xdr::Reader;
+
+/// What REMOVE and RMDIR remove.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Removal {
+    File,
+    Directory,
+}
+
+impl Context<'_> {
+    pub(super) fn lookup(&self, args: &mut Reader<'_>, reply: &mut Vec<u8>) -> Decoded {
+        let directory = self.object(handle(args)?);
+        let name = args.opaque(MAX_TEXT)?;
+        let mut dir_attributes = Nfs3Option::None;
+        let done = directory.and_then(|directory| {
+            let attr = directory.attributes()?;
+            dir_attributes = Nfs3Option::Some(to_nfs(&attr, directory.export()));
+            let (node, attr) = directory.find(&attr, name)?;
+            Ok(LOOKUP3resok {
+                object: node.handle.to_nfs(),
+                obj_attributes: Nfs3Option::Some(to_nfs(&attr, directory.export())),
+                dir_attributes: std::mem::take(&mut dir_attributes),
+            })
+        });
+        self.put(reply, done, LOOKUP3resfail { dir_attributes });
+        Ok(())
+    }
+
+    pub(super) fn remove(&self, args: &mut Reader<'_>, reply: &mut Vec<u8>) -> Decoded {
+        self.remove_entry(args, reply, Removal::File)
+    }
+
+    pub(super) fn rmdir(&self, args: &mut Reader<'_>, reply: &mut Vec<u8>) -> Decoded {
+        self.remove_entry(args, reply, Removal::Directory)
+    }
+
+    fn remove_entry(
+        &self,
+        args: &mut Reader<'_>,
+        reply: &mut Vec<u8>,
+        removal: Removal,
+    ) -> Decoded {
+        let directory = self.changeable(handle(args)?);
+        let name = args.opaque(MAX_TEXT)?;
+        let mut failed = REMOVE3resfail::default();
+        let done = directory.and_then(|directory| {
+            let _lock = directory.share.lock(directory.handle());
+            let before = directory.attributes()?;
+            let done = directory.remove(&before, name, removal);
+            failed.dir_wcc = directory.wcc(Some(&before));
+            done?;
+            // RMDIR has the same results.
+            Ok(REMOVE3resok {
+                dir_wcc: std::mem::take(&mut failed.dir_wcc),
+            })
+        });
+        self.put(reply, done, failed);
+        Ok(())
+    }
+
+    pub(super) fn rename(&self, args: &mut Reader<'_>, reply: &mut Vec<u8>) -> Decoded {
+        let from = self.changeable(handle(args)?);
+        let old = args.opaque(MAX_TEXT)?;
+        let to = self.changeable(handle(args)?);
+        let new = args.opaque(MAX_TEXT)?;
+        let mut failed = RENAME3resfail::default();
+        let done = from.and_then(|from| {
+            let to = to?;
+            if from.export() != to.export() {
+                return Err(nfsstat3::NFS3ERR_XDEV.into());
+            }
+            let _locks = from.share.lock_both(from.handle(), to.handle());
+            let (before_from, before_to) = (from.attributes()?, to.attributes()?);
+            let done = from.rename(&before_from, old, &to, &before_to, new);
+            failed.fromdir_wcc = from.wcc(Some(&before_from));
+            failed.todir_wcc = to.wcc(Some(&before_to));
+            done?;
+            Ok(RENAME3resok {
+                fromdir_wcc: std::mem::take(&mut failed.fromdir_wcc),
+                todir_wcc: std::mem::take(&mut failed.todir_wcc),
+            })
+        });
+        self.put(reply, done, failed);
+        Ok(())
+    }
+
+    pub(super) fn link(&self, args: &mut Reader<'_>, reply: &mut Vec<u8>) -> Decoded {
+        let file = self.changeable(handle(args)?);
+        let directory = self.changeable(handle(args)?);
+        let name = args.opaque(MAX_TEXT)?;
+        let mut linkdir_wcc = nfs3_types::nfs3::wcc_data::default();
+        let file_of = post_op_of(&file);
+        let done = file.and_then(|file| {
+            let directory = directory?;
+            if file.export() != directory.export() {
+                return Err(nfsstat3::NFS3ERR_XDEV.into());
+            }
+            let _lock = directory.share.lock(directory.handle());
+            let before = directory.attributes()?;
+            let done = directory.link(&before, name, &file);
+            linkdir_wcc = directory.wcc(Some(&before));
+            done?;
+            Ok(LINK3resok {
+                file_attributes: file.post_op(),
+                linkdir_wcc: std::mem::take(&mut linkdir_wcc),
+            })
+        });
+        let failed = LINK3resfail {
+            file_attributes: file_of,
+            linkdir_wcc,
+        };
+        self.put(reply, done, failed);
+        Ok(())
+    }
+}
+
+/// Fails unless `attr` is of a directory.
+pub(super) fn check_directory(attr: &Attr) -> std::result::Result<(), nfsstat3> {
+    match FileType::from_raw_mode(attr.mode) {
+        FileType::Directory => Ok(()),
+        _ => Err(nfsstat3::NFS3ERR_NOTDIR),
+    }
+}
+
+/// A name that is to be created. The dots exist in every directory.
+pub(super) fn new_name(name: &[u8]) -> std::result::Result<CString, nfsstat3> {
+    match name {
+        b"." | b".." => Err(nfsstat3::NFS3ERR_EXIST),
+        name => component(name),
+    }
+}
+
+impl Object<'_> {
+    /// Looks a name up, dots included, and remembers where it is.
+    fn find(&self, attr: &Attr, name: &[u8]) -> Result<(Arc<Node>, Attr)> {
+        check_directory(attr)?;
+        self.identity.check(attr, EXECUTE)?;
+        match name {
+            b"." => Ok((Arc::clone(&self.node), *attr)),
+            b".." => {
+                // The parent of an export's root is the root.
+                let parent = self.share.parent(&self.node);
+                let parent = self.share.resolve(&self.connection, parent)?;
+                let attr = self.connection.attributes(&parent)?;
+                Ok((parent, attr))
+            }
+            name => self.child(name),
+        }
+    }
+
+    /// Looks a name up that is not "." or "..", and remembers where it is.
+    pub(super) fn child(&self, name: &[u8]) -> Result<(Arc<Node>, Attr)> {
+        let (node, attr) = self.connection.lookup(&self.node, &component(name)?)?;
+        self.remember(&node, name, attr.nlink);
+        Ok((node, attr))
+    }
+
+    /// As [`Self::child`]; `None` if there is no such name.
+    pub(super) fn child_if_any(&self, name: &[u8]) -> Result<Option<(Arc<Node>, Attr)>> {
+        match self.child(name) {
+            Ok(found) => Ok(Some(found)),
+            Err(failure) if is_absent(&failure) => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Remembers that an inode is in this directory.
+    pub(super) fn remember(&self, node: &Node, name: &[u8], links: u32) {
+        self.share.remember(node, self.handle(), name, links);
+    }
+
+    fn remove(&self, directory: &Attr, name: &[u8], removal: Removal) -> Result<()> {
+        check_directory(directory)?;
+        if removal == Removal::Directory && name == b".." {
+            return Err(nfsstat3::NFS3ERR_EXIST.into());
+        }
+        let name_for_daemon = component(name)?;
+        self.identity.check(directory, EXECUTE)?;
+        let (node, attr) = self.child(name)?;
+        self.identity.check_remove(directory, &attr)?;
+        match removal {
+            Removal::File if FileType::from_raw_mode(attr.mode) == FileType::Directory => {
+                return Err(nfsstat3::NFS3ERR_ISDIR.into());
+            }
+            Removal::File => self.session.unlink(self.node.id, &name_for_daemon)?,
+            Removal::Directory => self.session.rmdir(self.node.id, &name_for_daemon)?,
+        }
+        self.forget_if_gone(&node, &attr);
+        Ok(())
+    }
+
+    /// Forgets an inode that has just lost a name, if it was its last.
+    fn forget_if_gone(&self, node: &Node, attr: &Attr) {
+        let is_directory = FileType::from_raw_mode(attr.mode) == FileType::Directory;
+        if is_directory || attr.nlink <= 1 {
+            self.share.removed(&self.connection, node);
+        }
+    }
+
+    fn rename(&self, attr: &Attr, old: &[u8], to: &Self, to_attr: &Attr, new: &[u8]) -> Result<()> {
+        check_directory(attr)?;
+        check_directory(to_attr)?;
+        let (old_name, new_name) = (component(old)?, component(new)?);
+        self.identity.check(attr, EXECUTE)?;
+        to.identity.check(to_attr, WRITE | EXECUTE)?;
+        let (node, node_attr) = self.child(old)?;
+        self.identity.check_remove(attr, &node_attr)?;
+        // A directory that gets another parent is itself changed: its "..".
+        let moves_directory = self.handle() != to.handle()
+            && FileType::from_raw_mode(node_attr.mode) == FileType::Directory;
+        if moves_directory {
+            self.identity.check(&node_attr, WRITE)?;
+        }
+        let replaced = to.child_if_any(new)?;
+        if let Some((_, replaced_attr)) = &replaced {
+            to.identity.check_remove(to_attr, replaced_attr)?;
+        }
+        self.session
+            .rename(self.node.id, &old_name, to.node.id, &new_name)?;
+        match replaced {
+            // Two names of one file: nothing happens (rename(2)).
+            Some((replaced, _)) if replaced.handle == node.handle => return Ok(()),
+            Some((replaced, replaced_attr)) => to.forget_if_gone(&replaced, &replaced_attr),
+            None => {}
+        }
+        self.share.moved(&node, to.handle(), new);
+        Ok(())
+    }
+
+    fn link(&self, directory: &Attr, name: &[u8], file: &Self) -> Result<()> {
+        check_directory(directory)?;
+        let name = new_name(name)?;
+        self.identity.check(directory, WRITE | EXECUTE)?;
+        let entry = self.session.link(file.node.id, self.node.id, &name)?;
+        self.connection.entry(self.export(), entry)?;
+        Ok(())
+    }
+}
+
+fn is_absent(failure: &Failure) -> bool {
+    failure.is(Errno::NOENT) || matches!(failure, Failure::Refused(nfsstat3::NFS3ERR_NOENT))
+}

@@ -1,0 +1,11 @@
+//! ONC RPC: records on a stream, calls and replies, and the programs that answer.
+//!
+//! ```text
+//!   network ── record ──> server ── call ──> replay ──> program ── reply ──> network
+//! ```
+
+pub mod message;
+pub mod program;
+pub mod record;
+pub mod replay;
+pub mod server;

@@ -1,0 +1,64 @@
+//! What a program of the server is: a number, a version, and procedures.
+
+use std::net::IpAddr;
+
+use super::message::Credentials;
+use crate::xdr::{DecodeError, Reader};
+
+/// A caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caller<'a> {
+    /// The address that it called from.
+    pub address: IpAddr,
+    /// Who it says it is.
+    pub credentials: &'a Credentials,
+}
+
+/// Why a procedure has no results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallError {
+    /// The program has no such procedure.
+    NoProcedure,
+    /// The arguments are malformed.
+    Garbage(DecodeError),
+}
+
+impl From<DecodeError> for CallError {
+    fn from(error: DecodeError) -> Self {
+        Self::Garbage(error)
+    }
+}
+
+/// A program.
+pub trait Program: Send + Sync {
+    /// Its number (RFC 5531, 8.1).
+    fn number(&self) -> u32;
+
+    /// Its only version.
+    fn version(&self) -> u32;
+
+    /// Whether a second execution of `procedure` would not do the same, so that a repeated call
+    /// gets the first one's reply.
+    fn changes(&self, procedure: u32) -> bool {
+        let _ = procedure;
+        false
+    }
+
+    /// Whether `results` tell the caller to try again, so that a repetition is executed.
+    fn is_postponed(&self, results: &[u8]) -> bool {
+        let _ = results;
+        false
+    }
+
+    /// Executes a procedure and appends its results to `reply`.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    fn call(
+        &self,
+        caller: Caller<'_>,
+        procedure: u32,
+        args: Reader<'_>,
+        reply: &mut Vec<u8>,
+    ) -> Result<(), CallError>;
+}

@@ -1,0 +1,180 @@
+//! The duplicate request cache: a call that comes again gets the first one's reply, and is not
+//! executed a second time.
+//!
+//! A client sends a call again when its connection was lost before the reply. A second REMOVE would
+//! fail, and a second WRITE could overwrite what came later. A call is known again by the client's
+//! address, its number (xid) and a hash of the whole record, and not by the port, since a client
+//! may come back from another.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+/// Takes a reply; `None` if there is none.
+pub type Responder = Box<dyn FnOnce(Option<Arc<Vec<u8>>>) + Send>;
+
+/// Most replies that are kept.
+const MAX_REPLIES: usize = 4096;
+
+/// Longest reply that is kept, in bytes. Those of calls that change something are far shorter.
+const MAX_REPLY: usize = 2048;
+
+/// Most repetitions that wait for one call. Further ones get no reply.
+const MAX_WAITING: usize = 8;
+
+/// A call that may come again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ReplayKey {
+    address: IpAddr,
+    xid: u32,
+    hash: u64,
+}
+
+enum Entry {
+    /// It is being executed. Its repetitions wait.
+    Running(Vec<Responder>),
+    Done(Arc<Vec<u8>>),
+}
+
+#[derive(Default)]
+struct Entries {
+    by_key: HashMap<ReplayKey, Entry>,
+    /// The finished calls, oldest first.
+    done: VecDeque<ReplayKey>,
+}
+
+/// The replies to the last calls that changed something.
+#[derive(Default)]
+pub struct ReplayCache {
+    hasher: RandomState,
+    entries: Mutex<Entries>,
+}
+
+impl std::fmt::Debug for ReplayCache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ReplayCache").finish_non_exhaustive()
+    }
+}
+
+impl ReplayCache {
+    /// Registers a call. Returns its key and its responder if it is to be executed. If it is a
+    /// repetition, it is answered here, at once or when the first one is.
+    pub fn begin(
+        &self,
+        address: IpAddr,
+        xid: u32,
+        record: &[u8],
+        respond: Responder,
+    ) -> Option<(ReplayKey, Responder)> {
+        let hash = self.hasher.hash_one(record);
+        let key = ReplayKey { address, xid, hash };
+        let mut entries = self.entries.lock();
+        match entries.by_key.get_mut(&key) {
+            None => {
+                entries.by_key.insert(key, Entry::Running(Vec::new()));
+                Some((key, respond))
+            }
+            Some(Entry::Running(waiting)) if waiting.len() < MAX_WAITING => {
+                waiting.push(respond);
+                None
+            }
+            Some(Entry::Running(_)) => {
+                drop(entries);
+                respond(None);
+                None
+            }
+            Some(Entry::Done(reply)) => {
+                let reply = Arc::clone(reply);
+                drop(entries);
+                respond(Some(reply));
+                None
+            }
+        }
+    }
+
+    /// Keeps the reply of a call that was executed, and answers its repetitions. With `keep` false
+    /// the next repetition is executed.
+    pub fn finish(&self, key: ReplayKey, reply: &Arc<Vec<u8>>, keep: bool) {
+        let mut entries = self.entries.lock();
+        let before = if keep && reply.len() <= MAX_REPLY {
+            entries.done.push_back(key);
+            entries.by_key.insert(key, Entry::Done(Arc::clone(reply)))
+        } else {
+            entries.by_key.remove(&key)
+        };
+        if entries.done.len() > MAX_REPLIES
+            && let Some(oldest) = entries.done.pop_front()
+        {
+            entries.by_key.remove(&oldest);
+        }
+        drop(entries);
+        if let Some(Entry::Running(waiting)) = before {
+            for respond in waiting {
+                respond(Some(Arc::clone(reply)));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::sync::mpsc;
+
+    use super::*;
+
+    const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    fn responder() -> (Responder, mpsc::Receiver<Option<Arc<Vec<u8>>>>) {
+        let (send, receive) = mpsc::channel();
+        (Box::new(move |reply| send.send(reply).unwrap()), receive)
+    }
+
+    #[test]
+    fn a_repetition_gets_the_first_reply_whether_it_comes_before_or_after_it() {
+        let cache = ReplayCache::default();
+        let (first, _) = responder();
+        let (key, _) = cache.begin(CLIENT, 1, b"remove", first).unwrap();
+        let (early, got_early) = responder();
+        assert!(cache.begin(CLIENT, 1, b"remove", early).is_none());
+        assert!(got_early.try_recv().is_err());
+        cache.finish(key, &Arc::new(b"done".to_vec()), true);
+        assert_eq!(got_early.recv().unwrap().unwrap().as_slice(), b"done");
+        let (late, got_late) = responder();
+        assert!(cache.begin(CLIENT, 1, b"remove", late).is_none());
+        assert_eq!(got_late.recv().unwrap().unwrap().as_slice(), b"done");
+    }
+
+    #[test]
+    fn another_call_with_the_same_number_is_executed() {
+        let cache = ReplayCache::default();
+        let begun = cache.begin(CLIENT, 1, b"remove a", responder().0).unwrap();
+        cache.finish(begun.0, &Arc::new(Vec::new()), true);
+        assert!(cache.begin(CLIENT, 1, b"remove b", responder().0).is_some());
+        let other = IpAddr::V4(Ipv4Addr::BROADCAST);
+        assert!(cache.begin(other, 1, b"remove a", responder().0).is_some());
+    }
+
+    #[test]
+    fn a_call_that_was_put_off_is_executed_again() {
+        let cache = ReplayCache::default();
+        let (key, _) = cache.begin(CLIENT, 1, b"mkdir", responder().0).unwrap();
+        cache.finish(key, &Arc::new(Vec::new()), false);
+        assert!(cache.begin(CLIENT, 1, b"mkdir", responder().0).is_some());
+    }
+
+    #[test]
+    fn old_replies_are_dropped() {
+        let cache = ReplayCache::default();
+        for xid in 0..10_000 {
+            let (key, _) = cache.begin(CLIENT, xid, b"x", responder().0).unwrap();
+            cache.finish(key, &Arc::new(Vec::new()), true);
+        }
+        let entries = cache.entries.lock();
+        assert_eq!(entries.by_key.len(), MAX_REPLIES);
+        assert_eq!(entries.done.len(), MAX_REPLIES);
+    }
+}

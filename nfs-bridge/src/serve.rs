@@ -1,0 +1,341 @@
+//! `gangplank-nfs serve`: starts what serves, and waits for the end.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use gangplank_sandbox::seccomp::Seccomp;
+use gangplank_service::signals::{Signals, TERMINATION};
+use gangplank_service::{readiness, rlimit};
+use log::{info, warn};
+use nfs3_types::portmap::{IPPROTO_TCP, IPPROTO_UDP, PMAP_PORT, mapping};
+use nfs3_types::{mount, nfs3, portmap};
+use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::config::{ConfigError, FileConfig};
+use crate::exports::{ExportError, Exports, Rule};
+use crate::mount3::Mount3;
+use crate::network::config::{NetworkArgs, NetworkError, OwnNetwork};
+use crate::network::host;
+use crate::nfs3::Nfs3;
+use crate::portmap::Portmap;
+use crate::rpc::program::Program;
+use crate::rpc::server::Server;
+use crate::sandbox;
+use crate::share::Share;
+use crate::share::connector::Connector;
+use crate::share::store::{Store, StoreError};
+
+/// Threads that execute calls.
+const DEFAULT_WORKERS: u16 = 16;
+
+/// Seconds that the daemon may take for a request.
+const DEFAULT_TIMEOUT: u64 = 30;
+
+/// The port of NFS.
+const NFS_PORT: u16 = 2049;
+
+/// `serve`: serves a share to NFS clients.
+#[derive(Clone, Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("rules").args(["exports", "clients"]))]
+pub struct ServeArgs {
+    /// Take the options that are not given here from this file (TOML)
+    #[arg(long, short, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// The virtio-fs daemon's vhost-user socket
+    #[arg(long, short, value_name = "PATH", required_unless_present = "config")]
+    pub backend: Option<PathBuf>,
+
+    /// What is exported to whom: lines of a directory of the share and its clients, as in
+    /// exports(5)
+    #[arg(long, value_name = "FILE")]
+    pub exports: Option<PathBuf>,
+
+    /// Export the whole share to this client: *, an address or a network, with options as in
+    /// exports(5), such as 10.0.2.0/24(rw,no_root_squash); repeatable, the first that matches counts
+    #[arg(long = "client", value_name = "CLIENT")]
+    pub clients: Vec<Rule>,
+
+    /// Serve NFS and MOUNT at this address of the host; repeatable
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Vec<SocketAddr>,
+
+    /// Be the port mapper at this address of the host, usually port 111; repeatable
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub portmap: Vec<SocketAddr>,
+
+    /// The server's own address.
+    #[command(flatten)]
+    pub network: NetworkArgs,
+
+    /// Keep in this directory where files are, so that clients' handles outlive this program; it
+    /// must exist
+    #[arg(long, value_name = "DIRECTORY")]
+    pub state: Option<PathBuf>,
+
+    /// Threads that execute calls [default: 16]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub workers: Option<u16>,
+
+    /// Seconds that the daemon may take for one request [default: 30]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub timeout: Option<u64>,
+}
+
+impl std::str::FromStr for Rule {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::parse(text).map_err(|(what, word)| format!("{what}: {word:?}"))
+    }
+}
+
+/// Why `serve` did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The rules are wrong.
+    #[error("{}", .file.display())]
+    Exports {
+        /// Their file.
+        file: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: ExportError,
+    },
+    /// The configuration file is wrong.
+    #[error("{}", .file.display())]
+    Config {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: ConfigError,
+    },
+    /// The daemon's socket is not given.
+    #[error("the daemon's socket is not given: --backend, or backend in the configuration")]
+    NoBackend,
+    /// Nobody may mount anything.
+    #[error("nothing is exported: --client or --exports, or exports in the configuration")]
+    NoExports,
+    /// There is no way to reach the server.
+    #[error("clients need a way to the server: --listen, or --address")]
+    NoNetwork,
+    /// The log of file handles cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// An address of the host cannot be listened at.
+    #[error("cannot listen at {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The server's own network cannot be set up.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// The program cannot be confined.
+    #[error(transparent)]
+    Sandbox(#[from] gangplank_sandbox::Error),
+    /// The system refused an operation.
+    #[error("cannot {what}")]
+    System {
+        /// The operation.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl ServeError {
+    /// The exit status: 2 if what was asked for is wrong, 1 otherwise.
+    #[must_use]
+    pub const fn status(&self) -> u8 {
+        match self {
+            Self::Exports { .. }
+            | Self::Config { .. }
+            | Self::NoBackend
+            | Self::NoExports
+            | Self::NoNetwork
+            | Self::Network(NetworkError::NoSwitch) => 2,
+            _ => 1,
+        }
+    }
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> ServeError {
+    move |source| ServeError::System { what, source }
+}
+
+/// The sockets of the host that clients reach.
+#[derive(Debug, Default)]
+struct HostSockets {
+    streams: Vec<TcpListener>,
+    datagrams: Vec<UdpSocket>,
+}
+
+impl HostSockets {
+    fn open(args: &ServeArgs) -> Result<Self, ServeError> {
+        let failed = |address| move |source| ServeError::Listen { address, source };
+        let mut sockets = Self::default();
+        for address in args.listen.iter().chain(&args.portmap).copied() {
+            let listener = TcpListener::bind(address).map_err(failed(address))?;
+            sockets.streams.push(listener);
+        }
+        for address in args.portmap.iter().copied() {
+            let socket = UdpSocket::bind(address).map_err(failed(address))?;
+            sockets.datagrams.push(socket);
+        }
+        Ok(sockets)
+    }
+
+    fn serve(self, server: &Arc<Server>, for_datagrams: &Arc<Server>) -> io::Result<()> {
+        let connections = Arc::new(AtomicUsize::new(0));
+        for listener in self.streams {
+            host::accept(Arc::clone(server), listener, Arc::clone(&connections))?;
+        }
+        for socket in self.datagrams {
+            host::answer(Arc::clone(for_datagrams), socket)?;
+        }
+        Ok(())
+    }
+}
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`ServeError`].
+pub fn run(args: &ServeArgs, seccomp: Seccomp) -> Result<(), ServeError> {
+    let (args, exports) = complete(args)?;
+    let args = &args;
+    let backend = args.backend.clone().ok_or(ServeError::NoBackend)?;
+    if args.listen.is_empty() && args.network.address.is_none() {
+        return Err(ServeError::NoNetwork);
+    }
+    rlimit::raise_descriptor_limit();
+    // Before any thread starts, so that all threads leave the signals to this one.
+    let signals = Signals::block(TERMINATION).map_err(system("take over signals"))?;
+    let store = match &args.state {
+        Some(directory) => Store::open(directory)?,
+        None => {
+            warn!("without --state, clients' file handles end with this program");
+            Store::default()
+        }
+    };
+    let sockets = HostSockets::open(args)?;
+    for socket in &sockets.streams {
+        if let Ok(address) = socket.local_addr() {
+            info!("listening at {address}");
+        }
+    }
+    for socket in &sockets.datagrams {
+        if let Ok(address) = socket.local_addr() {
+            info!("port mapper at {address}, UDP");
+        }
+    }
+    let port = sockets.streams.first().map(TcpListener::local_addr);
+    let port = port.and_then(Result::ok).map_or(NFS_PORT, |at| at.port());
+    let mut own = OwnNetwork::open(&args.network, (NFS_PORT, PMAP_PORT))?;
+    sandbox::confine(seccomp, &OwnNetwork::paths(&args.network))?;
+    let limit = Duration::from_secs(args.timeout.unwrap_or(DEFAULT_TIMEOUT));
+    let workers = args.workers.unwrap_or(DEFAULT_WORKERS).into();
+    let connector = Connector::start(backend, limit);
+    let connector = connector.map_err(system("start a thread"))?;
+    let share = Share::new(connector, store, exports)
+        .map_err(|error| system("get random numbers")(error.into()))?;
+    let share = Arc::new(share);
+    let server = Arc::new(Server::new(programs(&share, port)));
+    // A datagram is answered at once, by the thread that received it.
+    let for_datagrams = Arc::new(Server::new(vec![port_mapper(port)]));
+    server
+        .start(workers)
+        .and_then(|()| sockets.serve(&server, &for_datagrams))
+        .map_err(system("start a thread"))?;
+    if let Some(own) = &mut own {
+        let server = Arc::new(Server::new(programs(&share, NFS_PORT)));
+        server.start(workers).map_err(system("start a thread"))?;
+        own.start(server, Arc::new(Server::new(vec![port_mapper(NFS_PORT)])))?;
+    }
+    readiness::ready("serving");
+    wait(&signals).map_err(system("wait for signals"))?;
+    readiness::stopping();
+    Ok(())
+}
+
+/// The options with those of the configuration file, and the exports.
+fn complete(args: &ServeArgs) -> Result<(ServeArgs, Exports), ServeError> {
+    let mut args = args.clone();
+    let mut exports = exports(&args)?;
+    if let Some(file) = args.config.clone() {
+        let wrong = |source| ServeError::Config {
+            file: file.clone(),
+            source,
+        };
+        let config = FileConfig::load(&file).map_err(wrong)?;
+        let in_file = config.exports().map_err(wrong)?;
+        exports = exports.or(in_file);
+        config.complete(&mut args);
+    }
+    Ok((args, exports.ok_or(ServeError::NoExports)?))
+}
+
+/// The exports of the command line, if it has any.
+fn exports(args: &ServeArgs) -> Result<Option<Exports>, ServeError> {
+    let Some(file) = &args.exports else {
+        let rules = args.clients.clone();
+        return Ok((!rules.is_empty()).then(|| Exports::whole_share(rules)));
+    };
+    let wrong = |source| ServeError::Exports {
+        file: file.clone(),
+        source,
+    };
+    let text = std::fs::read_to_string(file);
+    let text = text.map_err(|source| wrong(ExportError::Read(source)))?;
+    Exports::parse(&text).map(Some).map_err(wrong)
+}
+
+/// The programs, all at `port`.
+fn programs(share: &Arc<Share>, port: u16) -> Vec<Arc<dyn Program>> {
+    vec![
+        Arc::new(Nfs3::new(Arc::clone(share))),
+        Arc::new(Mount3::new(Arc::clone(share))),
+        port_mapper(port),
+    ]
+}
+
+/// The port mapper that tells where the programs are.
+fn port_mapper(port: u16) -> Arc<dyn Program> {
+    let mapped = |prog, vers, prot, port: u16| mapping {
+        prog,
+        vers,
+        prot,
+        port: port.into(),
+    };
+    let mappings = vec![
+        mapped(portmap::PROGRAM, portmap::VERSION, IPPROTO_TCP, PMAP_PORT),
+        mapped(portmap::PROGRAM, portmap::VERSION, IPPROTO_UDP, PMAP_PORT),
+        mapped(mount::PROGRAM, mount::VERSION, IPPROTO_TCP, port),
+        mapped(nfs3::PROGRAM, nfs3::VERSION, IPPROTO_TCP, port),
+    ];
+    Arc::new(Portmap::new(mappings))
+}
+
+/// Waits for a signal that ends the program.
+fn wait(signals: &Signals) -> io::Result<()> {
+    loop {
+        if let Some(signal) = signals.take()? {
+            info!("{signal}: ending");
+            return Ok(());
+        }
+        match poll(&mut [PollFd::new(signals, PollFlags::IN)], None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! One connection to the daemon: its session, the nodes that are known in it, and its open files.
+//!
+//! All of this ends with the connection. What survives is in [`super::store`].
+
+use std::collections::HashMap;
+use std::ffi::CStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use gangplank_driver::{FuseSession, Pending, call};
+use gangplank_fuse::{Attr, EntryOut, NodeId, StatxIn, StatxOut};
+use parking_lot::Mutex;
+use rustix::io::Errno;
+
+use super::error::Result;
+use super::files::Files;
+use super::handle::FileHandle;
+
+/// The bit of a statx for the time of birth (`STATX_BTIME`).
+const STATX_BTIME: u32 = 0x800;
+
+/// Nodes that are kept known. Beyond it the quarter that was used least recently is given back to
+/// the daemon, which holds a descriptor for each.
+const MAX_NODES: usize = 32 << 10;
+
+/// A connection to the daemon.
+#[derive(Debug)]
+pub struct Connection {
+    /// The number of the connection, from 1.
+    pub number: u64,
+    /// The session.
+    pub session: FuseSession,
+    /// The open files.
+    pub files: Files,
+    nodes: Mutex<Nodes>,
+    /// Whether the daemon tells times of birth.
+    tells_birth: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Nodes {
+    by_handle: HashMap<FileHandle, Arc<Node>>,
+    by_id: HashMap<(u32, NodeId), Arc<Node>>,
+    clock: u64,
+}
+
+/// A node of the share with one reference, which is given back when it is dropped.
+#[derive(Debug)]
+pub struct Node {
+    session: FuseSession,
+    /// The daemon's number for it.
+    pub id: NodeId,
+    /// The client's name for it.
+    pub handle: FileHandle,
+    /// When it was used last, by the clock of [`Nodes`].
+    used: AtomicU64,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // A lost daemon is reported by the next request.
+        let _ = self.session.forget(self.id, 1);
+    }
+}
+
+/// A look-up in progress.
+pub struct PendingBirth {
+    entry: EntryOut,
+    pending: Option<Pending<StatxOut>>,
+}
+
+impl Connection {
+    /// A connection on which nothing is known yet.
+    #[must_use]
+    pub fn new(number: u64, session: FuseSession) -> Self {
+        Self {
+            number,
+            session,
+            files: Files::default(),
+            nodes: Mutex::default(),
+            tells_birth: AtomicBool::new(true),
+        }
+    }
+
+    /// The attributes of a node.
+    ///
+    /// # Errors
+    /// The daemon's.
+    pub fn attributes(&self, node: &Node) -> Result<Attr> {
+        Ok(self.session.getattr(node.id, None)?.attr)
+    }
+
+    /// The node of a handle, if it is known.
+    #[must_use]
+    pub fn known(&self, handle: FileHandle) -> Option<Arc<Node>> {
+        self.nodes.lock().find(handle)
+    }
+
+    /// Looks a name up in a directory.
+    ///
+    /// # Errors
+    /// The daemon's; ENOENT if there is no such name.
+    pub fn lookup(&self, parent: &Node, name: &CStr) -> Result<(Arc<Node>, Attr)> {
+        let entry = self.session.lookup(parent.id, name)?;
+        self.entry(parent.handle.export, entry)
+    }
+
+    /// The node of an entry that the daemon has replied. Takes over its reference.
+    ///
+    /// # Errors
+    /// The daemon's; ENOENT if the entry says so.
+    pub fn entry(&self, export: u32, entry: EntryOut) -> Result<(Arc<Node>, Attr)> {
+        let pending = self.begin_entry(export, entry)?;
+        Ok(self.finish_entry(export, pending))
+    }
+
+    /// As [`Self::entry`], up to the request for the time of birth, so that many can be in flight.
+    ///
+    /// # Errors
+    /// As [`Self::entry`].
+    pub fn begin_entry(&self, export: u32, entry: EntryOut) -> Result<PendingBirth> {
+        let id = NodeId::new(entry.nodeid);
+        if entry.nodeid == 0 {
+            return Err(nfs3_types::nfs3::nfsstat3::NFS3ERR_NOENT.into());
+        }
+        let is_known = self.nodes.lock().by_id.contains_key(&(export, id));
+        let asks = !is_known && self.tells_birth.load(Ordering::Relaxed);
+        // Without an answer the time is unknown. Other requests report an error of the daemon.
+        let pending = asks.then(|| self.session.submit(call::statx(id, BIRTH)).ok());
+        Ok(PendingBirth {
+            entry,
+            pending: pending.flatten(),
+        })
+    }
+
+    /// The end of [`Self::begin_entry`].
+    pub fn finish_entry(&self, export: u32, begun: PendingBirth) -> (Arc<Node>, Attr) {
+        let attr = begun.entry.attr;
+        let id = NodeId::new(begun.entry.nodeid);
+        let told = begun.pending.map(Pending::wait);
+        let birth = match told {
+            Some(Ok(told)) if told.stat.mask & STATX_BTIME != 0 => nanoseconds(&told),
+            Some(Err(error)) if error.errno() == Some(Errno::NOSYS) => {
+                self.tells_birth.store(false, Ordering::Relaxed);
+                0
+            }
+            _ => 0,
+        };
+        let mut nodes = self.nodes.lock();
+        let known = nodes.by_id.get(&(export, id)).cloned();
+        if let Some(known) = known.and_then(|known| nodes.find(known.handle)) {
+            drop(nodes);
+            // The known node has a reference already.
+            let _ = self.session.forget(id, 1);
+            return (known, attr);
+        }
+        let handle = FileHandle {
+            export,
+            ino: attr.ino,
+            birth,
+        };
+        let (node, dropped) = nodes.insert(&self.session, id, handle);
+        drop(nodes);
+        drop(dropped);
+        (node, attr)
+    }
+
+    /// The root of the share as an inode of `export`.
+    ///
+    /// # Errors
+    /// The daemon's.
+    pub fn root(&self, export: u32) -> Result<Arc<Node>> {
+        let attr = self.session.getattr(NodeId::ROOT, None)?.attr;
+        let entry = EntryOut {
+            nodeid: NodeId::ROOT.get(),
+            attr,
+            ..EntryOut::default()
+        };
+        Ok(self.entry(export, entry)?.0)
+    }
+
+    /// Forgets a node whose inode was removed.
+    pub fn forget(&self, node: &Node) {
+        self.files.close(node.id);
+        let mut nodes = self.nodes.lock();
+        let dropped = (
+            nodes.by_handle.remove(&node.handle),
+            nodes.by_id.remove(&(node.handle.export, node.id)),
+        );
+        drop(nodes);
+        drop(dropped);
+    }
+}
+
+const BIRTH: StatxIn = StatxIn {
+    getattr_flags: 0,
+    reserved: 0,
+    fh: 0,
+    sx_flags: 0,
+    sx_mask: STATX_BTIME,
+};
+
+fn nanoseconds(told: &StatxOut) -> u64 {
+    let birth = told.stat.btime;
+    let seconds = birth.tv_sec.cast_unsigned();
+    seconds
+        .wrapping_mul(1_000_000_000)
+        .wrapping_add(birth.tv_nsec.into())
+}
+
+impl Nodes {
+    fn find(&mut self, handle: FileHandle) -> Option<Arc<Node>> {
+        self.clock += 1;
+        let node = self.by_handle.get(&handle)?;
+        node.used.store(self.clock, Ordering::Relaxed);
+        Some(Arc::clone(node))
+    }
+
+    /// Adds a node. Returns it, and those that it displaces.
+    fn insert(
+        &mut self,
+        session: &FuseSession,
+        id: NodeId,
+        handle: FileHandle,
+    ) -> (Arc<Node>, Vec<Arc<Node>>) {
+        self.clock += 1;
+        let node = Arc::new(Node {
+            session: session.clone(),
+            id,
+            handle,
+            used: AtomicU64::new(self.clock),
+        });
+        let mut dropped = Vec::new();
+        if let Some(before) = self.by_handle.insert(handle, Arc::clone(&node)) {
+            self.by_id.remove(&(handle.export, before.id));
+            dropped.push(before);
+        }
+        dropped.extend(self.by_id.insert((handle.export, id), Arc::clone(&node)));
+        if self.by_handle.len() > MAX_NODES {
+            dropped.extend(self.evict());
+        }
+        (node, dropped)
+    }
+
+    /// Takes out the quarter that was used least recently.
+    fn evict(&mut self) -> Vec<Arc<Node>> {
+        let used = |node: &Arc<Node>| node.used.load(Ordering::Relaxed);
+        let mut all: Vec<_> = self.by_handle.values().cloned().collect();
+        let count = all.len() / 4;
+        all.select_nth_unstable_by_key(count, used);
+        all.truncate(count);
+        for node in &all {
+            self.by_handle.remove(&node.handle);
+            self.by_id.remove(&(node.handle.export, node.id));
+        }
+        all
+    }
+}

@@ -1,0 +1,164 @@
+//! The files that are open at the daemon.
+//!
+//! NFSv3 has no open and close. A file is opened when it is first read or written, and closed when
+//! it was not used for a while. A file that is open for writing cannot be executed on the host, so
+//! it is closed soon.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gangplank_driver::FuseSession;
+use gangplank_fuse::{Handle, NodeId, OpenIn, ReleaseIn};
+use parking_lot::Mutex;
+use rustix::fs::OFlags;
+
+use super::connection::Node;
+use super::error::Result;
+
+/// Most files that are open. The one that was used least recently is closed before another is
+/// opened.
+const MAX_FILES: usize = 512;
+
+/// How long an unused file stays open.
+const IDLE_TIME: Duration = Duration::from_secs(3);
+
+/// How a file is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// For reading alone.
+    Read,
+    /// For writing alone.
+    Write,
+}
+
+impl Access {
+    fn flags(self) -> u32 {
+        match self {
+            Self::Read => OFlags::RDONLY.bits(),
+            Self::Write => OFlags::WRONLY.bits(),
+        }
+    }
+}
+
+/// A file that is open at the daemon; closed when it is dropped.
+#[derive(Debug)]
+pub struct OpenFile {
+    session: FuseSession,
+    node: Arc<Node>,
+    /// The daemon's number for it.
+    pub handle: Handle,
+    flags: u32,
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        let args = ReleaseIn {
+            fh: self.handle.get(),
+            flags: self.flags,
+            ..ReleaseIn::default()
+        };
+        // The daemon closes the file in any case; a lost one is reported by the next request.
+        let _ = self.session.release(self.node.id, args);
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    file: Arc<OpenFile>,
+    used: Instant,
+}
+
+/// The open files of a connection.
+#[derive(Debug, Default)]
+pub struct Files(Mutex<HashMap<(NodeId, Access), Entry>>);
+
+impl Files {
+    /// The file `node`, open for `access`. Opens it if it is not.
+    ///
+    /// # Errors
+    /// The daemon's.
+    pub fn open(
+        &self,
+        session: &FuseSession,
+        node: &Arc<Node>,
+        access: Access,
+    ) -> Result<Arc<OpenFile>> {
+        if let Some(file) = self.find(node.id, access) {
+            return Ok(file);
+        }
+        let flags = access.flags() | OFlags::NOFOLLOW.bits();
+        let open_flags = 0;
+        let opened = session.open(node.id, OpenIn { flags, open_flags })?;
+        Ok(self.keep(session, node, access, Handle::new(opened.fh), flags))
+    }
+
+    /// The file `node` if it is open for `access`.
+    #[must_use]
+    pub fn find(&self, node: NodeId, access: Access) -> Option<Arc<OpenFile>> {
+        let mut files = self.0.lock();
+        let entry = files.get_mut(&(node, access))?;
+        entry.used = Instant::now();
+        Some(Arc::clone(&entry.file))
+    }
+
+    /// Keeps a file that was opened elsewhere.
+    pub fn keep(
+        &self,
+        session: &FuseSession,
+        node: &Arc<Node>,
+        access: Access,
+        handle: Handle,
+        flags: u32,
+    ) -> Arc<OpenFile> {
+        let file = Arc::new(OpenFile {
+            session: session.clone(),
+            node: Arc::clone(node),
+            handle,
+            flags,
+        });
+        let entry = Entry {
+            file: Arc::clone(&file),
+            used: Instant::now(),
+        };
+        let mut files = self.0.lock();
+        let before = files.insert((node.id, access), entry);
+        let oldest = match files.len() > MAX_FILES {
+            true => {
+                let oldest = files.iter().min_by_key(|(_, entry)| entry.used);
+                let key = oldest.map(|(key, _)| *key);
+                key.and_then(|key| files.remove(&key))
+            }
+            false => None,
+        };
+        // Closing waits for the daemon.
+        drop(files);
+        drop((before, oldest));
+        file
+    }
+
+    /// Closes a file that is not going to be used.
+    pub fn close(&self, node: NodeId) {
+        let mut files = self.0.lock();
+        let closed = [Access::Read, Access::Write].map(|access| files.remove(&(node, access)));
+        drop(files);
+        drop(closed);
+    }
+
+    /// Closes what is open for writing.
+    pub fn close_written(&self, node: NodeId) {
+        let closed = self.0.lock().remove(&(node, Access::Write));
+        drop(closed);
+    }
+
+    /// Closes the files that were not used for a while.
+    pub fn close_unused(&self) {
+        let now = Instant::now();
+        let mut files = self.0.lock();
+        let closed: Vec<_> = files
+            .extract_if(|_, entry| now.duration_since(entry.used) > IDLE_TIME)
+            .collect();
+        drop(files);
+        drop(closed);
+    }
+}

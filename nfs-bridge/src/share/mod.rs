@@ -1,0 +1,325 @@
+//! The share as the procedures see it: inodes by handle, on a daemon that may stop and return.
+//!
+//! ```text
+//!   Share ─> connector ─> connection   nodes and open files, until the daemon is lost
+//!         ─> store                     where each inode is, for ever
+//!         ─> listing                   directories by cookie
+//! ```
+
+pub mod connection;
+pub mod connector;
+pub mod error;
+pub mod files;
+pub mod handle;
+pub mod listing;
+pub mod store;
+
+use std::collections::HashSet;
+use std::ffi::CString;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nfs3_types::nfs3::nfsstat3;
+use parking_lot::{Mutex, MutexGuard};
+use rustix::io::Errno;
+
+use self::connection::{Connection, Node};
+use self::connector::Connector;
+use self::error::{Failure, Result};
+use self::handle::FileHandle;
+use self::listing::Listings;
+use self::store::{Place, Store};
+use crate::exports::{Export, Exports, Rule};
+
+/// Most directories above an inode.
+const MAX_DEPTH: usize = 4096;
+
+/// Locks of inodes. Two inodes may have the same one.
+const LOCKS: u64 = 256;
+
+/// Longest name, in bytes (`NAME_MAX`).
+const MAX_NAME: usize = 255;
+
+/// The share.
+#[derive(Debug)]
+pub struct Share {
+    connector: Connector,
+    store: Store,
+    exports: Exports,
+    /// The listings of clients that read on.
+    pub listings: Listings,
+    locks: Vec<Mutex<()>>,
+    verifier: Verifier,
+    roots: Mutex<Roots>,
+}
+
+/// The inodes that exports begin with, on one connection.
+#[derive(Debug, Default)]
+struct Roots {
+    /// The number of the connection.
+    connection: u64,
+    /// The inodes by the ids of their exports.
+    nodes: Vec<(u32, Arc<Node>)>,
+}
+
+/// Tells clients whether data that they wrote without commitment may be lost.
+#[derive(Debug)]
+struct Verifier {
+    /// The connection for which it is valid.
+    connection: AtomicU64,
+    value: AtomicU64,
+}
+
+impl Share {
+    /// A share whose daemon is connected by `connector`.
+    ///
+    /// # Errors
+    /// The system has no random numbers.
+    pub fn new(
+        connector: Connector,
+        store: Store,
+        exports: Exports,
+    ) -> std::result::Result<Self, getrandom::Error> {
+        Ok(Self {
+            connector,
+            store,
+            exports,
+            listings: Listings::default(),
+            locks: (0..LOCKS).map(|_| Mutex::new(())).collect(),
+            verifier: Verifier {
+                connection: AtomicU64::new(0),
+                value: AtomicU64::new(getrandom::u64()?),
+            },
+            roots: Mutex::default(),
+        })
+    }
+
+    /// The exports.
+    #[must_use]
+    pub const fn exports(&self) -> &Exports {
+        &self.exports
+    }
+
+    /// The connected daemon.
+    ///
+    /// # Errors
+    /// [`Failure::NoDaemon`].
+    pub fn connection(&self) -> Result<Arc<Connection>> {
+        let connection = self.connector.current()?;
+        let before = &self.verifier.connection;
+        let last = before.fetch_max(connection.number, Ordering::Relaxed);
+        if last != 0 && last < connection.number {
+            self.lose_writes();
+        }
+        Ok(connection)
+    }
+
+    /// Notes a failure that a procedure met.
+    pub fn met(&self, connection: &Connection, failure: &Failure) {
+        if failure.is_daemon_lost() {
+            self.connector.lost(connection);
+        }
+    }
+
+    /// The verifier of writes. It changes when this program starts, when the daemon was lost, and
+    /// when the host could not write. A client that sees another one than before writes again what
+    /// was not committed.
+    #[must_use]
+    pub fn write_verifier(&self) -> [u8; 8] {
+        self.verifier.value.load(Ordering::Relaxed).to_be_bytes()
+    }
+
+    /// Makes clients write again what they have not committed.
+    pub fn lose_writes(&self) {
+        let value = &self.verifier.value;
+        let other = getrandom::u64().unwrap_or(0);
+        let old = value.load(Ordering::Relaxed);
+        value.store(other.max(1) ^ old, Ordering::Relaxed);
+    }
+
+    /// The export of a handle, and what the client may do in it.
+    ///
+    /// # Errors
+    /// `NFS3ERR_STALE` if it is not exported any more, `NFS3ERR_ACCES` if not to this client.
+    pub fn export(&self, handle: FileHandle, client: IpAddr) -> Result<(&Export, &Rule)> {
+        let export = self.exports.by_id(handle.export);
+        let export = export.ok_or(nfsstat3::NFS3ERR_STALE)?;
+        let rule = export.rule(client).ok_or(nfsstat3::NFS3ERR_ACCES)?;
+        Ok((export, rule))
+    }
+
+    /// Locks an inode, so that attributes before and after a change differ by this change alone, as
+    /// far as clients of this program cause it.
+    pub fn lock(&self, handle: FileHandle) -> MutexGuard<'_, ()> {
+        self.lock_number(lock_number(handle))
+    }
+
+    /// Locks two inodes.
+    pub fn lock_both(
+        &self,
+        one: FileHandle,
+        other: FileHandle,
+    ) -> (MutexGuard<'_, ()>, Option<MutexGuard<'_, ()>>) {
+        let (one, other) = (lock_number(one), lock_number(other));
+        let first = self.lock_number(one.min(other));
+        let second = (one != other).then(|| self.lock_number(one.max(other)));
+        (first, second)
+    }
+
+    fn lock_number(&self, number: usize) -> MutexGuard<'_, ()> {
+        // The number is below `LOCKS`.
+        self.locks[number].lock()
+    }
+
+    /// The inode that an export begins with.
+    ///
+    /// # Errors
+    /// The directory does not exist, or is none.
+    pub fn root(&self, connection: &Connection, export: &Export) -> Result<Arc<Node>> {
+        let mut roots = self.roots.lock();
+        if roots.connection != connection.number {
+            *roots = Roots {
+                connection: connection.number,
+                nodes: Vec::new(),
+            };
+        }
+        if let Some((_, root)) = roots.nodes.iter().find(|(id, _)| *id == export.id) {
+            return Ok(Arc::clone(root));
+        }
+        drop(roots);
+        let mut node = connection.root(export.id)?;
+        for name in &export.path {
+            let name = component(name)?;
+            node = connection.lookup(&node, &name)?.0;
+        }
+        let mut roots = self.roots.lock();
+        if roots.connection == connection.number {
+            roots.nodes.push((export.id, Arc::clone(&node)));
+        }
+        Ok(node)
+    }
+
+    /// Remembers where an inode is, before its handle is given out. A file with several names stays
+    /// remembered by the first.
+    pub fn remember(&self, node: &Node, parent: FileHandle, name: &[u8], links: u32) {
+        let known = links > 1 && self.store.place(node.handle).is_some();
+        if !known {
+            self.store.put(node.handle, parent, name);
+        }
+    }
+
+    /// Notes that an inode was moved.
+    pub fn moved(&self, node: &Node, parent: FileHandle, name: &[u8]) {
+        self.store.put(node.handle, parent, name);
+    }
+
+    /// Forgets an inode that was removed for good.
+    pub fn removed(&self, connection: &Connection, node: &Node) {
+        self.store.remove(node.handle);
+        connection.forget(node);
+    }
+
+    /// The directory that an inode was last seen in; of an export's root it is the root itself.
+    #[must_use]
+    pub fn parent(&self, node: &Node) -> FileHandle {
+        let place = self.store.place(node.handle);
+        place.map_or(node.handle, |place| place.parent)
+    }
+
+    /// The node of a handle. Looks it up by its path if the daemon has forgotten it.
+    ///
+    /// # Errors
+    /// `NFS3ERR_STALE` if it cannot be found, or is another inode by now.
+    pub fn resolve(&self, connection: &Connection, handle: FileHandle) -> Result<Arc<Node>> {
+        if let Some(node) = connection.known(handle) {
+            return Ok(node);
+        }
+        let export = self.exports.by_id(handle.export);
+        let root = self.root(connection, export.ok_or(nfsstat3::NFS3ERR_STALE)?)?;
+        // Up, until a directory is known.
+        let mut below = Vec::new();
+        let mut seen = HashSet::new();
+        let mut at = handle;
+        let mut node = loop {
+            if at == root.handle {
+                break root;
+            }
+            if let Some(node) = connection.known(at) {
+                break node;
+            }
+            let place = self.store.place(at).ok_or(nfsstat3::NFS3ERR_STALE)?;
+            if below.len() > MAX_DEPTH || !seen.insert(at) {
+                return Err(nfsstat3::NFS3ERR_STALE.into());
+            }
+            let parent = place.parent;
+            below.push((at, place));
+            at = parent;
+        };
+        // And down again.
+        for (wanted, place) in below.into_iter().rev() {
+            node = self.find_child(connection, &node, wanted, &place)?;
+        }
+        Ok(node)
+    }
+
+    /// The inode `wanted` in the directory `parent`, by the name that it had, or else by its number.
+    fn find_child(
+        &self,
+        connection: &Connection,
+        parent: &Node,
+        wanted: FileHandle,
+        place: &Place,
+    ) -> Result<Arc<Node>> {
+        let child = |name: &[u8]| match connection.lookup(parent, &component(name)?) {
+            Ok((node, _)) if node.handle == wanted => Ok(Some(node)),
+            Ok(_) => Ok(None),
+            Err(failure) if is_absent(&failure) => Ok(None),
+            Err(failure) => Err(failure),
+        };
+        if let Some(node) = child(&place.name)? {
+            return Ok(node);
+        }
+        let attr = connection.attributes(parent)?;
+        let entries = match self.listings.entries(connection, parent, &attr, 0) {
+            Err(failure) if is_absent(&failure) => return Err(nfsstat3::NFS3ERR_STALE.into()),
+            entries => entries?,
+        };
+        for entry in entries.iter().filter(|entry| entry.ino == wanted.ino) {
+            if let Some(node) = child(&entry.name)? {
+                self.store.put(wanted, parent.handle, &entry.name);
+                return Ok(node);
+            }
+        }
+        Err(nfsstat3::NFS3ERR_STALE.into())
+    }
+}
+
+fn is_absent(failure: &Failure) -> bool {
+    matches!(failure, Failure::Refused(nfsstat3::NFS3ERR_NOENT))
+        || [Errno::NOENT, Errno::NOTDIR, Errno::STALE]
+            .iter()
+            .any(|errno| failure.is(*errno))
+}
+
+fn lock_number(handle: FileHandle) -> usize {
+    usize::try_from(handle.ino % LOCKS).unwrap_or(0)
+}
+
+/// A name as the daemon takes it: one component that is no "." or "..".
+///
+/// # Errors
+/// `NFS3ERR_ACCES` for an empty name and names with a slash or a NUL byte, as other servers answer;
+/// `NFS3ERR_INVAL` for "." and ".."; `NFS3ERR_NAMETOOLONG`.
+pub fn component(name: &[u8]) -> std::result::Result<CString, nfsstat3> {
+    if name.len() > MAX_NAME {
+        return Err(nfsstat3::NFS3ERR_NAMETOOLONG);
+    }
+    if matches!(name, b"." | b"..") {
+        return Err(nfsstat3::NFS3ERR_INVAL);
+    }
+    if name.is_empty() || name.contains(&b'/') {
+        return Err(nfsstat3::NFS3ERR_ACCES);
+    }
+    CString::new(name).map_err(|_| nfsstat3::NFS3ERR_ACCES)
+}

@@ -1,0 +1,149 @@
+//! What a guest sees: of the server's network, of the share, and of deaths.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use gangplank_tests::nfs::SERVER;
+
+use crate::{Fixture, daemon_options};
+
+/// Limit for commands that wait for a server or a daemon to return.
+const PATIENT: Duration = Duration::from_secs(300);
+
+pub(crate) fn the_server_answers_pings(fixture: &mut Fixture) -> Result<()> {
+    fixture
+        .guest
+        .sh(&format!(
+            "ping -c 3 -w 30 {SERVER} && ping -c 1 -w 30 -s 1400 {SERVER}"
+        ))
+        .map(drop)
+}
+
+/// Names that are no UTF-8, links, sizes and owners are the same by NFS, by virtio-fs and on the
+/// host.
+pub(crate) fn both_mounts_show_the_same(fixture: &mut Fixture) -> Result<()> {
+    fixture.guest.sh("cd /nfs && mkdir both && cd both && \
+         printf one >one && ln one two && ln -s one link && mkfifo fifo && \
+         mknod device c 1 3 && printf bytes >\"$(printf 'no\\377utf8')\" && \
+         chown 1000:100 one && chmod 4751 one && mkdir -p a/b/c && mv a/b/c moved && \
+         touch -d '2001-02-03 04:05:06' link moved && \
+         truncate -s 5000000000 sparse && mv two three && rm -r a")?;
+    let shown = |directory: &str| {
+        format!(
+            "cd {directory}/both && find . | sort | while read -r name; do \
+                 stat -c '%n %F %a %u:%g %h %s %i %Y' \"$name\"; done; \
+                 readlink link; cat three no*"
+        )
+    };
+    let by_nfs = fixture.guest.sh(&shown("/nfs"))?;
+    let by_virtiofs = fixture.guest.sh(&shown("/mnt"))?;
+    ensure!(by_nfs == by_virtiofs, "{by_nfs}\n{by_virtiofs}");
+    ensure!(by_nfs.lines().count() > 9, "{by_nfs}");
+    let one = fs::metadata(fixture.host_path("both/three"))?;
+    ensure!((one.uid(), one.gid(), one.nlink()) == (1000, 100, 2));
+    ensure!(one.permissions().mode() & 0o7777 == 0o4751);
+    ensure!(fs::metadata(fixture.host_path("both/sparse"))?.len() == 5_000_000_000);
+    fixture.guest.sh("rm -r /nfs/both").map(drop)
+}
+
+/// 64 MiB are the same on both sides, in both directions.
+pub(crate) fn large_file_arrives_whole(fixture: &mut Fixture) -> Result<()> {
+    let sum = |fixture: &mut Fixture, path: &str| -> Result<String> {
+        let told = fixture
+            .guest
+            .sh_within(&format!("sha256sum <{path}"), PATIENT)?;
+        Ok(told)
+    };
+    fixture.guest.sh_within(
+        "dd if=/dev/urandom of=/nfs/large bs=1M count=64 && sync",
+        PATIENT,
+    )?;
+    let written = sum(fixture, "/mnt/large")?;
+    fixture.guest.sh("umount /nfs && mount -i -t nfs -o \
+        vers=3,proto=tcp,mountproto=tcp,nolock,addr=10.0.2.1 10.0.2.1:/ /nfs")?;
+    let read = sum(fixture, "/nfs/large")?;
+    ensure!(written == read, "{written} {read}");
+    ensure!(fs::metadata(fixture.host_path("large"))?.len() == 64 << 20);
+    fixture.guest.sh("rm /nfs/large").map(drop)
+}
+
+/// git creates its files with mode 0444 and writes them.
+pub(crate) fn an_owner_writes_a_file_of_mode_0444(fixture: &mut Fixture) -> Result<()> {
+    fixture
+        .guest
+        .sh("mkdir -m 777 /nfs/mine && cd /nfs/mine && \
+         su nobody -s /bin/sh -c 'umask 222 && dd if=/dev/zero of=file bs=64k count=20' && \
+         test \"$(stat -c '%a %s %U' file)\" = '444 1310720 nobody' && \
+         if su nobody -s /bin/sh -c 'echo >>file'; then exit 1; fi && \
+         rm -r /nfs/mine")?;
+    Ok(())
+}
+
+/// Each of 5000 names is listed once, also while others are removed meanwhile.
+pub(crate) fn a_large_directory_is_listed_whole(fixture: &mut Fixture) -> Result<()> {
+    let directory = fixture.host_path("many");
+    fs::create_dir(&directory)?;
+    for number in 0..5000 {
+        fs::write(directory.join(format!("name-{number}")), "")?;
+    }
+    fixture.guest.sh_within(
+        "cd /nfs/many && test $(ls | wc -l) = 5000 && test $(ls | sort -u | wc -l) = 5000 && \
+         cd / && rm -r /nfs/many",
+        PATIENT,
+    )?;
+    ensure!(!directory.exists());
+    Ok(())
+}
+
+/// The server is killed in the middle of a write, and returns. The program in the guest goes on, and
+/// the file is whole. Handles that the guest has from before are valid.
+pub(crate) fn a_write_survives_the_servers_death(fixture: &mut Fixture) -> Result<()> {
+    fixture.guest.sh(
+        "cd /nfs && mkdir -p kept/deep && echo before >kept/deep/file && \
+         exec 5<kept/deep/file && \
+         dd if=/dev/urandom of=/tmp/source bs=1M count=24 && \
+         (cp /tmp/source /nfs/copy && sync && echo done >/tmp/copied) >/dev/null 2>&1 &
+         sleep 1",
+    )?;
+    for _ in 0..3 {
+        fixture.server.restart()?;
+        // User Mode Linux connects its card when it is brought up.
+        fixture.guest.sh("ifconfig vec0 down && ifconfig vec0 up")?;
+        thread::sleep(Duration::from_millis(500));
+    }
+    fixture.guest.sh_within(
+        "while ! [ -e /tmp/copied ]; do sleep 1; done; \
+         cmp /tmp/source /nfs/copy && cmp /tmp/source /mnt/copy && \
+         cat /nfs/kept/deep/file && rm -r /nfs/kept /nfs/copy /tmp/copied",
+        PATIENT,
+    )?;
+    Ok(())
+}
+
+/// The daemon is killed and returns. What the guest has open by NFS stays open, also a directory
+/// that was renamed meanwhile.
+pub(crate) fn open_files_survive_the_daemons_death(fixture: &mut Fixture) -> Result<()> {
+    // The guest's virtio-fs mount does not survive it.
+    fixture.guest.sh(
+        "umount /mnt; cd /nfs && mkdir -p lost/inner && echo before >lost/inner/file && sync && \
+         (exec 6<>lost/inner/file; cd lost/inner; \
+          while ! [ -e /tmp/go ]; do sleep 1; done; \
+          cat <&6 >/tmp/read && echo after >&6 && cat file >/tmp/all; echo $? >/tmp/ended) \
+          >/dev/null 2>&1 &
+         sleep 2",
+    )?;
+    let options = daemon_options(&fixture.share);
+    fixture.daemon.replace(&options)?;
+    fs::rename(fixture.host_path("lost"), fixture.host_path("found"))?;
+    fixture.guest.sh_within(
+        "touch /tmp/go; while ! [ -e /tmp/ended ]; do sleep 1; done; \
+         test \"$(cat /tmp/ended /tmp/read)\" = \"$(printf '0\\nbefore')\" && cat /tmp/all",
+        PATIENT,
+    )?;
+    let content = fs::read_to_string(fixture.host_path("found/inner/file"))?;
+    ensure!(content == "before\nafter\n", "{content}");
+    Ok(())
+}

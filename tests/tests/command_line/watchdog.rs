@@ -1,0 +1,122 @@
+//! The service manager's watchdog, played by a socket.
+
+use std::os::unix::net::UnixDatagram;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use gangplank_tests::{process, tools};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::fixture::Fixture;
+
+/// What the service manager permits.
+const PERMITTED: Duration = Duration::from_secs(2);
+
+/// Limit for a message that is to come.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Waits for a message that has `text`, for at most `limit`. Returns whether it came.
+fn comes(manager: &UnixDatagram, text: &str, limit: Duration) -> Result<bool> {
+    let end = Instant::now() + limit;
+    let mut buffer = [0; 4096];
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(false);
+        }
+        manager.set_read_timeout(Some(left))?;
+        match manager.recv(&mut buffer) {
+            Ok(len) => {
+                let message = std::str::from_utf8(&buffer[..len])?;
+                if message.lines().any(|line| line == text) {
+                    return Ok(true);
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(error) => bail!(error),
+        }
+    }
+}
+
+#[test]
+fn the_watchdog_is_told_as_long_as_the_process_that_accepts_guests_answers() -> Result<()> {
+    let fixture = Fixture::new()?;
+    let path = fixture.file("notify");
+    let manager = UnixDatagram::bind(&path)?;
+    let mut command = fixture.command(&["--socket-path=fs.sock", "--shared-dir=share"]);
+    command
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", PERMITTED.as_micros().to_string());
+    let daemon = fixture.start_command(command)?;
+    ensure!(comes(&manager, "READY=1", LIMIT)?, "{}", daemon.log());
+    for _ in 0..3 {
+        ensure!(comes(&manager, "WATCHDOG=1", LIMIT)?, "{}", daemon.log());
+    }
+    let acceptor = daemon.acceptor_pid()?;
+    let acceptor = Pid::from_raw(acceptor.try_into()?).context("a process id")?;
+    kill_process(acceptor, Signal::STOP)?;
+    // An answer may be on its way.
+    let _ = comes(&manager, "WATCHDOG=1", PERMITTED / 2)?;
+    ensure!(
+        !comes(&manager, "WATCHDOG=1", 2 * PERMITTED)?,
+        "the watchdog is told of a daemon that accepts nobody"
+    );
+    ensure!(daemon.log().contains("the acceptor does not answer"));
+    kill_process(acceptor, Signal::CONT)?;
+    ensure!(comes(&manager, "WATCHDOG=1", LIMIT)?, "{}", daemon.log());
+    // Guests are accepted.
+    daemon.connect()?;
+    let ended = daemon.signal(Signal::TERM)?;
+    ensure!(ended.status.success(), "{ended:?}");
+    ensure!(comes(&manager, "STOPPING=1", LIMIT)?);
+    Ok(())
+}
+
+/// Without the service manager's wish, nothing is said beside what services always say.
+#[test]
+fn without_a_watchdog_it_is_not_told() -> Result<()> {
+    let fixture = Fixture::new()?;
+    let path = fixture.file("notify");
+    let manager = UnixDatagram::bind(&path)?;
+    let mut command = fixture.command(&["--socket-path=fs.sock", "--shared-dir=share"]);
+    command
+        .env("NOTIFY_SOCKET", &path)
+        // Another process's.
+        .env("WATCHDOG_USEC", "100000")
+        .env("WATCHDOG_PID", "1");
+    let daemon = fixture.start_command(command)?;
+    ensure!(comes(&manager, "READY=1", LIMIT)?, "{}", daemon.log());
+    ensure!(!comes(&manager, "WATCHDOG=1", Duration::from_secs(1))?);
+    Ok(())
+}
+
+/// The relay's main thread answers, also after it was confined.
+#[test]
+fn the_relay_says_that_it_serves_and_is_alive() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("notify");
+    let manager = UnixDatagram::bind(&path)?;
+    let mut command = process::tied(tools::frontend()?, None);
+    command
+        .args(["relay", "--listen", "guest.sock", "--backend", "fs.sock"])
+        .current_dir(dir.path())
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", PERMITTED.as_micros().to_string());
+    let mut relay = process::spawn(command)?;
+    let told = (|| {
+        ensure!(comes(&manager, "READY=1", LIMIT)?);
+        for _ in 0..3 {
+            ensure!(comes(&manager, "WATCHDOG=1", LIMIT)?);
+        }
+        process::signal(&relay, Signal::TERM)?;
+        ensure!(comes(&manager, "STOPPING=1", LIMIT)?);
+        Ok(())
+    })();
+    if told.is_err() {
+        process::kill_group(&mut relay);
+    }
+    let status = process::wait_within(&mut relay, LIMIT)?;
+    told?;
+    ensure!(status.success(), "{status}");
+    Ok(())
+}

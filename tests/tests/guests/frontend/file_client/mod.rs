@@ -1,0 +1,9 @@
+//! `gangplank-frontend fs`, by its command line.
+
+mod client;
+mod commands;
+mod files;
+mod resume;
+mod shell;
+mod snapshot;
+mod trees;
