@@ -139,6 +139,33 @@ fn deaths_and_pauses_are_told_and_counts_go_on() -> Result<()> {
 }
 
 #[test]
+fn counts_and_sockets_survive_the_acceptor() -> Result<()> {
+    let fixture = Fixture::start(&[])?;
+    let mut driver = fixture.driver()?;
+    for round in 1..=2 {
+        work(&mut driver)?;
+        driver.unlink(NodeId::ROOT, c"file")?;
+        let acceptor = fixture.daemon.acceptor()?;
+        let pid = Pid::from_raw(acceptor.try_into()?).context("a process id")?;
+        kill_process(pid, Signal::KILL)?;
+        let end = Instant::now() + Duration::from_secs(10);
+        while fixture.daemon.acceptor()? == acceptor {
+            ensure!(Instant::now() < end, "the acceptor lives on");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let status = fixture.status()?;
+        let guests = status["guests"].as_array().context("guests")?;
+        ensure!(guests.len() == 1, "{status}");
+        ensure!(
+            sized(operation(&guests[0], "READ")?)?.0 == 20 * round,
+            "{status}"
+        );
+        ensure!(fixture.metrics()?.contains("opcode=\"READ\""));
+    }
+    Ok(())
+}
+
+#[test]
 fn counts_and_sockets_survive_a_reload_and_the_files_go_at_the_end() -> Result<()> {
     let fixture = Fixture::start(&[])?;
     let mut driver = fixture.driver()?;
