@@ -4,6 +4,7 @@
 
 mod migration;
 mod size;
+mod status;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -19,6 +20,7 @@ use log::LevelFilter;
 
 pub use self::migration::MigrationArgs;
 use self::size::parse_size;
+pub use self::status::{StatusArgs, StatusOptions};
 use crate::device;
 use crate::manual::MANUAL;
 use crate::passthrough::id_map::IdRule;
@@ -38,7 +40,8 @@ use crate::sandbox::options::{IdMapping, ModCaps, Mode, Seccomp};
     version,
     args_override_self = true,
     arg_required_else_help = true,
-    override_usage = "gangplankd --shared-dir <DIR> --socket-path <PATH> [OPTIONS]"
+    override_usage = "gangplankd --shared-dir <DIR> --socket-path <PATH> [OPTIONS]\n       \
+                      gangplankd status --control <PATH> [--json | --watch]"
 )]
 pub struct Args {
     /// Directory to share
@@ -317,6 +320,10 @@ pub struct Args {
     #[command(flatten)]
     pub migration: MigrationArgs,
 
+    /// The options `--control` and `--metrics`.
+    #[command(flatten)]
+    pub status: StatusOptions,
+
     /// Options in the form of the older C daemon, such as source=/srv,cache=auto [deprecated]
     #[arg(short = 'o', value_name = "OPTIONS", help_heading = DEPRECATED)]
     pub compat_options: Vec<String>,
@@ -391,6 +398,14 @@ impl Args {
             .try_get_matches_from_mut(arguments)
             .map_err(EarlyExit)?;
         Self::from_arg_matches(&matches).map_err(|error| EarlyExit(error.format(&mut command)))
+    }
+
+    /// The command line with its command, for manuals. The parser itself does not know of that, so
+    /// that a word among virtiofsd's options is never taken for one.
+    #[must_use]
+    pub fn documented() -> clap::Command {
+        let status = StatusArgs::command().name("status");
+        Args::command().subcommand(status.bin_name("gangplankd status"))
     }
 
     /// Makes an error in the combination of options print like an error in one option.
@@ -529,6 +544,7 @@ mod tests {
             FILES,
             CONFINEMENT,
             migration::HEADING,
+            status::HEADING,
             LOGGING,
             DEPRECATED,
         ] {

@@ -8,12 +8,12 @@ use gangplank_service::logging;
 use log::LevelFilter;
 use thiserror::Error;
 
-use crate::args::{Args, MigrationArgs};
+use crate::args::{Args, MigrationArgs, StatusOptions};
 use crate::passthrough::id_map::{IdMap, IdMapError};
 use crate::passthrough::options::{CachePolicy, NegotiationMode, Ownership};
 use crate::sandbox::options::Mode;
 use crate::state::migration::{MigrationMode, MigrationOptions};
-use crate::{compat, device, passthrough, sandbox, socket};
+use crate::{compat, device, passthrough, sandbox, socket, status};
 
 /// The configuration of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub struct Config {
     pub passthrough: passthrough::Options,
     /// The options of the sandbox.
     pub sandbox: sandbox::Options,
+    /// Where the status is told.
+    pub status: status::options::Options,
     /// Where each request is recorded, if anywhere.
     pub trace: Option<PathBuf>,
     /// The options of the log.
@@ -89,6 +91,13 @@ pub enum Error {
         /// The reason.
         source: IdMapError,
     },
+    /// Metrics for other hosts.
+    #[error(
+        "--metrics={0} is an address that other hosts reach: pass one of this host, such as \
+         127.0.0.1:9100, or a path; --metrics-allow-remote permits it, without encryption or a \
+         password"
+    )]
+    RemoteMetrics(std::net::SocketAddr),
     /// An invalid `-o` option.
     #[error(transparent)]
     Compat(#[from] compat::Error),
@@ -119,6 +128,7 @@ impl Config {
             gid_map: args.gid_map,
         };
         check_mapped_ids(&sandbox)?;
+        let status = status_options(args.status, &socket)?;
         let exit_on_disconnect = args.exit_on_disconnect || matches!(socket, socket::Source::Fd(_));
         let Some(shared_dir) = args.shared_dir else {
             return Err(Error::NoSharedDir);
@@ -184,6 +194,7 @@ impl Config {
                 ..passthrough::Options::default()
             },
             sandbox,
+            status,
             trace: args.trace,
             logging: logging::Options {
                 syslog: args.syslog,
@@ -198,6 +209,42 @@ impl Config {
             deprecations,
         })
     }
+}
+
+fn status_options(
+    args: StatusOptions,
+    socket: &socket::Source,
+) -> Result<status::options::Options, Error> {
+    use status::options::MetricsAddress;
+
+    let is_guests = |path: &std::path::Path| matches!(socket, socket::Source::Path { path: guests, .. } if guests == path);
+    if args.control.as_deref().is_some_and(is_guests) {
+        return Err(Error::Conflict(
+            "--control",
+            "a --socket-path of the same name",
+        ));
+    }
+    match &args.metrics {
+        Some(MetricsAddress::Tcp(address))
+            if !address.ip().is_loopback() && !args.metrics_allow_remote =>
+        {
+            return Err(Error::RemoteMetrics(*address));
+        }
+        Some(MetricsAddress::Path(path)) if is_guests(path) => {
+            return Err(Error::Conflict(
+                "--metrics",
+                "a --socket-path of the same name",
+            ));
+        }
+        Some(MetricsAddress::Path(path)) if args.control.as_ref() == Some(path) => {
+            return Err(Error::Conflict("--metrics", "a --control of the same name"));
+        }
+        _ => {}
+    }
+    Ok(status::options::Options {
+        control: args.control,
+        metrics: args.metrics,
+    })
 }
 
 fn max_threads(args: &Args) -> Result<usize, Error> {

@@ -22,6 +22,7 @@ pub mod session;
 pub mod socket;
 mod start_line;
 pub mod state;
+pub mod status;
 pub mod supervisor;
 pub mod sys;
 pub mod trace;

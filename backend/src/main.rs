@@ -4,10 +4,10 @@ use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use gangplank_backend::args::{Args, EarlyExit};
+use gangplank_backend::args::{Args, EarlyExit, StatusArgs};
 use gangplank_backend::config::Config;
 use gangplank_backend::handover::{self, report};
-use gangplank_backend::run;
+use gangplank_backend::{run, status};
 use gangplank_service::{activation, error_chain};
 
 /// The output of `--print-capabilities` for management software (`VHostUserBackendCapabilities` in
@@ -26,6 +26,16 @@ const CAPABILITIES: &str = r#"{
 "#;
 
 fn main() -> ExitCode {
+    match StatusArgs::from_command_line(std::env::args_os()) {
+        Ok(None) => {}
+        Ok(Some(args)) => {
+            return match status::client::run(&args) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&error),
+            };
+        }
+        Err(exit) => return print_and_exit(&exit),
+    }
     let mut args = match Args::from_command_line(std::env::args_os()) {
         Ok(args) => args,
         Err(exit) => return print_and_exit(&exit),

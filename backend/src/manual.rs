@@ -2,6 +2,43 @@
 
 use gangplank_service::manual::Manual;
 
+/// The manuals of gangplankd and its command.
+pub const MANUALS: &[(&str, Manual)] = &[("", MANUAL), ("status", STATUS)];
+
+/// The manual of `gangplankd status`.
+pub const STATUS: Manual = Manual {
+    description: &[
+        "Shows what a running gangplankd's guests do.",
+        "The daemon must have been started with --control. It answers the user who runs it, and \
+         root. For each guest it tells the FUSE version, requests, errors and bytes by operation, \
+         how long they took, requests in flight, the oldest of them, inodes, descriptors, and \
+         deaths of its process with the pauses that followed. Durations are measured of one \
+         request in 64 of each operation and thread.",
+    ],
+    exit_status: &[
+        ("0", "The status was shown."),
+        (
+            "1",
+            "The daemon does not answer, or there is no terminal for --watch.",
+        ),
+        ("2", "The command line is wrong."),
+    ],
+    files: &[],
+    environment: &[],
+    signals: &[],
+    examples: &[
+        (
+            "Show it once:",
+            "gangplankd status --control=/run/fs.control",
+        ),
+        (
+            "Watch it:",
+            "gangplankd status --control=/run/fs.control --watch",
+        ),
+    ],
+    see_also: &["gangplankd(8)"],
+};
+
 /// The manual of gangplankd.
 pub const MANUAL: Manual = Manual {
     description: &[
@@ -86,6 +123,10 @@ pub const MANUAL: Manual = Manual {
         (
             "Share it read-only, with guests that may cache everything:",
             "gangplankd --socket-path=/run/fs.sock --shared-dir=/srv --readonly --cache=always",
+        ),
+        (
+            "Share it and permit a look inside:",
+            "gangplankd --socket-path=/run/fs.sock --shared-dir=/srv --control=/run/fs.control",
         ),
         ("Mount it in a guest:", "mount -t virtiofs myfs /mnt"),
     ],

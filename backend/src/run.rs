@@ -21,6 +21,7 @@ use crate::passthrough::options::InodeFileHandles;
 use crate::sandbox::{self, Confined, Role, Start, rlimit};
 use crate::socket::{self, Files, Listening, Source};
 use crate::start_line::StartLine;
+use crate::status::sockets::{self, Listeners, Sockets};
 use crate::supervisor::{self, Held, Supervisor};
 use crate::sys::process;
 use crate::trace;
@@ -65,6 +66,9 @@ pub enum Error {
     /// The trace cannot be written.
     #[error(transparent)]
     Trace(#[from] trace::Error),
+    /// The sockets for status and metrics cannot be used.
+    #[error(transparent)]
+    Status(#[from] sockets::Error),
     /// Serving fails.
     #[error(transparent)]
     Serve(#[from] acceptor::Error),
@@ -133,6 +137,11 @@ fn prepare(mut config: Config, beginning: &mut Beginning) -> Result<u8, Error> {
         _ => Found::default(),
     };
 
+    let mut status = match &*beginning {
+        Beginning::First => Sockets::default(),
+        _ => Sockets::inherit(&config.status)?,
+    };
+
     logging::start(&config.logging)?;
     #[cfg(feature = "crash-hook")]
     crate::crash_hook::start().map_err(Error::CrashHook)?;
@@ -165,11 +174,11 @@ fn prepare(mut config: Config, beginning: &mut Beginning) -> Result<u8, Error> {
     let program = Program::running().map_err(Error::Program)?;
     match beginning {
         Beginning::Successor(takeover) => match takeover.take() {
-            Some(takeover) => succeed(&config, takeover, signals),
+            Some(takeover) => succeed(&config, takeover, signals, status.into_listeners()),
             None => Ok(0),
         },
         Beginning::Supervisor(supervised) => match supervised.take() {
-            Some(supervised) => supervise_on(&config, supervised, &signals, program),
+            Some(supervised) => supervise_on(&config, supervised, &signals, program, status),
             None => Ok(0),
         },
         Beginning::First => {
@@ -178,7 +187,16 @@ fn prepare(mut config: Config, beginning: &mut Beginning) -> Result<u8, Error> {
                 (None, Source::Path { path, group }) => socket::bind(path, group.as_deref())?,
                 (None, Source::Fd(fd)) => socket::inherit(*fd)?,
             };
-            serve(&config, listening, found, signals, program)
+            match Sockets::bind(&config.status) {
+                Ok(bound) => status = bound,
+                Err(error) => {
+                    if let Some(files) = listening.files {
+                        files.remove();
+                    }
+                    return Err(error.into());
+                }
+            }
+            serve(&config, listening, found, signals, program, status)
         }
     }
 }
@@ -188,7 +206,8 @@ fn serve(
     listening: Listening,
     mut found: Found,
     signals: Signals,
-    program: Program,
+    mut program: Program,
+    status: Sockets,
 ) -> Result<u8, Error> {
     let Listening { listener, files } = listening;
     let mut holding = Holding::new();
@@ -209,6 +228,7 @@ fn serve(
         Ok(Role::Supervisor(acceptor, channel)) => {
             // The acceptor passes it back when it serves.
             drop((listener, predecessor));
+            hand_on(&mut program, &status)?;
             let held = Held {
                 holding,
                 connections,
@@ -225,7 +245,7 @@ fn serve(
                 files,
                 count: 0,
             };
-            supervise(config, supervisor, reloader, &signals)
+            supervise(config, supervisor, reloader, &signals, status)
         }
         Ok(Role::Acceptor(confined, supervisor)) => {
             // The socket's files lie outside of the sandbox; the supervisor removes them.
@@ -239,6 +259,7 @@ fn serve(
                 host_limits,
                 supervisor,
                 signals,
+                status: status.into_listeners(),
             };
             acceptor.serve(config, predecessor)
         }
@@ -249,13 +270,26 @@ fn serve(
             if let Some(files) = files {
                 files.remove();
             }
+            status.remove();
             Err(error.into())
         }
     }
 }
 
+/// Has the programs that this process starts and becomes inherit the sockets.
+fn hand_on(program: &mut Program, status: &Sockets) -> Result<(), Error> {
+    status.pass_on().map_err(Error::Inherit)?;
+    program.pass_status(status.passed());
+    Ok(())
+}
+
 /// Serves in place of another program, whose guests it takes over.
-fn succeed(config: &Config, takeover: Takeover, signals: Signals) -> Result<u8, Error> {
+fn succeed(
+    config: &Config,
+    takeover: Takeover,
+    signals: Signals,
+    status: Listeners,
+) -> Result<u8, Error> {
     let Takeover {
         supervisor,
         predecessor,
@@ -280,6 +314,7 @@ fn succeed(config: &Config, takeover: Takeover, signals: Signals) -> Result<u8, 
                 host_limits: begun.host_limits,
                 supervisor,
                 signals,
+                status,
             };
             acceptor.serve(config, Some(begun.predecessor))
         }
@@ -323,8 +358,10 @@ fn supervise_on(
     config: &Config,
     supervised: Supervised,
     signals: &Signals,
-    program: Program,
+    mut program: Program,
+    status: Sockets,
 ) -> Result<u8, Error> {
+    hand_on(&mut program, &status)?;
     let Supervised {
         channel,
         acceptor,
@@ -345,7 +382,7 @@ fn supervise_on(
         count,
     };
     let supervisor = Supervisor::new(acceptor, channel, held)?;
-    supervise(config, supervisor, reloader, signals)
+    supervise(config, supervisor, reloader, signals, status)
 }
 
 fn supervise(
@@ -353,6 +390,7 @@ fn supervise(
     supervisor: Supervisor,
     mut reloader: Reloader,
     signals: &Signals,
+    status: Sockets,
 ) -> Result<u8, Error> {
     let serving = || readiness::ready(SERVING);
     let result = supervisor.supervise(signals, &mut reloader, config.max_crashes, serving);
@@ -360,6 +398,7 @@ fn supervise(
     if let Some(files) = reloader.files {
         files.remove();
     }
+    status.remove();
     Ok(result?)
 }
 
@@ -370,6 +409,7 @@ struct Serving {
     host_limits: HostLimits,
     supervisor: Channel,
     signals: Signals,
+    status: Listeners,
 }
 
 impl Serving {
@@ -391,6 +431,7 @@ impl Serving {
             max_guests,
             supervisor: self.supervisor,
             has_holder: fd_store::capacity().is_some(),
+            status: self.status,
         };
         acceptor::accept_guests(means, predecessor)?;
         log::info!("the daemon has ended");

@@ -8,10 +8,12 @@ pub mod broken_pipe;
 #[cfg(feature = "captured-log")]
 pub mod captured_log;
 pub mod connect_timeout;
+pub mod deadline_io;
 pub mod error_chain;
 pub mod fd_store;
 pub mod first_few;
 pub mod fnv;
+pub mod http;
 pub mod logging;
 pub mod manual;
 pub mod output;

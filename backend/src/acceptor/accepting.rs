@@ -24,7 +24,7 @@ use crate::sys::process::{self, WatchedFork};
 
 /// Pause before the next attempt after a connection cannot be accepted for lack of descriptors,
 /// processes or memory.
-const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
+pub(super) const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// What the forked process has done with the connection. It tells the acceptor by one number: 1 to
 /// 3, or an errno, negated.

@@ -14,6 +14,7 @@ mod accepting;
 mod guests;
 mod handing_over;
 mod max_guests;
+mod reporting;
 mod taking_over;
 
 use std::io;
@@ -27,10 +28,14 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use thiserror::Error;
 
+use self::accepting::ACCEPT_RETRY_DELAY;
 use self::guests::{Guest, Guests};
+use self::reporting::Reporters;
 use crate::config::Config;
 use crate::handover::channel::{Channel, Message};
 use crate::sandbox::Confined;
+use crate::status::answer::Kind;
+use crate::status::sockets::Listeners;
 use crate::sys::process;
 
 /// How long the daemon waits for requests in flight when it ends. A request on a dead file server
@@ -40,6 +45,9 @@ pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections within `rate_limit::INTERVAL` that their workers log. A frontend that connects
 /// again and again must not fill the log.
 const LOGGED_CONNECTIONS: u32 = 100;
+
+/// Descriptors that an acceptor waits for beside those of clients that ask for the status.
+const FIXED: usize = 4;
 
 /// Exit status of an acceptor whose supervisor has ended.
 const FAILURE: u8 = 1;
@@ -78,6 +86,8 @@ pub struct Means<'a> {
     pub supervisor: Channel,
     /// Whether the supervisor has descriptors of guests held.
     pub has_holder: bool,
+    /// The sockets for status and metrics.
+    pub status: Listeners,
 }
 
 /// The acceptor's state. A forked process drops all of it.
@@ -86,6 +96,7 @@ struct Acceptor<'a> {
     /// The acceptor of the next program, while it may take the guests over.
     successor: Option<Channel>,
     guests: Guests,
+    reporters: Reporters,
     /// Number of connections so far.
     number: u64,
     /// Which connections are logged.
@@ -105,10 +116,13 @@ pub fn accept_guests(means: Means<'_>, predecessor: Option<Predecessor>) -> Resu
     // Another process may accept the connection between poll and accept.
     means.listener.set_nonblocking(true).map_err(Error::Wait)?;
     let config = means.config;
+    let mut means = means;
+    let reporters = Reporters::new(std::mem::take(&mut means.status));
     let mut acceptor = Acceptor {
         means,
         successor: None,
         guests: Guests::new().map_err(Error::Wait)?,
+        reporters,
         number: 0,
         connection_log: RateLimit::new(LOGGED_CONNECTIONS),
     };
@@ -142,6 +156,9 @@ pub fn accept_guests(means: Means<'_>, predecessor: Option<Predecessor>) -> Resu
         if ready.is_told {
             acceptor.hand_over();
         }
+        if let Some(kind) = ready.is_asked {
+            acceptor = acceptor.report(kind);
+        }
         // The successor does not know of a guest that comes after it was introduced.
         if ready.can_accept && acceptor.successor.is_none() {
             acceptor = acceptor.serve_next();
@@ -162,6 +179,8 @@ pub fn accept_guests(means: Means<'_>, predecessor: Option<Predecessor>) -> Resu
 struct Ready {
     can_accept: bool,
     is_told: bool,
+    /// A client waits for the status or the metrics.
+    is_asked: Option<Kind>,
     supervisor_has_ended: bool,
     successor_has_ended: bool,
 }
@@ -183,26 +202,33 @@ impl<'a> Acceptor<'a> {
 
     /// Waits for something to do. While another acceptor may take the guests over, connections
     /// wait.
-    fn wait(&self) -> Result<Ready, Error> {
+    fn wait(&mut self) -> Result<Ready, Error> {
+        let is_full = self.reporters.is_full();
+        let asking = self.reporters.polled();
         let next = match &self.successor {
             None => PollFd::new(&self.means.listener, PollFlags::IN),
             Some(successor) => PollFd::new(successor, PollFlags::IN),
         };
-        let mut ready = [
+        let mut ready = vec![
             next,
             PollFd::new(&self.means.supervisor, PollFlags::IN),
             PollFd::from_borrowed_fd(self.means.signals.as_fd(), PollFlags::IN),
             PollFd::new(&self.guests, PollFlags::IN),
         ];
-        match poll(&mut ready, None) {
+        ready.extend(asking.iter().map(reporting::poll_fd));
+        let limit = is_full.then(|| Timespec::try_from(ACCEPT_RETRY_DELAY).unwrap_or_default());
+        match poll(&mut ready, limit.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(Error::Wait(error.into())),
         }
-        let [next, supervisor, ..] = ready.map(|ready| ready.revents());
+        let [next, supervisor] = [0, 1].map(|index: usize| ready[index].revents());
+        let mut asked = ready.iter().skip(FIXED).zip(&asking);
+        let asked = asked.find(|(ready, _)| !ready.revents().is_empty());
         let has_ended = supervisor.contains(PollFlags::HUP);
         Ok(Ready {
             can_accept: self.successor.is_none() && !next.is_empty(),
             successor_has_ended: self.successor.is_some() && !next.is_empty(),
+            is_asked: asked.map(|(_, (kind, _))| *kind),
             is_told: !supervisor.is_empty() && !has_ended,
             supervisor_has_ended: has_ended,
         })

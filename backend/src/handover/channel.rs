@@ -120,6 +120,10 @@ pub enum Message {
     Ping,
     /// From an acceptor to its supervisor: it is alive.
     Pong,
+    /// To a keeper, with a socket to whoever wants to read the guest's state.
+    Report,
+    /// From a keeper on that socket, with the state's memory.
+    State,
 }
 
 impl Message {

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
 use super::{SUPERVISE, TAKEOVER};
+use crate::status::sockets::VARIABLE;
 use crate::sys::process;
 
 /// Where the program is and how it was started.
@@ -18,6 +19,8 @@ use crate::sys::process;
 pub struct Program {
     path: PathBuf,
     arguments: Vec<OsString>,
+    /// The value of [`VARIABLE`] for the next program, if it is to have one.
+    status: Option<String>,
 }
 
 /// Which version of the program is meant.
@@ -46,7 +49,16 @@ impl Program {
             Some(path) => path,
             None => env::current_exe()?,
         };
-        Ok(Self { path, arguments })
+        Ok(Self {
+            path,
+            arguments,
+            status: None,
+        })
+    }
+
+    /// Passes sockets for status and metrics on, which the process must keep inheritable.
+    pub fn pass_status(&mut self, status: Option<String>) {
+        self.status = status;
     }
 
     /// Its path.
@@ -70,6 +82,10 @@ impl Program {
             command.arg0(name).args(arguments);
         }
         command.env_remove(SUPERVISE).env(TAKEOVER, takeover);
+        command.env_remove(VARIABLE);
+        if let Some(status) = &self.status {
+            command.env(VARIABLE, status);
+        }
         command.spawn()
     }
 
@@ -83,9 +99,16 @@ impl Program {
             text.extend(value.as_bytes());
             CString::new(text)
         };
-        let kept = env::vars_os().filter(|(name, _)| name != SUPERVISE && name != TAKEOVER);
+        let kept = env::vars_os().filter(|(name, _)| {
+            [SUPERVISE, TAKEOVER, VARIABLE]
+                .iter()
+                .all(|other| name != other)
+        });
         let variables = kept.map(|(name, value)| variable(&name, &value));
         let variables = variables.chain([variable(SUPERVISE.as_ref(), supervise.as_ref())]);
+        let status = self.status.as_deref();
+        let status = status.map(|status| variable(VARIABLE.as_ref(), status.as_ref()));
+        let variables = variables.chain(status);
         let arguments = self.arguments.iter().cloned();
         let arguments = arguments.map(|argument| CString::new(argument.into_vec()));
         // Neither can have a zero byte: they come from there.

@@ -25,7 +25,7 @@ mod worker;
 use std::collections::HashSet;
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -258,6 +258,9 @@ impl<'a> Keeper<'a> {
                         let channel = arrived.descriptors.into_iter().next();
                         *successor = channel.and_then(|channel| self.offer(Channel::new(channel)));
                     }
+                    Some(arrived) if arrived.message == Message::Report => {
+                        self.report(arrived.descriptors);
+                    }
                     Some(_) => {}
                 }
             }
@@ -290,6 +293,15 @@ impl<'a> Keeper<'a> {
         kill_process(worker, Signal::KILL)?;
         wait_for(worker)?;
         Ok(Ended::InOrder(FAILURE))
+    }
+
+    /// Passes the guest's state to whoever wants to read it.
+    fn report(&self, descriptors: Vec<OwnedFd>) {
+        let reader = descriptors.into_iter().next().map(Channel::new);
+        if let Some((reader, state)) = reader.zip(self.arena.file()) {
+            // If this fails, nobody waits any more.
+            let _ = reader.send(&Message::State, &[state]);
+        }
     }
 
     /// Offers the guest to the keeper at the other end of `successor`.

@@ -139,6 +139,14 @@ pub struct GuestPlace {
     pub mount_namespace: Option<OwnedFd>,
 }
 
+/// Leaves the calling process, forked by the acceptor, what answering one client takes.
+///
+/// # Errors
+/// The list of system calls cannot be installed.
+pub fn confine_reporter(confined: &Confined) -> Result<(), Error> {
+    seccomp::install(confined.seccomp, seccomp::Process::Reporter)
+}
+
 /// Drops every permission that serving `shared_dir` does not need.
 ///
 /// The caller must be single-threaded and have opened the listening socket, the log and the signal

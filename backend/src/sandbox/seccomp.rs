@@ -50,7 +50,12 @@ mod tests {
             (SeccompAction::Trap, calls::REFUSED.len() + 1),
             (SeccompAction::Log, 1),
         ];
-        for process in [Process::Acceptor, Process::Keeper, Process::Worker] {
+        for process in [
+            Process::Acceptor,
+            Process::Keeper,
+            Process::Worker,
+            Process::Reporter,
+        ] {
             for (action, filters) in &table {
                 let list = calls::list(process);
                 let programs = seccomp::programs(action.clone(), &list).unwrap();
@@ -61,7 +66,12 @@ mod tests {
 
     #[test]
     fn no_call_is_listed_twice() {
-        for process in [Process::Acceptor, Process::Keeper, Process::Worker] {
+        for process in [
+            Process::Acceptor,
+            Process::Keeper,
+            Process::Worker,
+            Process::Reporter,
+        ] {
             let mut all: Vec<_> = calls::allowed(process).iter().copied().flatten().collect();
             let count = all.len();
             all.sort_unstable();
@@ -82,7 +92,7 @@ mod tests {
             .copied()
             .flatten()
             .collect();
-        for process in [Process::Keeper, Process::Worker] {
+        for process in [Process::Keeper, Process::Worker, Process::Reporter] {
             for call in calls::allowed(process).iter().copied().flatten() {
                 assert!(acceptor.contains(&call), "{process:?} {call}");
             }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use gangplank_fuse::InHeader;
+use gangplank_fuse::{InHeader, Opcode};
 use gangplank_service::rate_limited;
 
 use super::file_system::FileSystem;
@@ -78,6 +78,7 @@ impl<F: FileSystem + 'static> SessionHandler<F> {
         let (_, mut reply, scratch) = request.parts();
         self.begin_trace(scratch);
         let written = put_error(&mut reply, lock.unique, libc::ENOLCK);
+        self.session.count_refusal(Some(Opcode::Setlkw), 0, written);
         if let Some(tracer) = &self.tracer {
             request.end_trace(tracer, written);
         }
@@ -106,6 +107,7 @@ impl<F: FileSystem + 'static> Handler for SessionHandler<F> {
     fn refuse(&self, request: &mut Request) {
         let (mut reader, mut writer, scratch) = request.parts();
         self.begin_trace(scratch);
+        let total = reader.remaining() as u64;
         let header = reader.read_value::<InHeader>();
         scratch.input.clear();
         if let Some(header) = &header {
@@ -113,7 +115,7 @@ impl<F: FileSystem + 'static> Handler for SessionHandler<F> {
         }
         let expects_reply = |header: &InHeader| {
             let opcode = header.opcode();
-            opcode.map_or(true, gangplank_fuse::Opcode::expects_reply)
+            opcode.map_or(true, Opcode::expects_reply)
         };
         let written = match header {
             Some(header) if expects_reply(&header) => {
@@ -121,6 +123,8 @@ impl<F: FileSystem + 'static> Handler for SessionHandler<F> {
             }
             _ => 0,
         };
+        let opcode = header.and_then(|header| header.opcode().ok());
+        self.session.count_refusal(opcode, total, written);
         if let Some(tracer) = &self.tracer {
             request.end_trace(tracer, written);
         }

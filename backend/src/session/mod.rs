@@ -26,7 +26,7 @@ mod tests;
 use std::io;
 use std::sync::Arc;
 
-use gangplank_fuse::{InitIn, InitOut, LkIn, NodeId, Opcode, Operation, Request, Unique};
+use gangplank_fuse::{InHeader, InitIn, InitOut, LkIn, NodeId, Opcode, Operation, Request, Unique};
 use gangplank_service::rate_limited;
 use parking_lot::Mutex;
 
@@ -43,6 +43,7 @@ use crate::crash_hook::{self, Point};
 pub use crate::device::request::IoMode;
 use crate::device::request::Scratch;
 use crate::state::arena::Arena;
+use crate::state::counters::{Counters, Message};
 use crate::state::migration::Init;
 use crate::state::requests;
 use crate::state::session::SessionRecord;
@@ -59,6 +60,8 @@ pub struct Session<F> {
     init: Mutex<Option<Init>>,
     /// Where the session outlives the process; `None` in tests.
     arena: Option<Arc<Arena>>,
+    /// Where requests are counted; `None` in tests.
+    counters: Option<Arc<Counters>>,
 }
 
 /// The result of serving a request.
@@ -73,6 +76,54 @@ pub enum Served {
     WouldBlock,
 }
 
+/// What became of a request.
+enum Outcome {
+    Answered(Answer),
+    WaitsForLock(LockRequest),
+    WouldBlock,
+}
+
+/// A reply.
+#[derive(Clone, Copy)]
+struct Answer {
+    /// Bytes of it: 0 for an operation without a reply.
+    len: usize,
+    is_error: bool,
+}
+
+impl Outcome {
+    const fn error(len: usize) -> Self {
+        Self::Answered(Answer::error(len))
+    }
+}
+
+impl Answer {
+    const fn error(len: usize) -> Self {
+        Self {
+            len,
+            is_error: true,
+        }
+    }
+
+    const fn message(self, request: u64) -> Message {
+        Message {
+            request,
+            reply: self.len,
+            is_error: self.is_error,
+        }
+    }
+}
+
+impl From<Outcome> for Served {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Answered(answer) => Self::Replied(answer.len),
+            Outcome::WaitsForLock(lock) => Self::WaitsForLock(lock),
+            Outcome::WouldBlock => Self::WouldBlock,
+        }
+    }
+}
+
 impl<F: FileSystem> Session<F> {
     /// A session before INIT.
     pub fn new(file_system: F) -> Self {
@@ -82,6 +133,7 @@ impl<F: FileSystem> Session<F> {
             dialect: DialectCell::default(),
             init: Mutex::default(),
             arena: None,
+            counters: None,
         }
     }
 
@@ -99,6 +151,7 @@ impl<F: FileSystem> Session<F> {
             dialect: DialectCell::new(dialect),
             init: Mutex::new(init),
             arena: Some(Arc::clone(arena)),
+            counters: Some(Counters::new(arena)),
             ..Self::new(file_system)
         }
     }
@@ -141,21 +194,60 @@ impl<F: FileSystem> Session<F> {
         mode: IoMode,
         earlier: Option<Interrupted>,
     ) -> Served {
+        let total = request.remaining() as u64;
         let (header, opcode) = match receive::receive(request, &mut scratch.input) {
             Ok(received) => received,
             Err(invalid) => {
-                return Served::Replied(put_error(reply, invalid.unique, invalid.errno));
+                let written = put_error(reply, invalid.unique, invalid.errno);
+                self.count(None, total, Answer::error(written));
+                return Served::Replied(written);
             }
         };
+        let Some(counters) = &self.counters else {
+            return self
+                .serve_received((&header, opcode), request, reply, scratch, mode, earlier)
+                .into();
+        };
+        let may_wait = mode == IoMode::Blocking || opcode != Opcode::Read;
+        let running = counters.begin(opcode, may_wait);
+        let outcome =
+            self.serve_received((&header, opcode), request, reply, scratch, mode, earlier);
+        if let Outcome::Answered(answer) = &outcome {
+            running.count(answer.message(total));
+        }
+        outcome.into()
+    }
+
+    /// Counts a request that was answered with an error by whoever serves requests.
+    fn count_refusal(&self, opcode: Option<Opcode>, request: u64, reply: usize) {
+        self.count(opcode, request, Answer::error(reply));
+    }
+
+    fn count(&self, opcode: Option<Opcode>, request: u64, answer: Answer) {
+        if let Some(counters) = &self.counters {
+            counters.count(opcode, answer.message(request));
+        }
+    }
+
+    /// Serves a request whose header and arguments were copied.
+    fn serve_received(
+        &self,
+        (header, opcode): (&InHeader, Opcode),
+        request: &mut Reader<'_>,
+        reply: &mut Writer<'_>,
+        scratch: &mut Scratch,
+        mode: IoMode,
+        earlier: Option<Interrupted>,
+    ) -> Outcome {
         let (unique, node) = (header.unique(), header.node());
         let dialect = self.dialect.get();
         trace::note_dialect(dialect);
-        let decoded = Operation::decode(&header, &scratch.input, dialect.unwrap_or_default());
+        let decoded = Operation::decode(header, &scratch.input, dialect.unwrap_or_default());
         let decoded = match decoded {
             Ok(decoded) => decoded,
             Err(error) => {
                 rate_limited!(warn, "a guest sent a malformed request: {error}");
-                return Served::Replied(put_error(reply, unique, libc::EINVAL));
+                return Outcome::error(put_error(reply, unique, libc::EINVAL));
             }
         };
         log::debug!("{} of node {node}, unique {unique}", opcode.name());
@@ -168,7 +260,7 @@ impl<F: FileSystem> Session<F> {
                  {} is EIO",
                 opcode.name()
             );
-            return Served::Replied(put_error(reply, unique, libc::EIO));
+            return Outcome::error(put_error(reply, unique, libc::EIO));
         }
         // Without a time, the operation had not begun.
         let has_begun = |earlier: &Interrupted| earlier.began != 0 || !begins_at_a_time(opcode);
@@ -182,7 +274,7 @@ impl<F: FileSystem> Session<F> {
             return self.lock_or_wait(reply, unique, node, *args);
         }
         if mode == IoMode::NonBlocking && usually_waits_for_disk(opcode) {
-            return Served::WouldBlock;
+            return Outcome::WouldBlock;
         }
         let Some(reply_header) = ReplyHeader::reserve(reply, opcode) else {
             rate_limited!(
@@ -190,14 +282,14 @@ impl<F: FileSystem> Session<F> {
                 "a guest left no room for the reply to {}",
                 opcode.name()
             );
-            return Served::Replied(0);
+            return Outcome::error(0);
         };
         let has_ended = opcode == Opcode::Destroy && earlier.is_some();
         let result = if dialect.is_none() && opcode != Opcode::Init && !has_ended {
             Err(io::Error::from_raw_os_error(libc::EIO))
         } else {
             let mut call = Call {
-                header: &header,
+                header,
                 data: request,
                 reply,
                 buffer: &mut scratch.output,
@@ -206,23 +298,41 @@ impl<F: FileSystem> Session<F> {
             self.carry_out(&decoded, &mut call, earlier)
         };
         if mode == IoMode::NonBlocking && opcode == Opcode::Read && is_would_block(&result) {
-            return Served::WouldBlock;
+            return Outcome::WouldBlock;
         }
-        Served::Replied(reply_header.fill(unique, result))
+        Outcome::Answered(Answer {
+            is_error: result.is_err(),
+            len: reply_header.fill(unique, result),
+        })
     }
 
     /// Waits for the lock on the calling thread, and writes the reply. Returns the reply's length
     /// in bytes.
     pub fn wait_for_lock(&self, lock: &LockRequest, reply: &mut Writer<'_>) -> usize {
         let result = self.lock_waits.wait(lock, &self.file_system);
-        put_lock_reply(reply, lock.unique, result)
+        self.lock_waited(reply, lock, result)
     }
 
     /// Takes the lock of a request that waits, if it is free, and writes the reply. Returns the
     /// reply's length in bytes, or `None` if the request waits on.
     pub fn retry_lock(&self, lock: &LockRequest, reply: &mut Writer<'_>) -> Option<usize> {
         let result = self.lock_waits.retry(lock, &self.file_system);
-        (!is_would_block(&result)).then(|| put_lock_reply(reply, lock.unique, result))
+        (!is_would_block(&result)).then(|| self.lock_waited(reply, lock, result))
+    }
+
+    /// Answers and counts a request that has waited for a lock.
+    fn lock_waited(
+        &self,
+        reply: &mut Writer<'_>,
+        lock: &LockRequest,
+        result: io::Result<()>,
+    ) -> usize {
+        let is_error = result.is_err();
+        let len = put_lock_reply(reply, lock.unique, result);
+        let request = size_of::<InHeader>() + size_of::<LkIn>();
+        let answer = Answer { len, is_error };
+        self.count(Some(Opcode::Setlkw), request as u64, answer);
+        len
     }
 
     /// Ends the session: fails all waits for locks, and frees everything the guest holds.
@@ -312,18 +422,21 @@ impl<F: FileSystem> Session<F> {
         unique: Unique,
         node: NodeId,
         args: LkIn,
-    ) -> Served {
+    ) -> Outcome {
         let opcode = Opcode::Setlkw as u32;
         crash_hook::pass(Point::Begun, || opcode);
         let result = self.file_system.setlk(node, &args, LockWait::No);
         crash_hook::pass(Point::CarriedOut, || opcode);
         if is_would_block(&result) {
             return match self.lock_waits.register(unique) {
-                Ok(()) => Served::WaitsForLock(LockRequest { unique, node, args }),
-                Err(errno) => Served::Replied(put_error(reply, unique, errno)),
+                Ok(()) => Outcome::WaitsForLock(LockRequest { unique, node, args }),
+                Err(errno) => Outcome::error(put_error(reply, unique, errno)),
             };
         }
-        Served::Replied(put_lock_reply(reply, unique, result))
+        Outcome::Answered(Answer {
+            is_error: result.is_err(),
+            len: put_lock_reply(reply, unique, result),
+        })
     }
 }
 

@@ -14,8 +14,10 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use rustix::time::ClockId;
 use thiserror::Error;
 
+use super::counters::{BLOCKS, Block};
 use super::device::DEVICE_WORDS;
 use super::files::{FileRecord, LockRecord, SyncfsRecord};
 use super::foreign_ids::{ForeignId, ForeignRecord};
@@ -26,6 +28,7 @@ use super::requests::{RequestSlot, RingRecord};
 use super::session::SessionRecord;
 use super::table::TableRecord;
 use crate::holder::client::Holder;
+use crate::sys::clock;
 use crate::sys::shared_memory::{Shared, SharedMemory, SharedSlice, shared_struct};
 
 /// Version of the layout of all parts. Another version of the daemon that has another layout does
@@ -33,10 +36,10 @@ use crate::sys::shared_memory::{Shared, SharedMemory, SharedSlice, shared_struct
 ///
 /// It also stands for what follows from the state and is not in it, such as the features that an
 /// offer of INIT leads to.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 
 /// The arena's first bytes, as a little-endian number.
-const MAGIC: u64 = u64::from_le_bytes(*b"GANGPLNK");
+pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"GANGPLNK");
 
 /// Bytes that one inode takes at most of the memory that `--max-inode-memory` permits.
 const INODE_BYTES: u64 = 160;
@@ -76,8 +79,8 @@ shared_struct! {
     /// The beginning of the arena.
     #[derive(Debug, Default)]
     pub struct Header {
-        magic: AtomicU64,
-        layout: AtomicU32,
+        pub(crate) magic: AtomicU64,
+        pub(crate) layout: AtomicU32,
         /// Workers that ended abnormally.
         pub deaths: AtomicU32,
         /// The last such worker's signal; 0 if it found a fault in itself.
@@ -85,11 +88,19 @@ shared_struct! {
         /// 1 if descriptors that the state refers to are lost, and the state has not been corrected
         /// yet.
         pub is_incomplete: AtomicU32,
+        /// Blocks of counters that were ever used.
+        pub counter_blocks: AtomicU32,
         /// When the last such worker ended (`CLOCK_MONOTONIC`), in nanoseconds; 0 once the guest is
         /// served again.
         pub died: AtomicU64,
         /// How long the guest was not served after the last death, in nanoseconds.
         pub last_pause: AtomicU64,
+        /// The longest such time.
+        pub longest_pause: AtomicU64,
+        /// The sum of all such times.
+        pub paused: AtomicU64,
+        /// When the guest connected, in seconds since the epoch.
+        pub connected: AtomicU64,
         /// Which copy of the device's state is valid; see [`super::device`].
         pub device: AtomicU64,
         /// The FUSE session.
@@ -106,11 +117,11 @@ shared_struct! {
         /// The heap.
         pub heap: HeapRecord,
         /// The shards of the inode table.
-        shards: [TableRecord; SHARDS],
+        pub(crate) shards: [TableRecord; SHARDS],
         /// The table of open files.
-        files: TableRecord,
+        pub(crate) files: TableRecord,
         /// The table of locks.
-        locks: TableRecord,
+        pub(crate) locks: TableRecord,
         /// The node ids that another daemon has chosen.
         foreign_nodes: ForeignRecord,
         /// The handles that another daemon has chosen.
@@ -177,6 +188,7 @@ struct Layout {
     inodes_per_shard: usize,
     rings: usize,
     ring_size: usize,
+    counters: usize,
     ring_records: usize,
     request_slots: usize,
     device: usize,
@@ -231,6 +243,7 @@ impl Layout {
             inodes_per_shard,
             rings: limits.rings,
             ring_size: limits.ring_size,
+            counters: place(BLOCKS * size_of::<Block>()),
             ring_records: place(limits.rings * size_of::<RingRecord>()),
             request_slots: place(limits.rings * limits.ring_size * size_of::<RequestSlot>()),
             device: place(2 * DEVICE_WORDS * size_of::<AtomicU64>()),
@@ -255,6 +268,14 @@ impl Layout {
             len: end,
         }
     }
+}
+
+/// The byte at which the counters begin, and the one at which the rings do, whatever the limits are.
+pub(crate) fn fixed_offsets() -> (usize, usize) {
+    let page = rustix::param::page_size();
+    let counters = size_of::<Header>().next_multiple_of(page);
+    let rings = counters + (BLOCKS * size_of::<Block>()).next_multiple_of(page);
+    (counters, rings)
 }
 
 /// Places that a shard's index needs for all its sizes.
@@ -285,6 +306,10 @@ impl Arena {
             .hash_seed
             .store(u64::from_ne_bytes(seed), Ordering::Relaxed);
         header.limits.set(limits);
+        let now = clock::now(ClockId::Realtime).max(0).cast_unsigned();
+        header
+            .connected
+            .store(now / 1_000_000_000, Ordering::Relaxed);
         header.layout.store(LAYOUT, Ordering::Relaxed);
         header.magic.store(MAGIC, Ordering::Release);
         Ok(Arc::new(arena))
@@ -357,6 +382,11 @@ impl Arena {
     /// The table of a shard's inodes, one element.
     pub fn inode_table(&self, shard: usize) -> Part<TableRecord> {
         self.part(offset_of!(Header, shards), shard, 1)
+    }
+
+    /// What each thread counts.
+    pub fn counters(&self) -> Part<Block> {
+        self.part(self.layout.counters, 0, BLOCKS)
     }
 
     /// The record of ring number `index`; `None` if there is no such ring.

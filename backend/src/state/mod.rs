@@ -6,6 +6,7 @@
 
 pub mod arena;
 pub mod change;
+pub mod counters;
 pub mod descriptors;
 pub mod device;
 pub mod files;

@@ -30,7 +30,7 @@ fn begin_pause(arena: &Arena) {
 }
 
 /// The value of the header's `last_signal` after a worker that was stopped for its successor.
-const STOPPED: u32 = u32::MAX;
+pub const STOPPED: u32 = u32::MAX;
 
 /// Notes that a worker was stopped so that another goes on.
 pub fn note_stop(arena: &Arena) {
@@ -65,6 +65,8 @@ pub fn note_recovered(arena: &Arena) -> Duration {
     let header = arena.header();
     let pause = now().saturating_sub(header.died.load(Ordering::Relaxed));
     header.last_pause.store(pause, Ordering::Relaxed);
+    header.longest_pause.fetch_max(pause, Ordering::Relaxed);
+    header.paused.fetch_add(pause, Ordering::Relaxed);
     header.died.store(0, Ordering::Release);
     Duration::from_nanos(pause)
 }

@@ -75,6 +75,15 @@ shared_struct! {
     }
 }
 
+impl RequestSlot {
+    /// Whether the request was taken off the ring and not yet returned, and whether a thread is
+    /// running it.
+    pub fn is_in_flight_and_running(&self) -> (bool, bool) {
+        let word = Word::from_bits(self.state.load(Ordering::Relaxed));
+        (word.state != State::Free, word.state == State::Running)
+    }
+}
+
 const _: () = assert!(size_of::<RequestSlot>() == 64);
 const _: () = assert!(size_of::<RingRecord>() == 64);
 

@@ -135,6 +135,7 @@ impl<R: Record, H> Slab<R, H> {
             }
         }
         self.held.resize_with(chunks, || None);
+        self.note_len();
     }
 
     /// The bits of a chunk according to its keys.
@@ -155,6 +156,12 @@ impl<R: Record, H> Slab<R, H> {
     fn chunks(&self) -> usize {
         let chunks = self.table[0].chunks.load(Ordering::Relaxed) as usize;
         chunks.min(self.records.len() / CHUNK)
+    }
+
+    /// Nothing follows from the number in the arena, so a death in between leaves no harm.
+    fn note_len(&self) {
+        let records = &self.table[0].records;
+        records.store(self.len as u64, Ordering::Relaxed);
     }
 
     /// Number of records.
@@ -200,6 +207,7 @@ impl<R: Record, H> Slab<R, H> {
             bits.set(used | 1 << at);
         }
         self.len += 1;
+        self.note_len();
         Ok(key)
     }
 
@@ -259,6 +267,7 @@ impl<R: Record, H> Slab<R, H> {
         let left = used & !(1 << at);
         self.used.get(number)?.set(left);
         self.len -= 1;
+        self.note_len();
         let chunk = self.held.get_mut(number)?;
         let held = chunk.as_mut().and_then(|chunk| chunk.get_mut(at)?.take());
         // Indices have 24 bits.

@@ -25,7 +25,9 @@ shared_struct! {
         pub descriptors: AtomicU64,
         /// Bytes that the references of the records take in addition to those of each inode.
         pub extra_bytes: AtomicU64,
-        reserved: [AtomicU64; 3],
+        /// Number of records, for whoever looks from outside.
+        pub records: AtomicU64,
+        reserved: [AtomicU64; 2],
     }
 }
 

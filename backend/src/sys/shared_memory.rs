@@ -71,6 +71,7 @@ pub(crate) use shared_struct;
 
 const PROTECTION: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
 const FLAGS: MapFlags = MapFlags::SHARED.union(MapFlags::NORESERVE);
+const COPY_FLAGS: MapFlags = MapFlags::PRIVATE.union(MapFlags::NORESERVE);
 
 /// Maps part of a file.
 fn map(file: BorrowedFd<'_>, offset: u64, len: usize) -> rustix::io::Result<*mut c_void> {
@@ -150,6 +151,35 @@ impl SharedMemory {
             return Err(refused("its file is too short"));
         }
         Self::mapped(map(file, offset, len)?, len, None)
+    }
+
+    /// A copy of `len` bytes of another process's memory file, from the byte `offset` on. Nothing
+    /// that happens to the file later is seen, and a file that becomes shorter does no harm.
+    ///
+    /// # Errors
+    /// Those of fcntl(2), mmap(2) and pread(2); `InvalidInput` if it is no memory file, whose reads
+    /// never wait; `UnexpectedEof` if it is too short.
+    pub fn copy_of(file: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<Self> {
+        // Only memory files have seals.
+        fcntl_get_seals(file)?;
+        // SAFETY: a new mapping at an address that the kernel chooses.
+        let base =
+            unsafe { mmap_anonymous(std::ptr::null_mut(), len.max(1), PROTECTION, COPY_FLAGS) }?;
+        let copy = Self::mapped(base, len.max(1), None)?;
+        let mut done = 0;
+        while done < len {
+            // SAFETY: `done` is within the mapping.
+            let start = unsafe { copy.base.add(done) };
+            // SAFETY: the rest of the mapping, to which nothing else refers yet.
+            let rest = unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), len - done) };
+            match rustix::io::pread(file, rest, offset + done as u64) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => done += count,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(copy)
     }
 
     /// Maps the first `len` bytes, rounded up to whole pages, of a memory file that another process
@@ -318,6 +348,24 @@ mod tests {
         assert_eq!(seen, 5);
         let error = SharedMemory::attach(file(), 1 << 30).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn a_copy_stays_what_it_was_and_a_shorter_or_other_file_is_an_error() {
+        let memory = memory(8192);
+        let values = SharedSlice::<AtomicU64>::new(&memory, 4096, 1);
+        values[0].store(5, Ordering::Relaxed);
+        let file = memory.file().unwrap();
+        let copy = Arc::new(SharedMemory::copy_of(file, 4096, 16).unwrap());
+        values[0].store(6, Ordering::Relaxed);
+        ftruncate(file, 4096).unwrap();
+        let copied = SharedSlice::<AtomicU64>::new(&copy, 0, 1);
+        assert_eq!(copied[0].load(Ordering::Relaxed), 5);
+        let error = SharedMemory::copy_of(file, 4000, 4096).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        let (pipe, _other) = io::pipe().unwrap();
+        let error = SharedMemory::copy_of(pipe.as_fd(), 0, 16).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     }
 
     #[test]

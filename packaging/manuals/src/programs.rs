@@ -19,8 +19,8 @@ pub const PROGRAMS: [Program; 4] = [
     Program {
         name: "gangplankd",
         section: "8",
-        command: gangplank_backend::args::Args::command,
-        manuals: &[("", gangplank_backend::manual::MANUAL)],
+        command: gangplank_backend::args::Args::documented,
+        manuals: gangplank_backend::manual::MANUALS,
     },
     Program {
         name: "gangplank-frontend",

@@ -31,6 +31,8 @@ pub(in crate::sandbox) enum Process {
     Keeper,
     /// Serves one guest.
     Worker,
+    /// Answers one client that asks for the status.
+    Reporter,
 }
 
 /// The list of a process.
@@ -48,6 +50,7 @@ pub(super) const fn allowed(process: Process) -> &'static [&'static [c_long]] {
         Process::Acceptor => ACCEPTOR,
         Process::Keeper => KEEPER,
         Process::Worker => WORKER,
+        Process::Reporter => REPORTER,
     }
 }
 
@@ -112,6 +115,30 @@ const KEEPER: &[&[c_long]] = &[
     SIGNALS,
     #[cfg(target_arch = "x86_64")]
     X86_64,
+];
+
+/// What the process for a client does: it copies guests' counters, and talks to the client.
+const REPORTER: &[&[c_long]] = &[
+    REPORTING,
+    ENDING,
+    MEMORY,
+    EVENTS,
+    TIME,
+    SIGNALS,
+    #[cfg(target_arch = "x86_64")]
+    X86_64,
+];
+
+/// Descriptors that are open or passed.
+const REPORTING: &[c_long] = &[
+    libc::SYS_close,
+    libc::SYS_pread64,
+    // The log.
+    libc::SYS_write,
+    libc::SYS_writev,
+    libc::SYS_sendmsg,
+    libc::SYS_recvmsg,
+    libc::SYS_recvfrom,
 ];
 
 /// Names and descriptors below the share.
@@ -255,6 +282,14 @@ pub(super) const REFUSED: &[(c_long, i32)] = &[
 pub(super) fn conditional(process: Process) -> Vec<Conditional> {
     let int = Conditional::int;
     let mut rows = common::runtime();
+    if process == Process::Reporter {
+        rows.extend(common::descriptors());
+        rows.extend([
+            int(libc::SYS_fcntl, 1, libc::F_GET_SEALS),
+            int(libc::SYS_prctl, 0, PR_GET_AUXV),
+        ]);
+        return rows;
+    }
     if process == Process::Worker {
         rows.push(common::own_signals());
     }

@@ -449,7 +449,7 @@ fn clients_that_take_no_replies_hold_up_nobody() -> Result<()> {
         getattr(&mut good, &root)?;
     }
     let grown = fixture.server.peak_memory()?.saturating_sub(memory);
-    ensure!(grown < 20 * 18 << 10, "{grown} KiB more");
+    ensure!(grown < (20 * 18) << 10, "{grown} KiB more");
     Ok(())
 }
 
