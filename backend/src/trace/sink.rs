@@ -246,17 +246,17 @@ mod tests {
             let _ = reader.read_to_end(bytes);
         };
         let deadline = Instant::now() + Duration::from_secs(20);
-        while !sink.0.state.lock().buffer.is_empty() || sink.0.state.lock().is_writing {
+        let is_busy = || {
+            let state = sink.0.state.lock();
+            state.is_writing || !state.buffer.is_empty()
+        };
+        while is_busy() {
             assert!(Instant::now() < deadline);
             reads(&mut bytes, &mut reader);
             thread::sleep(Duration::from_millis(1));
-            if sink.0.state.lock().buffer.is_empty() {
-                break;
-            }
         }
-        // The last record tells of those that were lost before it.
-        thread::sleep(Duration::from_millis(50));
         reads(&mut bytes, &mut reader);
+        // The last record tells of those that were lost before it.
         sink.push(&record(pushed), &[]);
         sink.close();
         reads(&mut bytes, &mut reader);
