@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -110,6 +111,10 @@ fn receive(socket: &UnixStream) -> Result<OwnedFd> {
         }
     }
     bail!("the program ended before it could be watched")
+}
+
+fn is_gone(error: &anyhow::Error) -> bool {
+    error.downcast_ref() == Some(&Errno::SRCH)
 }
 
 /// Kills `process` and waits until it is gone, before its parent reaps it.
@@ -232,6 +237,23 @@ impl Program {
         {
             let _frozen = self.kernel.freeze();
             kill_and_wait(self.pid())?;
+        }
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Kills it with all processes that it has started, and waits until they are gone.
+    ///
+    /// # Errors
+    /// One does not go.
+    pub fn kill_all(&mut self) -> Result<()> {
+        for process in process::with_descendants(self.child.id()) {
+            let pid = i32::try_from(process).ok().and_then(Pid::from_raw);
+            match kill_and_wait(pid.context("a process id")?) {
+                // It has ended with another one.
+                Err(error) if is_gone(&error) => {}
+                killed => killed?,
+            }
         }
         self.child.wait()?;
         Ok(())

@@ -213,7 +213,7 @@ pub(super) fn guest_of_a_daemon_that_died_while_there_was_no_device_model_is_not
             daemon.pause()?;
             let ticket = guest.submit(1, NodeId::ROOT, Operation::Statfs, &[], 512)?;
             frontend.kill()?;
-            daemon.kill()?;
+            daemon.kill_all()?;
             if round % 2 == 1 {
                 daemon = fixture.start_daemon(0)?;
             }

@@ -59,11 +59,11 @@ pub(super) fn guest_unbinds_from_a_killed_daemon_and_works_with_the_next(
             guest.init().context("INIT")?;
             work::with_files(&mut guest, &fixture.share(0), round)?;
             if round % 2 == 0 {
-                daemon.kill()?;
+                daemon.kill_all()?;
             } else {
                 daemon.pause()?;
                 let tickets = [write_something(&mut guest)?, write_something(&mut guest)?];
-                daemon.kill()?;
+                daemon.kill_all()?;
                 for ticket in tickets {
                     is_not_connected(guest.finish(ticket))?;
                 }
@@ -115,7 +115,7 @@ pub(super) fn guest_of_a_killed_daemon_mounts_anew_with_the_next(test: &Test) ->
             work::with_files(&mut guest, &fixture.share(0), round)?;
             daemon.pause()?;
             let ticket = write_something(&mut guest)?;
-            daemon.kill()?;
+            daemon.kill_all()?;
             is_not_connected(guest.finish(ticket))?;
             if round % 2 == 0 {
                 daemon = fixture.start_daemon(0)?;
@@ -165,7 +165,7 @@ pub(super) fn guest_is_not_frozen_by_a_daemon_that_hangs(test: &Test) -> Result<
         // The daemon still hangs, and does not hinder a driver that binds.
         let (waiting, _) = cpu.within(GIVE_UP_LIMIT).probe()?;
         drop(waiting);
-        daemon.kill()?;
+        daemon.kill_all()?;
         let _daemon = fixture.start_daemon(0)?;
         let (mut guest, _) = cpu.within(GIVE_UP_LIMIT).probe()?;
         guest.init().context("INIT")?;
@@ -190,7 +190,7 @@ pub(super) fn guest_is_told_of_a_daemon_that_hangs_from_the_start(test: &Test) -
         let (guest, _) = cpu.within(GIVE_UP_LIMIT).bind()?;
         drop(guest);
         cpu.within(PROMPT).until_broken()?;
-        daemon.kill()?;
+        daemon.kill_all()?;
         let _daemon = fixture.start_daemon(0)?;
         let (mut guest, _) = cpu.within(GIVE_UP_LIMIT).probe()?;
         guest.init().context("INIT")?;

@@ -14,7 +14,8 @@ pub(crate) fn works(arguments: &[&str]) -> Result<()> {
     let share = tempfile::Builder::new()
         .prefix("gangplank-idmapped-")
         .tempdir()?;
-    let daemon = Daemon::start(&daemon::Options::new(share.path()).arguments(arguments))?;
+    let arguments = [arguments, &["--log-level=debug"]].concat();
+    let daemon = Daemon::start(&daemon::Options::new(share.path()).arguments(&arguments))?;
     let mut options = Options::new(Machine::QemuX86_64)
         .share(daemon.socket(), TAG)
         .program(
