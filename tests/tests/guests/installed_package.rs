@@ -107,6 +107,12 @@ fn package_is_installed_used_and_removed() -> Result<()> {
         fs::create_dir_all(tree.join("var/lib/dpkg").join(directory))?;
     }
     fs::write(tree.join("var/lib/dpkg/status"), "")?;
+    // The tree has no systemd, which makes this group by the package's sysusers.d file.
+    let groups = tree.join("etc/group");
+    let known = fs::read_to_string(&groups)?;
+    if !known.lines().any(|line| line.starts_with("kvm:")) {
+        fs::write(&groups, format!("{known}kvm:x:104:\n"))?;
+    }
     // Maintainer scripts write to it.
     let null = tree.join("dev/null");
     if !null.exists() {
