@@ -1,7 +1,7 @@
 //! The status socket: shows the state of a running program to each program that connects.
 //!
 //! The state is sent without being asked for, as text. A program whose own end of the connection has
-//! an abstract name that begins with [`JSON_NAME`] gets a JSON object instead: so the sender never
+//! an abstract name that begins with `JSON_NAME` gets a JSON object instead: so the sender never
 //! waits for a question.
 
 use std::io::{self, Read, Write};
