@@ -5,11 +5,15 @@ use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
 use httparse::{EMPTY_HEADER, Request, Status};
+use rustix::net::{Shutdown, shutdown};
 
 use crate::deadline_io::{read_until, write_all};
 
 /// Most bytes of a request with its headers.
 const MAX_REQUEST: usize = 16 * 1024;
+
+/// Most bytes that are read of what follows a request that is too long.
+const MAX_DISCARDED: usize = 64 * 1024;
 
 /// Most headers of a request.
 const MAX_HEADERS: usize = 64;
@@ -36,7 +40,14 @@ pub fn answer_get(
         }
         Err(status) => reply(status, "text/plain", status.len(), status),
     };
-    write_all(connection, reply.as_bytes(), deadline)
+    write_all(connection, reply.as_bytes(), deadline)?;
+    if request.len() >= MAX_REQUEST {
+        // A socket that is closed with bytes unread resets the connection, and the client may lose
+        // the reply (RFC 9112 section 9.6).
+        shutdown(connection, Shutdown::Write)?;
+        let _ = read_until(connection, MAX_DISCARDED, deadline, |_| false);
+    }
+    Ok(())
 }
 
 /// Whether the reply has a body, or the status of an error.
@@ -68,7 +79,7 @@ fn reply(status: &str, media_type: &str, len: usize, body: &str) -> String {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::net::Shutdown;
+    use std::net;
     use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
     use std::time::Duration;
@@ -78,7 +89,7 @@ mod tests {
     fn exchange(request: &[u8]) -> String {
         let (mut client, server) = UnixStream::pair().unwrap();
         client.write_all(request).unwrap();
-        client.shutdown(Shutdown::Write).unwrap();
+        client.shutdown(net::Shutdown::Write).unwrap();
         let deadline = Instant::now() + Duration::from_secs(10);
         answer_get(server.as_fd(), "/metrics", "text/x", deadline, || {
             Ok("numbers\n".to_owned())

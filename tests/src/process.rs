@@ -154,6 +154,19 @@ pub fn signal_group(child: &Child, signal: Signal) -> io::Result<()> {
 /// # Errors
 /// The process is gone.
 pub fn children(pid: u32) -> io::Result<Vec<u32>> {
+    let mut last = children_now(pid)?;
+    // The kernel may leave children out while another one ends (proc_pid_children(5)).
+    for _ in 0..10 {
+        let children = children_now(pid)?;
+        if children == last {
+            break;
+        }
+        last = children;
+    }
+    Ok(last)
+}
+
+fn children_now(pid: u32) -> io::Result<Vec<u32>> {
     let mut children = Vec::new();
     for thread in std::fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
         match std::fs::read_to_string(thread.path().join("children")) {

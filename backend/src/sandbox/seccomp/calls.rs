@@ -139,6 +139,7 @@ const REPORTING: &[c_long] = &[
     libc::SYS_sendmsg,
     libc::SYS_recvmsg,
     libc::SYS_recvfrom,
+    libc::SYS_shutdown,
 ];
 
 /// Names and descriptors below the share.

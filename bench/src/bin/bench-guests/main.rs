@@ -59,10 +59,24 @@ fn run(args: &Args) -> Result<()> {
         return count(args);
     }
     let mut measured = Vec::new();
+    let mut failed = None;
     for situation in &args.situations {
-        measured.push(measure(args, *situation)?);
+        match measure(args, *situation) {
+            Ok(results) => measured.push(results),
+            // What was measured before took long, and is not lost.
+            Err(error) => {
+                failed = Some(error.context(format!("situation {}", situation.name())));
+                break;
+            }
+        }
     }
-    let tables = tables(&measured);
+    publish(args, &measured)?;
+    failed.map_or(Ok(()), Err)
+}
+
+/// Prints the results, and writes them into the files that the arguments name.
+fn publish(args: &Args, measured: &[Measured]) -> Result<()> {
+    let tables = tables(measured);
     println!("{tables}");
     if let Some(path) = &args.json {
         let parts: Vec<String> = measured

@@ -1,6 +1,7 @@
 //! Workloads that run programs: tar, git, a C compiler, fio.
 
 use std::fs;
+use std::process;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -15,20 +16,24 @@ const FILES: u32 = 1000;
 /// C sources of the tree that is compiled.
 const SOURCES: u32 = 24;
 
-/// Makes an archive outside the measured directories, once for all of them.
+/// Makes an archive outside the measured directories, once for all of them. Several of these
+/// programs may do so at once.
 pub(crate) fn make_archive(dir: &WorkDir) -> Result<()> {
-    let tree = dir.aside("archived");
-    if tree.exists() {
+    if dir.aside("archive.tar").exists() {
         return Ok(());
     }
+    let name = format!("archive-{}", process::id());
+    let tree = dir.aside(&name);
     for number in 0..dir.scaled(FILES) {
-        let directory = tree.join(format!("{:02}", number % 50));
+        let directory = tree.join(format!("archived/{:02}", number % 50));
         fs::create_dir_all(&directory)?;
         let content = format!("line of file {number}\n").repeat(100);
         fs::write(directory.join(format!("file-{number}.txt")), content)?;
     }
-    dir.shell("tar -C /tmp -cf /tmp/archive.tar archived")
-        .map(drop)
+    dir.shell(&format!(
+        "cd /tmp && tar -C {name} -cf {name}.tar archived && mv {name}.tar archive.tar"
+    ))?;
+    Ok(fs::remove_dir_all(tree)?)
 }
 
 /// Unpacks the archive.

@@ -43,9 +43,12 @@ fn working(fixture: &Fixture, machine: Machine) -> Result<Guest> {
 /// Waits until the second program has done some more rounds.
 fn go_round(guest: &mut Guest) -> Result<()> {
     guest
-        .sh("n=$(wc -l </tmp/rounds); for i in $(seq 200); do \
+        .sh_within(
+            "n=$(wc -l </tmp/rounds); for i in $(seq 600); do \
                [ $(wc -l </tmp/rounds) -gt $((n+5)) ] && exit 0; sleep 0.1; done; cat \
-               /tmp/busy.log; exit 1")
+               /tmp/busy.log; exit 1",
+            LONG,
+        )
         .map(drop)
 }
 

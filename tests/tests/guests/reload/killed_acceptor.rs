@@ -23,6 +23,15 @@ const KILLS_OF_RELOADS: usize = 30;
 /// Guests that work meanwhile.
 const GUESTS: usize = 3;
 
+/// Has the guests' threads end, also where something else fails: the scope waits for them.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Writes and reads files until `is_ending`, and compares them. Returns how many.
 fn verify(guest: &mut Driver, name: usize, is_ending: &AtomicBool) -> Result<usize> {
     let mut files = 0;
@@ -107,6 +116,7 @@ fn go_on(upgradable: &Upgradable) -> Result<()> {
     let mut session = Session::begin(&upgradable.daemon, "session")?;
     let is_ending = AtomicBool::new(false);
     let processes = thread::scope(|scope| -> Result<Vec<(u32, u32)>> {
+        let ending = Ending(&is_ending);
         let guests = (0..GUESTS).map(|number| {
             let guest = Driver::mount(upgradable.daemon.socket(), &Setup::default());
             let mut guest = guest?;
@@ -127,13 +137,14 @@ fn go_on(upgradable: &Upgradable) -> Result<()> {
         // A new guest is served, and has what its connection needs.
         let mut next = Driver::mount(upgradable.daemon.socket(), &Setup::default())?;
         burst(&mut next)?;
-        ensure!(guest_processes(&upgradable.daemon)?.starts_with(&before));
+        let after = guest_processes(&upgradable.daemon)?;
+        ensure!(after.starts_with(&before), "{after:?}, not {before:?}");
         upgradable.reload()?;
         session.check(&share)?;
         kill_acceptor(upgradable)?;
         session.check(&share)?;
         burst(&mut next)?;
-        is_ending.store(true, Ordering::Relaxed);
+        drop(ending);
         for guest in guests {
             let (mut guest, files) = guest.join().expect("no panic")?;
             ensure!(files > 0, "a guest did nothing");
