@@ -148,6 +148,7 @@ pub fn serve(
         Ok(true) => forwarder.forward_messages(),
         ended => ended.map(drop),
     };
+    recovery::note_end(guest.arena);
     // vhost-user-backend ends when it reads the end of its socket. If it hung up first, `wait`
     // returns why.
     drop(private);

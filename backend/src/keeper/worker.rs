@@ -122,6 +122,15 @@ fn end_by_panic() {
 /// Returns whether serving ended without a panic.
 fn serve(keeper: &Keeper<'_>, successor: Option<&Channel>) -> Result<bool, Error> {
     end_with(keeper.process).map_err(Error::Keeper)?;
+    let assignment = &keeper.assignment;
+    let Assignment {
+        number, is_logged, ..
+    } = assignment;
+    let level = level_of(Level::Info, *is_logged);
+    if recovery::is_ending(&keeper.arena) {
+        log::log!(level, "guest {number} has gone");
+        return Ok(true);
+    }
     let worker = keeper.confined.confine_worker()?;
     forget_lost(keeper)?;
     if recovery::is_after_death(&keeper.arena) {
@@ -136,17 +145,12 @@ fn serve(keeper: &Keeper<'_>, successor: Option<&Channel>) -> Result<bool, Error
     if recovery::is_after_stop(&keeper.arena) && is_complete {
         hold_again(&keeper.arena);
     }
-    let assignment = &keeper.assignment;
-    let Assignment {
-        number, is_logged, ..
-    } = assignment;
     let (ended, ending) = io::pipe().map_err(Error::Thread)?;
     // On a thread that the C library knows (`process::clone_sharing_descriptors`).
     let served = thread::scope(|scope| {
         let thread = thread::Builder::new()
             .name(format!("guest_{number}"))
             .spawn_scoped(scope, move || {
-                let level = level_of(Level::Info, *is_logged);
                 if !recovery::is_after_death(&keeper.arena) {
                     log::log!(level, "guest {number} has connected");
                 }

@@ -110,7 +110,8 @@ shared_struct! {
         pub hash_seed: AtomicU64,
         /// The descriptors with lower numbers may have owners.
         pub descriptors_end: AtomicU32,
-        reserved: AtomicU32,
+        /// 1 once the guest's connection has ended: what the guest has is being freed.
+        pub is_ending: AtomicU32,
         /// Number of mounts.
         pub mounts: AtomicU32,
         reserved_mounts: AtomicU32,

@@ -29,6 +29,17 @@ fn begin_pause(arena: &Arena) {
     }
 }
 
+/// Notes that the guest's connection has ended. From now on, descriptors of the state are closed, and
+/// another worker has nothing to go on with.
+pub fn note_end(arena: &Arena) {
+    arena.header().is_ending.store(1, Ordering::Release);
+}
+
+/// Whether the last worker was freeing what the guest had.
+pub fn is_ending(arena: &Arena) -> bool {
+    arena.header().is_ending.load(Ordering::Acquire) != 0
+}
+
 /// The value of the header's `last_signal` after a worker that was stopped for its successor.
 pub const STOPPED: u32 = u32::MAX;
 
