@@ -18,14 +18,16 @@ use crate::status::sockets::Listeners;
 use crate::sys::clock;
 use crate::sys::process::{self, Forked};
 
-/// Clients that are answered at a time. Others wait.
+/// Clients of each kind that are answered at a time. Others wait.
 const MAX_REPORTERS: usize = 8;
+
+const KINDS: [Kind; 2] = [Kind::Control, Kind::Metrics];
 
 /// The sockets for status and metrics, and the processes that answer.
 #[derive(Debug, Default)]
 pub(super) struct Reporters {
     listeners: Listeners,
-    processes: Vec<Pid>,
+    processes: Vec<(Kind, Pid)>,
 }
 
 impl Reporters {
@@ -36,30 +38,23 @@ impl Reporters {
         }
     }
 
-    /// Where clients are waited for: nowhere while too many are answered.
+    /// Where clients are waited for: those of a kind nowhere while too many of it are answered.
     pub(super) fn polled(&mut self) -> Vec<(Kind, BorrowedFd<'_>)> {
-        self.processes.retain(|process| is_running(*process));
-        if self.processes.len() >= MAX_REPORTERS {
-            return Vec::new();
-        }
-        let control = self
-            .listeners
-            .control
-            .as_ref()
-            .map(|one| (Kind::Control, one));
-        let metrics = self
-            .listeners
-            .metrics
-            .as_ref()
-            .map(|one| (Kind::Metrics, one));
-        let both = control.into_iter().chain(metrics);
-        both.map(|(kind, listener)| (kind, listener.as_fd()))
+        self.processes.retain(|(_, process)| is_running(*process));
+        let kinds = KINDS.into_iter().filter(|kind| !self.has_most_of(*kind));
+        kinds
+            .filter_map(|kind| Some((kind, self.listener(kind)?.as_fd())))
             .collect()
     }
 
     /// Whether the acceptor must look again without an event: the end of a process is none.
     pub(super) fn is_full(&self) -> bool {
-        self.processes.len() >= MAX_REPORTERS
+        KINDS.into_iter().any(|kind| self.has_most_of(kind))
+    }
+
+    fn has_most_of(&self, kind: Kind) -> bool {
+        let processes = self.processes.iter();
+        processes.filter(|(one, _)| *one == kind).count() >= MAX_REPORTERS
     }
 
     fn listener(&self, kind: Kind) -> Option<&OwnedFd> {
@@ -81,11 +76,17 @@ fn is_running(process: Pid) -> bool {
 }
 
 impl Acceptor<'_> {
-    /// Forks a process that answers the next client.
+    /// Accepts the next client and forks a process that answers it.
     pub(super) fn report(mut self, kind: Kind) -> Self {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let listener = self.reporters.listener(kind);
+        let Some(Ok(connection)) = listener.map(|listener| accept_with(listener, flags)) else {
+            // The client has gone.
+            return self;
+        };
         match process::fork() {
-            Ok(Forked::Child) => self.answer(kind),
-            Ok(Forked::Parent(process)) => self.reporters.processes.push(process),
+            Ok(Forked::Child) => self.answer(kind, &connection),
+            Ok(Forked::Parent(process)) => self.reporters.processes.push((kind, process)),
             Err(error) => {
                 rate_limited!(error, "cannot start a process to tell the status: {error}");
                 std::thread::sleep(super::ACCEPT_RETRY_DELAY);
@@ -95,14 +96,8 @@ impl Acceptor<'_> {
     }
 
     /// In the forked process.
-    fn answer(self, kind: Kind) -> ! {
+    fn answer(self, kind: Kind, connection: &OwnedFd) -> ! {
         let _ = set_parent_process_death_signal(Some(Signal::KILL));
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let listener = self.reporters.listener(kind);
-        let Some(Ok(connection)) = listener.map(|listener| accept_with(listener, flags)) else {
-            // The client has gone.
-            process::exit(0)
-        };
         if let Err(error) = sandbox::confine_reporter(&self.means.confined) {
             rate_limited!(
                 error,
@@ -110,9 +105,8 @@ impl Acceptor<'_> {
             );
             process::exit(1)
         }
-        let status = self.status();
-        // Whatever is the guests' and the daemon's.
-        drop(self);
+        // What is the guests' and the daemon's is dropped with it.
+        let status = move || self.status();
         if let Err(error) = answer::answer(connection.as_fd(), kind, status) {
             log::debug!("a client did not get the status: {error}");
         }

@@ -29,6 +29,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
+use gangplank_service::rate_limited;
 use gangplank_vhost_user::message::payload::{NO_DESCRIPTOR, VRING_INDEX_MASK};
 use gangplank_vhost_user::message::{
     FrontendReq, Inflight, MemoryRegion, MemoryTableHead, Message, ProtocolFeatures, VringAddr,
@@ -39,6 +40,17 @@ use crate::state::arena::Arena;
 use crate::state::device::{DeviceState, InflightState, LogState, PendingMessage, RegionState};
 use crate::state::requests::RingRequests;
 use crate::sys::process;
+
+/// File systems whose files another process or machine answers for
+/// (include/uapi/linux/magic.h): FUSE, NFS, SMB twice, 9P, Ceph.
+const FOREIGN: [i64; 6] = [
+    0x6573_5546,
+    0x6969,
+    0xff53_4d42,
+    0xfe53_4d42,
+    0x0102_1997,
+    0x00c3_6400,
+];
 
 /// Bytes of padding before the region of ADD_MEM_REG and REM_MEM_REG.
 const REGION_PADDING: usize = 8;
@@ -53,6 +65,21 @@ pub(super) struct Recorder {
     descriptors: HashMap<RawFd, OwnedFd>,
     /// Those that a holder outside of the daemon has, if there is one.
     held: HashSet<RawFd>,
+}
+
+/// Whether a frontend's descriptor may be held outside of the daemon: the supervisor opens and
+/// closes what is held, and must not wait for whoever answers for the file.
+fn may_be_held(number: RawFd) -> bool {
+    let status = rustix::fs::fstatfs(process::borrow(number));
+    let is_foreign = status.is_ok_and(|status| FOREIGN.contains(&i64::from(status.f_type)));
+    if is_foreign {
+        rate_limited!(
+            warn,
+            "the frontend's descriptor {number} is a file of a network or FUSE file system, and is \
+             not held: its guest ends with the daemon"
+        );
+    }
+    !is_foreign
 }
 
 impl Recorder {
@@ -157,6 +184,7 @@ impl Recorder {
         };
         let used: HashSet<RawFd> = self.state.descriptors().into_iter().collect();
         let new = used.difference(&self.held).copied();
+        let new = new.filter(|number| may_be_held(*number));
         let memory: HashSet<RawFd> = self.state.memory_files().into_iter().collect();
         let (memory, others): (Vec<_>, Vec<_>) = new.partition(|number| memory.contains(number));
         holder.hold(&others);

@@ -107,15 +107,18 @@ pub enum Message {
     /// Instead of [`Message::End`]: there are no more descriptors, but not all that the guest had
     /// have arrived.
     Incomplete,
-    /// From a guest's processes to the supervisor: hold the descriptors that come with this, by
-    /// these numbers. [`Message::Offer`] has the guest itself held.
-    Hold(Vec<u32>),
+    /// From a guest's processes to the supervisor: hold the guest itself, which comes with this as
+    /// with [`Message::Offer`]. The number of this and of the messages below is repeated in the
+    /// answer.
+    HoldGuest(u64),
+    /// The same: hold the descriptors that come with this, by these numbers.
+    Hold(u64, Vec<u32>),
     /// The same of files that are mapped: another open file of each will do.
-    HoldMemory(Vec<u32>),
-    /// From a guest's processes to the supervisor: hold these no more.
-    Unhold(Vec<u32>),
-    /// The answer: whether they are held.
-    Held(bool),
+    HoldMemory(u64, Vec<u32>),
+    /// The same: hold these no more.
+    Unhold(u64, Vec<u32>),
+    /// The answer to the message of this number: whether they are held.
+    Held(u64, bool),
     /// From the supervisor to its acceptor, which answers with [`Message::Pong`].
     Ping,
     /// From an acceptor to its supervisor: it is alive.
@@ -198,8 +201,17 @@ impl Channel {
     /// # Errors
     /// The other end is closed or does not receive, or the process may not send descriptors.
     pub fn send(&self, message: &Message, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        self.send_within(message, descriptors, SEND_TIMEOUT)
+    }
+
+    fn send_within(
+        &self,
+        message: &Message,
+        descriptors: &[BorrowedFd<'_>],
+        limit: Duration,
+    ) -> io::Result<()> {
         let bytes = postcard::to_allocvec(message).map_err(io::Error::other)?;
-        let deadline = Instant::now() + SEND_TIMEOUT;
+        let deadline = Instant::now() + limit;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SCM_MAX_FD))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
@@ -214,6 +226,18 @@ impl Channel {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Sends a message if the other end has room for it.
+    ///
+    /// # Errors
+    /// `TimedOut` if it has none; those of [`Self::send`].
+    pub fn send_at_once(
+        &self,
+        message: &Message,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
+        self.send_within(message, descriptors, Duration::ZERO)
     }
 
     /// Has the other end find the channel closed, also if other processes have copies of this one.

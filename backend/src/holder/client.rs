@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use gangplank_vhost_user::descriptors::SCM_MAX_FD;
 use parking_lot::Mutex;
+use rustix::time::ClockId;
 
 use crate::handover::channel::{Channel, Message, unexpected};
-use crate::sys::process;
+use crate::sys::{clock, process};
 
-/// How long the supervisor may take to answer. It does little else, except at a reload.
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the supervisor may take to answer: longer than it takes to start a program that takes
+/// over, at a reload or after the death of an acceptor, and to give that up.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The way to the supervisor, which holds descriptors of one guest.
 ///
@@ -39,30 +41,30 @@ impl Holder {
     pub fn hold_guest(&self, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let channel = self.channel.lock();
         let channel = channel.as_ref().ok_or(io::ErrorKind::NotConnected)?;
-        ask(channel, &Message::Offer, descriptors)
+        ask(channel, Message::HoldGuest, descriptors)
     }
 
     /// Has descriptors held under their numbers. Returns whether they are. The log says why not.
     pub fn hold(&self, numbers: &[RawFd]) -> bool {
-        self.hold_by(numbers, Message::Hold)
+        self.hold_by(numbers, |id, numbers| Message::Hold(id, numbers))
     }
 
     /// [`Self::hold`] of files that are mapped.
     pub fn hold_memory(&self, numbers: &[RawFd]) -> bool {
-        self.hold_by(numbers, Message::HoldMemory)
+        self.hold_by(numbers, |id, numbers| Message::HoldMemory(id, numbers))
     }
 
-    fn hold_by(&self, numbers: &[RawFd], message: impl Fn(Vec<u32>) -> Message) -> bool {
+    fn hold_by(&self, numbers: &[RawFd], message: impl Fn(u64, Vec<u32>) -> Message) -> bool {
         numbers.chunks(SCM_MAX_FD).all(|numbers| {
             let descriptors: Vec<_> = numbers.iter().copied().map(process::borrow).collect();
-            self.tell(&message(unsigned(numbers)), &descriptors)
+            self.tell(|id| message(id, unsigned(numbers)), &descriptors)
         })
     }
 
     /// These descriptors need not be held any more. To be called before they are closed.
     pub fn release(&self, numbers: &[RawFd]) {
         for numbers in numbers.chunks(SCM_MAX_FD) {
-            self.tell(&Message::Unhold(unsigned(numbers)), &[]);
+            self.tell(|id| Message::Unhold(id, unsigned(numbers)), &[]);
         }
     }
 
@@ -74,7 +76,7 @@ impl Holder {
         channel.as_ref().map(|channel| channel.as_fd().as_raw_fd())
     }
 
-    fn tell(&self, message: &Message, descriptors: &[BorrowedFd<'_>]) -> bool {
+    fn tell(&self, message: impl Fn(u64) -> Message, descriptors: &[BorrowedFd<'_>]) -> bool {
         let mut guard = self.channel.lock();
         let Some(channel) = guard.as_ref() else {
             return false;
@@ -87,6 +89,9 @@ impl Holder {
                     "descriptors of this guest are not held any more, so it ends with the daemon: \
                      {error}"
                 );
+                // The supervisor forgets the guest then: what is held of it may not be what its
+                // state says.
+                channel.shut_down();
                 *guard = None;
                 false
             }
@@ -95,13 +100,22 @@ impl Holder {
 }
 
 /// Sends a message and waits for the answer. `QuotaExceeded` if no more is held.
-fn ask(channel: &Channel, message: &Message, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-    channel.send(message, descriptors)?;
-    let answer = channel.expect(Some(Instant::now() + TIMEOUT))?.message;
-    match answer {
-        Message::Held(true) => Ok(()),
-        Message::Held(false) => Err(io::ErrorKind::QuotaExceeded.into()),
-        other => Err(unexpected(&other)),
+fn ask(
+    channel: &Channel,
+    message: impl Fn(u64) -> Message,
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    // A worker that died may have left a request without having read the answer.
+    let id = clock::now(ClockId::Monotonic).cast_unsigned();
+    channel.send(&message(id), descriptors)?;
+    let deadline = Instant::now() + TIMEOUT;
+    loop {
+        match channel.expect(Some(deadline))?.message {
+            Message::Held(answered, _) if answered != id => {}
+            Message::Held(_, true) => return Ok(()),
+            Message::Held(_, false) => return Err(io::ErrorKind::QuotaExceeded.into()),
+            other => return Err(unexpected(&other)),
+        }
     }
 }
 

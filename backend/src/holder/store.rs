@@ -5,13 +5,13 @@
 //! or one of `state`, `connection`, `root` and `mounts`. The user namespace that all processes of an
 //! ordinary user's daemon have is `guest-users`.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use gangplank_service::{fd_store, rate_limited};
-use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fcntl_getfl, fstat, openat};
 
 use crate::handover::channel::{Arrived, Channel, Message};
 
@@ -27,6 +27,9 @@ pub const PARTS: [&str; 4] = ["state", "connection", "root", "mounts"];
 /// How long a guest whose processes have ended is still held: its processes may have ended because
 /// the acceptor has, and then the next program goes on with the guest.
 const GRACE: Duration = Duration::from_millis(200);
+
+/// Requests of one guest that are carried out before others' turn.
+const TURN: usize = 16;
 
 /// What is held of all guests.
 #[derive(Debug)]
@@ -46,8 +49,8 @@ struct Guest {
     number: u64,
     channel: Channel,
     names: BTreeSet<String>,
-    /// Device and inode number of each regular file that is held.
-    files: HashSet<(u64, u64)>,
+    /// Device and inode number of each file of memory that is held, by name.
+    files: BTreeMap<String, (u64, u64)>,
 }
 
 impl Holding {
@@ -111,7 +114,7 @@ impl Holding {
             number,
             channel,
             names: self.found.remove(&number).unwrap_or_default(),
-            files: HashSet::new(),
+            files: BTreeMap::new(),
         });
     }
 
@@ -183,42 +186,56 @@ impl Default for Holding {
 impl Guest {
     /// Carries out what its processes have said. Returns false when they have ended.
     fn serve(&mut self, capacity: usize, count: &mut usize) -> bool {
-        loop {
-            match self.channel.receive(Some(Instant::now())) {
-                Ok(Some(arrived)) => {
-                    let is_held = self.carry_out(arrived, capacity, count);
-                    // If this fails, they have ended.
-                    let _ = self.channel.send(&Message::Held(is_held), &[]);
-                }
+        for _ in 0..TURN {
+            let arrived = match self.channel.receive(Some(Instant::now())) {
+                Ok(Some(arrived)) => arrived,
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => return true,
                 Ok(None) | Err(_) => return false,
+            };
+            let (id, is_held) = self.carry_out(arrived, capacity, count);
+            // Whoever asks more than it hears is no worker of this program. The others are not to
+            // wait for it.
+            let answered = self.channel.send_at_once(&Message::Held(id, is_held), &[]);
+            if answered.is_err() {
+                self.channel.shut_down();
+                return false;
             }
         }
+        true
     }
 
-    fn carry_out(&mut self, arrived: Arrived, capacity: usize, count: &mut usize) -> bool {
+    /// Returns the request's number and whether what it asks for is held.
+    fn carry_out(&mut self, arrived: Arrived, capacity: usize, count: &mut usize) -> (u64, bool) {
         let Arrived {
             message,
             descriptors,
         } = arrived;
-        let (whats, may_reopen): (Vec<String>, _) = match message {
-            Message::Offer => (PARTS.map(str::to_owned).into(), false),
-            Message::Hold(numbers) => (numbers.iter().map(u32::to_string).collect(), false),
-            Message::HoldMemory(numbers) => (numbers.iter().map(u32::to_string).collect(), true),
-            Message::Unhold(numbers) => {
+        let text = |numbers: Vec<u32>| numbers.iter().map(u32::to_string).collect();
+        let (is_guest, is_memory) = match message {
+            Message::HoldGuest(_) => (true, false),
+            Message::HoldMemory(..) => (false, true),
+            _ => (false, false),
+        };
+        let (id, whats): (u64, Vec<String>) = match message {
+            Message::HoldGuest(id) => (id, PARTS.map(str::to_owned).into()),
+            Message::Hold(id, numbers) | Message::HoldMemory(id, numbers) => (id, text(numbers)),
+            Message::Unhold(id, numbers) => {
                 for number in numbers {
                     let name = name(self.number, &number.to_string());
+                    self.files.remove(&name);
                     if self.names.remove(&name) {
                         *count = count.saturating_sub(1);
                         log_failure(fd_store::remove(&name));
                     }
                 }
-                return true;
+                return (id, true);
             }
-            _ => return false,
+            _ => return (0, false),
         };
-        if descriptors.len() > whats.len() {
-            return false;
+        // A guest may have no mount namespace of its own, which is the last part.
+        let is_without_last = is_guest && descriptors.len() + 1 == whats.len();
+        if descriptors.len() != whats.len() && !is_without_last {
+            return (id, false);
         }
         if *count + descriptors.len() > capacity {
             rate_limited!(
@@ -227,35 +244,50 @@ impl Guest {
                  of guest {} would be lost with the daemon; raise FileDescriptorStoreMax=",
                 self.number
             );
-            return false;
+            return (id, false);
         }
         for (what, descriptor) in whats.iter().zip(descriptors) {
-            let descriptor = match may_reopen {
-                true => self.distinct(descriptor),
+            let name = name(self.number, what);
+            let descriptor = match is_memory {
+                true => self.distinct(&name, descriptor),
                 false => descriptor,
             };
-            let name = name(self.number, what);
+            // One that is held by this name already, also by the program before this one, would
+            // stay beside it.
+            if is_memory || self.names.contains(&name) {
+                log_failure(fd_store::remove(&name));
+            }
             if let Err(error) = fd_store::store(&name, descriptor.as_fd()) {
                 log_failure(Err(error));
-                return false;
+                return (id, false);
             }
             *count += usize::from(self.names.insert(name));
         }
-        true
+        (id, true)
     }
 
     /// The service manager refuses a descriptor of an open file that it holds already. Frontends
     /// send one file for several regions of memory, so the file is opened once more for each.
-    fn distinct(&mut self, descriptor: OwnedFd) -> OwnedFd {
+    fn distinct(&mut self, name: &str, descriptor: OwnedFd) -> OwnedFd {
         let Ok(stat) = fstat(&descriptor) else {
             return descriptor;
         };
         let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-        if !is_file || self.files.insert((stat.st_dev, stat.st_ino)) {
+        if !is_file {
             return descriptor;
         }
+        let file = (stat.st_dev, stat.st_ino);
+        let is_known = self.files.values().any(|known| *known == file);
+        self.files.insert(name.to_owned(), file);
+        if !is_known {
+            return descriptor;
+        }
+        // With no more rights than whoever opened it had.
+        let Ok(flags) = fcntl_getfl(&descriptor) else {
+            return descriptor;
+        };
         let path = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
-        let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        let flags = flags & OFlags::RWMODE | OFlags::CLOEXEC;
         openat(CWD, path, flags, Mode::empty()).unwrap_or(descriptor)
     }
 }
@@ -280,7 +312,62 @@ fn log_failure(result: io::Result<()>) {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
+
+    #[test]
+    fn a_file_of_several_regions_is_opened_again_with_no_more_rights() {
+        let (channel, _theirs) = Channel::pair().expect("a channel");
+        let mut guest = Guest {
+            number: 1,
+            channel,
+            names: BTreeSet::new(),
+            files: BTreeMap::new(),
+        };
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        for (writable, access) in [(false, OFlags::RDONLY), (true, OFlags::RDWR)] {
+            let open = || {
+                let file = File::options().read(true).write(writable).open(file.path());
+                OwnedFd::from(file.expect("opened"))
+            };
+            guest.files.clear();
+            for name in ["guest-1-5", "guest-1-6"] {
+                let descriptor = open();
+                let number = descriptor.as_raw_fd();
+                let distinct = guest.distinct(name, descriptor);
+                let is_another = distinct.as_raw_fd() != number;
+                assert_eq!(is_another, name == "guest-1-6", "{name}");
+                let flags = fcntl_getfl(&distinct).expect("its flags");
+                assert_eq!(flags & OFlags::RWMODE, access, "{name}");
+            }
+        }
+        assert_eq!(guest.files.len(), 2);
+    }
+
+    #[test]
+    fn whoever_asks_and_hears_nothing_is_given_up_and_holds_up_nobody() {
+        let (channel, theirs) = Channel::pair().expect("a channel");
+        let mut guest = Guest {
+            number: 1,
+            channel,
+            names: BTreeSet::new(),
+            files: BTreeMap::new(),
+        };
+        let begun = Instant::now();
+        let mut passes = 0;
+        while {
+            for id in 0..TURN as u64 {
+                // Once the guest is given up, nobody receives it.
+                let _ = theirs.send_at_once(&Message::Unhold(id, vec![1]), &[]);
+            }
+            guest.serve(100, &mut 0)
+        } {
+            passes += 1;
+            assert!(passes < 100_000, "it is never given up");
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10));
+    }
 
     #[test]
     fn a_name_says_which_guest_and_what() {

@@ -32,7 +32,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use gangplank_service::signals::{self, Signals};
-use gangplank_service::{error_chain, logging};
+use gangplank_service::{error_chain, logging, rate_limited};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{
@@ -250,7 +250,19 @@ impl<'a> Keeper<'a> {
                 }
             }
             if is_told {
-                match self.assignment.control.receive(None)? {
+                let arrived = match self.assignment.control.receive(None) {
+                    // The table of descriptors is full, or it is no message of this program.
+                    Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                        rate_limited!(
+                            warn,
+                            "guest {}: a message of the acceptor is lost: {error}",
+                            self.assignment.number
+                        );
+                        continue;
+                    }
+                    arrived => arrived?,
+                };
+                match arrived {
                     None if self.arena.holder().is_some() => return self.leave(worker),
                     // The worker is told as well.
                     None => deadline = Some(Instant::now() + END_TIMEOUT),

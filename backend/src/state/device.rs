@@ -12,6 +12,8 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use gangplank_vhost_user::message::FrontendReq;
+
 use super::arena::Arena;
 use super::change::Place;
 
@@ -117,6 +119,17 @@ pub struct PendingMessage {
     pub descriptors: Vec<RawFd>,
 }
 
+/// Whether a message of this number brings files to be mapped.
+fn brings_memory(request: u32) -> bool {
+    matches!(
+        FrontendReq::try_from(request),
+        Ok(FrontendReq::SET_MEM_TABLE
+            | FrontendReq::ADD_MEM_REG
+            | FrontendReq::SET_INFLIGHT_FD
+            | FrontendReq::SET_LOG_BASE)
+    )
+}
+
 impl DeviceState {
     /// The state in the arena; the default if there is none. `None` if it cannot be read.
     pub fn load(arena: &Arc<Arena>) -> Option<Self> {
@@ -180,14 +193,22 @@ impl DeviceState {
             .collect()
     }
 
-    /// The descriptors among them that are files to be mapped.
+    /// The descriptors among them that are files to be mapped, those of a message that has not been
+    /// replied to included.
     pub fn memory_files(&self) -> Vec<RawFd> {
+        let pending = self.pending.iter();
+        let pending = pending
+            .filter(|message| brings_memory(message.request))
+            .flat_map(|message| message.descriptors.iter().copied());
         let regions = self.regions.iter().map(|region| region.file);
         let others = [
             self.inflight.map(|inflight| inflight.file),
             self.log.map(|log| log.file),
         ];
-        regions.chain(others.into_iter().flatten()).collect()
+        regions
+            .chain(others.into_iter().flatten())
+            .chain(pending)
+            .collect()
     }
 
     fn encode(&self) -> Vec<u64> {
@@ -433,6 +454,24 @@ mod tests {
             assert_eq!(DeviceState::load(&arena), Some(state));
         }
         assert_eq!(large().descriptors().len(), 2 * 64 + 3 + 509 + 32);
+    }
+
+    #[test]
+    fn files_of_a_message_without_a_reply_yet_are_memory_as_well() {
+        let memory_of = |request: FrontendReq| {
+            let mut state = large();
+            state.pending.as_mut().expect("a message").request = request as u32;
+            state.memory_files()
+        };
+        for request in [
+            FrontendReq::SET_MEM_TABLE,
+            FrontendReq::ADD_MEM_REG,
+            FrontendReq::SET_INFLIGHT_FD,
+            FrontendReq::SET_LOG_BASE,
+        ] {
+            assert!(memory_of(request).contains(&13), "{request:?}");
+        }
+        assert!(!memory_of(FrontendReq::SET_VRING_KICK).contains(&13));
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub const REQUEST: &str = "status 1";
 /// died passes it when the next worker serves.
 const KEEPERS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long a client may take, from its connection to the end of its reply.
+/// How long a client may take, from when it is accepted to the end of its reply.
 pub const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Most bytes of a request to the control socket.
@@ -49,7 +49,10 @@ pub fn guests<'a>(guests: impl Iterator<Item = (u64, &'a Channel)>, room: Room) 
             snapshot::read(number, state.as_fd(), room)
         });
         guest.unwrap_or_else(|error| match error.kind() {
-            ErrorKind::TimedOut => Guest::unavailable(number, "its next worker is starting"),
+            ErrorKind::TimedOut => Guest::unavailable(
+                number,
+                "it was not told in time: its next worker is starting, or the host is slow",
+            ),
             _ => Guest::unavailable(number, error.to_string()),
         })
     });
@@ -68,15 +71,20 @@ fn ask(keeper: &Channel) -> io::Result<Channel> {
     Ok(ours)
 }
 
-/// Answers the client at the other end of `connection`, and returns when it has the answer.
+/// Answers the client at the other end of `connection`, which was accepted just now, and returns
+/// when it has the answer. Calls `status` once the client has asked for it.
 ///
 /// # Errors
 /// The client has gone, or takes too long.
-pub fn answer(connection: BorrowedFd<'_>, kind: Kind, status: Status) -> io::Result<()> {
+pub fn answer(
+    connection: BorrowedFd<'_>,
+    kind: Kind,
+    status: impl FnOnce() -> Status,
+) -> io::Result<()> {
     let deadline = Instant::now() + CLIENT_TIMEOUT;
     match kind {
         Kind::Control => {
-            let mut text = control_reply(connection, &status, deadline)?;
+            let mut text = control_reply(connection, status, deadline)?;
             text.push('\n');
             deadline_io::write_all(connection, text.as_bytes(), deadline)
         }
@@ -87,7 +95,7 @@ pub fn answer(connection: BorrowedFd<'_>, kind: Kind, status: Status) -> io::Res
             deadline,
             || {
                 let mut text = String::new();
-                metrics::encode(&mut text, status).map_err(io::Error::other)?;
+                metrics::encode(&mut text, status()).map_err(io::Error::other)?;
                 Ok(text)
             },
         ),
@@ -96,14 +104,14 @@ pub fn answer(connection: BorrowedFd<'_>, kind: Kind, status: Status) -> io::Res
 
 fn control_reply(
     connection: BorrowedFd<'_>,
-    status: &Status,
+    status: impl FnOnce() -> Status,
     deadline: Instant,
 ) -> io::Result<String> {
     let end = |bytes: &[u8]| bytes.contains(&b'\n');
     let request = deadline_io::read_until(connection, MAX_REQUEST, deadline, end)?;
     let line = request.split(|byte| *byte == b'\n').next();
     let text = match line {
-        Some(line) if line == REQUEST.as_bytes() => serde_json::to_string(status),
+        Some(line) if line == REQUEST.as_bytes() => serde_json::to_string(&status()),
         _ => serde_json::to_string(&serde_json::json!({
             "error": format!("this daemon answers the line {REQUEST:?} alone"),
         })),

@@ -295,6 +295,10 @@ impl Supervisor {
             Some(channel) if self.is_serving() && plan.end_by.is_none() => {
                 plan.watchdog.ask(channel).map_err(Error::Watch)
             }
+            None if plan.start_at.is_some() => {
+                plan.watchdog.go_on_without();
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
@@ -305,7 +309,7 @@ impl Supervisor {
         let next = [plan.end_by, plan.start_at, holding.deadline()];
         let next = next.into_iter().flatten().min();
         let left = next.map(|time| time.saturating_duration_since(Instant::now()));
-        let asks = self.is_serving() && plan.end_by.is_none();
+        let asks = plan.end_by.is_none() && (self.is_serving() || plan.start_at.is_some());
         let left = left
             .into_iter()
             .chain(plan.watchdog.left().filter(|_| asks))

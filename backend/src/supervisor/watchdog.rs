@@ -54,6 +54,16 @@ impl AcceptorWatchdog {
         }
     }
 
+    /// There is no acceptor, and the next one is about to be started: the guests go on meanwhile,
+    /// and the supervisor works.
+    pub(super) fn go_on_without(&mut self) {
+        if let Some(watchdog) = &mut self.watchdog
+            && watchdog.is_due()
+        {
+            watchdog.alive();
+        }
+    }
+
     /// The acceptor has answered.
     pub(super) fn answered(&mut self) {
         self.is_asking = false;

@@ -25,19 +25,24 @@ fn hold(channel: Channel) -> JoinHandle<HashMap<RawFd, OwnedFd>> {
         let mut held = HashMap::new();
         while let Some(arrived) = channel.receive(None).expect("a message") {
             let signed = |number: u32| RawFd::try_from(number).expect("a number");
-            match arrived.message {
-                Message::Hold(numbers) => {
+            let id = match arrived.message {
+                Message::Hold(id, numbers) => {
                     let numbers = numbers.into_iter().map(signed);
                     held.extend(numbers.zip(arrived.descriptors));
+                    id
                 }
-                Message::Unhold(numbers) => {
+                Message::Unhold(id, numbers) => {
                     for number in numbers {
                         held.remove(&signed(number));
                     }
+                    id
                 }
                 other => panic!("{other:?}"),
+            };
+            // An answer that a dead worker has not read is none.
+            for answer in [Message::Held(id - 1, false), Message::Held(id, true)] {
+                channel.send(&answer, &[]).expect("answered");
             }
-            channel.send(&Message::Held(true), &[]).expect("answered");
         }
         held
     })
