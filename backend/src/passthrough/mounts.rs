@@ -121,6 +121,11 @@ impl Mount {
         self.index
     }
 
+    /// Whether it is known to be a file system of this kernel.
+    pub(super) fn is_local(&self) -> bool {
+        self.properties.kind == FsKind::Local
+    }
+
     /// Whether a short read ends at the end of the file or before an error.
     pub(super) fn short_read_is_final(&self) -> bool {
         self.properties.kind == FsKind::Local
