@@ -102,8 +102,9 @@ pub struct Args {
     pub queue_size: u16,
 
     /// Threads that serve a guest's requests in place of its queues' threads; 0 for none
-    #[arg(long, value_name = "N", default_value = "0", help_heading = DEVICE)]
-    pub thread_pool_size: usize,
+    /// [default: 0, or up to 32 as requests need them where the storage has a server]
+    #[arg(long, value_name = "N", help_heading = DEVICE)]
+    pub thread_pool_size: Option<usize>,
 
     /// How long to poll for a guest's next request before sleeping, if it is likely to come; 0
     /// never polls
@@ -169,10 +170,11 @@ pub struct Args {
     #[arg(long, value_name = "RULES", value_parser = XattrMap::from_str, help_heading = FILES)]
     pub xattrmap: Option<XattrMap>,
 
-    /// Where advisory locks are kept: host (all guests and host programs see them), guest
-    #[arg(long, value_name = "WHO", value_parser = Locks::from_str, default_value = "guest",
+    /// Where advisory locks are kept: host (all guests and host programs see them), guest, auto
+    /// (host where the storage is shared between hosts, guest elsewhere)
+    #[arg(long, value_name = "WHO", value_parser = parse_locks, default_value = "auto",
           help_heading = FILES)]
-    pub locks: Locks,
+    pub locks: LocksArg,
 
     /// When to remember inodes by file handle instead of an open descriptor: never, prefer,
     /// mandatory
@@ -353,6 +355,10 @@ const DEPRECATED: &str = "Kept for older command lines";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuestArchArg(pub Option<GuestArch>);
 
+/// `--locks` as typed; `auto` is `None`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocksArg(pub Option<Locks>);
+
 /// `--inode-file-handles` as typed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InodeFileHandlesArg {
@@ -453,6 +459,13 @@ fn parse_guest_arch(text: &str) -> Result<GuestArchArg, &'static str> {
     }
 }
 
+fn parse_locks(text: &str) -> Result<LocksArg, &'static str> {
+    match text {
+        "auto" => Ok(LocksArg(None)),
+        _ => text.parse().map(|locks| LocksArg(Some(locks))),
+    }
+}
+
 fn parse_inode_file_handles(text: &str) -> Result<InodeFileHandlesArg, &'static str> {
     Ok(InodeFileHandlesArg {
         mode: text.parse()?,
@@ -485,7 +498,7 @@ mod tests {
             ("--cache=sometimes", "never, metadata, auto or always"),
             ("--sandbox=jail", "namespace, chroot or none"),
             ("--seccomp=maybe", "kill, log, trap or none"),
-            ("--locks=both", "host or guest"),
+            ("--locks=both", "auto, host or guest"),
             ("--posix-acl=maybe", "never, auto or always"),
             ("--security-label=", "never, auto or always"),
             ("--posix-acl auto", "unexpected argument 'auto'"),

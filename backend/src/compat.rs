@@ -3,7 +3,7 @@
 use log::LevelFilter;
 use thiserror::Error;
 
-use crate::args::Args;
+use crate::args::{Args, LocksArg};
 use crate::passthrough::options::{CachePolicy, Locks, NegotiationMode};
 use crate::passthrough::xattr_map::XattrMapError;
 use crate::sandbox::options::Mode;
@@ -48,7 +48,9 @@ pub(crate) fn apply(args: &mut Args) -> Result<(), Error> {
             }
         }
     }
-    args.locks = host_locks.locks().unwrap_or(args.locks);
+    args.locks = host_locks
+        .locks()
+        .map_or(args.locks, |locks| LocksArg(Some(locks)));
     Ok(())
 }
 
@@ -217,7 +219,7 @@ mod tests {
             let words = ["gangplankd", "-o", options, "--locks", given];
             let mut args = Args::from_command_line(words).expect("well formed");
             apply(&mut args).expect("known options");
-            assert_eq!(args.locks, locks, "{options} after {given}");
+            assert_eq!(args.locks, LocksArg(Some(locks)), "{options} after {given}");
         }
     }
 

@@ -10,9 +10,12 @@ use thiserror::Error;
 
 use crate::args::{Args, MigrationArgs, StatusOptions};
 use crate::passthrough::id_map::{IdMap, IdMapError};
-use crate::passthrough::options::{CachePolicy, NegotiationMode, Ownership};
+use crate::passthrough::options::{
+    CachePolicy, InodeFileHandles, Locks, NegotiationMode, Ownership,
+};
 use crate::sandbox::options::Mode;
 use crate::state::migration::{MigrationMode, MigrationOptions};
+use crate::storage::Storage;
 use crate::{compat, device, passthrough, sandbox, socket, status};
 
 /// The configuration of the daemon.
@@ -45,6 +48,19 @@ pub struct Config {
     pub logging: logging::Options,
     /// Warnings about deprecated options, to be logged once logging has started.
     pub deprecations: Vec<&'static str>,
+    /// What the operator leaves to the daemon.
+    pub left_open: LeftOpen,
+    /// What the directory is stored on, once it is known.
+    pub storage: Option<Storage>,
+}
+
+/// Options that the daemon chooses when it knows what the directory is stored on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeftOpen {
+    /// Where locks are kept (`--locks=auto`).
+    pub locks: bool,
+    /// How many threads serve requests (no `--thread-pool-size`).
+    pub threads: bool,
 }
 
 /// An invalid combination of options.
@@ -71,6 +87,12 @@ pub enum Error {
          --inode-file-handles=never or keep the capability"
     )]
     HandlesWithoutCapability(&'static str),
+    /// File handles are mandatory where the host forgets them.
+    #[error(
+        "--inode-file-handles=mandatory: {0} is a file system of FUSE, whose file handles end when \
+         the host drops the inode from memory; pass prefer or never"
+    )]
+    HandlesDoNotLast(String),
     /// `--max-threads` without room for those that each guest needs.
     #[error(
         "--max-threads={given} is too small: with --thread-pool-size={pool}, a guest needs {least}"
@@ -145,7 +167,8 @@ impl Config {
                 tag: args.tag,
                 num_request_queues: args.num_request_queues,
                 max_queue_size: args.queue_size,
-                thread_pool_size: args.thread_pool_size,
+                thread_pool_size: args.thread_pool_size.unwrap_or(0),
+                thread_pool_grows: false,
                 max_threads,
                 busy_poll: Duration::from_micros(args.busy_poll.into()),
                 limits: device::Limits {
@@ -184,7 +207,7 @@ impl Config {
                 writeback: args.writeback,
                 allow_direct_io: args.allow_direct_io,
                 killpriv_v2: args.killpriv_v2,
-                locks: args.locks,
+                locks: args.locks.0.unwrap_or_default(),
                 ownership: args.ownership,
                 id_map,
                 preserve_noatime: args.preserve_noatime,
@@ -207,9 +230,61 @@ impl Config {
                 )
             },
             deprecations,
+            left_open: LeftOpen {
+                locks: args.locks.0.is_none(),
+                threads: args.thread_pool_size.is_none(),
+            },
+            storage: None,
         })
     }
+
+    /// Chooses what the operator has left open, now that it is known what the directory is stored
+    /// on, and adds the decisions to that.
+    ///
+    /// # Errors
+    /// File handles are mandatory, and end with the host's cached inode.
+    pub fn settle(&mut self, mut storage: Storage) -> Result<(), Error> {
+        let handles_last = storage.abilities.lasting_handles != Some(false);
+        let mode = self.passthrough.inode_file_handles;
+        if mode == InodeFileHandles::Mandatory && !handles_last {
+            return Err(Error::HandlesDoNotLast(storage.file_system));
+        }
+        if self.left_open.locks && storage.wants_host_locks() {
+            self.passthrough.locks = Locks::Host;
+        }
+        if self.left_open.threads && storage.may_hang() {
+            let room = device::Options::pool_room(self.device.max_threads);
+            self.device.thread_pool_size = SERVER_THREADS.min(room);
+            self.device.thread_pool_grows = true;
+        }
+        let mut decisions = vec![match (self.left_open.locks, self.passthrough.locks) {
+            (true, Locks::Host) => "locks are kept on the host".to_owned(),
+            (true, Locks::Guest) => "locks are kept in each guest".to_owned(),
+            (false, Locks::Host) => "locks are kept on the host, as --locks says".to_owned(),
+            (false, Locks::Guest) => "locks are kept in each guest, as --locks says".to_owned(),
+        }];
+        if mode == InodeFileHandles::Prefer && !handles_last {
+            let decision = match storage.abilities.birth_times {
+                Some(false) => "a descriptor is kept for each file that a guest knows",
+                _ => "files are found again by name, not by handle",
+            };
+            decisions.push(decision.to_owned());
+        }
+        if self.device.thread_pool_grows {
+            let threads = self.device.thread_pool_size;
+            decisions.push(format!(
+                "up to {threads} threads serve a guest, so that those wait alone whose server does \
+                 not answer"
+            ));
+        }
+        storage.decisions = decisions;
+        self.storage = Some(storage);
+        Ok(())
+    }
 }
+
+/// Most threads that serve the requests of a guest whose files have a server.
+const SERVER_THREADS: usize = 32;
 
 fn status_options(
     args: StatusOptions,
@@ -248,7 +323,7 @@ fn status_options(
 }
 
 fn max_threads(args: &Args) -> Result<usize, Error> {
-    let pool = args.thread_pool_size;
+    let pool = args.thread_pool_size.unwrap_or(0);
     let least = device::Options::min_threads(pool);
     match args.max_threads {
         Some(given) if given < least => Err(Error::TooFewThreads { given, pool, least }),
@@ -394,8 +469,10 @@ fn deprecations(args: &Args) -> Vec<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::passthrough::options::{GuestArch, InodeFileHandles, Locks};
+    use crate::passthrough::options::GuestArch;
     use crate::sandbox::options::Seccomp;
+    use crate::storage::Abilities;
+    use crate::storage::kind::Reach;
 
     fn config(line: &str) -> Result<Config, Error> {
         let words = std::iter::once("gangplankd").chain(line.split_whitespace());
@@ -441,6 +518,54 @@ mod tests {
         assert_eq!(config.sandbox.mode, Mode::Chroot);
     }
 
+    fn storage(reach: Reach, lasting_handles: bool) -> Storage {
+        Storage {
+            file_system: "fuse.some".to_owned(),
+            reach,
+            locks_reach_other_hosts: true,
+            abilities: Abilities {
+                lasting_handles: Some(lasting_handles),
+                ..Abilities::default()
+            },
+            ..Storage::default()
+        }
+    }
+
+    #[test]
+    fn what_is_left_open_follows_from_the_storage() {
+        for (line, reach, locks, threads, grows) in [
+            ("", Reach::ThisHost, Locks::Guest, 0, false),
+            ("", Reach::Hosts, Locks::Host, 32, true),
+            ("", Reach::Unknown, Locks::Host, 32, true),
+            ("--locks=guest", Reach::Hosts, Locks::Guest, 32, true),
+            ("--locks=host", Reach::ThisHost, Locks::Host, 0, false),
+            ("--thread-pool-size=0", Reach::Hosts, Locks::Host, 0, false),
+            ("--thread-pool-size=4", Reach::Hosts, Locks::Host, 4, false),
+            ("--max-threads=20", Reach::Hosts, Locks::Host, 17, true),
+        ] {
+            let mut config = with(line);
+            config.settle(storage(reach, true)).unwrap();
+            assert_eq!(config.passthrough.locks, locks, "{line} on {reach:?}");
+            assert_eq!(config.device.thread_pool_size, threads, "{line}");
+            assert_eq!(config.device.thread_pool_grows, grows, "{line}");
+            assert!(config.device.max_threads >= device::Options::min_threads(threads));
+            let decisions = config.storage.unwrap().decisions;
+            assert!(decisions[0].starts_with("locks are kept"), "{decisions:?}");
+        }
+    }
+
+    #[test]
+    fn handles_that_do_not_last_cannot_be_mandatory() {
+        let mut config = with("--inode-file-handles=mandatory");
+        let error = config.settle(storage(Reach::Hosts, false)).unwrap_err();
+        assert!(error.to_string().contains("fuse.some"), "{error}");
+        config.settle(storage(Reach::Hosts, true)).unwrap();
+        let mut config = with("");
+        config.settle(storage(Reach::ThisHost, false)).unwrap();
+        let decisions = config.storage.unwrap().decisions.join(", ");
+        assert!(decisions.contains("not by handle"), "{decisions}");
+    }
+
     #[test]
     fn each_option_reaches_its_layer() {
         let config = with(
@@ -463,6 +588,7 @@ mod tests {
                 num_request_queues: 4,
                 max_queue_size: 256,
                 thread_pool_size: 8,
+                thread_pool_grows: false,
                 max_threads: 20,
                 busy_poll: Duration::from_micros(30),
                 limits: device::Limits {

@@ -23,6 +23,7 @@ pub mod socket;
 mod start_line;
 pub mod state;
 pub mod status;
+pub mod storage;
 pub mod supervisor;
 pub mod sys;
 pub mod trace;

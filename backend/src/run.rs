@@ -9,7 +9,7 @@ use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
 
 use crate::acceptor::{self, HostLimits, Means, Predecessor};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::handover::Takeover;
 use crate::handover::channel::{Channel, Message};
 use crate::handover::inherited::Supervised;
@@ -17,11 +17,14 @@ use crate::handover::program::Program;
 use crate::handover::reload::{Reloader, SERVING};
 use crate::holder::comeback::Found;
 use crate::holder::store::Holding;
-use crate::passthrough::options::InodeFileHandles;
+use crate::passthrough::options::{InodeFileHandles, Locks};
 use crate::sandbox::{self, Confined, Role, Start, rlimit};
 use crate::socket::{self, Files, Listening, Source};
 use crate::start_line::StartLine;
 use crate::status::sockets::{self, Listeners, Sockets};
+use crate::storage::kind::Reach;
+use crate::storage::probe::Writing;
+use crate::storage::{self, Storage};
 use crate::supervisor::{self, Held, Supervisor};
 use crate::sys::process;
 use crate::trace;
@@ -50,6 +53,12 @@ pub enum Error {
          CAP_DAC_READ_SEARCH on the host. Pass prefer or never instead"
     )]
     NoFileHandles,
+    /// The storage is not known.
+    #[error(transparent)]
+    Storage(#[from] storage::Error),
+    /// The storage does not fit the options.
+    #[error(transparent)]
+    Settle(#[from] config::Error),
     /// The file by which a test has workers die cannot be used.
     #[cfg(feature = "crash-hook")]
     #[error("cannot use the file of {}", crate::crash_hook::VARIABLE)]
@@ -161,6 +170,17 @@ fn prepare(mut config: Config, beginning: &mut Beginning) -> Result<u8, Error> {
             "each guest's limit of open descriptors is {limit}, its files may hold {} of them",
             config.passthrough.fd_budget
         );
+    }
+
+    // Before other threads or processes, and not again for a supervisor, whose acceptor serves.
+    if !matches!(beginning, Beginning::Supervisor(_)) {
+        let writing = match config.passthrough.readonly {
+            true => Writing::Forbidden,
+            false => Writing::Allowed,
+        };
+        if let Some(storage) = storage::find(&config.shared_dir, writing, storage::child::LIMIT)? {
+            config.settle(storage)?;
+        }
     }
 
     if let Some(path) = &config.trace
@@ -422,6 +442,10 @@ impl Serving {
         let max_guests = config
             .max_guests
             .unwrap_or_else(|| self.host_limits.max_guests(config.device.rings()));
+        if let Some(storage) = &config.storage {
+            log::info!("storage: {storage}");
+            warn_of(config, storage);
+        }
         log::info!("{}", StartLine { config, max_guests });
         let means = Means {
             listener: self.listener,
@@ -436,6 +460,29 @@ impl Serving {
         acceptor::accept_guests(means, predecessor)?;
         log::info!("the daemon has ended");
         Ok(0)
+    }
+}
+
+/// What the operator should know beside the facts.
+fn warn_of(config: &Config, storage: &Storage) {
+    let is_shared = storage.reach == Reach::Hosts;
+    match config.passthrough.locks {
+        Locks::Guest if is_shared && !config.left_open.locks => {
+            log::warn!("other hosts have these files, and --locks=guest keeps locks in each guest");
+        }
+        Locks::Guest if is_shared => {
+            log::warn!("other hosts have these files, and locks cannot be taken on them");
+        }
+        Locks::Host if is_shared && !storage.locks_reach_other_hosts => {
+            log::warn!("other hosts have these files, and do not see this host's locks");
+        }
+        _ => {}
+    }
+    if storage.abilities.inode_numbers == Some(false) {
+        log::warn!(
+            "the file system makes inode numbers up as it meets files: a file that is found again \
+             by name may count as another one"
+        );
     }
 }
 

@@ -130,6 +130,7 @@ impl Acceptor<'_> {
             tag: config.device.tag.clone(),
             max_guests: self.means.max_guests as u64,
             connections: self.number,
+            storage: config.storage.clone(),
             guests,
             ..Status::empty()
         }

@@ -16,6 +16,8 @@ pub struct Options {
     /// Threads that serve the requests of one device in place of its queue workers; 0 serves each
     /// request on the worker of its queue.
     pub thread_pool_size: usize,
+    /// Whether the threads of the pool are started as requests need them.
+    pub thread_pool_grows: bool,
     /// Most threads of the device beside those of its rings and the few that manage it, at least
     /// [`Options::min_threads`]: those of the pool, those for requests that would make others wait
     /// for a disk, and those that wait for locks.
@@ -108,6 +110,12 @@ impl Options {
         }
     }
 
+    /// Most threads of a pool with this [`Options::max_threads`].
+    #[must_use]
+    pub const fn pool_room(max_threads: usize) -> usize {
+        max_threads.saturating_sub(Self::min_threads(0))
+    }
+
     /// Threads for requests that would make others wait for a disk; at least one.
     #[must_use]
     pub fn blocking_threads(&self) -> usize {
@@ -144,6 +152,7 @@ impl Default for Options {
             num_request_queues: 1,
             max_queue_size: 1024,
             thread_pool_size: 0,
+            thread_pool_grows: false,
             max_threads: Self::default_threads(0),
             busy_poll: Duration::from_micros(200),
             limits: Limits::default(),

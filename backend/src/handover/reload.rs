@@ -3,7 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::process::Child;
+use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 
 use gangplank_service::readiness;
@@ -22,6 +22,9 @@ const START_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long the guests may take to be handed over. They wait meanwhile.
 const TAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a program that was killed may take to end.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a service manager shows of a daemon that serves.
 pub const SERVING: &str = "Serving guests";
@@ -124,12 +127,14 @@ impl Reloader {
         let introduced = introduce().map_err(failed);
         let started = introduced.and_then(|()| await_start(channel, &mut child, held));
         // It has ended by itself, unless it failed or is no such program.
-        if started.is_err() {
-            let _ = child.kill();
-        }
-        let status = child.wait();
+        let status = match &started {
+            Ok(_) => child.wait().map(Some),
+            Err(_) => end(&mut child),
+        };
         let (mut supervisor, program) = started.map_err(|reason| match status {
-            Ok(status) if !status.success() => format!("{reason} (the new program: {status})"),
+            Ok(Some(status)) if !status.success() => {
+                format!("{reason} (the new program: {status})")
+            }
             _ => reason,
         })?;
         match await_guests(&mut supervisor) {
@@ -156,6 +161,20 @@ impl Reloader {
         left.take_back();
         error
     }
+}
+
+/// Kills the program and waits for its end; `None` if it waits itself for storage that does not
+/// answer, which no signal ends.
+fn end(child: &mut Child) -> io::Result<Option<ExitStatus>> {
+    let _ = child.kill();
+    let deadline = Instant::now() + END_TIMEOUT;
+    while Instant::now() < deadline {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(None)
 }
 
 /// Starts the program, which inherits the two channels.

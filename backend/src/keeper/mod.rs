@@ -19,6 +19,7 @@
 //! instead, it starts the next worker.
 
 pub(crate) mod deaths;
+mod slow_requests;
 mod successor;
 mod worker;
 
@@ -49,6 +50,7 @@ use crate::holder::client::Holder;
 use crate::sandbox::{Confined, ConfinedKeeper};
 use crate::state::arena::{Arena, Limits};
 use crate::state::recovery;
+use crate::storage::Storage;
 use crate::sys::process::{self, Forked};
 
 /// Exit status of a keeper or worker that could not do its work. The log says why.
@@ -318,6 +320,13 @@ impl<'a> Keeper<'a> {
 
     /// Offers the guest to the keeper at the other end of `successor`.
     fn offer(&self, successor: Channel) -> Option<Channel> {
+        // On a disk, what takes long ends: a guest cannot hold a reload up by it.
+        let may_hang = self.config.storage.as_ref().is_some_and(Storage::may_hang);
+        if may_hang && let Some(reason) = slow_requests::obstacle(&self.arena) {
+            // If this fails, the successor has gone.
+            let _ = successor.send(&Message::failed(&reason), &[]);
+            return None;
+        }
         let place = self.confined.place();
         let place = place.map_err(|error| sending::Error::Place(error_chain(&error)));
         let offered = place.and_then(|place| {

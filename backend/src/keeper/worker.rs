@@ -11,10 +11,11 @@ use std::thread;
 
 use gangplank_service::error_chain;
 use log::{Level, LevelFilter};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use thiserror::Error;
 
+use super::slow_requests::{self, SlowRequests};
 use super::{Assignment, FAILURE, FAULT, Keeper, end_with, name_process};
 use crate::device::connection;
 use crate::device::request::Handler;
@@ -161,7 +162,7 @@ fn serve(keeper: &Keeper<'_>, successor: Option<&Channel>) -> Result<bool, Error
                 drop(ending);
                 result
             })?;
-        wait_for_stop(assignment, &ended, keeper.arena.holder().is_some());
+        wait_for_stop(assignment, &ended, &keeper.arena);
         Ok(thread.join())
     });
     match served.map_err(Error::Thread)? {
@@ -221,7 +222,12 @@ fn level_of(level: Level, is_logged: bool) -> Level {
 ///
 /// If the guest is held, its connection outlives the daemon, and the acceptor never wants it to
 /// end: it has died then, and this process dies next.
-fn wait_for_stop(assignment: &Assignment, ended: &PipeReader, is_held: bool) {
+///
+/// Meanwhile, tells of requests that take long.
+fn wait_for_stop(assignment: &Assignment, ended: &PipeReader, arena: &Arc<Arena>) {
+    let is_held = arena.holder().is_some();
+    let mut slow = SlowRequests::default();
+    let interval = Timespec::try_from(slow_requests::INTERVAL).ok();
     loop {
         let mut ready = [
             PollFd::new(ended, PollFlags::IN),
@@ -232,7 +238,8 @@ fn wait_for_stop(assignment: &Assignment, ended: &PipeReader, is_held: bool) {
             true => &mut ready[..1],
             false => &mut ready[..],
         };
-        match poll(ready, None) {
+        match poll(ready, interval.as_ref()) {
+            Ok(0) => slow.look(assignment.number, arena),
             Ok(_) if ready[0].revents().is_empty() => {
                 // The forwarder ends, also in the middle of a message, after the requests in flight.
                 let _ = assignment.connection.shutdown(Shutdown::Both);

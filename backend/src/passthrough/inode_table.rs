@@ -427,6 +427,29 @@ impl InodeTable {
         Ok(descriptor)
     }
 
+    /// Stores another descriptor for an inode in place of `old`.
+    ///
+    /// # Errors
+    /// ESTALE if the guest has forgotten the inode, it has a third descriptor by now, or what holds
+    /// the daemon's descriptors has the old one.
+    pub(super) fn replace_descriptor(
+        &self,
+        id: NodeId,
+        old: &Arc<Descriptor>,
+        new: &Arc<Descriptor>,
+    ) -> io::Result<()> {
+        let (shard_index, key) = self.key_of(id)?;
+        let mut shard = self.write(shard_index);
+        let has_old = held_descriptor(&shard, key).is_some_and(|held| Arc::ptr_eq(held, old));
+        let is_held_outside = |inode: &InodeRecord| inode.held.load(Ordering::Relaxed) != 0;
+        if !has_old || shard.slab.get(key).is_none_or(is_held_outside) {
+            return Err(stale());
+        }
+        // The caller's `old` closes the former descriptor, without the lock.
+        hold(&mut shard, key, new);
+        Ok(())
+    }
+
     /// The shard index and key that a node id of the guest stands for.
     ///
     /// # Errors

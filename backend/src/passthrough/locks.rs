@@ -16,8 +16,8 @@ use super::errno::not_openable;
 use super::file_type::FileType;
 use super::fs::{Node, PassthroughFs};
 use super::options::Locks;
-use crate::session::LockWait;
 use crate::session::file_system::FileLocks;
+use crate::session::{LockWait, not_offered};
 use crate::sys::file_lock::{self, LockKind, RangeLock};
 
 /// Last byte of a lock that extends to the end of the file (`OFFSET_MAX`, `linux/fs.h`).
@@ -87,7 +87,7 @@ impl PassthroughFs {
         if self.share.options.locks == Locks::Host {
             return Ok(());
         }
-        Err(io::Error::from_raw_os_error(libc::ENOSYS))
+        Err(not_offered())
     }
 
     /// The open file description that holds an owner's locks on a node.

@@ -30,6 +30,10 @@ impl Lookup for PassthroughFs {
         }
     }
 
+    fn find_again(&self, node: NodeId) -> bool {
+        self.look_up_again(node).is_ok()
+    }
+
     fn forget(&self, node: NodeId, count: u64) {
         // The root always stays, even if the guest forgets it.
         if node != NodeId::ROOT {

@@ -17,8 +17,9 @@
 //! | `open_flags`, `dir_stream`, `open_files`, `posix_locks`, `syncfs_directories` | open files |
 //! | `negotiated_flags`, `lookup_predictor`, `ctime_stability`, `inode_numbers` | other state |
 //! | `guest_state`, `fs` | all state of the guest; node ids |
+//! | `find_again` | inodes that a server calls stale |
 //! | `reopen`, `eviction`, `noted_refs`, `lost_descriptors` | descriptors that are given up or lost and opened again; permits |
-//! | `attr_reply`, `superblock`, `keep_cache`, `open_inode`, `no_open`, `xattr_names`, `ownership`, `new_object` | used by other operations |
+//! | `attr_reply`, `superblock`, `keep_cache`, `open_inode`, `no_open`, `xattr_names`, `ownership`, `new_object`, `hidden_names` | used by other operations |
 //! | `negotiation`, `lookup`, `attributes`, `namespace_ops`, `open`, `readdir` | operations |
 //! | `read_write`, `append_again`, `fallocate_copy`, `xattr`, `ioctl`, `locks` | operations |
 //! | `migration` | a guest that leaves or arrives |
@@ -40,8 +41,10 @@ mod eviction;
 mod fallocate_copy;
 mod fd_cache;
 mod file_type;
+mod find_again;
 mod fs;
 mod guest_state;
+mod hidden_names;
 mod inode;
 mod inode_eviction;
 mod inode_memory;

@@ -20,10 +20,11 @@ use crate::state::mounts::MountRecord;
 use crate::sys::file_handle::FileHandle;
 use crate::sys::{file, process};
 
-/// Values of [`MountRecord::handles`].
-const UNKNOWN: u32 = 0;
+/// Values of [`MountRecord::handles`]. File handles of FUSE do not outlive the host's cached inode,
+/// so they count as failed from the start.
+pub(super) const UNKNOWN: u32 = 0;
 const WORKING: u32 = 1;
-const FAILED: u32 = 2;
+pub(super) const FAILED: u32 = 2;
 
 /// The state of a mount's file handles.
 #[derive(Debug)]

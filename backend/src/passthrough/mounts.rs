@@ -13,10 +13,11 @@ use gangplank_service::rate_limited;
 use parking_lot::RwLock;
 
 use super::file_type::FileType;
-use super::mount_handles::MountHandles;
+use super::mount_handles::{self, MountHandles};
 use crate::state::arena::{Arena, Part};
 use crate::state::change::Place;
 use crate::state::mounts::{MAX_MOUNTS, MountRecord};
+use crate::storage::kind;
 use crate::sys::file::{self, Statx};
 
 /// One (mount, device) pair. A mount has several devices if its file system has subvolumes.
@@ -84,8 +85,7 @@ impl Properties {
     const LOCAL: u32 = 1;
     const RELIABLE_CTIME: u32 = 2;
 
-    fn of(file: BorrowedFd<'_>) -> Self {
-        let magic = file::file_system_magic(file).unwrap_or(0);
+    fn of(magic: u64) -> Self {
         Self {
             kind: fs_kind(magic),
             ctime_is_reliable: ctime_is_reliable(magic),
@@ -119,6 +119,11 @@ impl Mount {
     /// Index in the share's list.
     pub(super) fn index(&self) -> MountIndex {
         self.index
+    }
+
+    /// Whether it is known to be a file system of this kernel.
+    pub(super) fn is_local(&self) -> bool {
+        self.properties.kind == FsKind::Local
     }
 
     /// Whether a short read ends at the end of the file or before an error.
@@ -242,7 +247,8 @@ impl Mounts {
             return Ok(mount);
         }
         let key = key_of(stat);
-        let properties = Properties::of(file);
+        let magic = file::file_system_magic(file).unwrap_or(0);
+        let properties = Properties::of(magic);
         let mut table = self.table.write();
         // Another thread may have added it since.
         if let Some(index) = table.index.get(&key).copied() {
@@ -261,13 +267,26 @@ impl Mounts {
         record.mount_id.set(mount_id);
         record.device.set(device);
         record.properties.set(properties.bits());
-        // Of a worker that died here before it stored the number of mounts.
-        record.handles.set(0);
+        // Also what a worker has left that died here before it stored the number of mounts.
+        record.handles.set(match kind::is_fuse(magic) {
+            true => mount_handles::FAILED,
+            false => mount_handles::UNKNOWN,
+        });
         let mount = Mount {
             index: MountIndex(index),
             properties,
             handles: MountHandles::restore(self.records.clone(), index, self.arena.holder()),
         };
+        if index > 0 {
+            log::info!(
+                "a guest has come to a mount below the share: {}{}",
+                kind::name_of(magic),
+                match kind::is_fuse(magic) {
+                    true => ", whose file handles end when the host drops an inode",
+                    false => "",
+                }
+            );
+        }
         self.arena.header().mounts.set(index + 1);
         Ok(table.add(key, mount))
     }

@@ -136,7 +136,10 @@ impl Namespace for PassthroughFs {
     /// Removes an empty directory.
     fn rmdir(&self, parent: NodeId, name: Name<'_>) -> io::Result<()> {
         self.check_writable()?;
-        namespace_ops::remove_directory(self.directory(parent)?.as_fd(), name.as_c_str())
+        let parent = self.directory(parent)?;
+        let name = name.as_c_str();
+        let remove = || namespace_ops::remove_directory(parent.as_fd(), name);
+        self.wait_for_hidden_names(&parent, name, remove)
     }
 
     fn complete(

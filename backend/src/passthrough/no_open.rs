@@ -16,6 +16,7 @@ use super::fs::PassthroughFs;
 use super::open_files::OpenFile;
 use super::open_flags::OpenFlags;
 use super::options::{CachePolicy, Locks, Options};
+use crate::session::not_offered;
 
 /// The handle that the guest sends for a file it has not opened. No open file has it.
 const NO_OPEN_HANDLE: u64 = 0;
@@ -30,13 +31,13 @@ pub(super) fn allows_no_open(options: &Options) -> bool {
 }
 
 impl PassthroughFs {
-    /// Returns ENOSYS if the guest works without OPEN.
+    /// Returns [`not_offered`] if the guest works without OPEN.
     ///
     /// # Errors
-    /// ENOSYS.
+    /// [`not_offered`].
     pub(super) fn check_open_needed(&self) -> io::Result<()> {
         match self.state.negotiated.has(NO_OPEN_FLAGS) {
-            true => Err(io::Error::from_raw_os_error(libc::ENOSYS)),
+            true => Err(not_offered()),
             false => Ok(()),
         }
     }

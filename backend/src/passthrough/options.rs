@@ -147,7 +147,8 @@ impl FromStr for Locks {
         match text {
             "host" => Ok(Self::Host),
             "guest" => Ok(Self::Guest),
-            _ => Err("expected host or guest"),
+            // The daemon itself chooses with auto.
+            _ => Err("expected auto, host or guest"),
         }
     }
 }

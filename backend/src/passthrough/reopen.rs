@@ -30,7 +30,7 @@ const PATH_MAX: usize = 4096;
 
 /// What the kernel appends to the path of a descriptor whose name was removed (`d_path`,
 /// `fs/d_path.c`).
-const DELETED: &[u8] = b" (deleted)";
+pub(super) const DELETED: &[u8] = b" (deleted)";
 
 /// Why an inode cannot be reopened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +80,7 @@ impl Share {
     }
 
     /// Whether these are the attributes of the inode.
-    fn is_identity_of(&self, identity: Identity, stat: &Statx) -> bool {
+    pub(super) fn is_identity_of(&self, identity: Identity, stat: &Statx) -> bool {
         self.mounts
             .find(stat, identity.mount)
             .is_some_and(|mount| Identity::new(mount, stat) == identity)
@@ -297,7 +297,7 @@ impl PassthroughFs {
     }
 }
 
-fn component(name: &[u8]) -> io::Result<Box<CStr>> {
+pub(super) fn component(name: &[u8]) -> io::Result<Box<CStr>> {
     let name = CString::new(name).map_err(|_| stale())?;
     Name::new(&name)?;
     Ok(name.into_boxed_c_str())
@@ -305,7 +305,7 @@ fn component(name: &[u8]) -> io::Result<Box<CStr>> {
 
 /// Opens a name (`O_PATH`). A missing name means that the inode has moved; the guest must not see
 /// ENOENT for that.
-fn open_component(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
+pub(super) fn open_component(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
     file::open_path(dir, name).map_err(|error| match error.raw_os_error() {
         Some(libc::ENOENT | libc::ENOTDIR) => stale(),
         _ => error,

@@ -11,6 +11,7 @@ use super::file_type::FileType;
 use super::fs::PassthroughFs;
 use super::ownership::is_reserved;
 use super::xattr_map::{Denied, XattrMap};
+use crate::session::not_offered;
 use crate::sys::xattr;
 
 /// The attributes of ACLs.
@@ -33,12 +34,12 @@ impl PassthroughFs {
     /// Checks that the share has extended attributes.
     ///
     /// # Errors
-    /// ENOSYS.
+    /// [`not_offered`].
     pub(super) fn check_xattrs_enabled(&self) -> io::Result<()> {
         if self.share.options.xattr {
             return Ok(());
         }
-        Err(io::Error::from_raw_os_error(libc::ENOSYS))
+        Err(not_offered())
     }
 
     /// The host's name of an attribute that a guest names in a request.

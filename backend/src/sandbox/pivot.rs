@@ -46,8 +46,9 @@ pub(super) fn enter_acceptor_root(shared_dir: &Path) -> Result<OwnedFd, Error> {
         copy_mounts(Path::new(proc_self::PROC)).map_err(failed("copy the mount of /proc"))?;
 
     let root = empty_root().map_err(failed("create an empty root"))?;
-    // Any directory that exists can be the mount point: it goes with the old root.
-    attach(&root, CWD, shared_dir).map_err(failed("mount the empty root"))?;
+    // Any directory that exists can be the mount point: it goes with the old root. The shared one
+    // would be locked meanwhile, and waits if a guest's look-up in it waits for a server.
+    attach(&root, CWD, Path::new(proc_self::PROC)).map_err(failed("mount the empty root"))?;
     for (name, tree) in [(SHARE, &share), ("proc", &proc)] {
         rustix::fs::mkdirat(&root, name, Mode::from_raw_mode(0o755))
             .map_err(failed("create a directory in the new root"))?;

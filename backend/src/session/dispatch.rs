@@ -11,6 +11,7 @@ use gangplank_fuse::{
 };
 
 use super::file_system::{Caller, Creator, FileSystem, GuestGid, GuestUid, LockWait};
+use super::host_errors::not_offered;
 use super::name::Name;
 use super::reply::{put, put_bytes};
 use crate::device::request::IoMode;
@@ -315,7 +316,7 @@ pub(super) fn dispatch(
 
         _ => {
             log::debug!("FUSE opcode {} is not supported", call.header.opcode);
-            Err(io::Error::from_raw_os_error(libc::ENOSYS))
+            Err(not_offered())
         }
     }
 }

@@ -3,11 +3,12 @@
 //! Each family of operations is a trait of its own, so that a file system can implement it in the
 //! module that does the work. [`FileSystem`] is all of them.
 //!
-//! For all families: errors are errno values in [`io::Error`] and reach the guest unchanged. Names
+//! For all families: errors are errno values in [`io::Error`] and reach the guest, with the
+//! exceptions of [`super::host_errors`]. Names
 //! are validated as single components. Node ids and handles are not validated; unknown ones give
 //! ESTALE and EBADF. Each [`EntryOut`] with a node id other than 0 counts as one lookup, which
 //! [`Lookup::forget`] undoes. Flags have the values of the guest's architecture. A default method
-//! returns ENOSYS, after which the guest's kernel does not send the request again.
+//! returns [`not_offered`], after which the guest's kernel does not send the request again.
 
 use std::ffi::CStr;
 use std::io;
@@ -20,6 +21,7 @@ use gangplank_fuse::{
 
 use gangplank_fuse::dir::DirentWriter;
 
+use super::host_errors::not_offered;
 use super::name::Name;
 use crate::device::request::IoMode;
 use crate::state::migration::{GuestState, MigratedGuest, TransferError};
@@ -210,6 +212,13 @@ pub trait Lookup {
     /// Undoes `count` lookups of `node`. Unknown nodes and excessive counts are logged and have no
     /// other effect.
     fn forget(&self, node: NodeId, count: u64);
+
+    /// Looks for the inode of a node whose storage calls it stale, by its name. Returns whether it
+    /// is there, and the node has a descriptor of it again.
+    #[allow(unused_variables)]
+    fn find_again(&self, node: NodeId) -> bool {
+        false
+    }
 }
 
 /// GETATTR, STATX, SETATTR and ACCESS.
@@ -502,7 +511,7 @@ pub trait Superblock {
     }
 }
 
-/// ENOSYS: the guest's kernel does not send this request again.
+/// The guest's kernel does not send this request again.
 fn unsupported() -> io::Error {
-    io::Error::from_raw_os_error(libc::ENOSYS)
+    not_offered()
 }

@@ -12,6 +12,7 @@ mod dialect_cell;
 mod dispatch;
 pub mod file_system;
 pub mod handler;
+mod host_errors;
 mod lock_threads;
 mod lock_waits;
 mod migration;
@@ -31,6 +32,7 @@ use gangplank_service::rate_limited;
 use parking_lot::Mutex;
 
 pub use file_system::{Caller, Creator, FileSystem, LockWait};
+pub use host_errors::{is_not_offered, not_offered};
 pub use lock_waits::LockRequest;
 pub use name::{InvalidName, Name};
 pub use repeat::Interrupted;
@@ -302,7 +304,7 @@ impl<F: FileSystem> Session<F> {
         }
         Outcome::Answered(Answer {
             is_error: result.is_err(),
-            len: reply_header.fill(unique, result),
+            len: reply_header.fill(unique, for_guest(opcode, result)),
         })
     }
 
@@ -370,12 +372,63 @@ impl<F: FileSystem> Session<F> {
             }
             Operation::Interrupt(args) => self.interrupt(Unique::new(args.unique)),
             _ => match earlier {
-                None => dispatch(&self.file_system, request, call),
+                None => self.dispatch_or_find_again(request, call),
                 Some(earlier) => repeat::repeat(&self.file_system, request, call, earlier),
             },
         };
         crash_hook::pass(Point::CarriedOut, || opcode);
         result
+    }
+
+    /// Carries out an operation. If an inode that it is about is stale, looks for it by name, and
+    /// carries out the operation once more: a server has forgotten what it told the host of the
+    /// file, and the file is still there.
+    fn dispatch_or_find_again(
+        &self,
+        request: &Request<'_>,
+        call: &mut Call<'_, '_, '_>,
+    ) -> io::Result<usize> {
+        let result = dispatch(&self.file_system, request, call);
+        let is_stale = |error: &io::Error| error.raw_os_error() == Some(libc::ESTALE);
+        if !result.as_ref().is_err_and(is_stale) {
+            return result;
+        }
+        let node = call.header.node();
+        let others = match &request.operation {
+            // The open file is stale, not the node.
+            Operation::Read(_)
+            | Operation::Write(_)
+            | Operation::Flush(_)
+            | Operation::Fsync(_)
+            | Operation::Release(_)
+            | Operation::Readdir(_)
+            | Operation::Readdirplus(_)
+            | Operation::Fsyncdir(_)
+            | Operation::Releasedir(_)
+            | Operation::Fallocate(_)
+            | Operation::Lseek(_)
+            | Operation::CopyFileRange(_)
+            | Operation::CopyFileRange64(_)
+            | Operation::Ioctl(_)
+            | Operation::Getlk(_)
+            | Operation::Setlk(_)
+            // ESTALE means that the name exists.
+            | Operation::Create { .. } => return result,
+            Operation::Rename { args, .. } => Some(args.newdir),
+            Operation::Rename2 { args, .. } => Some(args.newdir),
+            Operation::Link { args, .. } => Some(args.oldnodeid),
+            _ => None,
+        };
+        let others = others.map(NodeId::new).filter(|other| *other != node);
+        // Each, without stopping at the first that is found.
+        let found = std::iter::once(node).chain(others);
+        let found = found
+            .filter(|node| self.file_system.find_again(*node))
+            .count();
+        match found {
+            0 => result,
+            _ => dispatch(&self.file_system, request, call),
+        }
     }
 
     /// Starts the session. A guest that sends INIT again has rebooted or reloaded its driver, so
@@ -448,9 +501,16 @@ fn agreement(reply: &InitOut) -> Init {
     }
 }
 
+/// The result with the errno that the guest gets.
+fn for_guest(opcode: Opcode, result: io::Result<usize>) -> io::Result<usize> {
+    result.map_err(|error| io::Error::from_raw_os_error(host_errors::errno(opcode, &error)))
+}
+
 fn put_lock_reply(reply: &mut Writer<'_>, unique: Unique, result: io::Result<()>) -> usize {
-    ReplyHeader::reserve(reply, Opcode::Setlkw)
-        .map_or(0, |header| header.fill(unique, result.map(|()| 0)))
+    ReplyHeader::reserve(reply, Opcode::Setlkw).map_or(0, |header| {
+        let result = for_guest(Opcode::Setlkw, result.map(|()| 0));
+        header.fill(unique, result)
+    })
 }
 
 /// Whether the operation usually waits for a disk. READ is not among them: it finds out.

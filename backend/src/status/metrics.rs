@@ -8,6 +8,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::model::{Guest, Operation, Status};
+use crate::storage::Storage;
+use crate::storage::kind::Reach;
 
 /// The media type of the text.
 pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -39,6 +41,7 @@ pub fn names() -> Vec<String> {
     let mut text = String::new();
     let status = Status {
         guests,
+        storage: Some(Storage::default()),
         ..Status::empty()
     };
     // Writing into a string does not fail.
@@ -195,6 +198,27 @@ impl Daemon {
         encoder
             .encode_descriptor("daemon", "The daemon", None, MetricType::Info)?
             .encode_info(&labels)?;
+        if let Some(storage) = &self.0.storage {
+            let reach = match storage.reach {
+                Reach::ThisHost => "this_host",
+                Reach::Hosts => "hosts",
+                Reach::Unknown => "unknown",
+            };
+            let labels: Labels = vec![
+                ("file_system", storage.file_system.clone()),
+                ("source", storage.source.clone()),
+                ("reach", reach.to_owned()),
+                ("tag", self.0.tag.clone()),
+            ];
+            encoder
+                .encode_descriptor(
+                    "storage",
+                    "What the share is stored on",
+                    None,
+                    MetricType::Info,
+                )?
+                .encode_info(&labels)?;
+        }
         let guests = number(self.0.guests.len() as u64);
         encoder
             .encode_descriptor("guests", "Guests that are connected", None, gauge)?

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::state::counters::{FIRST_BUCKET, SAMPLING};
+use crate::storage::Storage;
 
 /// Version of the JSON: it changes when a field is removed or gets another meaning. New fields do
 /// not change it.
@@ -28,6 +29,8 @@ pub struct Status {
     pub connections: u64,
     /// One request of so many of an operation and thread is measured.
     pub sampling: u64,
+    /// What the shared directory is stored on; `None` if that was not found out.
+    pub storage: Option<Storage>,
     /// The guests that are connected, by number.
     pub guests: Vec<Guest>,
 }

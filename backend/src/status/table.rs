@@ -16,6 +16,9 @@ pub(super) fn table(status: &Status) -> String {
         status.max_guests,
         status.connections
     );
+    if let Some(storage) = &status.storage {
+        let _ = writeln!(text, "storage: {storage}");
+    }
     for guest in &status.guests {
         // Writing into a string does not fail.
         let _ = writeln!(text, "\n{}", summary(guest).join("\n"));

@@ -13,6 +13,9 @@
 //! The high-priority ring carries FORGET and INTERRUPT, which thereby never wait behind a slow
 //! request.
 //!
+//! Where the files have a server, the pool is the default, and grows as requests need it: those that
+//! the server does not answer hold a thread each, and the others go on.
+//!
 //! A [`DeviceScheduler`] owns the pools that the rings of a device share. Each ring's worker owns a
 //! [`RingScheduler`].
 
@@ -84,6 +87,11 @@ impl DeviceScheduler {
         let pool = match options.thread_pool_size {
             0 => None,
             // Its flag is never set: when the device ends, it runs what is queued.
+            size if options.thread_pool_grows => Some(Arc::new(ThreadPool::growing(
+                size,
+                handler,
+                &Arc::default(),
+            )?)),
             size => Some(Arc::new(ThreadPool::new(size, handler, &Arc::default())?)),
         };
         let blocking_pool = BlockingPool::new(

@@ -1,8 +1,8 @@
-//! A fixed number of threads that run requests from one queue.
+//! Threads that run requests from one queue: a fixed number, or more as requests need them.
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 
@@ -19,7 +19,20 @@ const MAX_QUEUED: usize = 64;
 pub(super) struct ThreadPool {
     /// `None` only in `drop`.
     queue: Option<SyncSender<Box<Request>>>,
-    threads: Vec<JoinHandle<()>>,
+    shared: Arc<Shared>,
+    /// Most threads.
+    most: usize,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    started: AtomicUsize,
+}
+
+/// What the threads share.
+struct Shared {
+    requests: Mutex<Receiver<Box<Request>>>,
+    handler: Arc<dyn Handler>,
+    stopping: Arc<AtomicBool>,
+    /// Requests that are queued or run.
+    present: AtomicUsize,
 }
 
 impl ThreadPool {
@@ -34,37 +47,76 @@ impl ThreadPool {
         handler: &Arc<dyn Handler>,
         stopping: &Arc<AtomicBool>,
     ) -> io::Result<Self> {
-        let (queue, requests) = sync_channel::<Box<Request>>(MAX_QUEUED);
-        let requests = Arc::new(Mutex::new(requests));
-        let mut threads = Vec::with_capacity(size);
-        for index in 0..size {
-            let requests = Arc::clone(&requests);
-            let (handler, stopping) = (Arc::clone(handler), Arc::clone(stopping));
-            let started = thread::Builder::new()
-                .name(format!("pool_{index}"))
-                .spawn(move || run_queued(&requests, &*handler, &stopping));
-            match started {
-                Ok(thread) => threads.push(thread),
-                Err(error) if threads.is_empty() => return Err(error),
-                Err(error) => {
-                    rate_limited!(
-                        warn,
-                        "a pool has {index} threads instead of {size}: cannot start more: {error}"
-                    );
-                    break;
-                }
+        let pool = Self::growing(size, handler, stopping)?;
+        for index in 1..size {
+            if let Err(error) = pool.start_thread() {
+                rate_limited!(
+                    warn,
+                    "a pool has {index} threads instead of {size}: cannot start more: {error}"
+                );
+                break;
             }
         }
-        Ok(Self {
+        Ok(pool)
+    }
+
+    /// Starts one thread, and another whenever a request comes and all are at work, up to `most`.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub(super) fn growing(
+        most: usize,
+        handler: &Arc<dyn Handler>,
+        stopping: &Arc<AtomicBool>,
+    ) -> io::Result<Self> {
+        let (queue, requests) = sync_channel::<Box<Request>>(MAX_QUEUED);
+        let pool = Self {
             queue: Some(queue),
-            threads,
-        })
+            shared: Arc::new(Shared {
+                requests: Mutex::new(requests),
+                handler: Arc::clone(handler),
+                stopping: Arc::clone(stopping),
+                present: AtomicUsize::new(0),
+            }),
+            most,
+            threads: Mutex::default(),
+            started: AtomicUsize::new(0),
+        };
+        pool.start_thread()?;
+        Ok(pool)
+    }
+
+    fn start_thread(&self) -> io::Result<()> {
+        let mut threads = self.threads.lock();
+        let shared = Arc::clone(&self.shared);
+        let thread = thread::Builder::new()
+            .name(format!("pool_{}", threads.len()))
+            .spawn(move || run_queued(&shared))?;
+        threads.push(thread);
+        self.started.store(threads.len(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Counts one more request, and starts a thread for it if all others are at work.
+    fn count(&self) {
+        let present = self.shared.present.fetch_add(1, Ordering::Relaxed) + 1;
+        let started = self.started.load(Ordering::Relaxed);
+        if present > started
+            && started < self.most
+            && let Err(error) = self.start_thread()
+        {
+            rate_limited!(
+                warn,
+                "a pool has {started} threads and cannot have more: {error}"
+            );
+        }
     }
 
     /// Queues `request` for a thread, which runs it and returns its chain. Waits while the queue is
     /// full.
     pub(super) fn submit(&self, request: Box<Request>) {
         if let Some(queue) = &self.queue {
+            self.count();
             // Fails if all threads have died. The error then drops the request, which stops its
             // ring.
             let _ = queue.send(request);
@@ -76,8 +128,12 @@ impl ThreadPool {
         let Some(queue) = &self.queue else {
             return Err(request);
         };
-        queue.try_send(request).map_err(|error| match error {
-            TrySendError::Full(request) | TrySendError::Disconnected(request) => request,
+        self.count();
+        queue.try_send(request).map_err(|error| {
+            self.shared.present.fetch_sub(1, Ordering::Relaxed);
+            match error {
+                TrySendError::Full(request) | TrySendError::Disconnected(request) => request,
+            }
         })
     }
 }
@@ -85,7 +141,7 @@ impl ThreadPool {
 impl Drop for ThreadPool {
     fn drop(&mut self) {
         self.queue = None;
-        for thread in self.threads.drain(..) {
+        for thread in self.threads.get_mut().drain(..) {
             // A panic of the thread was reported when it happened.
             let _ = thread.join();
         }
@@ -93,18 +149,15 @@ impl Drop for ThreadPool {
 }
 
 /// Runs queued requests until the queue closes.
-fn run_queued(
-    requests: &Mutex<Receiver<Box<Request>>>,
-    handler: &dyn Handler,
-    stopping: &AtomicBool,
-) {
+fn run_queued(shared: &Shared) {
     loop {
-        let next = requests.lock().recv();
+        let next = shared.requests.lock().recv();
         let Ok(request) = next else { return };
-        if stopping.load(Ordering::Relaxed) {
+        if shared.stopping.load(Ordering::Relaxed) {
             request.discard();
         } else {
-            run_to_end(handler, request);
+            run_to_end(&*shared.handler, request);
         }
+        shared.present.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -287,5 +287,9 @@ fn creator(uid: u32, gid: u32) -> Creator<'static> {
 
 /// The errno of an error.
 fn errno<T>(result: io::Result<T>) -> Option<i32> {
-    result.err().and_then(|error| error.raw_os_error())
+    let error = result.err()?;
+    match crate::session::is_not_offered(&error) {
+        true => Some(libc::ENOSYS),
+        false => error.raw_os_error(),
+    }
 }

@@ -1,6 +1,7 @@
 //! Advisory locks within one guest.
 
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -14,6 +15,12 @@ pub(crate) const TRY_LOCK: &str = "--try-posix-lock";
 
 /// The argument that makes this program run [`hold_locks`].
 pub(crate) const HOLD_LOCKS: &str = "--hold-locks";
+
+/// The argument that makes this program run [`count`].
+pub(crate) const COUNT: &str = "--count";
+
+/// The argument that makes this program run [`run_locked`].
+pub(crate) const RUN_LOCKED: &str = "--run-locked";
 
 /// Exit status of [`try_lock`] when another process holds the lock.
 const HELD: i32 = 7;
@@ -69,6 +76,46 @@ pub(crate) fn hold_locks(dir: &Path, end: &Path) -> Result<()> {
     while !end.exists() {
         std::thread::sleep(Duration::from_millis(100));
     }
+    Ok(())
+}
+
+/// Adds 1 to the number in the file `KIND.number` in `dir`, again and again, each time under a lock
+/// on the file `KIND.lock`. Others do the same, on whatever machine: no addition may be lost.
+///
+/// The number is read and written by a file that is opened under the lock, since caches of network
+/// file systems are consistent from close to open.
+pub(crate) fn count(dir: &Path, kind: &str, times: u32) -> Result<()> {
+    let lock = open(&dir.join(format!("{kind}.lock")))?;
+    let number = dir.join(format!("{kind}.number"));
+    let change = |operation| match kind {
+        "flock" => flock(&lock, operation),
+        _ => fcntl_lock(&lock, operation),
+    };
+    for turn in 0..times {
+        change(FlockOperation::LockExclusive).with_context(|| format!("lock {turn}"))?;
+        let file = open(&number)?;
+        let mut text = [b'0'; 20];
+        let length = file.read_at(&mut text, 0).context("reading the number")?;
+        ensure!(
+            length == 0 || length == text.len(),
+            "a number of {length} bytes"
+        );
+        let before: u64 = std::str::from_utf8(&text)?.parse()?;
+        let next = format!("{:020}", before + 1);
+        file.write_all_at(next.as_bytes(), 0)
+            .context("writing the number")?;
+        drop(file);
+        change(FlockOperation::Unlock).with_context(|| format!("unlock {turn}"))?;
+    }
+    Ok(())
+}
+
+/// Runs shell text under an exclusive `flock` on the file `path`, as flock(1) does.
+pub(crate) fn run_locked(path: &Path, command: &str) -> Result<()> {
+    let file = open(path)?;
+    flock(&file, FlockOperation::LockExclusive).context("the lock")?;
+    let status = Command::new("sh").args(["-c", command]).status()?;
+    ensure!(status.success(), "{command}: {status}");
     Ok(())
 }
 

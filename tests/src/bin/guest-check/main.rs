@@ -4,6 +4,8 @@
 //!     guest-check DIRECTORY CHECK...
 //!     guest-check DIRECTORY idmapped-mount TARGET PID
 //!     guest-check DIRECTORY --hold-locks END
+//!     guest-check DIRECTORY --count flock|record TIMES
+//!     guest-check FILE --run-locked COMMAND
 #![allow(clippy::print_stdout, reason = "a program for the console")]
 
 mod data;
@@ -69,10 +71,20 @@ fn run() -> Result<()> {
     {
         return idmapped::mount(&directory, target, pid);
     }
+    if let [word, command] = &names[..]
+        && word == locks::RUN_LOCKED
+    {
+        return locks::run_locked(&directory, command);
+    }
     if let [name, end] = &names[..]
         && name == locks::HOLD_LOCKS
     {
         return locks::hold_locks(&directory, Path::new(end));
+    }
+    if let [word, kind, times] = &names[..]
+        && word == locks::COUNT
+    {
+        return locks::count(&directory, kind, times.parse()?);
     }
     let mut failed = 0;
     for name in &names {

@@ -7,6 +7,7 @@ mod fixture;
 mod guests;
 mod model;
 mod reports;
+mod storage;
 mod transfers;
 
 use std::path::Path;
@@ -56,6 +57,9 @@ fn main() -> ExitCode {
     });
     for (name, test) in reports::TESTS {
         runner.run(&format!("driver::{name}"), test);
+    }
+    for (name, test) in storage::TESTS {
+        runner.run(&format!("storage::{name}"), test);
     }
     guests::run_all(&mut runner);
     runner.finish()
