@@ -4,6 +4,7 @@
 //!     guest-check DIRECTORY CHECK...
 //!     guest-check DIRECTORY idmapped-mount TARGET PID
 //!     guest-check DIRECTORY --hold-locks END
+//!     guest-check FILE --take-turns FIRST TURNS
 #![allow(clippy::print_stdout, reason = "a program for the console")]
 
 mod data;
@@ -73,6 +74,11 @@ fn run() -> Result<()> {
         && name == locks::HOLD_LOCKS
     {
         return locks::hold_locks(&directory, Path::new(end));
+    }
+    if let [name, first, turns] = &names[..]
+        && name == locks::TAKE_TURNS
+    {
+        return locks::take_turns(&directory, first.parse()?, turns.parse()?);
     }
     let mut failed = 0;
     for name in &names {
