@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, de};
 
 use crate::exports::{ExportError, Exports};
 use crate::network::config::{EthernetAddress, OwnAddress};
+use crate::network::link::Link;
 use crate::serve::ServeArgs;
 
 /// The file's content.
@@ -24,6 +25,7 @@ pub struct FileConfig {
     portmap: Vec<SocketAddr>,
     workers: Option<u16>,
     timeout: Option<u64>,
+    grace: Option<u64>,
     /// Directories of the share, and their clients.
     #[serde(default)]
     exports: BTreeMap<String, Vec<String>>,
@@ -43,6 +45,8 @@ struct Network {
     switch_packet: Vec<PathBuf>,
     #[serde(default)]
     switch_dgram: Vec<PathBuf>,
+    #[serde(default, deserialize_with = "all_parsed")]
+    net: Vec<Link>,
     gateway: Option<Ipv4Addr>,
     #[serde(default, deserialize_with = "parsed")]
     mac: Option<EthernetAddress>,
@@ -56,6 +60,16 @@ where
 {
     let text = String::deserialize(deserializer)?;
     text.parse().map(Some).map_err(de::Error::custom)
+}
+
+/// Values that are parsed as those of the command line are.
+fn all_parsed<'de, D: Deserializer<'de>, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    T: std::str::FromStr<Err = &'static str>,
+{
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    let values = texts.iter().map(|text| text.parse());
+    values.collect::<Result<_, _>>().map_err(de::Error::custom)
 }
 
 /// Why the file cannot be used.
@@ -100,6 +114,7 @@ impl FileConfig {
         let ranges = [
             ("workers", config.workers.map(u64::from), 1, 256),
             ("timeout", config.timeout, 1, 3600),
+            ("grace", config.grace, 1, 600),
             ("mtu", config.network.mtu.map(u64::from), 576, 9000),
         ];
         for (key, value, least, most) in ranges {
@@ -146,11 +161,13 @@ impl FileConfig {
         or(&mut args.portmap, self.portmap);
         args.workers = args.workers.or(self.workers);
         args.timeout = args.timeout.or(self.timeout);
+        args.grace = args.grace.or(self.grace);
         let (network, file) = (&mut args.network, self.network);
         network.address = network.address.or(file.address);
         or(&mut network.switch_stream, file.switch_stream);
         or(&mut network.switch_packet, file.switch_packet);
         or(&mut network.switch_dgram, file.switch_dgram);
+        or(&mut network.links, file.net);
         network.gateway = network.gateway.or(file.gateway);
         network.mac = network.mac.or(file.mac);
         network.mtu = network.mtu.or(file.mtu);

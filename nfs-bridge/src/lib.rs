@@ -2,7 +2,7 @@
 //! else.
 //!
 //! ```text
-//!   network ─> rpc ─> nfs3, mount3, portmap ─> share ─> virtio-fs daemon
+//!   network ─> rpc ─> nfs3, nlm, nsm, mount3, portmap ─> share ─> virtio-fs daemon
 //! ```
 //!
 //! The program opens no file of the share. It sends requests to a virtio-fs daemon, as a guest
@@ -17,6 +17,8 @@ pub mod manual;
 pub mod mount3;
 pub mod network;
 pub mod nfs3;
+pub mod nlm;
+pub mod nsm;
 pub mod portmap;
 pub mod rpc;
 pub mod sandbox;

@@ -6,14 +6,14 @@ use gangplank_service::manual::Manual;
 pub const PROGRAM: Manual = Manual {
     description: &[
         "Serves a share to NFS clients: NFS version 3, MOUNT version 3 and the port mapper, version \
-         2, over TCP; the port mapper over UDP as well. It opens no file of the share itself, and \
+         2, over TCP; the port mapper over UDP as well; and locks: NLM version 4 and NSM version 1. It \
+         opens no file of the share itself, and \
          sends requests to a virtio-fs daemon. Daemon, server and clients may start and end in any \
          order: without its daemon the server tells clients to try again.",
         "Clients reach it at addresses of the host (--listen), or at an address of its own \
-         (--address) on a virtual switch of Unix sockets, which needs no root.",
+         (--address) on a virtual switch of Unix sockets, which needs no root, and of TAP devices.",
         "A client says itself who its users are (AUTH_SYS), and nothing is encrypted. Export to \
-         networks that you trust, and leave root_squash on where you can. Locks of other machines \
-         (NLM) are not served: mount with nolock.",
+         networks that you trust, and leave root_squash on where you can.",
     ],
     exit_status: &[
         ("0", "Told to end by SIGTERM, SIGINT or SIGHUP."),
@@ -40,7 +40,7 @@ pub const PROGRAM: Manual = Manual {
         ),
         (
             "Mount it in a guest at the virtual switch, where the server is 10.0.2.1:",
-            "mount -t nfs -o vers=3,proto=tcp,nolock 10.0.2.1:/ /mnt",
+            "mount -t nfs -o vers=3,proto=tcp 10.0.2.1:/ /mnt",
         ),
     ],
     see_also: &["gangplankd(8)", "mount(8)"],

@@ -83,6 +83,7 @@ mod tests {
         let mut reply = Vec::new();
         let caller = Caller {
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            server: IpAddr::V4(Ipv4Addr::LOCALHOST),
             credentials: &Credentials::None,
         };
         portmap.call(caller, procedure, Reader::new(&bytes), &mut reply)?;

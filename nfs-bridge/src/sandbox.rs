@@ -2,7 +2,7 @@
 //!
 //! It keeps threads, open descriptors, Unix sockets, memory to share with a daemon and, with
 //! `--listen` or `--portmap`, the sockets that listen already. Landlock leaves it no file but the
-//! log of file handles, which is open, and its own sockets, which it removes.
+//! logs of file handles and of clients, which are open, and its own sockets, which it removes.
 
 use std::path::Path;
 
@@ -12,6 +12,9 @@ use gangplank_sandbox::{Capability, Error, Kept};
 
 /// Memory that a daemon maps as well.
 const SHARED_MEMORY: &[libc::c_long] = &[libc::SYS_memfd_create, libc::SYS_ftruncate];
+
+/// The log of clients with locks, which may outlive the host.
+const LOG: &[libc::c_long] = &[libc::SYS_fdatasync];
 
 /// Datagrams to peers without a connection.
 const DATAGRAMS: &[libc::c_long] = &[libc::SYS_sendto];
@@ -37,7 +40,7 @@ pub fn confine(seccomp: Seccomp, sockets: &[&Path]) -> Result<(), Error> {
 
 fn calls() -> CallList {
     let mut list = common::server();
-    list.allowed.extend([SHARED_MEMORY, DATAGRAMS]);
+    list.allowed.extend([SHARED_MEMORY, LOG, DATAGRAMS]);
     list.conditional
         .push(Conditional::int(libc::SYS_fcntl, 1, libc::F_ADD_SEALS));
     list.refused.extend(common::NO_FILES);

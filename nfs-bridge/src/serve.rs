@@ -1,7 +1,7 @@
 //! `gangplank-nfs serve`: starts what serves, and waits for the end.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -19,9 +19,13 @@ use crate::config::{ConfigError, FileConfig};
 use crate::exports::{ExportError, Exports, Rule};
 use crate::mount3::Mount3;
 use crate::network::config::{NetworkArgs, NetworkError, OwnNetwork};
-use crate::network::host;
+use crate::network::host::{self, HostDatagrams};
 use crate::nfs3::Nfs3;
+use crate::nlm::locks::Locks;
+use crate::nlm::{self, Nlm4};
+use crate::nsm::{self, Monitor, MonitorError, Nsm1};
 use crate::portmap::Portmap;
+use crate::rpc::client::RpcClient;
 use crate::rpc::program::Program;
 use crate::rpc::server::Server;
 use crate::sandbox;
@@ -34,6 +38,13 @@ const DEFAULT_WORKERS: u16 = 16;
 
 /// Seconds that the daemon may take for a request.
 const DEFAULT_TIMEOUT: u64 = 30;
+
+/// Seconds in which clients reclaim their locks after a restart. Linux' clients do it within one,
+/// once they are told.
+const DEFAULT_GRACE: u64 = 45;
+
+/// How often a port is tried for both protocols where any will do.
+const PORT_TRIES: u32 = 16;
 
 /// The port of NFS.
 const NFS_PORT: u16 = 2049;
@@ -72,10 +83,15 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub network: NetworkArgs,
 
-    /// Keep in this directory where files are, so that clients' handles outlive this program; it
-    /// must exist
+    /// Keep in this directory where files are and who has locks, so that clients' handles and locks
+    /// outlive this program; it must exist
     #[arg(long, value_name = "DIRECTORY")]
     pub state: Option<PathBuf>,
+
+    /// Seconds after a restart in which clients can only reclaim the locks that they had
+    /// [default: 45]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub grace: Option<u64>,
 
     /// Threads that execute calls [default: 16]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=256))]
@@ -127,6 +143,9 @@ pub enum ServeError {
     /// The log of file handles cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The log of clients with locks cannot be used.
+    #[error(transparent)]
+    Monitor(#[from] MonitorError),
     /// An address of the host cannot be listened at.
     #[error("cannot listen at {address}")]
     Listen {
@@ -177,34 +196,61 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> ServeError {
 #[derive(Debug, Default)]
 struct HostSockets {
     streams: Vec<TcpListener>,
-    datagrams: Vec<UdpSocket>,
+    /// At the same ports.
+    datagrams: HostDatagrams,
+    /// The port mapper's.
+    portmap: Vec<UdpSocket>,
 }
 
 impl HostSockets {
     fn open(args: &ServeArgs) -> Result<Self, ServeError> {
         let failed = |address| move |source| ServeError::Listen { address, source };
         let mut sockets = Self::default();
-        for address in args.listen.iter().chain(&args.portmap).copied() {
-            let listener = TcpListener::bind(address).map_err(failed(address))?;
+        for address in args.listen.iter().copied() {
+            let (listener, socket) = bind_both(address).map_err(failed(address))?;
             sockets.streams.push(listener);
+            sockets.datagrams.0.push(Arc::new(socket));
         }
         for address in args.portmap.iter().copied() {
+            let listener = TcpListener::bind(address).map_err(failed(address))?;
+            sockets.streams.push(listener);
             let socket = UdpSocket::bind(address).map_err(failed(address))?;
-            sockets.datagrams.push(socket);
+            sockets.portmap.push(socket);
         }
         Ok(sockets)
     }
 
-    fn serve(self, server: &Arc<Server>, for_datagrams: &Arc<Server>) -> io::Result<()> {
+    fn serve(
+        self,
+        server: &Arc<Server>,
+        for_datagrams: &Arc<Server>,
+        client: &Arc<RpcClient>,
+    ) -> io::Result<()> {
         let connections = Arc::new(AtomicUsize::new(0));
         for listener in self.streams {
             host::accept(Arc::clone(server), listener, Arc::clone(&connections))?;
         }
-        for socket in self.datagrams {
+        for socket in self.datagrams.0 {
+            host::exchange(Arc::clone(server), Arc::clone(client), socket)?;
+        }
+        for socket in self.portmap {
             host::answer(Arc::clone(for_datagrams), socket)?;
         }
         Ok(())
     }
+}
+
+/// Sockets for TCP and UDP at one port.
+fn bind_both(address: SocketAddr) -> io::Result<(TcpListener, UdpSocket)> {
+    for _ in 0..PORT_TRIES {
+        let listener = TcpListener::bind(address)?;
+        match UdpSocket::bind(listener.local_addr()?) {
+            // The port that the system has chosen for TCP.
+            Err(error) if address.port() == 0 && error.kind() == io::ErrorKind::AddrInUse => {}
+            socket => return Ok((listener, socket?)),
+        }
+    }
+    Err(io::ErrorKind::AddrInUse.into())
 }
 
 /// Serves until SIGTERM or SIGINT.
@@ -234,11 +280,12 @@ pub fn run(args: &ServeArgs, seccomp: Seccomp) -> Result<(), ServeError> {
             info!("listening at {address}");
         }
     }
-    for socket in &sockets.datagrams {
+    for socket in &sockets.portmap {
         if let Ok(address) = socket.local_addr() {
             info!("port mapper at {address}, UDP");
         }
     }
+    let monitor = Arc::new(Monitor::open(args.state.as_deref())?);
     let port = sockets.streams.first().map(TcpListener::local_addr);
     let port = port.and_then(Result::ok).map_or(NFS_PORT, |at| at.port());
     let mut own = OwnNetwork::open(&args.network, (NFS_PORT, PMAP_PORT))?;
@@ -250,18 +297,38 @@ pub fn run(args: &ServeArgs, seccomp: Seccomp) -> Result<(), ServeError> {
     let share = Share::new(connector, store, exports)
         .map_err(|error| system("get random numbers")(error.into()))?;
     let share = Arc::new(share);
-    let server = Arc::new(Server::new(programs(&share, port)));
-    // A datagram is answered at once, by the thread that received it.
+    // Without clients that had locks, there is nothing to reclaim.
+    let grace = Duration::from_secs(args.grace.unwrap_or(DEFAULT_GRACE));
+    let grace = (!monitor.before().is_empty()).then_some(grace);
+    let locks = Locks::start(Arc::clone(&share), grace).map_err(system("start a thread"))?;
+    let programs = Programs {
+        share,
+        locks,
+        monitor,
+    };
+    let client = RpcClient::start(Box::new(sockets.datagrams.clone()));
+    let client = client.map_err(system("start a thread"))?;
+    let server = Arc::new(Server::new(programs.at(port, &client)));
+    // A datagram to the port mapper is answered at once, by the thread that received it.
     let for_datagrams = Arc::new(Server::new(vec![port_mapper(port)]));
     server
         .start(workers)
-        .and_then(|()| sockets.serve(&server, &for_datagrams))
+        .and_then(|()| sockets.serve(&server, &for_datagrams, &client))
         .map_err(system("start a thread"))?;
+    let mut own_client = None;
     if let Some(own) = &mut own {
-        let server = Arc::new(Server::new(programs(&share, NFS_PORT)));
+        let client = RpcClient::start(Box::new(own.transport()));
+        let client = client.map_err(system("start a thread"))?;
+        let server = Arc::new(Server::new(programs.at(NFS_PORT, &client)));
         server.start(workers).map_err(system("start a thread"))?;
-        own.start(server, Arc::new(Server::new(vec![port_mapper(NFS_PORT)])))?;
+        let for_datagrams = Arc::new(Server::new(vec![port_mapper(NFS_PORT)]));
+        own.start(server, for_datagrams, Arc::clone(&client))?;
+        own_client = Some((IpAddr::V4(own.address()), client));
     }
+    programs.monitor.notify(|server| match &own_client {
+        Some((address, client)) if *address == server => Some(Arc::clone(client)),
+        _ => (!args.listen.is_empty()).then(|| Arc::clone(&client)),
+    });
     readiness::ready("serving");
     wait(&signals).map_err(system("wait for signals"))?;
     readiness::stopping();
@@ -300,13 +367,26 @@ fn exports(args: &ServeArgs) -> Result<Option<Exports>, ServeError> {
     Exports::parse(&text).map(Some).map_err(wrong)
 }
 
-/// The programs, all at `port`.
-fn programs(share: &Arc<Share>, port: u16) -> Vec<Arc<dyn Program>> {
-    vec![
-        Arc::new(Nfs3::new(Arc::clone(share))),
-        Arc::new(Mount3::new(Arc::clone(share))),
-        port_mapper(port),
-    ]
+/// What the programs of all networks have in common.
+struct Programs {
+    share: Arc<Share>,
+    locks: Arc<Locks>,
+    monitor: Arc<Monitor>,
+}
+
+impl Programs {
+    /// The programs, all at `port` of a network in which `client` calls clients.
+    fn at(&self, port: u16, client: &Arc<RpcClient>) -> Vec<Arc<dyn Program>> {
+        let (share, locks) = (|| Arc::clone(&self.share), || Arc::clone(&self.locks));
+        let monitor = || Arc::clone(&self.monitor);
+        vec![
+            Arc::new(Nfs3::new(share())),
+            Arc::new(Mount3::new(share())),
+            Arc::new(Nlm4::new(share(), locks(), monitor(), Arc::clone(client))),
+            Arc::new(Nsm1::new(monitor(), locks())),
+            port_mapper(port),
+        ]
+    }
 }
 
 /// The port mapper that tells where the programs are.
@@ -322,6 +402,20 @@ fn port_mapper(port: u16) -> Arc<dyn Program> {
         mapped(portmap::PROGRAM, portmap::VERSION, IPPROTO_UDP, PMAP_PORT),
         mapped(mount::PROGRAM, mount::VERSION, IPPROTO_TCP, port),
         mapped(nfs3::PROGRAM, nfs3::VERSION, IPPROTO_TCP, port),
+        mapped(
+            nlm::message::PROGRAM,
+            nlm::message::VERSION,
+            IPPROTO_TCP,
+            port,
+        ),
+        mapped(
+            nlm::message::PROGRAM,
+            nlm::message::VERSION,
+            IPPROTO_UDP,
+            port,
+        ),
+        mapped(nsm::PROGRAM, nsm::VERSION, IPPROTO_TCP, port),
+        mapped(nsm::PROGRAM, nsm::VERSION, IPPROTO_UDP, port),
     ];
     Arc::new(Portmap::new(mappings))
 }

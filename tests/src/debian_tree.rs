@@ -43,6 +43,12 @@ const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\n\
     nobody:x:65534:65534:nobody:/:/bin/sh\n";
 const GROUP: &str = "root:x:0:\ngames:x:60:\nnogroup:x:65534:\n";
 
+/// Accounts of rpcbind and rpc.statd.
+const NFS_PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\n\
+    _rpc:x:106:65534::/run/rpcbind:/usr/sbin/nologin\n\
+    statd:x:107:65534::/var/lib/nfs:/usr/sbin/nologin\n\
+    nobody:x:65534:65534:nobody:/:/bin/sh\n";
+
 /// Commands that maintainer scripts choose a program for.
 const LINKS: [(&str, &str); 2] = [("sh", "dash"), ("which", "which.debianutils")];
 
@@ -69,6 +75,43 @@ pub fn copy_with(destination: &Path, arch: Arch, more: &[&str]) -> Result<()> {
             .arg(tree(arch, more)?)
             .arg(destination),
     )
+}
+
+/// The packages of an NFS client's lock manager, and of programs that ask servers.
+const NFS_CLIENT: [&str; 3] = ["netbase", "nfs-common", "rpcbind"];
+
+/// Copies a tree with rpcbind, rpc.statd, sm-notify, showmount and rpcinfo to `destination`, which
+/// must not exist yet.
+///
+/// # Errors
+/// As [`copy_to`].
+pub fn copy_nfs_client(destination: &Path, arch: Arch) -> Result<()> {
+    packages::run(
+        Command::new("cp")
+            .args(["-a", "--reflink=auto"])
+            .arg(nfs_client(arch)?)
+            .arg(destination),
+    )
+}
+
+/// The tree of [`copy_nfs_client`].
+///
+/// # Errors
+/// When packages cannot be had.
+pub fn nfs_client(arch: Arch) -> Result<PathBuf> {
+    let mut recipe = DefaultHasher::new();
+    (&NFS_CLIENT, NFS_PASSWD, GROUP).hash(&mut recipe);
+    let name = format!("nfs-client-{}-{:016x}", arch.debian(), recipe.finish());
+    cache::once(&name, |root| {
+        packages::unpack_closure(&NFS_CLIENT, arch, root)?;
+        // The following does the work of maintainer scripts.
+        for name in ["dev", "proc", "sys", "run", "tmp", "root"] {
+            fs::create_dir_all(root.join(name))?;
+        }
+        fs::write(root.join("etc/passwd"), NFS_PASSWD)?;
+        fs::write(root.join("etc/group"), GROUP)?;
+        Ok(())
+    })
 }
 
 fn tree(arch: Arch, more: &[&str]) -> Result<PathBuf> {

@@ -187,3 +187,19 @@ pub fn mount(guest: &mut Guest, path: &str, directory: &str, options: &str) -> R
         ))
         .map(drop)
 }
+
+/// Starts rpcbind and rpc.statd, which the kernel's lock manager needs, in a guest in whose `tree`
+/// their packages are ([`crate::debian_tree::copy_nfs_client`]).
+///
+/// # Errors
+/// When one does not start.
+pub fn start_status_monitor(guest: &mut Guest, tree: &str) -> Result<()> {
+    guest
+        .sh(&format!(
+            "mount -t proc proc {tree}/proc && mount -t devtmpfs devtmpfs {tree}/dev && \
+             mount -t tmpfs tmpfs {tree}/run && mkdir -p {tree}/run/rpcbind {tree}/run/sendsigs.omit.d && \
+             chroot {tree} /sbin/rpcbind -i -w && chroot {tree} /sbin/rpc.statd --no-notify && \
+             chroot {tree} /usr/sbin/rpcinfo -p 127.0.0.1"
+        ))
+        .map(drop)
+}

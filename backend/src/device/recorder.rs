@@ -39,11 +39,12 @@ use gangplank_vhost_user::message::{
 use crate::state::arena::Arena;
 use crate::state::device::{DeviceState, InflightState, LogState, PendingMessage, RegionState};
 use crate::state::requests::RingRequests;
+use crate::sys::file::file_system_magic;
 use crate::sys::process;
 
 /// File systems whose files another process or machine answers for
 /// (include/uapi/linux/magic.h): FUSE, NFS, SMB twice, 9P, Ceph.
-const FOREIGN: [i64; 6] = [
+const FOREIGN: [u64; 6] = [
     0x6573_5546,
     0x6969,
     0xff53_4d42,
@@ -70,8 +71,8 @@ pub(super) struct Recorder {
 /// Whether a frontend's descriptor may be held outside of the daemon: the supervisor opens and
 /// closes what is held, and must not wait for whoever answers for the file.
 fn may_be_held(number: RawFd) -> bool {
-    let status = rustix::fs::fstatfs(process::borrow(number));
-    let is_foreign = status.is_ok_and(|status| FOREIGN.contains(&i64::from(status.f_type)));
+    let magic = file_system_magic(process::borrow(number));
+    let is_foreign = magic.is_ok_and(|magic| FOREIGN.contains(&magic));
     if is_foreign {
         rate_limited!(
             warn,

@@ -14,8 +14,10 @@ use gangplank_service::unix_listener::{BindError, OwnedListener};
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use super::stack::{Stack, StackConfig};
+use super::link::Link;
+use super::stack::{Outbox, Stack, StackConfig};
 use super::switch::{Mac, Switch, SwitchSockets};
+use crate::rpc::client::RpcClient;
 use crate::rpc::server::Server;
 
 /// Bytes of the largest packet: Ethernet's.
@@ -32,7 +34,7 @@ const MAC_PREFIX: [u8; 2] = [0x02, 0x47];
 #[command(next_help_heading = "An address of its own")]
 pub struct NetworkArgs {
     /// The server's own address, with the bits of its network, such as 10.0.2.1/24; it needs
-    /// one of the --switch options
+    /// one of the --switch options or --net
     #[arg(long, value_name = "ADDRESS/BITS")]
     pub address: Option<OwnAddress>,
 
@@ -47,6 +49,11 @@ pub struct NetworkArgs {
     /// Take frames at this Unix socket: QEMU's -netdev dgram; repeatable
     #[arg(long, value_name = "PATH")]
     pub switch_dgram: Vec<PathBuf>,
+
+    /// Take a TAP device, tap:NAME, or a descriptor of the program that starts this one, fd:NUMBER,
+    /// as a link: a socket or device of Ethernet frames; repeatable
+    #[arg(long = "net", value_name = "LINK")]
+    pub links: Vec<Link>,
 
     /// The router to other networks
     #[arg(long, value_name = "ADDRESS")]
@@ -112,7 +119,7 @@ impl FromStr for EthernetAddress {
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
     /// Nothing is connected to the address.
-    #[error("--address needs machines: --switch-stream, --switch-packet or --switch-dgram")]
+    #[error("--address needs machines: --switch-stream, --switch-packet, --switch-dgram or --net")]
     NoSwitch,
     /// A socket that listens cannot be made.
     #[error(transparent)]
@@ -126,6 +133,15 @@ pub enum NetworkError {
         #[source]
         source: io::Error,
     },
+    /// A link cannot be used.
+    #[error("cannot use {link}")]
+    Link {
+        /// The link.
+        link: Link,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The stack cannot be started.
     #[error("cannot start the network stack")]
     Stack(#[source] io::Error),
@@ -135,6 +151,7 @@ pub enum NetworkError {
 #[derive(Debug)]
 pub struct OwnNetwork {
     config: StackConfig,
+    outbox: Arc<Outbox>,
     /// Until the stack is started.
     sockets: SwitchSockets,
     stream_files: Vec<OwnedFile>,
@@ -151,7 +168,7 @@ impl OwnNetwork {
         let Some(own) = args.address else {
             return Ok(None);
         };
-        if Self::paths(args).is_empty() {
+        if Self::paths(args).is_empty() && args.links.is_empty() {
             return Err(NetworkError::NoSwitch);
         }
         let [a, b, c, d] = own.address.octets();
@@ -168,6 +185,7 @@ impl OwnNetwork {
         };
         let mut network = Self {
             config,
+            outbox: Arc::new(Outbox::new().map_err(NetworkError::Stack)?),
             sockets: SwitchSockets::default(),
             stream_files: Vec::new(),
             other_files: Vec::new(),
@@ -191,6 +209,13 @@ impl OwnNetwork {
             network.sockets.datagrams.push(socket);
             network.other_files.push(path.clone());
         }
+        for link in &args.links {
+            let line = link.open().map_err(|source| NetworkError::Link {
+                link: link.clone(),
+                source,
+            })?;
+            network.sockets.links.push(line);
+        }
         Ok(Some(network))
     }
 
@@ -202,7 +227,19 @@ impl OwnNetwork {
         all.map(PathBuf::as_path).collect()
     }
 
-    /// Starts the stack.
+    /// The server's address.
+    #[must_use]
+    pub const fn address(&self) -> Ipv4Addr {
+        self.config.address
+    }
+
+    /// Sends datagrams from the server's address.
+    #[must_use]
+    pub fn transport(&self) -> Arc<Outbox> {
+        Arc::clone(&self.outbox)
+    }
+
+    /// Starts the stack. `client` calls clients by [`OwnNetwork::transport`].
     ///
     /// # Errors
     /// [`NetworkError::Stack`].
@@ -210,10 +247,14 @@ impl OwnNetwork {
         &mut self,
         server: Arc<Server>,
         for_datagrams: Arc<Server>,
+        client: Arc<RpcClient>,
     ) -> Result<(), NetworkError> {
+        let outbox = Arc::clone(&self.outbox);
         let sockets = std::mem::take(&mut self.sockets);
         Switch::new(self.config.mac, sockets)
-            .and_then(|switch| Stack::new(self.config, switch, server, for_datagrams))
+            .and_then(|switch| {
+                Stack::new(self.config, switch, server, for_datagrams, client, outbox)
+            })
             .and_then(Stack::start)
             .map_err(NetworkError::Stack)
     }

@@ -1,7 +1,7 @@
-//! The host's sockets: TCP, and UDP for the port mapper.
+//! The host's sockets: TCP, and UDP for the port mapper and for locks.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -12,7 +12,9 @@ use gangplank_service::{error_chain, rate_limited};
 use log::debug;
 use parking_lot::{Condvar, Mutex};
 
-use super::{MAX_CALLS, MAX_CONNECTIONS, MAX_DATAGRAM, MAX_RECORD};
+use super::{MAX_CALLS, MAX_CONNECTIONS, MAX_DATAGRAM, MAX_DATAGRAM_CALLS, MAX_RECORD};
+use crate::rpc::client::{self, RpcClient, SendDatagram};
+use crate::rpc::program::Endpoints;
 use crate::rpc::record::{self, Assembler};
 use crate::rpc::server::Server;
 
@@ -60,7 +62,7 @@ pub fn accept(
     Ok(())
 }
 
-/// Answers datagrams on a thread of its own.
+/// Answers datagrams at once, on a thread of its own.
 ///
 /// # Errors
 /// The thread cannot be started.
@@ -86,10 +88,96 @@ pub fn answer(server: Arc<Server>, socket: UdpSocket) -> io::Result<()> {
                         let _ = to.send_to(&reply, peer);
                     }
                 };
-                server.execute(peer.ip(), record, Box::new(respond));
+                let endpoints = endpoints(peer.ip(), socket.local_addr());
+                server.execute(endpoints, record, Box::new(respond));
             }
         })?;
     Ok(())
+}
+
+/// The sockets from which clients are called.
+#[derive(Debug, Clone, Default)]
+pub struct HostDatagrams(pub Vec<Arc<UdpSocket>>);
+
+impl SendDatagram for HostDatagrams {
+    fn send(&self, from: IpAddr, to: SocketAddr, datagram: Vec<u8>) {
+        let sockets = || {
+            self.0
+                .iter()
+                .filter_map(|socket| Some((socket, socket.local_addr().ok()?)))
+        };
+        let reaches = |local: IpAddr| {
+            let is_any = local.is_unspecified() && (local.is_ipv6() || to.is_ipv4());
+            is_any || local.is_ipv4() == to.is_ipv4()
+        };
+        let exact = sockets().find(|(_, local)| local.ip().to_canonical() == from);
+        let found = exact.or_else(|| sockets().find(|(_, local)| reaches(local.ip())));
+        if let Some((socket, local)) = found {
+            let to = match (local, to) {
+                (SocketAddr::V6(_), SocketAddr::V4(to)) => {
+                    SocketAddr::from((to.ip().to_ipv6_mapped(), to.port()))
+                }
+                (_, to) => to,
+            };
+            // One that cannot be sent is lost, and sent again.
+            let _ = socket.send_to(&datagram, to);
+        }
+    }
+}
+
+/// Takes datagrams on a thread of its own: calls for `server`, and replies for `client`.
+///
+/// # Errors
+/// The thread cannot be started.
+pub fn exchange(
+    server: Arc<Server>,
+    client: Arc<RpcClient>,
+    socket: Arc<UdpSocket>,
+) -> io::Result<()> {
+    thread::Builder::new()
+        .name("nfs_udp".to_owned())
+        .spawn(move || {
+            let waiting = Arc::new(AtomicUsize::new(0));
+            let mut buffer = vec![0; MAX_DATAGRAM];
+            loop {
+                let (len, peer) = match socket.recv_from(&mut buffer) {
+                    Ok(got) => got,
+                    Err(error) => {
+                        // A reply that reached nobody.
+                        debug!("datagrams: {error}");
+                        continue;
+                    }
+                };
+                let datagram = buffer.get(..len).unwrap_or_default();
+                if client::is_reply(datagram) {
+                    client.received(peer, datagram);
+                    continue;
+                }
+                if waiting.load(Ordering::Relaxed) >= MAX_DATAGRAM_CALLS || !server.has_room() {
+                    // The client repeats it.
+                    continue;
+                }
+                waiting.fetch_add(1, Ordering::Relaxed);
+                let (to, counted) = (Arc::clone(&socket), Arc::clone(&waiting));
+                let respond = move |reply: Option<Arc<Vec<u8>>>| {
+                    counted.fetch_sub(1, Ordering::Relaxed);
+                    if let Some(reply) = reply.filter(|reply| reply.len() <= MAX_DATAGRAM) {
+                        let _ = to.send_to(&reply, peer);
+                    }
+                };
+                let endpoints = endpoints(peer.ip(), socket.local_addr());
+                server.submit(endpoints, datagram.to_vec(), Box::new(respond));
+            }
+        })?;
+    Ok(())
+}
+
+fn endpoints(client: IpAddr, local: io::Result<SocketAddr>) -> Endpoints {
+    let unknown = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    Endpoints {
+        client,
+        server: local.map_or(unknown, |local| local.ip().to_canonical()),
+    }
 }
 
 fn begin(
@@ -133,7 +221,8 @@ fn serve(server: &Server, stream: TcpStream, client: IpAddr) -> io::Result<()> {
     thread::Builder::new()
         .name("nfs_reply".to_owned())
         .spawn(move || write_replies(&writing, &queue, &written))?;
-    let served = read_calls(server, &stream, client, &calls, &replies);
+    let endpoints = endpoints(client, stream.local_addr());
+    let served = read_calls(server, &stream, endpoints, &calls, &replies);
     // Replies that are still to come have nobody to receive them.
     let _ = stream.shutdown(Shutdown::Both);
     served
@@ -142,7 +231,7 @@ fn serve(server: &Server, stream: TcpStream, client: IpAddr) -> io::Result<()> {
 fn read_calls(
     server: &Server,
     mut stream: &TcpStream,
-    client: IpAddr,
+    endpoints: Endpoints,
     calls: &Calls,
     replies: &Sender<Reply>,
 ) -> io::Result<()> {
@@ -159,7 +248,7 @@ fn read_calls(
             let to = replies.clone();
             // The thread that writes ends with the last of its senders, and not before.
             let respond = move |reply| drop(to.send(reply));
-            server.submit(client, record, Box::new(respond));
+            server.submit(endpoints, record, Box::new(respond));
         }
     }
 }

@@ -7,6 +7,7 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use super::switch::{BURST, Frame, MAX_FRAME};
@@ -27,6 +28,8 @@ pub(super) enum Line {
     },
     /// A connection of packets.
     Packets(OwnedFd),
+    /// A TAP device, or another file with a frame in each read and write.
+    Device(OwnedFd),
     /// The number of the datagram socket that the machine sends to, and its own path.
     Datagram { socket: usize, path: PathBuf },
 }
@@ -45,7 +48,7 @@ impl Line {
     pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Stream { stream, .. } => Some(stream.as_fd()),
-            Self::Packets(packets) => Some(packets.as_fd()),
+            Self::Packets(fd) | Self::Device(fd) => Some(fd.as_fd()),
             Self::Datagram { .. } => None,
         }
     }
@@ -59,7 +62,11 @@ impl Line {
             Self::Stream {
                 stream, received, ..
             } => read_frames(stream, received),
-            Self::Packets(packets) => receive_packets(packets),
+            Self::Packets(packets) => receive_each(|buffer| {
+                let (_, len) = recv(&*packets, buffer, RecvFlags::empty())?;
+                Ok(len)
+            }),
+            Self::Device(device) => receive_each(|buffer| Ok(rustix::io::read(&*device, buffer)?)),
             Self::Datagram { .. } => Ok(Vec::new()),
         }
     }
@@ -79,6 +86,13 @@ impl Line {
             } => write_frames(stream, written, waiting),
             Self::Packets(packets) => send_each(waiting, |frame| {
                 Ok(send(&packets, frame, SendFlags::NOSIGNAL)?)
+            }),
+            Self::Device(device) => send_each(waiting, |frame| {
+                match rustix::io::write(&*device, frame) {
+                    // It is down. Frames to it are lost.
+                    Err(Errno::IO) => Ok(frame.len()),
+                    written => Ok(written?),
+                }
             }),
             Self::Datagram { socket, path } => match datagrams.get(*socket) {
                 Some(socket) => send_each(waiting, |frame| socket.send_to(frame, Path::new(path))),
@@ -137,15 +151,15 @@ fn write_frames(
     Ok(())
 }
 
-/// Takes the packets that have come, up to a burst.
-fn receive_packets(packets: &OwnedFd) -> io::Result<Vec<Frame>> {
+/// Takes the frames that have come, each by `receive`, up to a burst.
+fn receive_each(receive: impl Fn(&mut [u8]) -> io::Result<usize>) -> io::Result<Vec<Frame>> {
     let mut buffer = vec![0; MAX_FRAME];
     let mut frames = Vec::new();
     while frames.len() < BURST {
-        match recv(packets, &mut buffer, RecvFlags::empty()).map_err(io::Error::from) {
+        match receive(&mut buffer) {
             // An empty packet looks like the end, and is no frame.
-            Ok((_, 0)) => return Err(ErrorKind::UnexpectedEof.into()),
-            Ok((_, len)) => frames.push(buffer.get(..len).unwrap_or(&buffer).into()),
+            Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(len) => frames.push(buffer.get(..len).unwrap_or(&buffer).into()),
             Err(error) if is_later(&error) => break,
             Err(error) => return Err(error),
         }

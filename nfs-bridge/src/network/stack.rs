@@ -3,8 +3,9 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -20,7 +21,9 @@ use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, Ipv4Cidr};
 
 use super::switch::{Mac, Switch};
-use super::{MAX_CALLS, MAX_CONNECTIONS, MAX_DATAGRAM, MAX_RECORD};
+use super::{MAX_CALLS, MAX_CONNECTIONS, MAX_DATAGRAM, MAX_DATAGRAM_CALLS, MAX_RECORD};
+use crate::rpc::client::{self, RpcClient, SendDatagram};
+use crate::rpc::program::Endpoints;
 use crate::rpc::record::{self, Assembler};
 use crate::rpc::server::Server;
 
@@ -38,6 +41,9 @@ const KEEP_ALIVE: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(3
 
 /// Wait before frames are offered again to a machine that did not take them.
 const FRAME_RETRY: Duration = Duration::from_micros(200);
+
+/// Most datagrams that wait to be sent.
+const MAX_DATAGRAMS: usize = 1024;
 
 /// The stack's settings.
 #[derive(Debug, Clone, Copy)]
@@ -58,18 +64,70 @@ pub struct StackConfig {
     pub portmap_port: u16,
 }
 
+impl StackConfig {
+    const fn endpoints(&self, client: IpAddr) -> Endpoints {
+        Endpoints {
+            client,
+            server: IpAddr::V4(self.address),
+        }
+    }
+}
+
 /// A reply of a worker to a connection.
 type Reply = (u64, Option<Arc<Vec<u8>>>);
 
-/// Where workers put replies.
-struct Outbox {
+/// Where other threads put what is to be sent.
+pub struct Outbox {
     replies: Mutex<Vec<Reply>>,
+    /// Datagrams from the port of NFS, and to where.
+    datagrams: Mutex<VecDeque<(SocketAddr, Vec<u8>)>>,
+    /// Calls by datagrams without a reply.
+    datagram_calls: AtomicUsize,
     wakeup: OwnedFd,
 }
 
+impl std::fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outbox").finish_non_exhaustive()
+    }
+}
+
+impl SendDatagram for Arc<Outbox> {
+    fn send(&self, _: IpAddr, to: SocketAddr, datagram: Vec<u8>) {
+        self.put_datagram(to, datagram);
+    }
+}
+
 impl Outbox {
+    /// An empty one.
+    ///
+    /// # Errors
+    /// The system lacks a resource.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            replies: Mutex::default(),
+            datagrams: Mutex::default(),
+            datagram_calls: AtomicUsize::new(0),
+            wakeup: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+        })
+    }
+
+    fn put_datagram(&self, to: SocketAddr, datagram: Vec<u8>) {
+        let mut datagrams = self.datagrams.lock();
+        // Beyond it they are lost, as in any network.
+        if datagrams.len() < MAX_DATAGRAMS {
+            datagrams.push_back((to, datagram));
+        }
+        drop(datagrams);
+        self.wake();
+    }
+
     fn put(&self, connection: u64, reply: Option<Arc<Vec<u8>>>) {
         self.replies.lock().push((connection, reply));
+        self.wake();
+    }
+
+    fn wake(&self) {
         // The counter is full at 2^64 - 1 alone.
         let _ = rustix::io::write(&self.wakeup, &1_u64.to_ne_bytes());
     }
@@ -139,11 +197,16 @@ struct Connection {
 pub struct Stack {
     config: StackConfig,
     server: Arc<Server>,
-    /// Answers datagrams, at once.
+    /// Answers datagrams to the port mapper, at once.
     for_datagrams: Arc<Server>,
+    /// Takes the replies of clients.
+    client: Arc<RpcClient>,
     port: Port,
     interface: Interface,
     sockets: SocketSet<'static>,
+    /// The port mapper's socket for datagrams.
+    portmap: SocketHandle,
+    /// That of the other programs.
     datagrams: SocketHandle,
     connections: Vec<Connection>,
     next_id: u64,
@@ -157,8 +220,8 @@ impl std::fmt::Debug for Stack {
 }
 
 impl Stack {
-    /// A stack on `switch`, for the calls of `server`, and of `for_datagrams`, whose programs
-    /// answer at once.
+    /// A stack on `switch`, for the calls of `server`, and of `for_datagrams`, the port mapper.
+    /// `client` calls clients by `outbox`.
     ///
     /// # Errors
     /// The system lacks a resource, or the addresses fit no network.
@@ -167,6 +230,8 @@ impl Stack {
         switch: Switch,
         server: Arc<Server>,
         for_datagrams: Arc<Server>,
+        client: Arc<RpcClient>,
+        outbox: Arc<Outbox>,
     ) -> io::Result<Self> {
         let mtu = usize::from(config.mtu);
         let mut port = Port { switch, mtu };
@@ -185,29 +250,31 @@ impl Stack {
             added.map_err(|_| io::Error::other("the router cannot be used"))?;
         }
         let mut sockets = SocketSet::new(Vec::new());
-        let buffer = || {
-            let metadata = vec![udp::PacketMetadata::EMPTY; 16];
-            udp::PacketBuffer::new(metadata, vec![0; 16 * MAX_DATAGRAM])
+        let mut datagram_socket = |port| {
+            let buffer = || {
+                let metadata = vec![udp::PacketMetadata::EMPTY; 16];
+                udp::PacketBuffer::new(metadata, vec![0; 16 * MAX_DATAGRAM])
+            };
+            let mut socket = udp::Socket::new(buffer(), buffer());
+            let bound = socket.bind(port);
+            bound.map_err(|error| io::Error::other(format!("port {port}: {error}")))?;
+            Ok::<_, io::Error>(sockets.add(socket))
         };
-        let mut datagrams = udp::Socket::new(buffer(), buffer());
-        let bound = datagrams.bind(config.portmap_port);
-        bound.map_err(|error| io::Error::other(format!("the port mapper's port: {error}")))?;
-        let datagrams = sockets.add(datagrams);
-        let outbox = Outbox {
-            replies: Mutex::default(),
-            wakeup: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
-        };
+        let portmap = datagram_socket(config.portmap_port)?;
+        let datagrams = datagram_socket(config.nfs_port)?;
         let mut stack = Self {
             config,
             server,
             for_datagrams,
+            client,
             port,
             interface,
             sockets,
+            portmap,
             datagrams,
             connections: Vec::new(),
             next_id: 0,
-            outbox: Arc::new(outbox),
+            outbox,
         };
         stack.keep_listening();
         Ok(stack)
@@ -236,7 +303,8 @@ impl Stack {
         for _ in 0..2 {
             self.interface
                 .poll(Instant::now(), &mut self.port, &mut self.sockets);
-            self.answer_datagrams();
+            self.answer_port_mapper();
+            self.exchange_datagrams();
             self.serve_connections();
         }
         self.keep_listening();
@@ -273,8 +341,8 @@ impl Stack {
         }
     }
 
-    fn answer_datagrams(&mut self) {
-        let socket = self.sockets.get_mut::<udp::Socket<'_>>(self.datagrams);
+    fn answer_port_mapper(&mut self) {
+        let socket = self.sockets.get_mut::<udp::Socket<'_>>(self.portmap);
         while socket.can_send() {
             let Ok((record, from)) = socket.recv() else {
                 return;
@@ -283,11 +351,50 @@ impl Stack {
             let reply = Arc::new(Mutex::new(None));
             let place = Arc::clone(&reply);
             let respond = move |reply| *place.lock() = reply;
-            let client = address(from.endpoint.addr);
+            let endpoints = self.config.endpoints(address(from.endpoint.addr));
             self.for_datagrams
-                .execute(client, &record, Box::new(respond));
+                .execute(endpoints, &record, Box::new(respond));
             if let Some(reply) = reply.lock().take() {
                 let _ = socket.send_slice(&reply, from);
+            }
+        }
+    }
+
+    /// Takes calls and replies of clients, and sends what waits for them.
+    fn exchange_datagrams(&mut self) {
+        let socket = self.sockets.get_mut::<udp::Socket<'_>>(self.datagrams);
+        while let Ok((datagram, from)) = socket.recv() {
+            let client = address(from.endpoint.addr);
+            let peer = SocketAddr::new(client, from.endpoint.port);
+            if client::is_reply(datagram) {
+                self.client.received(peer, datagram);
+                continue;
+            }
+            let waiting = self.outbox.datagram_calls.load(Ordering::Relaxed);
+            if waiting >= MAX_DATAGRAM_CALLS || !self.server.has_room() {
+                // The client repeats it.
+                continue;
+            }
+            self.outbox.datagram_calls.fetch_add(1, Ordering::Relaxed);
+            let outbox = Arc::clone(&self.outbox);
+            let respond = move |reply: Option<Arc<Vec<u8>>>| {
+                outbox.datagram_calls.fetch_sub(1, Ordering::Relaxed);
+                if let Some(reply) = reply.filter(|reply| reply.len() <= MAX_DATAGRAM) {
+                    outbox.put_datagram(peer, reply.to_vec());
+                }
+            };
+            let endpoints = self.config.endpoints(client);
+            let datagram = datagram.to_vec();
+            self.server.submit(endpoints, datagram, Box::new(respond));
+        }
+        let mut datagrams = self.outbox.datagrams.lock();
+        while socket.can_send() {
+            let Some((to, datagram)) = datagrams.pop_front() else {
+                return;
+            };
+            if let IpAddr::V4(address) = to.ip() {
+                // One that cannot be sent is lost.
+                let _ = socket.send_slice(&datagram, (address, to.port()));
             }
         }
     }
@@ -336,7 +443,7 @@ impl Stack {
     }
 
     fn serve_connections(&mut self) {
-        let (server, outbox) = (&self.server, &self.outbox);
+        let (server, outbox, config) = (&self.server, &self.outbox, self.config);
         let mut closed = Vec::new();
         for connection in &mut self.connections {
             let socket = self.sockets.get_mut::<tcp::Socket<'_>>(connection.handle);
@@ -344,7 +451,7 @@ impl Stack {
                 closed.push(connection.handle);
                 continue;
             }
-            if let Err(error) = connection.receive(socket, server, outbox) {
+            if let Err(error) = connection.receive(socket, server, outbox, config) {
                 debug!("a connection ends: {error}");
                 socket.abort();
                 continue;
@@ -371,11 +478,12 @@ impl Connection {
         socket: &mut tcp::Socket<'_>,
         server: &Arc<Server>,
         outbox: &Arc<Outbox>,
+        config: StackConfig,
     ) -> Result<(), record::RecordError> {
         let Some(client) = socket.remote_endpoint() else {
             return Ok(());
         };
-        let client = address(client.addr);
+        let endpoints = config.endpoints(address(client.addr));
         // Replies that the client does not take count as well.
         while socket.can_recv() && self.calls + self.replies.len() < MAX_CALLS && server.has_room()
         {
@@ -389,7 +497,7 @@ impl Connection {
                 self.calls += 1;
                 let (id, outbox) = (self.id, Arc::clone(outbox));
                 let respond = move |reply| outbox.put(id, reply);
-                server.submit(client, record, Box::new(respond));
+                server.submit(endpoints, record, Box::new(respond));
             }
         }
         Ok(())

@@ -1,9 +1,10 @@
-//! A virtual Ethernet switch: machines at Unix sockets, and this program's network stack.
+//! A virtual Ethernet switch: machines at Unix sockets and other links, and this program's network stack.
 //!
 //! | socket | machines | frames |
 //! | --- | --- | --- |
 //! | streams | QEMU's `-netdev stream`, one connection each | length (4 bytes, big-endian), frame |
 //! | packets | UML's `transport=bess`, one connection each | one in each packet |
+//! | TAP device | the host, and what it has bridged to the device | one in each read and write |
 //! | datagrams | QEMU's `-netdev dgram`, known by their sockets' paths | one in each datagram |
 //!
 //! It learns from the frames where each address is. A frame to another machine goes there, and one
@@ -66,6 +67,8 @@ pub(super) struct SwitchSockets {
     pub(super) packets: Vec<OwnedFd>,
     /// Those to which datagrams are sent.
     pub(super) datagrams: Vec<UnixDatagram>,
+    /// Links that are there from the beginning.
+    pub(super) links: Vec<Line>,
 }
 
 /// The switch.
@@ -84,7 +87,7 @@ pub(super) struct Switch {
 
 impl Switch {
     /// A switch with these sockets, for a stack with the address `own`.
-    pub(super) fn new(own: Mac, sockets: SwitchSockets) -> io::Result<Self> {
+    pub(super) fn new(own: Mac, mut sockets: SwitchSockets) -> io::Result<Self> {
         for listener in &sockets.streams {
             listener.set_nonblocking(true)?;
         }
@@ -94,7 +97,8 @@ impl Switch {
         for socket in &sockets.datagrams {
             socket.set_nonblocking(true)?;
         }
-        Ok(Self {
+        let links = std::mem::take(&mut sockets.links);
+        let mut switch = Self {
             own,
             sockets,
             machines: HashMap::new(),
@@ -102,7 +106,11 @@ impl Switch {
             next_id: 0,
             addresses: HashMap::new(),
             inbox: VecDeque::new(),
-        })
+        };
+        for link in links {
+            switch.add(link);
+        }
+        Ok(switch)
     }
 
     /// What to wait for.
@@ -338,6 +346,7 @@ mod tests {
             streams: vec![listener],
             packets: vec![listen_for_packets(&directory.join("packet")).unwrap()],
             datagrams: vec![datagrams],
+            links: Vec::new(),
         };
         Switch::new(OWN, sockets).unwrap()
     }

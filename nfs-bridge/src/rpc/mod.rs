@@ -3,7 +3,10 @@
 //! ```text
 //!   network ── record ──> server ── call ──> replay ──> program ── reply ──> network
 //! ```
+//!
+//! The other way round, `client` calls the clients back.
 
+pub mod client;
 pub mod message;
 pub mod program;
 pub mod record;

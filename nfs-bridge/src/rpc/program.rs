@@ -5,11 +5,22 @@ use std::net::IpAddr;
 use super::message::Credentials;
 use crate::xdr::{DecodeError, Reader};
 
+/// The two addresses of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Endpoints {
+    /// The client's.
+    pub client: IpAddr,
+    /// The server's, as the client knows it; unspecified if the system does not tell.
+    pub server: IpAddr,
+}
+
 /// A caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Caller<'a> {
     /// The address that it called from.
     pub address: IpAddr,
+    /// The address that it called, or an unspecified one.
+    pub server: IpAddr,
     /// Who it says it is.
     pub credentials: &'a Credentials,
 }

@@ -1,7 +1,6 @@
 //! Executes calls on worker threads, within limits of memory and of calls at once.
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::{io, thread};
 
@@ -10,7 +9,7 @@ use nfs3_types::rpc::accept_stat;
 use parking_lot::{Condvar, Mutex};
 
 use super::message::{self, BadCall, Call};
-use super::program::{CallError, Caller, Program};
+use super::program::{CallError, Caller, Endpoints, Program};
 use super::replay::{ReplayCache, Responder};
 
 /// Most bytes of records that wait or are executed, over all connections. Readers of connections
@@ -19,7 +18,7 @@ const MAX_QUEUED_BYTES: usize = 64 << 20;
 
 /// A record to execute.
 struct Job {
-    address: IpAddr,
+    endpoints: Endpoints,
     record: Vec<u8>,
     respond: Responder,
 }
@@ -81,13 +80,13 @@ impl Server {
 
     /// Queues a record. `respond` is called once, on any thread, with the reply. Waits while too
     /// much is queued; a caller that must not wait asks [`Server::has_room`] before.
-    pub fn submit(&self, address: IpAddr, record: Vec<u8>, respond: Responder) {
+    pub fn submit(&self, endpoints: Endpoints, record: Vec<u8>, respond: Responder) {
         let mut queue = self.queue.lock();
         self.finished
             .wait_while(&mut queue, |queue| queue.bytes >= MAX_QUEUED_BYTES);
         queue.bytes += record.len();
         queue.jobs.push_back(Job {
-            address,
+            endpoints,
             record,
             respond,
         });
@@ -106,14 +105,14 @@ impl Server {
             };
             drop(queue);
             let len = job.record.len();
-            self.execute(job.address, &job.record, job.respond);
+            self.execute(job.endpoints, &job.record, job.respond);
             self.queue.lock().bytes -= len;
             self.finished.notify_all();
         }
     }
 
     /// Executes a record on the calling thread.
-    pub fn execute(&self, address: IpAddr, record: &[u8], respond: Responder) {
+    pub fn execute(&self, endpoints: Endpoints, record: &[u8], respond: Responder) {
         let call = match Call::parse(record) {
             Ok(call) => call,
             Err(BadCall::NoCall) => return respond(None),
@@ -124,11 +123,12 @@ impl Server {
             Err(reply) => return respond(Some(Arc::new(reply))),
         };
         if !program.changes(call.procedure) {
-            return respond(Some(Arc::new(run(program, address, &call).0)));
+            return respond(Some(Arc::new(run(program, endpoints, &call).0)));
         }
-        let begun = self.replays.begin(address, call.xid, record, respond);
+        let client = endpoints.client;
+        let begun = self.replays.begin(client, call.xid, record, respond);
         if let Some((key, respond)) = begun {
-            let (reply, is_final) = run(program, address, &call);
+            let (reply, is_final) = run(program, endpoints, &call);
             let reply = Arc::new(reply);
             self.replays.finish(key, &reply, is_final);
             respond(Some(reply));
@@ -158,9 +158,10 @@ impl Server {
 
 /// Runs a procedure. Returns the reply, and whether a repetition may get it as well: not if the
 /// caller is told to try again.
-fn run(program: &dyn Program, address: IpAddr, call: &Call<'_>) -> (Vec<u8>, bool) {
+fn run(program: &dyn Program, endpoints: Endpoints, call: &Call<'_>) -> (Vec<u8>, bool) {
     let caller = Caller {
-        address,
+        address: endpoints.client,
+        server: endpoints.server,
         credentials: &call.credentials,
     };
     let mut reply = message::success(call.xid);
@@ -173,8 +174,8 @@ fn run(program: &dyn Program, address: IpAddr, call: &Call<'_>) -> (Vec<u8>, boo
         Err(CallError::NoProcedure) => (message::failed(call.xid, accept_stat::PROC_UNAVAIL), true),
         Err(CallError::Garbage(error)) => {
             debug!(
-                "{address}: program {} procedure {}: {error}",
-                call.program, call.procedure
+                "{}: program {} procedure {}: {error}",
+                endpoints.client, call.program, call.procedure
             );
             (message::failed(call.xid, accept_stat::GARBAGE_ARGS), true)
         }

@@ -4,6 +4,7 @@
 #   gangplank=agent              serve commands on the console
 #   gangplank=shell              mount gangplank.tag on /mnt, give the console to a person
 #   gangplank=root               make the share gangplank.tag the root file system, then serve
+#   gangplank=nfsroot            the same with the NFS export gangplank.tag, as gangplank.address
 /bin/busybox mount -t proc proc /proc
 /bin/busybox mount -t sysfs sysfs /sys
 /bin/busybox mount -t devtmpfs devtmpfs /dev
@@ -21,11 +22,13 @@ done
 
 mode=agent
 tag=
+address=
 # shellcheck disable=SC2013 # words are what it consists of
 for word in $(cat /proc/cmdline); do
     case "$word" in
     gangplank=*) mode=${word#*=} ;;
     gangplank.tag=*) tag=${word#*=} ;;
+    gangplank.address=*) address=${word#*=} ;;
     esac
 done
 
@@ -39,15 +42,28 @@ shell)
     umount /mnt
     poweroff -f
     ;;
-root)
-    if mount -t virtiofs "$tag" /newroot; then
+root | nfsroot)
+    if [ "$mode" = nfsroot ]; then
+        for card in /sys/class/net/*; do
+            card=${card##*/}
+            [ "$card" = lo ] || break
+        done
+        ifconfig lo 127.0.0.1 up
+        ifconfig "$card" "$address" netmask 255.255.255.0 up
+        options="vers=3,proto=tcp,mountproto=tcp,nolock,addr=${tag%%:*}"
+        mount -i -t nfs -o "$options" "$tag" /newroot
+    else
+        mount -t virtiofs "$tag" /newroot
+    fi
+    # shellcheck disable=SC2181 # of either mount
+    if [ $? = 0 ]; then
         for name in dev proc sys run; do
             mkdir -p "/newroot/$name"
             mount --move "/$name" "/newroot/$name"
         done
         exec switch_root -c /dev/console /newroot /bin/sh /gangplank-agent
     fi
-    echo "no root file system on tag $tag"
+    echo "no root file system on $tag"
     exec sh /agent
     ;;
 *)

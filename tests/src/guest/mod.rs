@@ -96,6 +96,9 @@ pub enum Role {
     Agent,
     /// Mounts this tag as its root file system and serves commands from there.
     Root(String),
+    /// Mounts an export (`SERVER:PATH`) as its root file system by NFS, from the address that comes
+    /// second, and serves commands from there.
+    NfsRoot(String, String),
     /// Mounts this tag on `/mnt` and gives the console to a person.
     Shell(String),
 }
@@ -196,10 +199,14 @@ impl Options {
         let (mode, tag) = match &self.role {
             Role::Agent => ("agent", None),
             Role::Root(tag) => ("root", Some(tag)),
+            Role::NfsRoot(export, _) => ("nfsroot", Some(export)),
             Role::Shell(tag) => ("shell", Some(tag)),
         };
         let mut arguments = vec![format!("gangplank={mode}")];
         arguments.extend(tag.map(|tag| format!("gangplank.tag={tag}")));
+        if let Role::NfsRoot(_, address) = &self.role {
+            arguments.push(format!("gangplank.address={address}"));
+        }
         arguments
     }
 

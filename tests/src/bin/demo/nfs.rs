@@ -33,6 +33,7 @@ pub(crate) fn tell(share: &Path, daemon: &Daemon) -> Result<()> {
     typed(&mut guest, &format!("ping -c 1 {SERVER}"))?;
 
     heading("It mounts the directory by NFS, and by virtio-fs");
+    println!("   guest# mount -t nfs -o vers=3,proto=tcp,nolock {SERVER}:/ /nfs");
     nfs::mount(&mut guest, "/", "/nfs", ",nolock").with_context(|| server.log())?;
     typed(&mut guest, &format!("mount -t virtiofs {TAG} /mnt"))?;
     typed(&mut guest, "grep -E ' (nfs|virtiofs) ' /proc/mounts")?;

@@ -22,6 +22,9 @@ pub(crate) const COUNT: &str = "--count";
 /// The argument that makes this program run [`run_locked`].
 pub(crate) const RUN_LOCKED: &str = "--run-locked";
 
+/// The argument that makes this program run [`take_turns`].
+pub(crate) const TAKE_TURNS: &str = "--take-turns";
+
 /// Exit status of [`try_lock`] when another process holds the lock.
 const HELD: i32 = 7;
 
@@ -75,6 +78,28 @@ pub(crate) fn hold_locks(dir: &Path, end: &Path) -> Result<()> {
     flock(&whole, FlockOperation::NonBlockingLockExclusive).context("the flock")?;
     while !end.exists() {
         std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
+}
+
+/// Increments the number in `path` under a record lock, `turns` times, whenever the number is even
+/// (`first` is 0) or odd (1). Another process does the other half, so the lock goes to and fro.
+pub(crate) fn take_turns(path: &Path, first: u64, turns: u64) -> Result<()> {
+    let file = open(path)?;
+    let mut taken = 0;
+    while taken < turns {
+        fcntl_lock(&file, FlockOperation::LockExclusive).context("waiting for the lock")?;
+        let mut digits = [0; 20];
+        let len = file.read_at(&mut digits, 0)?;
+        let number = std::str::from_utf8(digits.get(..len).unwrap_or_default())?;
+        let number: u64 = number.trim().parse().unwrap_or(0);
+        if number % 2 == first {
+            file.write_all_at(format!("{}\n", number + 1).as_bytes(), 0)?;
+            taken += 1;
+        }
+        fcntl_lock(&file, FlockOperation::Unlock).context("unlocking")?;
+        // Lets the other one have the lock on a machine with one processor.
+        std::thread::sleep(Duration::from_millis(1));
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 //!     guest-check DIRECTORY --hold-locks END
 //!     guest-check DIRECTORY --count flock|record TIMES
 //!     guest-check FILE --run-locked COMMAND
+//!     guest-check FILE --take-turns FIRST TURNS
 #![allow(clippy::print_stdout, reason = "a program for the console")]
 
 mod data;
@@ -80,6 +81,11 @@ fn run() -> Result<()> {
         && name == locks::HOLD_LOCKS
     {
         return locks::hold_locks(&directory, Path::new(end));
+    }
+    if let [name, first, turns] = &names[..]
+        && name == locks::TAKE_TURNS
+    {
+        return locks::take_turns(&directory, first.parse()?, turns.parse()?);
     }
     if let [word, kind, times] = &names[..]
         && word == locks::COUNT

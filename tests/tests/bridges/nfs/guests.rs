@@ -6,7 +6,10 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use gangplank_tests::nfs::SERVER;
+use gangplank_tests::guest::initramfs::AGENT;
+use gangplank_tests::guest::{Guest, Options, Role};
+use gangplank_tests::nfs::{CLIENT_MODULES, SERVER};
+use gangplank_tests::packages;
 
 use crate::{Fixture, daemon_options};
 
@@ -96,6 +99,35 @@ pub(crate) fn a_large_directory_is_listed_whole(fixture: &mut Fixture) -> Result
     )?;
     ensure!(!directory.exists());
     Ok(())
+}
+
+/// Another guest has an export as its root file system, from its initramfs on.
+pub(crate) fn a_guest_has_its_root_by_nfs(fixture: &mut Fixture) -> Result<()> {
+    let root = fixture.host_path("root");
+    for name in ["bin", "dev", "proc", "sys", "run", "tmp"] {
+        fs::create_dir_all(root.join(name))?;
+    }
+    let busybox = packages::unpacked("busybox-static", fixture.guest.machine().arch())?;
+    fs::copy(busybox.join("bin/busybox"), root.join("bin/busybox"))?;
+    fs::write(root.join("gangplank-agent"), AGENT)?;
+    fixture
+        .guest
+        .sh("chroot /nfs/root /bin/busybox --install -s /bin")?;
+    let mut options = Options::new(fixture.guest.machine());
+    options.role = Role::NfsRoot(format!("{SERVER}:/root"), "10.0.2.16".to_owned());
+    options.modules = CLIENT_MODULES.to_vec();
+    options.switch = Some(fixture.server.packets());
+    let mut guest = Guest::boot(&options)?;
+    let mounts = guest.sh("cat /proc/mounts")?;
+    ensure!(
+        mounts.contains(&format!("{SERVER}:/root / nfs rw")),
+        "{mounts}"
+    );
+    guest.sh("echo booted >/tmp/state && sync && sed -n 1p /gangplank-agent")?;
+    let state = fs::read_to_string(root.join("tmp/state"))?;
+    ensure!(state == "booted\n", "{state}");
+    guest.power_off()?;
+    fixture.guest.sh("rm -r /nfs/root").map(drop)
 }
 
 /// The server is killed in the middle of a write, and returns. The program in the guest goes on, and

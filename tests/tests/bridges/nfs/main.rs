@@ -2,6 +2,7 @@
 //! network stack.
 
 mod guests;
+mod locks;
 mod suites;
 
 use std::fs::{self, Permissions};
@@ -17,6 +18,8 @@ use gangplank_tests::process::User;
 use gangplank_tests::runner::Runner;
 use gangplank_tests::tools;
 use tempfile::TempDir;
+
+use self::locks::LockFixture;
 
 /// Where the guest mounts the share by NFS.
 const NFS: &str = "/nfs";
@@ -67,9 +70,9 @@ fn daemon_options(share: &TempDir) -> daemon::Options {
     daemon::Options::new(share.path()).arguments(&["--xattr"])
 }
 
-type Case = fn(&mut Fixture) -> Result<()>;
+type Case<F> = fn(&mut F) -> Result<()>;
 
-const UML: &[(&str, Case)] = &[
+const UML: &[(&str, Case<Fixture>)] = &[
     ("the_server_answers_pings", guests::the_server_answers_pings),
     (
         "both_mounts_show_the_same",
@@ -92,12 +95,16 @@ const UML: &[(&str, Case)] = &[
         "open_files_survive_the_daemons_death",
         guests::open_files_survive_the_daemons_death,
     ),
+    (
+        "a_guest_has_its_root_by_nfs",
+        guests::a_guest_has_its_root_by_nfs,
+    ),
     ("fsx", suites::fsx),
     ("git", suites::git),
     ("pjdfstest", suites::pjdfstest),
 ];
 
-const QEMU: &[(&str, Case)] = &[
+const QEMU: &[(&str, Case<Fixture>)] = &[
     ("the_server_answers_pings", guests::the_server_answers_pings),
     (
         "both_mounts_show_the_same",
@@ -106,14 +113,69 @@ const QEMU: &[(&str, Case)] = &[
     ("large_file_arrives_whole", guests::large_file_arrives_whole),
 ];
 
+const LOCKS: &[(&str, Case<LockFixture>)] = &[
+    (
+        "clients_of_both_kinds_exclude_each_other",
+        locks::clients_of_both_kinds_exclude_each_other,
+    ),
+    (
+        "a_lock_is_reclaimed_after_the_servers_death",
+        locks::a_lock_is_reclaimed_after_the_servers_death,
+    ),
+    (
+        "a_client_that_starts_again_loses_its_locks",
+        locks::a_client_that_starts_again_loses_its_locks,
+    ),
+];
+
 fn main() -> ExitCode {
     let mut runner = Runner::from_arguments();
-    run(&mut runner, "uml", Machine::Uml, UML);
-    run(&mut runner, "qemu_x86_64", Machine::QemuX86_64, QEMU);
+    run(&mut runner, "uml", || Fixture::new(Machine::Uml), UML);
+    run(&mut runner, "uml_locks", LockFixture::new, LOCKS);
+    let qemu = || Fixture::new(Machine::QemuX86_64);
+    run(&mut runner, "qemu_x86_64", qemu, QEMU);
     runner.finish()
 }
 
-fn run(runner: &mut Runner, prefix: &str, machine: Machine, cases: &[(&str, Case)]) {
+/// What a fixture's tests share.
+trait Shared {
+    fn is_usable(&mut self) -> bool;
+    fn logs(&self) -> String;
+}
+
+impl Shared for Fixture {
+    fn is_usable(&mut self) -> bool {
+        usable(&self.guest, &mut self.daemon, &mut self.server)
+    }
+
+    fn logs(&self) -> String {
+        format!("{}\n{}", self.server.log(), self.daemon.log())
+    }
+}
+
+impl Shared for LockFixture {
+    fn is_usable(&mut self) -> bool {
+        let guest = self.guest.as_ref();
+        guest.is_some_and(|guest| usable(guest, &mut self.daemon, &mut self.server))
+    }
+
+    fn logs(&self) -> String {
+        format!("{}\n{}", self.server.log(), self.daemon.log())
+    }
+}
+
+fn usable(guest: &Guest, daemon: &mut Daemon, server: &mut NfsServer) -> bool {
+    !guest.is_stuck()
+        && daemon.is_running().unwrap_or(false)
+        && server.is_running().unwrap_or(false)
+}
+
+fn run<F: Shared>(
+    runner: &mut Runner,
+    prefix: &str,
+    new: impl Fn() -> Result<F>,
+    cases: &[(&str, Case<F>)],
+) {
     let mut fixture = None;
     for (name, case) in cases {
         let name = format!("{prefix}::{name}");
@@ -123,22 +185,15 @@ fn run(runner: &mut Runner, prefix: &str, machine: Machine, cases: &[(&str, Case
         }
         runner.run(&name, || {
             // After a test that ended its guest, the next test gets another.
-            let usable = fixture.as_mut().is_some_and(|fixture: &mut Fixture| {
-                !fixture.guest.is_stuck()
-                    && fixture.daemon.is_running().unwrap_or(false)
-                    && fixture.server.is_running().unwrap_or(false)
-            });
+            let usable = fixture.as_mut().is_some_and(Shared::is_usable);
             if !usable {
                 fixture = None;
             }
             let fixture = match &mut fixture {
                 Some(fixture) => fixture,
-                empty => empty.insert(Fixture::new(machine)?),
+                empty => empty.insert(new()?),
             };
-            case(fixture).map_err(|error| {
-                let log = format!("{}\n{}", fixture.server.log(), fixture.daemon.log());
-                error.context(log)
-            })
+            case(fixture).map_err(|error| error.context(fixture.logs()))
         });
     }
 }

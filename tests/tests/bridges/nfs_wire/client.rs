@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -16,9 +16,16 @@ use nfs3_types::nfs3::{
 use nfs3_types::rpc::{
     accept_stat_data, auth_unix, call_body, msg_body, opaque_auth, reply_body, rpc_msg,
 };
-use nfs3_types::xdr_codec::{Opaque, Pack, Unpack};
+use nfs3_types::xdr_codec::{Opaque, Pack, Unpack, Void};
 use nfs3_types::{mount, portmap};
+use rustix::net::{AddressFamily, SocketType};
 use tempfile::TempDir;
+
+/// The lock manager's program.
+pub(crate) const NLM: u32 = 100_021;
+
+/// The status monitor's program.
+pub(crate) const NSM: u32 = 100_024;
 
 /// Limit for a server to start, and for a reply.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -32,8 +39,14 @@ pub(crate) struct Fixture {
 
 impl Fixture {
     pub(crate) fn new(rules: &str) -> Result<Self> {
+        Self::with_daemon(rules, &[])
+    }
+
+    /// The same on a daemon with `arguments`.
+    pub(crate) fn with_daemon(rules: &str, arguments: &[&str]) -> Result<Self> {
         let share = tempfile::Builder::new().prefix("gangplank-").tempdir()?;
-        let daemon = Daemon::start(&daemon::Options::new(share.path()))?;
+        let options = daemon::Options::new(share.path()).arguments(arguments);
+        let daemon = Daemon::start(&options)?;
         let server = Server::start(daemon.socket(), rules)?;
         Ok(Self {
             share,
@@ -94,7 +107,19 @@ impl Server {
 
     /// A new connection of the user with these ids.
     pub(crate) fn client(&self, uid: u32, gid: u32) -> Result<Client> {
-        let stream = TcpStream::connect(self.address())?;
+        Self::on(TcpStream::connect(self.address())?, uid, gid)
+    }
+
+    /// A connection of root from another address of this machine.
+    pub(crate) fn client_from(&self, address: &str) -> Result<Client> {
+        let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
+        let from: IpAddr = address.parse()?;
+        rustix::net::bind(&socket, &SocketAddr::new(from, 0))?;
+        rustix::net::connect(&socket, &self.address())?;
+        Self::on(TcpStream::from(socket), 0, 0)
+    }
+
+    fn on(stream: TcpStream, uid: u32, gid: u32) -> Result<Client> {
         stream.set_read_timeout(Some(LIMIT))?;
         stream.set_nodelay(true)?;
         let auth = auth_unix {
@@ -165,6 +190,16 @@ fn spawn(dir: &Path) -> Result<(Child, (SocketAddr, SocketAddr))> {
     }
 }
 
+/// The version of a program.
+const fn version(program: u32) -> u32 {
+    match program {
+        portmap::PROGRAM => 2,
+        NLM => 4,
+        NSM => 1,
+        _ => 3,
+    }
+}
+
 /// A connection.
 pub(crate) struct Client {
     stream: TcpStream,
@@ -178,7 +213,7 @@ impl Client {
         let body = call_body {
             rpcvers: 2,
             prog: program,
-            vers: if program == portmap::PROGRAM { 2 } else { 3 },
+            vers: version(program),
             proc: procedure,
             cred: opaque_auth::auth_unix(&self.auth),
             verf: opaque_auth::default(),
@@ -191,6 +226,17 @@ impl Client {
         message.pack(&mut record)?;
         args.pack(&mut record)?;
         Ok(record)
+    }
+
+    /// Calls a procedure with arguments as bytes. Returns the results.
+    pub(crate) fn raw(&mut self, program: u32, procedure: u32, args: &[u8]) -> Result<Vec<u8>> {
+        self.xid += 1;
+        let mut record = self.record(program, procedure, &Void)?;
+        record.extend_from_slice(args);
+        let reply = self.exchange(&record)?;
+        results::<Void>(&reply)?;
+        // Behind the header of a reply that was accepted.
+        Ok(reply.get(24..).unwrap_or_default().to_vec())
     }
 
     /// Sends a record, and returns the record of the reply.

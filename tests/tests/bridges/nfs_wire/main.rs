@@ -1,6 +1,8 @@
 //! The NFS server on the wire: what its replies promise over restarts, repetitions and lies.
 
 mod client;
+mod locks;
+mod stock_programs;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -383,6 +385,8 @@ fn hostile_bytes_get_an_error_or_lose_the_connection_and_nothing_else() -> Resul
         nfs3::PROGRAM,
         nfs3_types::mount::PROGRAM,
         portmap::PROGRAM,
+        client::NLM,
+        client::NSM,
         1,
     ] {
         for procedure in 0..24 {
