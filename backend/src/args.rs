@@ -3,6 +3,7 @@
 #![allow(rustdoc::broken_intra_doc_links)]
 
 mod migration;
+mod shares;
 mod size;
 mod status;
 
@@ -15,10 +16,12 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, FromArgMatches, Parser};
+use clap::parser::ValueSource;
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser};
 use log::LevelFilter;
 
 pub use self::migration::MigrationArgs;
+pub use self::shares::{ShareArgs, ShareCommand, SharesOptions};
 use self::size::parse_size;
 pub use self::status::{StatusArgs, StatusOptions};
 use crate::device;
@@ -41,6 +44,8 @@ use crate::sandbox::options::{IdMapping, ModCaps, Mode, Seccomp};
     args_override_self = true,
     arg_required_else_help = true,
     override_usage = "gangplankd --shared-dir <DIR> --socket-path <PATH> [OPTIONS]\n       \
+                      gangplankd --share <TAG=DIR[,OPTION...]>... --socket-dir <DIR> [OPTIONS]\n       \
+                      gangplankd share add|remove|list --control <PATH> [...]\n       \
                       gangplankd status --control <PATH> [--json | --watch]"
 )]
 pub struct Args {
@@ -326,6 +331,10 @@ pub struct Args {
     #[command(flatten)]
     pub status: StatusOptions,
 
+    /// The options of a daemon with several shares.
+    #[command(flatten)]
+    pub shares: SharesOptions,
+
     /// Options in the form of the older C daemon, such as source=/srv,cache=auto [deprecated]
     #[arg(short = 'o', value_name = "OPTIONS", help_heading = DEPRECATED)]
     pub compat_options: Vec<String>,
@@ -348,6 +357,9 @@ const CONFINEMENT: &str = "Confinement";
 const LIMITS: &str = "Limits";
 const LOGGING: &str = "Information";
 const DEPRECATED: &str = "Kept for older command lines";
+
+/// An option that a command line has: its long name, if it has one, and its value as typed.
+pub type TypedOption = (Option<String>, Option<OsString>);
 
 /// `--guest-arch` as typed; `auto` is `None`.
 ///
@@ -382,6 +394,25 @@ impl EarlyExit {
         self.0.print()
     }
 
+    /// The error in one line, for an option that comes from elsewhere than the command line.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let text = self.0.to_string();
+        let first = text.split("\n\n").next().unwrap_or_default();
+        let first = first.strip_prefix("error: ").unwrap_or(first);
+        let words: Vec<&str> = first.split_whitespace().collect();
+        words.join(" ")
+    }
+
+    /// Whether the value of an option is wrong by itself.
+    #[must_use]
+    pub fn is_of_value(&self) -> bool {
+        matches!(
+            self.0.kind(),
+            ErrorKind::ValueValidation | ErrorKind::InvalidValue
+        )
+    }
+
     /// The exit status: 0 for help and the version, 2 for an error.
     #[must_use]
     pub fn status(&self) -> u8 {
@@ -406,12 +437,48 @@ impl Args {
         Self::from_arg_matches(&matches).map_err(|error| EarlyExit(error.format(&mut command)))
     }
 
+    /// The options that a command line has, by their long names, with their values as typed. An
+    /// option that was overridden is not among them. One without a long name has none.
+    ///
+    /// # Errors
+    /// As [`Args::from_command_line`].
+    pub fn given<I, T>(arguments: I) -> Result<Vec<TypedOption>, EarlyExit>
+    where
+        I: IntoIterator<Item = T>,
+        T: Into<OsString> + Clone,
+    {
+        let command = Args::command();
+        let matches = command.clone().try_get_matches_from(arguments);
+        let matches = matches.map_err(EarlyExit)?;
+        let mut given = Vec::new();
+        for argument in command.get_arguments() {
+            let id = argument.get_id().as_str();
+            let is_typed = matches.try_contains_id(id).unwrap_or(false)
+                && matches.value_source(id) == Some(ValueSource::CommandLine);
+            if !is_typed {
+                continue;
+            }
+            let name = argument.get_long().map(str::to_owned);
+            match argument.get_action() {
+                ArgAction::SetTrue => given.push((name, None)),
+                _ => {
+                    let values = matches.get_raw(id).into_iter().flatten();
+                    given.extend(values.map(|value| (name.clone(), Some(value.to_owned()))));
+                }
+            }
+        }
+        Ok(given)
+    }
+
     /// The command line with its command, for manuals. The parser itself does not know of that, so
     /// that a word among virtiofsd's options is never taken for one.
     #[must_use]
     pub fn documented() -> clap::Command {
         let status = StatusArgs::command().name("status");
-        Args::command().subcommand(status.bin_name("gangplankd status"))
+        let share = ShareArgs::command().name("share");
+        Args::command()
+            .subcommand(share.bin_name("gangplankd share"))
+            .subcommand(status.bin_name("gangplankd status"))
     }
 
     /// Makes an error in the combination of options print like an error in one option.
@@ -546,6 +613,47 @@ mod tests {
     }
 
     #[test]
+    fn what_was_typed_is_told_by_long_names() {
+        let line = "gangplankd --cache=never --readonly --cache always --modcaps=-chown -d \
+                    --translate-uid=map:0:1:1 --translate-uid map:2:3:1 --posix-acl \
+                    --announce-submounts --no-announce-submounts";
+        let given = Args::given(line.split_whitespace()).unwrap();
+        let mut words: Vec<String> = given
+            .into_iter()
+            .map(|(name, value)| {
+                let name = name.unwrap_or_default();
+                value.map_or(name.clone(), |value| {
+                    format!("{name}={}", value.to_string_lossy())
+                })
+            })
+            .collect();
+        words.sort();
+        assert_eq!(
+            words.join(" "),
+            " cache=always modcaps=-chown no-announce-submounts posix-acl=always readonly \
+             translate-uid=map:0:1:1 translate-uid=map:2:3:1"
+        );
+    }
+
+    #[test]
+    fn an_error_in_one_line_says_what_is_wrong() {
+        let exit = parse("--cache=sometimes").unwrap_err();
+        assert!(exit.is_of_value());
+        assert_eq!(
+            exit.summary(),
+            "invalid value 'sometimes' for '--cache <POLICY>': expected never, metadata, auto or \
+             always"
+        );
+        let exit = parse("--limit-bps-burst=1M").unwrap_err();
+        assert!(!exit.is_of_value());
+        assert!(
+            exit.summary().ends_with("--limit-bps <SIZE>"),
+            "{}",
+            exit.summary()
+        );
+    }
+
+    #[test]
     fn help_names_every_theme_and_succeeds() {
         let exit = parse("--help").unwrap_err();
         let text = exit.0.to_string();
@@ -558,6 +666,7 @@ mod tests {
             CONFINEMENT,
             migration::HEADING,
             status::HEADING,
+            shares::HEADING,
             LOGGING,
             DEPRECATED,
         ] {

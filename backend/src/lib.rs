@@ -19,6 +19,7 @@ pub mod passthrough;
 pub mod run;
 pub mod sandbox;
 pub mod session;
+pub mod shares;
 pub mod socket;
 mod start_line;
 pub mod state;

@@ -4,9 +4,10 @@ use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use gangplank_backend::args::{Args, EarlyExit, StatusArgs};
+use gangplank_backend::args::{Args, EarlyExit, ShareArgs, StatusArgs};
 use gangplank_backend::config::Config;
 use gangplank_backend::handover::{self, report};
+use gangplank_backend::shares::{self, member};
 use gangplank_backend::{run, status};
 use gangplank_service::{activation, error_chain};
 
@@ -36,6 +37,16 @@ fn main() -> ExitCode {
         }
         Err(exit) => return print_and_exit(&exit),
     }
+    match ShareArgs::from_command_line(std::env::args_os()) {
+        Ok(None) => {}
+        Ok(Some(args)) => {
+            return match shares::run_command(&args) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&error),
+            };
+        }
+        Err(exit) => return print_and_exit(&exit),
+    }
     let mut args = match Args::from_command_line(std::env::args_os()) {
         Ok(args) => args,
         Err(exit) => return print_and_exit(&exit),
@@ -49,6 +60,9 @@ fn main() -> ExitCode {
     if args.reload {
         return reload(&args);
     }
+    if args.shares.are_given() {
+        return serve_shares(&args);
+    }
     if let Err(error) = take_socket_of_service_manager(&mut args) {
         return print_and_exit(&Args::refuse(error_chain(&error)));
     }
@@ -61,8 +75,32 @@ fn main() -> ExitCode {
     if !is_level_typed {
         config.logging.filter = std::env::var("RUST_LOG").ok();
     }
+    if member::is_member() {
+        // The daemon ends the share, also where the service manager has passed its socket.
+        config.exit_on_disconnect = false;
+        config.logging.instance = Some(config.device.tag.clone());
+    }
     match run::run(config) {
         Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            member::tell_failure(&error_chain(&error));
+            fail(&error)
+        }
+    }
+}
+
+/// Serves several shares.
+fn serve_shares(args: &Args) -> ExitCode {
+    let plan = shares::Plan::new(args, std::env::args_os().collect());
+    let result = plan.and_then(|mut plan| {
+        if args.log_level.is_none() {
+            plan.filter_log(std::env::var("RUST_LOG").ok());
+        }
+        shares::run(plan)
+    });
+    match result {
+        Ok(status) => ExitCode::from(status),
+        Err(error) if error.is_of_options() => print_and_exit(&shares::refuse(&error)),
         Err(error) => fail(&error),
     }
 }

@@ -3,7 +3,41 @@
 use gangplank_service::manual::Manual;
 
 /// The manuals of gangplankd and its command.
-pub const MANUALS: &[(&str, Manual)] = &[("", MANUAL), ("status", STATUS)];
+pub const MANUALS: &[(&str, Manual)] = &[("", MANUAL), ("share", SHARE), ("status", STATUS)];
+
+/// The manual of `gangplankd share`.
+pub const SHARE: Manual = Manual {
+    description: &[
+        "Adds, removes and lists shares of a running gangplankd that serves several shares.",
+        "The daemon must have been started with --control. It answers the user who runs it, and \
+         root. A share that is added has the daemon's own options, and then those behind the commas \
+         or in its file. Its directory must exist, and its tag and socket must be new. A share that \
+         guests use is removed with --force alone. Other shares do not notice.",
+    ],
+    exit_status: &[
+        (
+            "0",
+            "It is done: guests can connect, or the share's processes have ended.",
+        ),
+        ("1", "It is not done. Standard error says why."),
+        ("2", "The command line is wrong."),
+    ],
+    files: &[],
+    environment: &[],
+    signals: &[],
+    examples: &[
+        (
+            "Serve another share:",
+            "gangplankd share add tools=/srv/tools,readonly,socket=/run/tools.sock \
+             --control=/run/fs.control",
+        ),
+        (
+            "Stop serving it, also if guests use it:",
+            "gangplankd share remove tools --force --control=/run/fs.control",
+        ),
+    ],
+    see_also: &["gangplankd(8)"],
+};
 
 /// The manual of `gangplankd status`.
 pub const STATUS: Manual = Manual {
@@ -48,6 +82,11 @@ pub const MANUAL: Manual = Manual {
          the guest's memory to the daemon, so that memory must be shared. Any number of guests use \
          the same socket, at the same time or one after another. Each is served by processes of \
          its own, so a guest that crashes or misbehaves does not affect the others.",
+        "Several directories are served by --share, once for each, or by files in --shares-dir. \
+         Each has a tag, a socket and processes of its own. Options of the command line hold for \
+         all shares, and options of a share win. A file of --shares-dir is TOML, with the long \
+         names of options as keys: shared-dir, socket-path and others. `gangplankd share` adds and \
+         removes shares of a running daemon.",
         "The options have virtiofsd's names, meanings and defaults, unless their description says \
          otherwise. An option that is given twice has its last value.",
     ],
@@ -85,7 +124,7 @@ pub const MANUAL: Manual = Manual {
         (
             "LISTEN_FDS, LISTEN_PID, LISTEN_FDNAMES",
             "Without --socket-path and --fd: the listening socket that a socket unit of systemd \
-             passes.",
+             passes. With several shares: one for each share that FileDescriptorName= names.",
         ),
         (
             "WATCHDOG_USEC, NOTIFY_SOCKET",
@@ -112,7 +151,8 @@ pub const MANUAL: Manual = Manual {
         ),
         (
             "SIGHUP",
-            "The program that is at the daemon's path now takes over all guests, as with --reload.",
+            "The program that is at the daemon's path now takes over all guests, as with --reload. \
+             With several shares, those of new files in --shares-dir are served as well.",
         ),
     ],
     examples: &[
@@ -127,6 +167,11 @@ pub const MANUAL: Manual = Manual {
         (
             "Share it and permit a look inside:",
             "gangplankd --socket-path=/run/fs.sock --shared-dir=/srv --control=/run/fs.control",
+        ),
+        (
+            "Share two directories:",
+            "gangplankd --share=home=/srv/home --share=tools=/srv/tools,readonly \
+             --socket-dir=/run/fs --control=/run/fs.control",
         ),
         ("Mount it in a guest:", "mount -t virtiofs myfs /mnt"),
     ],

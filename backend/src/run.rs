@@ -19,6 +19,7 @@ use crate::holder::comeback::Found;
 use crate::holder::store::Holding;
 use crate::passthrough::options::{InodeFileHandles, Locks};
 use crate::sandbox::{self, Confined, Role, Start, rlimit};
+use crate::shares::member;
 use crate::socket::{self, Files, Listening, Source};
 use crate::start_line::StartLine;
 use crate::status::sockets::{self, Listeners, Sockets};
@@ -72,6 +73,9 @@ pub enum Error {
     /// The program's file is not found.
     #[error("cannot find the program's own file")]
     Program(#[source] std::io::Error),
+    /// The process that has started this one for a share.
+    #[error("cannot serve one share of several")]
+    Shares(#[source] std::io::Error),
     /// The trace cannot be written.
     #[error(transparent)]
     Trace(#[from] trace::Error),
@@ -139,6 +143,10 @@ fn prepare(mut config: Config, beginning: &mut Beginning) -> Result<u8, Error> {
         (Source::Fd(fd), Beginning::First) => Some(socket::inherit(*fd)?),
         _ => None,
     };
+
+    if !matches!(beginning, Beginning::Successor(_)) {
+        member::end_with_the_daemon().map_err(Error::Shares)?;
+    }
 
     // So does this.
     let found = match &*beginning {

@@ -97,28 +97,54 @@ pub fn take() -> Result<Option<UnixListener>, Error> {
     Ok(Some(UnixListener::from(socket)))
 }
 
+/// The sockets that the service manager has passed to the process `process`, by their names
+/// (`FileDescriptorName=`). Stored descriptors are not among them.
+///
+/// # Errors
+/// The environment is malformed.
+pub fn named(process: u32) -> Result<Vec<(String, RawFd)>, Error> {
+    let variable = |name| env::var(name).ok();
+    list(
+        variable("LISTEN_PID").as_deref(),
+        variable("LISTEN_FDS").as_deref(),
+        variable("LISTEN_FDNAMES").as_deref(),
+        process,
+    )
+}
+
 fn choose(
     owner: Option<&str>,
     count: Option<&str>,
     names: Option<&str>,
     process: u32,
 ) -> Result<Option<RawFd>, Error> {
+    let sockets = list(owner, count, names, process)?;
+    match sockets[..] {
+        [] => Ok(None),
+        [(_, socket)] => Ok(Some(socket)),
+        _ => Err(Error::Several(sockets.len())),
+    }
+}
+
+fn list(
+    owner: Option<&str>,
+    count: Option<&str>,
+    names: Option<&str>,
+    process: u32,
+) -> Result<Vec<(String, RawFd)>, Error> {
     let (Some(owner), Some(count)) = (owner, count) else {
-        return Ok(None);
+        return Ok(Vec::new());
     };
     if parse::<u32>("LISTEN_PID", owner)? != process {
-        return Ok(None);
+        return Ok(Vec::new());
     }
     let count: u16 = parse("LISTEN_FDS", count)?;
     let mut names = names.unwrap_or_default().split(':');
-    let sockets: Vec<RawFd> = (FIRST..FIRST + RawFd::from(count))
-        .filter(|_| !names.next().unwrap_or_default().starts_with(STORED))
-        .collect();
-    match sockets[..] {
-        [] => Ok(None),
-        [socket] => Ok(Some(socket)),
-        _ => Err(Error::Several(sockets.len())),
-    }
+    let sockets = (FIRST..FIRST + RawFd::from(count))
+        .map(|number| (names.next().unwrap_or_default().to_owned(), number));
+    Ok(sockets
+        .filter(|(name, _)| !name.starts_with(STORED))
+        .collect())
 }
 
 fn parse<T: std::str::FromStr>(name: &'static str, value: &str) -> Result<T, Error> {
@@ -140,6 +166,17 @@ mod tests {
         assert_eq!(chosen("3", Some("guest-1:fs:guest-2")), Some(4));
         assert_eq!(chosen("2", Some("guest-1:guest-2")), None);
         assert_eq!(chosen("0", None), None);
+    }
+
+    #[test]
+    fn several_sockets_have_names() {
+        let listed = |count, names| list(Some("7"), Some(count), names, 7).unwrap();
+        let socket = |name: &str, number| (name.to_owned(), number);
+        assert_eq!(
+            listed("3", Some("home:guest-1:tools")),
+            [socket("home", 3), socket("tools", 5)]
+        );
+        assert_eq!(listed("1", None), [socket("", 3)]);
     }
 
     #[test]

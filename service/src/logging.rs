@@ -48,6 +48,9 @@ pub enum LinePrefix {
 pub struct Options {
     /// The program's name in syslog messages.
     pub program: &'static str,
+    /// Which one of several of the program logs. Messages begin with it, and the journal has it in
+    /// the field `GANGPLANK_SHARE`.
+    pub instance: Option<String>,
     /// The least severe level that is logged.
     pub level: LevelFilter,
     /// An env_logger filter, such as `warn,gangplank_backend::device=trace`, that replaces `level`
@@ -69,6 +72,7 @@ impl Options {
     pub fn new(program: &'static str, level: LevelFilter) -> Self {
         Self {
             program,
+            instance: None,
             level,
             filter: None,
             syslog: false,
@@ -143,6 +147,13 @@ fn start_stderr(options: &Options) -> Result<(), Error> {
     if options.prefix == LinePrefix::Thread {
         builder.format(write_line);
     }
+    if let Some(instance) = options.instance.clone() {
+        builder.format(move |out, record| {
+            let (time, level) = (out.timestamp_seconds(), record.level());
+            let (target, text) = (record.target(), record.args());
+            writeln!(out, "[{time} {level:<5} {target}] {instance}: {text}")
+        });
+    }
     if let Some(journal) = Journal::of_stderr() {
         let filter = builder.build();
         let level = filter.filter();
@@ -150,6 +161,7 @@ fn start_stderr(options: &Options) -> Result<(), Error> {
             journal,
             filter,
             program: options.program,
+            instance: options.instance.clone(),
             pid: std::process::id(),
         }))?;
         log::set_max_level(level);
@@ -233,6 +245,7 @@ const fn severity(level: Level) -> u8 {
 struct Syslog {
     socket: UnixDatagram,
     program: &'static str,
+    instance: Option<String>,
     level: LevelFilter,
     /// The process that the operator has started. A confined process sees another number for
     /// itself.
@@ -246,6 +259,7 @@ impl Syslog {
         Ok(Self {
             socket,
             program: options.program,
+            instance: options.instance.clone(),
             level: options.level,
             pid: std::process::id(),
         })
@@ -253,8 +267,10 @@ impl Syslog {
 
     /// The message without a time stamp: the syslog daemon adds one.
     fn message(&self, record: &Record<'_>) -> String {
+        let instance = self.instance.as_ref();
+        let instance = instance.map_or(String::new(), |instance| format!("{instance}: "));
         format!(
-            "<{}>{}[{}]: {} {}: {}",
+            "<{}>{}[{}]: {} {}: {instance}{}",
             FACILITY_USER | severity(record.level()),
             self.program,
             self.pid,
@@ -310,9 +326,10 @@ mod tests {
 
     #[test]
     fn syslog_message_carries_priority_process_level_and_target() {
-        let syslog = Syslog {
+        let mut syslog = Syslog {
             socket: UnixDatagram::unbound().unwrap(),
             program: "gangplankd",
+            instance: None,
             level: LevelFilter::Info,
             pid: 7,
         };
@@ -324,6 +341,11 @@ mod tests {
         assert_eq!(
             syslog.message(&record),
             "<12>gangplankd[7]: WARN device: queue stopped"
+        );
+        syslog.instance = Some("home".to_owned());
+        assert_eq!(
+            syslog.message(&record),
+            "<12>gangplankd[7]: WARN device: home: queue stopped"
         );
     }
 }

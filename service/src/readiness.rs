@@ -26,6 +26,14 @@ pub fn stopping() {
     report(sd_notify::notify(&[NotifyState::Stopping]));
 }
 
+/// Tells the service manager, if there is one, why the program ends.
+pub fn failed(reason: &str) {
+    // A message is a line.
+    let reason = reason.replace('\n', " ");
+    // The reason is logged as well.
+    let _ = sd_notify::notify(&[NotifyState::Status(&reason)]);
+}
+
 pub(crate) fn report(result: io::Result<()>) {
     if let Err(error) = result {
         warn!("cannot notify the service manager: {error}");

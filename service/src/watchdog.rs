@@ -30,6 +30,12 @@ impl Watchdog {
         }
     }
 
+    /// Half of the time that the service manager permits.
+    #[must_use]
+    pub const fn interval(&self) -> Duration {
+        self.interval
+    }
+
     /// Time until the program has to look whether it is alive.
     #[must_use]
     pub fn left(&self) -> Duration {

@@ -48,6 +48,10 @@ pub struct StatusArgs {
     #[arg(long, value_name = "PATH", conflicts_with = "control")]
     pub socket_path: Option<PathBuf>,
 
+    /// The tag of one share of several
+    #[arg(long, value_name = "TAG")]
+    pub share: Option<String>,
+
     /// Print all numbers as JSON
     #[arg(long, conflicts_with = "watch")]
     pub json: bool,

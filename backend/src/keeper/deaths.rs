@@ -16,7 +16,8 @@ const FIRST_DELAY: Duration = Duration::from_millis(10);
 /// The longest delay.
 const MAX_DELAY: Duration = Duration::from_secs(1);
 
-/// The deaths of one guest's workers, or of acceptors.
+/// The deaths of one guest's workers, of acceptors, or of a share's process.
+#[derive(Debug)]
 pub(crate) struct Deaths {
     limit: usize,
     recent: VecDeque<Instant>,

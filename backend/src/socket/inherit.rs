@@ -1,8 +1,10 @@
 //! A listening socket that the process inherits (`--fd`).
 
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
@@ -29,12 +31,29 @@ pub fn inherit(fd: i32) -> Result<Listening, Error> {
     if !sockopt::socket_acceptconn(&socket).map_err(|error| failed(error.into()))? {
         return Err(wrong("a Unix stream socket that does not listen"));
     }
+    let socket = off_standard_input(socket).map_err(failed)?;
     rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)
         .map_err(|error| failed(error.into()))?;
     Ok(Listening {
         listener: UnixListener::from(socket),
         files: None,
     })
+}
+
+/// Gives a socket that is standard input another number, so that no other file gets that one.
+fn off_standard_input(socket: OwnedFd) -> io::Result<OwnedFd> {
+    if socket.as_raw_fd() != rustix::stdio::raw_stdin() {
+        return Ok(socket);
+    }
+    let moved = process::move_up(socket, 3)?;
+    let nothing = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    // If the number is free, opening may have taken it.
+    if nothing.as_raw_fd() == rustix::stdio::raw_stdin() {
+        std::mem::forget(nothing);
+        return Ok(moved);
+    }
+    rustix::stdio::dup2_stdin(&nothing)?;
+    Ok(moved)
 }
 
 #[cfg(test)]

@@ -45,6 +45,12 @@ pub enum Error {
     /// There is no terminal.
     #[error("--watch needs a terminal; use --json in scripts")]
     NoTerminal,
+    /// There is no such share.
+    #[error("the daemon has no share {0:?}; gangplankd share list shows what it has")]
+    NoShare(String),
+    /// A screen is of one share.
+    #[error("the daemon has several shares: pass --share <TAG> with --watch")]
+    Several,
 }
 
 /// Shows the status.
@@ -53,15 +59,19 @@ pub enum Error {
 /// [`enum@Error`].
 pub fn run(args: &StatusArgs) -> Result<(), Error> {
     let path = args.control();
+    let look = || choose(ask(&path)?, args.share.as_deref());
     if args.watch {
         if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
             return Err(Error::NoTerminal);
         }
         // Before the screen changes.
-        let first = ask(&path)?;
-        return watch::run(first, || ask(&path)).map_err(Error::Show);
+        let first = look()?;
+        if first.shares.is_some() {
+            return Err(Error::Several);
+        }
+        return watch::run(first, look).map_err(Error::Show);
     }
-    let status = ask(&path)?;
+    let status = look()?;
     let mut text = match args.json {
         true => serde_json::to_string_pretty(&status).map_err(|error| Error::Show(error.into()))?,
         false => table::table(&status),
@@ -76,11 +86,32 @@ pub fn run(args: &StatusArgs) -> Result<(), Error> {
     }
 }
 
+/// The status of one share, if `tag` names it.
+fn choose(status: Status, tag: Option<&str>) -> Result<Status, Error> {
+    let Some(tag) = tag else {
+        return Ok(status);
+    };
+    let mut shares = match status.shares {
+        Some(shares) => shares.into_iter(),
+        None => vec![status].into_iter(),
+    };
+    let found = shares.find(|share| share.tag == tag);
+    found.ok_or_else(|| Error::NoShare(tag.to_owned()))
+}
+
 /// Asks the daemon once.
 ///
 /// # Errors
 /// [`Error::Ask`], [`Error::Answer`].
 pub fn ask(path: &Path) -> Result<Status, Error> {
+    ask_within(path, TIMEOUT)
+}
+
+/// The same with another limit of the time that the daemon may take.
+///
+/// # Errors
+/// As [`ask`].
+pub fn ask_within(path: &Path, limit: Duration) -> Result<Status, Error> {
     let failed = |source| Error::Ask {
         path: path.to_owned(),
         source,
@@ -90,7 +121,7 @@ pub fn ask(path: &Path) -> Result<Status, Error> {
         what,
     };
     let stream = UnixStream::connect(path).map_err(failed)?;
-    let deadline = Instant::now() + TIMEOUT;
+    let deadline = Instant::now() + limit;
     let request = format!("{}\n", answer::REQUEST);
     deadline_io::write_all(stream.as_fd(), request.as_bytes(), deadline).map_err(failed)?;
     stream.shutdown(Shutdown::Write).map_err(failed)?;

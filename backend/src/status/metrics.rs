@@ -20,7 +20,17 @@ pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; chars
 /// The text cannot be written.
 pub fn encode(text: &mut String, status: Status) -> fmt::Result {
     let mut registry = Registry::with_prefix("gangplank");
-    registry.register_collector(Box::new(Daemon(status)));
+    let daemon = match status.shares {
+        Some(shares) => Daemon {
+            shares,
+            has_several: true,
+        },
+        None => Daemon {
+            shares: vec![status],
+            has_several: false,
+        },
+    };
+    registry.register_collector(Box::new(daemon));
     text::encode(text, &registry)
 }
 
@@ -38,14 +48,20 @@ pub fn names() -> Vec<String> {
         session: Some(super::model::Session::default()),
         ..Guest::default()
     }];
-    let mut text = String::new();
-    let status = Status {
+    let one = Status {
         guests,
         storage: Some(Storage::default()),
         ..Status::empty()
     };
-    // Writing into a string does not fail.
-    let _ = encode(&mut text, status);
+    let several = Status {
+        shares: Some(vec![one.clone()]),
+        ..Status::empty()
+    };
+    let mut text = String::new();
+    for status in [one, several] {
+        // Writing into a string does not fail.
+        let _ = encode(&mut text, status);
+    }
     let samples = text.lines().filter(|line| !line.starts_with('#'));
     let names = samples.filter_map(|line| line.split(['{', ' ']).next());
     let mut names: Vec<String> = names.map(str::to_owned).collect();
@@ -54,8 +70,13 @@ pub fn names() -> Vec<String> {
     names
 }
 
+/// The shares of a daemon.
 #[derive(Debug)]
-struct Daemon(Status);
+struct Daemon {
+    shares: Vec<Status>,
+    /// Whether numbers of a share have its tag.
+    has_several: bool,
+}
 
 type Labels = Vec<(&'static str, String)>;
 
@@ -181,24 +202,40 @@ fn seconds(nanoseconds: u64) -> f64 {
     number(nanoseconds) / 1e9
 }
 
-impl Daemon {
-    fn labels(&self, guest: &Guest) -> Labels {
-        vec![
-            ("guest", guest.number.to_string()),
-            ("tag", self.0.tag.clone()),
-        ]
-    }
+/// The labels of a guest's numbers.
+fn labels(share: &Status, guest: &Guest) -> Labels {
+    vec![
+        ("guest", guest.number.to_string()),
+        ("tag", share.tag.clone()),
+    ]
+}
 
+/// Numbers of a share: name, help, value.
+type OfShare = (&'static str, &'static str, fn(&Status) -> u64);
+
+const SHARE_GAUGES: &[OfShare] = &[
+    ("guests", "Guests that are connected", |share| {
+        share.guests.len() as u64
+    }),
+    ("guests_limit", "Most guests at a time", |share| {
+        share.max_guests
+    }),
+];
+
+impl Daemon {
     fn of_daemon(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let gauge = MetricType::Gauge;
-        let labels: Labels = vec![
-            ("version", self.0.program.clone()),
-            ("tag", self.0.tag.clone()),
-        ];
-        encoder
-            .encode_descriptor("daemon", "The daemon", None, MetricType::Info)?
-            .encode_info(&labels)?;
-        if let Some(storage) = &self.0.storage {
+        let mut info = encoder.encode_descriptor("daemon", "The daemon", None, MetricType::Info)?;
+        for share in &self.shares {
+            let tag = ("tag", share.tag.clone());
+            let labels: Labels = vec![("version", share.program.clone()), tag];
+            info.encode_info(&labels)?;
+        }
+        let help = "What the share is stored on";
+        let mut info = encoder.encode_descriptor("storage", help, None, MetricType::Info)?;
+        for share in self.readable_shares() {
+            let Some(storage) = &share.storage else {
+                continue;
+            };
             let reach = match storage.reach {
                 Reach::ThisHost => "this_host",
                 Reach::Hosts => "hosts",
@@ -208,45 +245,74 @@ impl Daemon {
                 ("file_system", storage.file_system.clone()),
                 ("source", storage.source.clone()),
                 ("reach", reach.to_owned()),
-                ("tag", self.0.tag.clone()),
+                ("tag", share.tag.clone()),
             ];
-            encoder
-                .encode_descriptor(
-                    "storage",
-                    "What the share is stored on",
-                    None,
-                    MetricType::Info,
-                )?
-                .encode_info(&labels)?;
+            info.encode_info(&labels)?;
         }
-        let guests = number(self.0.guests.len() as u64);
-        encoder
-            .encode_descriptor("guests", "Guests that are connected", None, gauge)?
-            .encode_gauge(&guests)?;
-        let help = "Most guests at a time";
-        encoder
-            .encode_descriptor("guests_limit", help, None, MetricType::Gauge)?
-            .encode_gauge(&number(self.0.max_guests))?;
+        if self.has_several {
+            let help = "1 if the share's processes have told their numbers";
+            let mut metric =
+                encoder.encode_descriptor("share_up", help, None, MetricType::Gauge)?;
+            for share in &self.shares {
+                let is_up = f64::from(u8::from(share.unavailable.is_none()));
+                metric
+                    .encode_family(&self.labels_of(share))?
+                    .encode_gauge(&is_up)?;
+            }
+        }
+        for (name, help, value) in SHARE_GAUGES {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for share in self.readable_shares() {
+                metric
+                    .encode_family(&self.labels_of(share))?
+                    .encode_gauge(&number(value(share)))?;
+            }
+        }
         let help = "Connections, refused ones included";
-        encoder
-            .encode_descriptor("connections", help, None, MetricType::Counter)?
-            .encode_counter::<NoLabelSet, _, f64>(&self.0.connections, None)
+        let mut metric =
+            encoder.encode_descriptor("connections", help, None, MetricType::Counter)?;
+        for share in self.readable_shares() {
+            metric
+                .encode_family(&self.labels_of(share))?
+                .encode_counter::<NoLabelSet, _, f64>(&share.connections, None)?;
+        }
+        Ok(())
+    }
+
+    /// The labels of a share's numbers.
+    fn labels_of(&self, share: &Status) -> Labels {
+        match self.has_several {
+            true => vec![("tag", share.tag.clone())],
+            false => Vec::new(),
+        }
+    }
+
+    /// Counters of the others would seem to begin anew.
+    fn readable_shares(&self) -> impl Iterator<Item = &Status> {
+        let shares = self.shares.iter();
+        shares.filter(|share| share.unavailable.is_none())
+    }
+
+    /// All guests, with their shares.
+    fn guests(&self) -> impl Iterator<Item = (&Status, &Guest)> {
+        let shares = self.shares.iter();
+        shares.flat_map(|share| share.guests.iter().map(move |guest| (share, guest)))
     }
 
     fn of_guests(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         for (name, help, unit, value) in GAUGES {
             let mut metric =
                 encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
-            for guest in &self.0.guests {
-                let labels = self.labels(guest);
+            for (share, guest) in self.guests() {
+                let labels = labels(share, guest);
                 metric.encode_family(&labels)?.encode_gauge(&value(guest))?;
             }
         }
         for (name, help, unit, value) in COUNTERS {
             let mut metric =
                 encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
-            for guest in self.readable() {
-                let labels = self.labels(guest);
+            for (share, guest) in self.readable() {
+                let labels = labels(share, guest);
                 metric
                     .encode_family(&labels)?
                     .encode_counter::<NoLabelSet, _, f64>(&value(guest), None)?;
@@ -258,11 +324,11 @@ impl Daemon {
             None,
             MetricType::Info,
         )?;
-        for guest in self.readable() {
+        for (share, guest) in self.readable() {
             let Some(session) = &guest.session else {
                 continue;
             };
-            let labels = self.labels(guest);
+            let labels = labels(share, guest);
             let version = |(major, minor): (u32, u32)| format!("{major}.{minor}");
             let info: Labels = vec![
                 ("offered", version(session.offered)),
@@ -278,15 +344,15 @@ impl Daemon {
     }
 
     /// Counters of the others would seem to begin anew.
-    fn readable(&self) -> impl Iterator<Item = &Guest> {
-        let guests = self.0.guests.iter();
-        guests.filter(|guest| guest.unavailable.is_none())
+    fn readable(&self) -> impl Iterator<Item = (&Status, &Guest)> {
+        let guests = self.guests();
+        guests.filter(|(_, guest)| guest.unavailable.is_none())
     }
 
     fn operations(&self) -> impl Iterator<Item = (Labels, &Operation)> {
-        self.readable().flat_map(|guest| {
-            guest.operations.iter().map(|operation| {
-                let mut labels = self.labels(guest);
+        self.readable().flat_map(|(share, guest)| {
+            guest.operations.iter().map(move |operation| {
+                let mut labels = labels(share, guest);
                 labels.push(("opcode", operation.opcode.clone()));
                 (labels, operation)
             })
@@ -384,5 +450,36 @@ mod tests {
         }
         assert!(!text.contains("deaths_total{guest=\"5\""));
         assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn numbers_of_several_shares_have_their_tags_under_one_descriptor() {
+        let share = |tag: &str, unavailable: Option<&str>| Status {
+            tag: tag.to_owned(),
+            connections: 3,
+            guests: vec![Guest::unavailable(1, "it waits")],
+            unavailable: unavailable.map(str::to_owned),
+            ..Status::empty()
+        };
+        let status = Status {
+            shares: Some(vec![share("home", None), share("tools", Some("it starts"))]),
+            ..Status::empty()
+        };
+        let mut text = String::new();
+        encode(&mut text, status).unwrap();
+        for line in [
+            "gangplank_guests{tag=\"home\"} 1.0",
+            "gangplank_connections_total{tag=\"home\"} 3",
+            "gangplank_share_up{tag=\"home\"} 1.0",
+            "gangplank_share_up{tag=\"tools\"} 0.0",
+            "gangplank_guest_up{guest=\"1\",tag=\"home\"} 0.0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in {text}");
+        }
+        assert!(!text.contains("gangplank_connections_total{tag=\"tools\"}"));
+        let descriptors = text
+            .lines()
+            .filter(|line| *line == "# TYPE gangplank_guests gauge");
+        assert_eq!(descriptors.count(), 1);
     }
 }

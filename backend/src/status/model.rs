@@ -33,6 +33,12 @@ pub struct Status {
     pub storage: Option<Storage>,
     /// The guests that are connected, by number.
     pub guests: Vec<Guest>,
+    /// With several shares, the status of each. All numbers above are zero then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shares: Option<Vec<Status>>,
+    /// Why there are no numbers of this share of several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unavailable: Option<String>,
 }
 
 /// A guest.

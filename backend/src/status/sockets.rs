@@ -158,6 +158,21 @@ impl Sockets {
         sockets.try_for_each(|socket| Ok(fcntl_setfd(&socket.listener, FdFlags::empty())?))
     }
 
+    /// Copies of the sockets, for a process that keeps their files as well.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn listeners(&self) -> io::Result<Listeners> {
+        let copy = |socket: &Option<Socket>| {
+            let copy = socket.as_ref().map(|socket| socket.listener.try_clone());
+            copy.transpose()
+        };
+        Ok(Listeners {
+            control: copy(&self.control)?,
+            metrics: copy(&self.metrics)?,
+        })
+    }
+
     /// The sockets alone, for the confined process, which does not see their files.
     #[must_use]
     pub fn into_listeners(self) -> Listeners {

@@ -7,6 +7,16 @@ use super::model::{Guest, Operation, Status};
 
 /// The whole status: the daemon, a line for each guest, and for each its operations.
 pub(super) fn table(status: &Status) -> String {
+    if let Some(shares) = &status.shares {
+        let shares: Vec<String> = shares.iter().map(table).collect();
+        return shares.join("\n");
+    }
+    if let Some(reason) = &status.unavailable {
+        return format!(
+            "gangplankd: {:?} as {:?}: no numbers: {reason}\n",
+            status.shared_dir, status.tag
+        );
+    }
     let mut text = format!(
         "gangplankd {}: {:?} as {:?}, {} of at most {} guests, {} connections so far\n",
         status.program,

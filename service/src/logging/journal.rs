@@ -68,6 +68,8 @@ pub(super) struct JournalLog {
     pub(super) journal: Journal,
     pub(super) filter: env_logger::Logger,
     pub(super) program: &'static str,
+    /// Which one of several of the program logs.
+    pub(super) instance: Option<String>,
     /// The process that the operator has started.
     pub(super) pid: u32,
 }
@@ -93,7 +95,10 @@ impl Log for JournalLog {
         let mut lines = String::new();
         for line in text.lines() {
             // Writing to a string does not fail.
-            let _ = writeln!(lines, "<{level}>{line}");
+            let _ = match &self.instance {
+                Some(instance) => writeln!(lines, "<{level}>{instance}: {line}"),
+                None => writeln!(lines, "<{level}>{line}"),
+            };
         }
         let _ = io::stderr().write_all(lines.as_bytes());
     }
@@ -113,6 +118,9 @@ impl JournalLog {
         put(&mut message, "SYSLOG_PID", &self.pid.to_string());
         if let Some(guest) = guest() {
             put(&mut message, "GANGPLANK_GUEST", &guest.to_string());
+        }
+        if let Some(instance) = &self.instance {
+            put(&mut message, "GANGPLANK_SHARE", instance);
         }
         if let Some(file) = record.file() {
             put(&mut message, "CODE_FILE", file);
@@ -162,6 +170,7 @@ mod tests {
                 .filter_level(log::LevelFilter::Info)
                 .build(),
             program: "gangplankd",
+            instance: None,
             pid: 7,
         }
     }

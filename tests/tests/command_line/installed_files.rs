@@ -19,11 +19,15 @@ const FRONTEND: &str = "/usr/local/bin/gangplank-frontend";
 const DVK: &str = "/usr/local/bin/gangplank-dvk";
 const NFS: &str = "/usr/local/bin/gangplank-nfs";
 
+/// What the units run beside our programs.
+const SHELL: &str = "/bin/sh";
+
 /// The units, as instances where they are templates.
-const UNITS: [&str; 9] = [
+const UNITS: [&str; 10] = [
     "gangplankd@home.service",
     "gangplankd@home.socket",
     "gangplankd-activated@home.service",
+    "gangplankd-shares.service",
     "gangplank-relay@home.service",
     "gangplank-relay@home.socket",
     "gangplank-relay-activated@home.service",
@@ -80,7 +84,7 @@ fn install(root: &Path) -> Result<()> {
         let entry = entry?;
         fs::copy(entry.path(), own.join(entry.file_name()))?;
     }
-    for program in [DAEMON, FRONTEND, DVK, NFS] {
+    for program in [DAEMON, FRONTEND, DVK, NFS, SHELL] {
         let program = root.join(program.trim_start_matches('/'));
         fs::create_dir_all(program.parent().context("a program in no directory")?)?;
         fs::write(&program, "#!/bin/sh\n")?;
