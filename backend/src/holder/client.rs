@@ -46,12 +46,12 @@ impl Holder {
 
     /// Has descriptors held under their numbers. Returns whether they are. The log says why not.
     pub fn hold(&self, numbers: &[RawFd]) -> bool {
-        self.hold_by(numbers, |id, numbers| Message::Hold(id, numbers))
+        self.hold_by(numbers, Message::Hold)
     }
 
     /// [`Self::hold`] of files that are mapped.
     pub fn hold_memory(&self, numbers: &[RawFd]) -> bool {
-        self.hold_by(numbers, |id, numbers| Message::HoldMemory(id, numbers))
+        self.hold_by(numbers, Message::HoldMemory)
     }
 
     fn hold_by(&self, numbers: &[RawFd], message: impl Fn(u64, Vec<u32>) -> Message) -> bool {
