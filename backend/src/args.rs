@@ -96,6 +96,11 @@ pub struct Args {
     #[arg(long, help_heading = SOCKET)]
     pub reload: bool,
 
+    /// Socket of a relay (gangplank-frontend relay --holder), which holds what the guests have while
+    /// no process of the daemon runs, so that the next daemon goes on with them
+    #[arg(long, value_name = "PATH", help_heading = SOCKET)]
+    pub holder: Option<PathBuf>,
+
     /// Request queues each guest is offered, 1 to 63
     #[arg(long, value_name = "N", default_value = "1", help_heading = DEVICE,
           value_parser = clap::value_parser!(u16).range(1..=MAX_REQUEST_QUEUES))]

@@ -25,6 +25,8 @@ pub struct Config {
     pub shared_dir: PathBuf,
     /// The socket on which guests connect.
     pub socket: socket::Source,
+    /// The socket of the relay that holds what guests have, in place of the service manager.
+    pub holder: Option<PathBuf>,
     /// Whether the daemon ends when its last guest leaves.
     pub exit_on_disconnect: bool,
     /// Most guests at a time; the daemon refuses further connections. `None`: as many as the host's
@@ -155,10 +157,19 @@ impl Config {
         let Some(shared_dir) = args.shared_dir else {
             return Err(Error::NoSharedDir);
         };
+        if args.holder.is_some()
+            && matches!(&socket, socket::Source::Path { path, .. } if Some(path) == args.holder.as_ref())
+        {
+            return Err(Error::Conflict(
+                "--holder",
+                "a --socket-path of the same name",
+            ));
+        }
 
         Ok(Self {
             shared_dir,
             socket,
+            holder: args.holder,
             exit_on_disconnect,
             open_files: None,
             max_crashes: args.max_crashes,

@@ -3,8 +3,9 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 
+use gangplank_service::fd_store::FdStore;
 use gangplank_service::signals::{Signal, Signals, TERMINATION};
-use gangplank_service::{error_chain, fd_store, logging, readiness};
+use gangplank_service::{error_chain, logging, readiness};
 use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
 
@@ -16,6 +17,7 @@ use crate::handover::inherited::Supervised;
 use crate::handover::program::Program;
 use crate::handover::reload::{Reloader, SERVING};
 use crate::holder::comeback::Found;
+use crate::holder::place;
 use crate::holder::store::Holding;
 use crate::passthrough::options::{InodeFileHandles, Locks};
 use crate::sandbox::{self, Confined, Role, Start, rlimit};
@@ -70,6 +72,9 @@ pub enum Error {
     /// The guests that were held are not handed over.
     #[error("cannot go on with the guests that were held")]
     ComeBack(#[source] std::io::Error),
+    /// `--holder` without a holder.
+    #[error(transparent)]
+    Holder(#[from] place::Error),
     /// The program's file is not found.
     #[error("cannot find the program's own file")]
     Program(#[source] std::io::Error),
@@ -148,9 +153,11 @@ fn prepare(mut config: Config, beginning: &mut Beginning) -> Result<u8, Error> {
         member::end_with_the_daemon().map_err(Error::Shares)?;
     }
 
-    // So does this.
+    // So does this. With `--holder`, another program has what is held.
     let found = match &*beginning {
-        Beginning::First => Found::inherited().map_err(Error::Inherit)?,
+        Beginning::First if config.holder.is_none() => {
+            Found::inherited().map_err(Error::Inherit)?
+        }
         _ => Found::default(),
     };
 
@@ -215,16 +222,24 @@ fn prepare(mut config: Config, beginning: &mut Beginning) -> Result<u8, Error> {
                 (None, Source::Path { path, group }) => socket::bind(path, group.as_deref())?,
                 (None, Source::Fd(fd)) => socket::inherit(*fd)?,
             };
-            match Sockets::bind(&config.status) {
-                Ok(bound) => status = bound,
+            let Listening { listener, files } = listening;
+            // The pid file is locked: no other daemon of this socket runs.
+            let opened = place::open(&config, found).map_err(Error::from);
+            let bound = opened.and_then(|opened| Ok((opened, Sockets::bind(&config.status)?)));
+            let (store, found) = match bound {
+                Ok((opened, bound)) => {
+                    status = bound;
+                    opened
+                }
                 Err(error) => {
-                    if let Some(files) = listening.files {
+                    if let Some(files) = files {
                         files.remove();
                     }
-                    return Err(error.into());
+                    return Err(error);
                 }
-            }
-            serve(&config, listening, found, signals, program, status)
+            };
+            let listening = Listening { listener, files };
+            serve(&config, listening, (store, found), signals, program, status)
         }
     }
 }
@@ -232,13 +247,13 @@ fn prepare(mut config: Config, beginning: &mut Beginning) -> Result<u8, Error> {
 fn serve(
     config: &Config,
     listening: Listening,
-    mut found: Found,
+    (store, mut found): (FdStore, Found),
     signals: Signals,
     mut program: Program,
     status: Sockets,
 ) -> Result<u8, Error> {
     let Listening { listener, files } = listening;
-    let mut holding = Holding::new();
+    let mut holding = Holding::new(store);
     found.check(&mut holding);
     let user_namespace = found.users.take();
     let (guests, connections) = (found.guests(), found.connections());
@@ -277,7 +292,7 @@ fn serve(
         }
         Ok(Role::Acceptor(confined, supervisor)) => {
             // The socket's files lie outside of the sandbox; the supervisor removes them.
-            drop((files, found, played));
+            drop((files, found, played, holding));
             let guests = u32::try_from(guests).unwrap_or(u32::MAX);
             let predecessor =
                 (guests > 0).then(|| Predecessor::held(predecessor, guests, connections));
@@ -393,11 +408,13 @@ fn supervise_on(
     let Supervised {
         channel,
         acceptor,
-        held,
+        mut held,
         lock,
         socket,
         count,
+        store,
     } = supervised;
+    held.holding.set_store(place::resume(config, store));
     // Otherwise lists of processes have the number of the program's descriptor.
     let _ = rustix::thread::set_name(c"gangplankd");
     let files = match (&config.socket, lock) {
@@ -462,7 +479,7 @@ impl Serving {
             config,
             max_guests,
             supervisor: self.supervisor,
-            has_holder: fd_store::capacity().is_some(),
+            has_holder: place::is_there(config),
             status: self.status,
         };
         acceptor::accept_guests(means, predecessor)?;

@@ -65,7 +65,23 @@ impl OwnedListener {
     /// [`BindError::InUse`] if a process listens there, [`BindError::NotASocket`] if the file is
     /// something else, such as a symbolic link.
     pub fn bind(path: &Path, mode: Option<Mode>) -> Result<Self, BindError> {
-        SocketPath::open(path)?.bind(&Permissions { mode, group: None })
+        SocketPath::open(path)?.bind(&Permissions {
+            mode,
+            ..Permissions::default()
+        })
+    }
+
+    /// Like [`bind`](Self::bind), for its owner alone, and for connections of whole packets
+    /// (`SOCK_SEQPACKET`). Accepted ones have the type of a stream, and are not one.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind).
+    pub fn bind_packets(path: &Path) -> Result<Self, BindError> {
+        SocketPath::open(path)?.bind(&Permissions {
+            mode: Some(Mode::RUSR | Mode::WUSR),
+            group: None,
+            are_packets: true,
+        })
     }
 
     /// Like [`bind`](Self::bind), for the members of `group` too if `mode` says so.
@@ -76,6 +92,7 @@ impl OwnedListener {
         SocketPath::open(path)?.bind(&Permissions {
             mode: Some(mode),
             group: Some(group),
+            are_packets: false,
         })
     }
 
@@ -121,10 +138,12 @@ impl Drop for RemoveOnDrop {
     }
 }
 
-/// Who may connect.
+/// Who may connect, and how.
+#[derive(Default)]
 struct Permissions {
     mode: Option<Mode>,
     group: Option<Gid>,
+    are_packets: bool,
 }
 
 /// Where a socket is to be.
@@ -175,8 +194,12 @@ impl<'a> SocketPath<'a> {
     /// Makes the socket and listens on it. Returns `None` if a file has its name.
     fn listen(&self, permissions: &Permissions) -> Result<Option<OwnedListener>, BindError> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
-            .map_err(self.failed("create"))?;
+        let kind = match permissions.are_packets {
+            true => SocketType::SEQPACKET,
+            false => SocketType::STREAM,
+        };
+        let socket =
+            socket_with(AddressFamily::UNIX, kind, flags, None).map_err(self.failed("create"))?;
         // The file gets the mode of the socket, less the umask (unix(7)), so that at no time more
         // users than `mode` allows can connect. Its group is this process's at first.
         if let Some(mode) = permissions.mode {

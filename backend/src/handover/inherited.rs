@@ -41,6 +41,8 @@ struct Content {
     keepers: Vec<Keeper>,
     /// Guests by number, and the channel by which each has descriptors held.
     holders: Vec<(u64, RawFd)>,
+    /// The connection to the holder of `--holder`.
+    store: Option<RawFd>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +60,7 @@ struct Keeper {
 pub struct Inherited<'a> {
     file: OwnedFd,
     passed: Vec<BorrowedFd<'a>>,
+    store: Option<OwnedFd>,
 }
 
 impl<'a> Inherited<'a> {
@@ -74,6 +77,7 @@ impl<'a> Inherited<'a> {
         let channel = supervisor.channel().ok_or_else(ended)?;
         let acceptor = supervisor.acceptor().ok_or_else(ended)?;
         let held = supervisor.held();
+        let store = held.holding.store().connection();
         let mut passed = Vec::new();
         let mut pass = |descriptor: BorrowedFd<'a>| {
             passed.push(descriptor);
@@ -102,6 +106,7 @@ impl<'a> Inherited<'a> {
             holders: (held.holding.channels())
                 .map(|(number, channel)| (number, pass(channel)))
                 .collect(),
+            store: store.as_ref().map(AsRawFd::as_raw_fd),
         };
         let bytes = postcard::to_allocvec(&content).map_err(io::Error::other)?;
         let mut file = File::from(rustix::fs::memfd_create("supervised", MemfdFlags::empty())?);
@@ -110,9 +115,13 @@ impl<'a> Inherited<'a> {
         for descriptor in &passed {
             fcntl_setfd(descriptor, FdFlags::empty())?;
         }
+        if let Some(store) = &store {
+            fcntl_setfd(store, FdFlags::empty())?;
+        }
         Ok(Self {
             file: file.into(),
             passed,
+            store,
         })
     }
 
@@ -121,6 +130,7 @@ impl<'a> Inherited<'a> {
         for descriptor in self.passed {
             let _ = fcntl_setfd(descriptor, FdFlags::CLOEXEC);
         }
+        drop(self.store);
     }
 }
 
@@ -145,6 +155,8 @@ pub struct Supervised {
     pub socket: Option<FileId>,
     /// How often guests were handed over.
     pub count: u32,
+    /// The connection to the holder.
+    pub store: Option<OwnedFd>,
 }
 
 impl Supervised {
@@ -174,7 +186,7 @@ impl Supervised {
                 handle: adopt(keeper.handle)?,
             })
         });
-        let mut holding = Holding::new();
+        let mut holding = Holding::default();
         for (number, channel) in content.holders {
             holding.begin(number, Channel::new(adopt(channel)?));
         }
@@ -193,6 +205,7 @@ impl Supervised {
                 .socket
                 .map(|(device, inode)| FileId::from_numbers(device, inode)),
             count: content.count,
+            store: content.store.map(adopt).transpose()?,
         })
     }
 }
@@ -228,7 +241,7 @@ mod tests {
                 control: Channel::new(socket()),
                 handle: socket(),
             }],
-            holding: Holding::new(),
+            holding: Holding::default(),
         };
         let own = rustix::process::getpid();
         let supervisor = Supervisor::new(own, Channel::new(socket()), held).unwrap();

@@ -39,7 +39,7 @@ use crate::sys::process;
 
 /// The version of what the programs say to each other. Programs with different ones do not take
 /// over from each other.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// The variable by which a supervisor tells the program that it starts what to take over: the
 /// numbers of the channels to the supervisor and to the old acceptor, separated by a comma.

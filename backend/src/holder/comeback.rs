@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
-use gangplank_service::fd_store;
+use gangplank_service::fd_store::{self, holder};
 use gangplank_vhost_user::descriptors::SCM_MAX_FD;
 
 use super::store::{Holding, PARTS, PREFIX, USERS, parse};
@@ -45,27 +45,39 @@ impl Found {
     pub fn inherited() -> io::Result<Self> {
         let mut found = Self::default();
         for (number, name) in fd_store::inherited()? {
-            if !name.starts_with(PREFIX) {
-                continue;
+            if name.starts_with(PREFIX) {
+                found.add(name, process::adopt(number)?);
             }
-            let descriptor = process::adopt(number)?;
-            if name == USERS {
-                found.users = Some(descriptor);
-                continue;
-            }
-            let Some((guest, what)) = parse(&name) else {
-                continue;
-            };
-            found.connections = found.connections.max(guest);
-            let guest = found.guests.entry(guest).or_default();
-            if let Some(part) = PARTS.iter().position(|part| *part == what) {
-                guest.parts[part] = Some(descriptor);
-            } else if let Ok(number) = what.parse() {
-                guest.descriptors.insert(number, descriptor);
-            }
-            guest.names.insert(name);
         }
         Ok(found)
+    }
+
+    /// What a holder has passed.
+    #[must_use]
+    pub fn passed(descriptors: holder::Found) -> Self {
+        let mut found = Self::default();
+        for (name, descriptor) in descriptors {
+            found.add(name, descriptor);
+        }
+        found
+    }
+
+    fn add(&mut self, name: String, descriptor: OwnedFd) {
+        if name == USERS {
+            self.users = Some(descriptor);
+            return;
+        }
+        let Some((guest, what)) = parse(&name) else {
+            return;
+        };
+        self.connections = self.connections.max(guest);
+        let guest = self.guests.entry(guest).or_default();
+        if let Some(part) = PARTS.iter().position(|part| *part == what) {
+            guest.parts[part] = Some(descriptor);
+        } else if let Ok(number) = what.parse() {
+            guest.descriptors.insert(number, descriptor);
+        }
+        guest.names.insert(name);
     }
 
     /// Removes the guests that cannot be served again, and says why in the log. `holding` learns of

@@ -1,10 +1,11 @@
 //! Keeping guests when all processes of the daemon die at once: a holder outside of the daemon has
-//! duplicates of what cannot be made again.
+//! duplicates of what cannot be made again. It is the service manager, or the relay that `--holder`
+//! names.
 //!
 //! ```text
-//! worker ── Hold, Unhold ──> supervisor ── FDSTORE=1 ──> service manager
+//! worker ── Hold, Unhold ──> supervisor ── FDSTORE=1 ──> service manager, or relay
 //!                                                             │ everything of the daemon dies
-//! keeper <── as at a reload ── supervisor <── LISTEN_FDS ─────┘
+//! keeper <── as at a reload ── supervisor <── LISTEN_FDS ─────┘ or by the relay's socket
 //! ```
 //!
 //! The holder has a guest's state, connection, root and mount namespace, what its frontend has
@@ -18,4 +19,5 @@
 
 pub mod client;
 pub mod comeback;
+pub mod place;
 pub mod store;

@@ -1,5 +1,5 @@
-//! What the supervisor does while guests are served: has the service manager hold what the guests'
-//! processes ask for, by names that say what it is.
+//! What the supervisor does while guests are served: has the service manager or the relay hold what
+//! the guests' processes ask for, by names that say what it is.
 //!
 //! A name is `guest-NUMBER-WHAT`, where WHAT is the number of a descriptor in the guest's processes,
 //! or one of `state`, `connection`, `root` and `mounts`. The user namespace that all processes of an
@@ -10,7 +10,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use gangplank_service::{fd_store, rate_limited};
+use gangplank_service::fd_store::FdStore;
+use gangplank_service::rate_limited;
 use rustix::fs::{CWD, FileType, Mode, OFlags, fcntl_getfl, fstat, openat};
 
 use crate::handover::channel::{Arrived, Channel, Message};
@@ -32,10 +33,9 @@ const GRACE: Duration = Duration::from_millis(200);
 const TURN: usize = 16;
 
 /// What is held of all guests.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Holding {
-    /// How many descriptors are held at most; `None` if none are.
-    capacity: Option<usize>,
+    store: FdStore,
     guests: Vec<Guest>,
     /// Names of guests that have not said anything yet, because this program has just found them.
     found: BTreeMap<u64, BTreeSet<String>>,
@@ -54,22 +54,30 @@ struct Guest {
 }
 
 impl Holding {
-    /// Nothing is held yet.
+    /// Nothing is held in this store yet.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(store: FdStore) -> Self {
         Self {
-            capacity: fd_store::capacity(),
-            guests: Vec::new(),
-            found: BTreeMap::new(),
-            ended: Vec::new(),
-            has_users: false,
+            store,
+            ..Self::default()
         }
+    }
+
+    /// Where descriptors are held.
+    #[must_use]
+    pub const fn store(&self) -> &FdStore {
+        &self.store
+    }
+
+    /// Holds descriptors in this store from now on.
+    pub fn set_store(&mut self, store: FdStore) {
+        self.store = store;
     }
 
     /// Whether anything is held.
     #[must_use]
     pub const fn is_in_use(&self) -> bool {
-        self.capacity.is_some()
+        self.store.capacity().is_some()
     }
 
     /// Notes what this program has found.
@@ -102,7 +110,7 @@ impl Holding {
     /// Holds the user namespace of the guests' processes.
     pub fn hold_users(&mut self, users: BorrowedFd<'_>) {
         if self.is_in_use() && !self.has_users {
-            let stored = fd_store::store(USERS, users);
+            let stored = self.store.store(USERS, users);
             self.has_users = stored.is_ok();
             log_failure(stored);
         }
@@ -110,6 +118,9 @@ impl Holding {
 
     /// The processes of a guest ask by this channel for what is to be held.
     pub fn begin(&mut self, number: u64, channel: Channel) {
+        if self.store.reconnect() {
+            self.has_users = false;
+        }
         self.guests.push(Guest {
             number,
             channel,
@@ -121,18 +132,17 @@ impl Holding {
     /// Holds no more of what was found and has no processes: its guest was not taken over.
     pub fn forget_found(&mut self) {
         for name in std::mem::take(&mut self.found).into_values().flatten() {
-            log_failure(fd_store::remove(&name));
+            log_failure(self.store.remove(&name));
         }
     }
 
     /// Carries out what guests ask for, and holds no more what belongs to guests that have gone.
     pub fn serve(&mut self) {
         let mut count = self.count();
-        let capacity = self.capacity.unwrap_or_default();
         let now = Instant::now();
         let mut index = 0;
         while let Some(guest) = self.guests.get_mut(index) {
-            match guest.serve(capacity, &mut count) {
+            match guest.serve(&self.store, &mut count) {
                 true => index += 1,
                 false => {
                     let guest = self.guests.swap_remove(index);
@@ -148,7 +158,7 @@ impl Holding {
             guest
                 .names
                 .iter()
-                .for_each(|name| log_failure(fd_store::remove(name)));
+                .for_each(|name| log_failure(self.store.remove(name)));
         }
     }
 
@@ -160,10 +170,10 @@ impl Holding {
             guest
                 .names
                 .iter()
-                .for_each(|name| log_failure(fd_store::remove(name)));
+                .for_each(|name| log_failure(self.store.remove(name)));
         }
         if std::mem::take(&mut self.has_users) {
-            log_failure(fd_store::remove(USERS));
+            log_failure(self.store.remove(USERS));
         }
     }
 
@@ -177,22 +187,16 @@ impl Holding {
     }
 }
 
-impl Default for Holding {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl Guest {
     /// Carries out what its processes have said. Returns false when they have ended.
-    fn serve(&mut self, capacity: usize, count: &mut usize) -> bool {
+    fn serve(&mut self, store: &FdStore, count: &mut usize) -> bool {
         for _ in 0..TURN {
             let arrived = match self.channel.receive(Some(Instant::now())) {
                 Ok(Some(arrived)) => arrived,
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => return true,
                 Ok(None) | Err(_) => return false,
             };
-            let (id, is_held) = self.carry_out(arrived, capacity, count);
+            let (id, is_held) = self.carry_out(arrived, store, count);
             // Whoever asks more than it hears is no worker of this program. The others are not to
             // wait for it.
             let answered = self.channel.send_at_once(&Message::Held(id, is_held), &[]);
@@ -205,7 +209,7 @@ impl Guest {
     }
 
     /// Returns the request's number and whether what it asks for is held.
-    fn carry_out(&mut self, arrived: Arrived, capacity: usize, count: &mut usize) -> (u64, bool) {
+    fn carry_out(&mut self, arrived: Arrived, store: &FdStore, count: &mut usize) -> (u64, bool) {
         let Arrived {
             message,
             descriptors,
@@ -225,7 +229,7 @@ impl Guest {
                     self.files.remove(&name);
                     if self.names.remove(&name) {
                         *count = count.saturating_sub(1);
-                        log_failure(fd_store::remove(&name));
+                        log_failure(store.remove(&name));
                     }
                 }
                 return (id, true);
@@ -237,7 +241,8 @@ impl Guest {
         if descriptors.len() != whats.len() && !is_without_last {
             return (id, false);
         }
-        if *count + descriptors.len() > capacity {
+        let capacity = store.capacity().unwrap_or_default();
+        if count.saturating_add(descriptors.len()) > capacity {
             rate_limited!(
                 error,
                 "the service manager holds {count} descriptors and no more than {capacity}, so some \
@@ -255,9 +260,9 @@ impl Guest {
             // One that is held by this name already, also by the program before this one, would
             // stay beside it.
             if is_memory || self.names.contains(&name) {
-                log_failure(fd_store::remove(&name));
+                log_failure(store.remove(&name));
             }
-            if let Err(error) = fd_store::store(&name, descriptor.as_fd()) {
+            if let Err(error) = store.store(&name, descriptor.as_fd()) {
                 log_failure(Err(error));
                 return (id, false);
             }
@@ -306,7 +311,7 @@ pub fn parse(name: &str) -> Option<(u64, &str)> {
 
 fn log_failure(result: io::Result<()>) {
     if let Err(error) = result {
-        rate_limited!(error, "cannot reach the service manager's store: {error}");
+        rate_limited!(error, "descriptors cannot be held: {error}");
     }
 }
 
@@ -361,7 +366,7 @@ mod tests {
                 // Once the guest is given up, nobody receives it.
                 let _ = theirs.send_at_once(&Message::Unhold(id, vec![1]), &[]);
             }
-            guest.serve(100, &mut 0)
+            guest.serve(&FdStore::None, &mut 0)
         } {
             passes += 1;
             assert!(passes < 100_000, "it is never given up");

@@ -56,7 +56,7 @@ impl Held {
             user_namespace: copy(&self.user_namespace)?,
             connections: self.connections,
             keepers: Vec::new(),
-            holding: Holding::new(),
+            holding: Holding::new(self.holding.store().clone()),
         })
     }
 
@@ -74,6 +74,9 @@ impl Held {
                 let keeper = control.zip(descriptors.next()).zip(Pid::from_raw(process));
                 if let Some(channel) = descriptors.next() {
                     self.holding.begin(number, Channel::new(channel));
+                    if let Some(users) = &self.user_namespace {
+                        self.holding.hold_users(users.as_fd());
+                    }
                 }
                 let keeper = keeper.map(|((control, handle), process)| HeldKeeper {
                     number,

@@ -272,10 +272,10 @@ impl Supervisor {
         }
     }
 
-    /// Ends all processes and leaves the guests held: the service manager knows whether the next
+    /// Ends all processes and leaves the guests held: whoever holds them knows whether the next
     /// program serves them, and closes what it holds if not.
     fn leave(&mut self, signals: &Signals) -> Result<u8, Error> {
-        log::info!("ending; the service manager holds what the guests have");
+        log::info!("ending; what the guests have is held for the next daemon");
         self.kill_acceptor();
         self.held.kill();
         if !self.are_ended_within(signals, KILL_TIMEOUT)? {

@@ -85,6 +85,11 @@ pub const RELAY: Manual = Manual {
             "Move all guests to another daemon:",
             "gangplank-frontend relay switch --control /run/relay.sock /run/new.sock",
         ),
+        (
+            "Hold what guests have while no process of gangplankd --holder=/run/holder.sock runs:",
+            "gangplank-frontend relay --listen /run/guest.sock --backend /run/fs.sock --holder \
+             /run/holder.sock",
+        ),
     ],
     see_also: SEE_ALSO,
 };

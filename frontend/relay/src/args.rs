@@ -34,6 +34,21 @@ pub struct RelayArgs {
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
 
+    /// The socket where daemons (gangplankd --holder) have descriptors held, so that guests outlive the
+    /// end of all processes of a daemon; the relay creates it, for its owner alone
+    #[arg(long, value_name = "PATH")]
+    pub holder: Option<PathBuf>,
+
+    /// Descriptors that are held at most
+    #[arg(long, value_name = "N", default_value_t = 8192, requires = "holder")]
+    pub holder_limit: usize,
+
+    /// Time that guests wait for the next daemon, in seconds; then what was held for them is closed,
+    /// and their requests fail
+    #[arg(long, value_name = "SECS", default_value = "300", value_parser = parse_seconds,
+          requires = "holder")]
+    pub holder_time: Duration,
+
     /// The share's tag for guests that ask for it [default: the daemon's]
     #[arg(long, value_name = "TAG", value_parser = parse_tag)]
     pub tag: Option<String>,
@@ -160,6 +175,8 @@ mod tests {
             "--listen a --backend b --limit 0",
             "--listen a --backend b --num-request-queues 256",
             "--listen a --backend b status --control c",
+            "--listen a --backend b --holder-limit 9",
+            "--listen a --backend b --holder h --holder-time 0",
         ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }

@@ -14,6 +14,7 @@
 //! - `daemon` is the connection to a daemon.
 //! - After a daemon has died, `device::loss` replies to the requests that it had, in the guest's
 //!   `memory`.
+//! - `holder` keeps descriptors for daemons whose processes have all ended.
 //! - `serve` is the program: its sockets, and an operator's commands (`control`). `sandbox`
 //!   confines it.
 
@@ -22,6 +23,7 @@ mod control;
 mod daemon;
 mod device;
 mod guest;
+mod holder;
 mod memory;
 mod ring;
 mod sandbox;
@@ -46,6 +48,7 @@ pub use serve::Error;
 use self::control::Command;
 use self::daemon::Limits;
 use self::device::DeviceOptions;
+use self::holder::Holder;
 use self::serve::Relay;
 
 /// Time that a daemon has to take a connection.
@@ -126,6 +129,8 @@ fn serve(args: &RelayArgs, filter: Option<&str>) -> Result<(), Error> {
     let control = args.control.as_deref();
     let control = control.map(|path| OwnedListener::bind(path, Some(Mode::RUSR | Mode::WUSR)));
     let control = control.transpose()?;
+    let holder = args.holder.as_deref().map(OwnedListener::bind_packets);
+    let holder = holder.transpose()?;
     let (listener, place) = match (&args.listen, inherited) {
         (Some(listen), _) => {
             let listener = OwnedListener::bind(listen, None)?;
@@ -149,12 +154,20 @@ fn serve(args: &RelayArgs, filter: Option<&str>) -> Result<(), Error> {
     );
     sandbox::confine(
         args.seccomp,
-        [args.listen.as_ref(), args.control.as_ref()]
+        [&args.listen, &args.control, &args.holder]
             .into_iter()
             .flatten()
             .map(PathBuf::as_path),
     )?;
-    Relay::new(options, backend.clone()).serve(&listener, control.as_ref(), &signals)
+    let held = holder::Options {
+        limit: args.holder_limit,
+        time: args.holder_time,
+    };
+    let holder = holder.map(|listener| Holder::start(listener, held));
+    let holder = holder.transpose().map_err(Error::Holder)?;
+    let served = Relay::new(options, backend.clone()).serve(&listener, control.as_ref(), &signals);
+    drop(holder);
+    served
 }
 
 #[cfg(test)]

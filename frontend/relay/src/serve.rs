@@ -46,6 +46,9 @@ pub enum Error {
     /// poll failed.
     #[error("cannot wait for guests")]
     Wait(#[source] io::Error),
+    /// No thread can be started that holds descriptors.
+    #[error("cannot hold descriptors of daemons")]
+    Holder(#[source] io::Error),
     /// The command cannot be sent to a running relay.
     #[error("cannot send a command to the relay at {}", path.display())]
     Control {

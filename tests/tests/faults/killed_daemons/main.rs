@@ -1,6 +1,8 @@
 //! All processes of the daemon are killed at once, and the next daemon serves its guests: they see
 //! a pause.
 
+mod relayed;
+
 use std::ffi::{CStr, CString};
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -124,7 +126,13 @@ struct Session {
 
 impl Session {
     fn begin(service: &Service, name: &'static str) -> Result<Self> {
-        let mut driver = Driver::mount(service.daemon.socket(), &Setup::default())?;
+        Self::of(
+            Driver::mount(service.daemon.socket(), &Setup::default())?,
+            name,
+        )
+    }
+
+    fn of(mut driver: Driver, name: &'static str) -> Result<Self> {
         let name_of = |what: &str| CString::new(format!("{name}-{what}"));
         let (gone, locked) = (name_of("unlinked")?, name_of("locked")?);
         let unlinked = driver.create(NodeId::ROOT, &gone, 0o644)?;

@@ -21,6 +21,7 @@ use gangplank_tests::driver::fixture::{acceptor_of, guest_processes};
 use gangplank_tests::guest::{Guest, Machine, Options};
 use gangplank_tests::guest_work;
 use gangplank_tests::process::User;
+use gangplank_tests::relay::Relay;
 use gangplank_tests::runner::{self, Runner};
 use gangplank_tests::service_manager::ServiceManager;
 use gangplank_tests::tools;
@@ -51,6 +52,8 @@ enum Disturbance {
     Reload,
     /// All processes of the daemon are killed, and a service manager starts it again.
     KillAll,
+    /// The same without a service manager: the guest's relay holds what it has.
+    KillAllRelayed,
 }
 
 impl Disturbance {
@@ -58,7 +61,9 @@ impl Disturbance {
     const fn words(self) -> &'static str {
         match self {
             Self::Kill | Self::KillAcceptor => "is served again after ",
-            Self::Reload | Self::KillAll => "is served by the new program after ",
+            Self::Reload | Self::KillAll | Self::KillAllRelayed => {
+                "is served by the new program after "
+            }
         }
     }
 }
@@ -91,6 +96,9 @@ fn main() -> ExitCode {
     runner.run("uml_killed_daemons", || {
         marathon(Machine::Uml, Disturbance::KillAll)
     });
+    runner.run("uml_relayed_killed_daemons", || {
+        marathon(Machine::Uml, Disturbance::KillAllRelayed)
+    });
     runner.run("qemu_x86_64", || {
         marathon(Machine::QemuX86_64, Disturbance::Kill)
     });
@@ -118,11 +126,23 @@ fn marathon(machine: Machine, disturbance: Disturbance) -> Result<()> {
         Some(manager) => manager.options(share.path()),
         None => daemon::Options::new(share.path()),
     };
-    let options = options.arguments(&["--locks=host", "--xattr", "--max-crashes=1000000"]);
+    let mut options = options.arguments(&["--locks=host", "--xattr", "--max-crashes=1000000"]);
+    let directory = tempfile::tempdir()?;
+    let backend = directory.path().join("fs.sock");
+    let mut relay = None;
+    if disturbance == Disturbance::KillAllRelayed {
+        let holder = directory.path().join("holder.sock");
+        let holder = holder.to_str().context("a path that is no text")?;
+        relay = Some(Relay::start(&backend, &["--holder", holder])?);
+        options = options.arguments(&["--holder", holder]);
+    }
+    let daemon = Daemon::start(&options)?;
+    std::os::unix::fs::symlink(daemon.socket(), &backend)?;
     let host = Host {
-        daemon: RefCell::new(Daemon::start(&options)?),
+        daemon: RefCell::new(daemon),
         options,
         manager,
+        relay,
         earlier: RefCell::default(),
     };
     work(machine, disturbance, &host, &share).with_context(|| host.log())
@@ -136,13 +156,15 @@ struct Host {
     daemon: RefCell<Daemon>,
     options: daemon::Options,
     manager: Option<ServiceManager>,
+    relay: Option<Relay>,
     /// The logs of the daemons before.
     earlier: RefCell<String>,
 }
 
 impl Host {
     fn log(&self) -> String {
-        self.earlier.borrow().clone() + &self.daemon.borrow().log()
+        let relay = self.relay.as_ref().map(Relay::log).unwrap_or_default();
+        self.earlier.borrow().clone() + &self.daemon.borrow().log() + &relay
     }
 
     fn disturb(&self, disturbance: Disturbance) -> Result<()> {
@@ -156,13 +178,22 @@ impl Host {
                 *self.earlier.borrow_mut() += &daemon.log();
                 manager.restart(&mut daemon, &self.options)
             }
+            Disturbance::KillAllRelayed => {
+                let mut daemon = self.daemon.borrow_mut();
+                *self.earlier.borrow_mut() += &daemon.log();
+                daemon.replace(&self.options)
+            }
         }
     }
 }
 
 fn work(machine: Machine, disturbance: Disturbance, host: &Host, share: &TempDir) -> Result<()> {
+    let socket = match &host.relay {
+        Some(relay) => relay.socket(),
+        None => host.daemon.borrow().socket().to_owned(),
+    };
     let mut options = Options::new(machine)
-        .share(host.daemon.borrow().socket(), TAG)
+        .share(&socket, TAG)
         .program("fsx", &tools::fsx()?)
         .program("guest-check", &tools::guest_check(machine.arch())?);
     options.memory_mib = 1024;
@@ -191,9 +222,10 @@ fn work(machine: Machine, disturbance: Disturbance, host: &Host, share: &TempDir
     }
     let kills = match disturbance {
         Disturbance::Kill => kills()?,
-        Disturbance::KillAcceptor | Disturbance::Reload | Disturbance::KillAll => {
-            kills()?.div_ceil(10)
-        }
+        Disturbance::KillAcceptor
+        | Disturbance::Reload
+        | Disturbance::KillAll
+        | Disturbance::KillAllRelayed => kills()?.div_ceil(10),
     };
     let groups = if has_debian {
         &GROUPS[..]

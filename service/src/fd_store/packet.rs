@@ -1,0 +1,266 @@
+//! What a daemon and a holder of descriptors say to each other, over a `SOCK_SEQPACKET` socket
+//! (unix(7)): texts in the form of `sd_notify(3)`, with descriptors.
+//!
+//! ```text
+//! daemon                               holder
+//! HOLDER=1, OWNER=...           ─>
+//!                               <─     FDS=n, or ERROR=..., or BUSY=1
+//!                               <─     FDNAME=... with a descriptor, n times
+//! FDSTORE=1, FDNAME=... with it ─>
+//!                               <─     HELD=1 or HELD=0
+//! FDSTOREREMOVE=1, FDNAME=...   ─>
+//!                               <─     HELD=1
+//! ```
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+
+/// Bytes of a text: an owner has two paths (`PATH_MAX`, 4096 bytes each).
+const MAX_LEN: usize = 9000;
+
+/// Characters of a name (`sd_notify(3)`, FDNAME).
+const MAX_NAME: usize = 255;
+
+/// A text with what came along.
+#[derive(Debug)]
+pub struct Packet {
+    /// The text.
+    pub text: Vec<u8>,
+    /// At most one.
+    pub descriptor: Option<OwnedFd>,
+}
+
+/// What a daemon says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request<'a> {
+    /// First: which daemon it is. It alone gets what is held for it.
+    Begin(&'a [u8]),
+    /// Hold what comes with this.
+    Store(&'a str),
+    /// Hold it no more.
+    Remove(&'a str),
+}
+
+/// What a holder says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer<'a> {
+    /// To [`Request::Begin`]: this number of [`Answer::Found`] follow.
+    Begun(usize),
+    /// One of what is held.
+    Found(&'a str),
+    /// Why it holds nothing for this daemon.
+    Refused(&'a str),
+    /// The same daemon is still connected.
+    Busy,
+    /// To the other requests: whether it was done.
+    Done(bool),
+}
+
+impl<'a> Request<'a> {
+    /// The text.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            // The owner comes last: it has paths, which may have any bytes.
+            Self::Begin(owner) => [b"HOLDER=1\nOWNER=", *owner].concat(),
+            Self::Store(name) => format!("FDSTORE=1\nFDNAME={name}").into(),
+            Self::Remove(name) => format!("FDSTOREREMOVE=1\nFDNAME={name}").into(),
+        }
+    }
+
+    /// Reads a text; `None` if it is not one of these.
+    #[must_use]
+    pub fn decode(text: &'a [u8]) -> Option<Self> {
+        if let Some(owner) = text.strip_prefix(b"HOLDER=1\nOWNER=") {
+            return Some(Self::Begin(owner));
+        }
+        let text = str::from_utf8(text).ok()?;
+        if let Some(name) = text.strip_prefix("FDSTORE=1\nFDNAME=") {
+            return valid(name).map(Self::Store);
+        }
+        valid(text.strip_prefix("FDSTOREREMOVE=1\nFDNAME=")?).map(Self::Remove)
+    }
+}
+
+impl<'a> Answer<'a> {
+    /// The text.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Begun(count) => format!("FDS={count}"),
+            Self::Found(name) => format!("FDNAME={name}"),
+            Self::Refused(why) => format!("ERROR={why}"),
+            Self::Busy => "BUSY=1".to_owned(),
+            Self::Done(done) => format!("HELD={}", u8::from(*done)),
+        }
+        .into()
+    }
+
+    /// Reads a text; `None` if it is not one of these.
+    #[must_use]
+    pub fn decode(text: &'a [u8]) -> Option<Self> {
+        let (word, value) = str::from_utf8(text).ok()?.split_once('=')?;
+        match (word, value) {
+            ("FDS", count) => count.parse().ok().map(Self::Begun),
+            ("FDNAME", name) => valid(name).map(Self::Found),
+            ("ERROR", why) => Some(Self::Refused(why)),
+            ("BUSY", "1") => Some(Self::Busy),
+            ("HELD", "0") => Some(Self::Done(false)),
+            ("HELD", "1") => Some(Self::Done(true)),
+            _ => None,
+        }
+    }
+}
+
+/// A name that may be held.
+fn valid(name: &str) -> Option<&str> {
+    let is_valid = !name.is_empty()
+        && name.len() <= MAX_NAME
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && byte != b':');
+    is_valid.then_some(name)
+}
+
+/// Sends a text, with a descriptor if there is one.
+///
+/// # Errors
+/// The other end is closed; `TimedOut` at the deadline; `WouldBlock` at once without one.
+pub fn send(
+    socket: BorrowedFd<'_>,
+    text: &[u8],
+    descriptor: Option<BorrowedFd<'_>>,
+    deadline: Option<Instant>,
+) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let descriptors: Vec<_> = descriptor.into_iter().collect();
+    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    loop {
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        match sendmsg(socket, &[IoSlice::new(text)], &mut control, flags) {
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => wait(socket, PollFlags::OUT, deadline)?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Receives a text. `None` if the other end is closed.
+///
+/// # Errors
+/// `TimedOut` at the deadline; `WouldBlock` at once without one; `InvalidData` if it is too long or
+/// its descriptors are more than one, or more than the process may have open.
+pub fn receive(socket: BorrowedFd<'_>, deadline: Option<Instant>) -> io::Result<Option<Packet>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut bytes = [0; MAX_LEN];
+    loop {
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+        let parts = &mut [IoSliceMut::new(&mut bytes)];
+        let received = match recvmsg(socket, parts, &mut control, flags) {
+            Ok(received) => received,
+            Err(Errno::INTR) => continue,
+            Err(Errno::AGAIN) => {
+                wait(socket, PollFlags::IN, deadline)?;
+                continue;
+            }
+            Err(Errno::CONNRESET) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let descriptors = control.drain().filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(passed) => Some(passed),
+            _ => None,
+        });
+        let descriptors: Vec<OwnedFd> = descriptors.flatten().collect();
+        let lost = ReturnFlags::CTRUNC | ReturnFlags::TRUNC;
+        if received.flags.intersects(lost) || descriptors.len() > 1 {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "it is too long, or descriptors were lost: the limit of open descriptors is too \
+                 low",
+            ));
+        }
+        if received.bytes == 0 {
+            return Ok(None);
+        }
+        return Ok(Some(Packet {
+            text: bytes.get(..received.bytes).unwrap_or_default().to_vec(),
+            descriptor: descriptors.into_iter().next(),
+        }));
+    }
+}
+
+fn wait(
+    socket: BorrowedFd<'_>,
+    event: PollFlags,
+    deadline: Option<Instant>,
+) -> Result<(), io::Error> {
+    let deadline = deadline.ok_or(io::ErrorKind::WouldBlock)?;
+    let left = deadline.saturating_duration_since(Instant::now());
+    let limit = Timespec::try_from(left).map_err(io::Error::other)?;
+    match poll(&mut [PollFd::new(&socket.as_fd(), event)], Some(&limit)) {
+        Ok(0) => Err(io::ErrorKind::TimedOut.into()),
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_read_as_they_are_written() {
+        let owner = b"/run/fs.sock\n/srv=\xff";
+        for request in [
+            Request::Begin(owner),
+            Request::Store("guest-1-state"),
+            Request::Remove("guest-1-state"),
+        ] {
+            assert_eq!(Request::decode(&request.encode()), Some(request));
+        }
+        for answer in [
+            Answer::Begun(17),
+            Answer::Found("guest-users"),
+            Answer::Refused("why=because"),
+            Answer::Busy,
+            Answer::Done(true),
+            Answer::Done(false),
+        ] {
+            assert_eq!(Answer::decode(&answer.encode()), Some(answer));
+        }
+    }
+
+    #[test]
+    fn other_texts_are_refused() {
+        let long = format!("FDSTORE=1\nFDNAME={}", "x".repeat(256));
+        for text in [
+            "",
+            "FDSTORE=1",
+            "FDSTORE=1\nFDNAME=",
+            "FDSTORE=1\nFDNAME=a:b",
+            "FDSTORE=1\nFDNAME=a\nb",
+            "FDSTOREREMOVE=1\nFDNAME=a b",
+            "OWNER=x",
+            &long,
+        ] {
+            assert_eq!(Request::decode(text.as_bytes()), None, "{text:?}");
+        }
+        for text in ["", "FDS=x", "FDS=-1", "HELD=2", "BUSY=0", "FDNAME="] {
+            assert_eq!(Answer::decode(text.as_bytes()), None, "{text:?}");
+        }
+    }
+}

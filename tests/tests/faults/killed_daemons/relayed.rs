@@ -1,0 +1,182 @@
+//! Without a service manager: the relay holds what guests have, who are connected through it.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use gangplank_fuse::NodeId;
+use gangplank_tests::daemon::{Daemon, Options};
+use gangplank_tests::driver::fixture::wait_for_log;
+use gangplank_tests::driver::{Driver, NodeAndFile, Setup};
+use gangplank_tests::relay::Relay;
+use rustix::fs::{FlockOperation, OFlags, fcntl_lock};
+use tempfile::TempDir;
+
+use super::{GETATTR, KILLS, OWNER, Session, UNLOCK, WRITE_LOCK};
+
+/// A daemon behind a relay that holds descriptors.
+struct Relayed {
+    relay: Relay,
+    options: Options,
+    daemon: Daemon,
+    share: TempDir,
+    directory: TempDir,
+}
+
+impl Relayed {
+    fn start(of_relay: &[&str], of_daemon: &[&str]) -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let share = tempfile::tempdir()?;
+        let holder = directory.path().join("holder.sock");
+        let backend = directory.path().join("fs.sock");
+        let arguments = [&["--holder", text(&holder)?], of_relay].concat();
+        let relay = Relay::start(&backend, &arguments)?;
+        let options = daemon_of(share.path(), &holder, of_daemon)?;
+        let daemon = Daemon::start(&options)?;
+        std::os::unix::fs::symlink(daemon.socket(), &backend)?;
+        Ok(Self {
+            relay,
+            options,
+            daemon,
+            share,
+            directory,
+        })
+    }
+
+    fn connect(&self) -> Result<Driver> {
+        let guest = Driver::mount(&self.relay.socket(), &Setup::default());
+        guest.with_context(|| self.logs())
+    }
+
+    /// Kills all processes of the daemon and starts it again.
+    fn restart(&mut self) -> Result<()> {
+        self.daemon.replace(&self.options)?;
+        wait_for_log(&self.daemon, "waiting for guests")
+    }
+
+    fn holder(&self) -> PathBuf {
+        self.directory.path().join("holder.sock")
+    }
+
+    fn logs(&self) -> String {
+        format!("{}\nrelay:\n{}", self.daemon.log(), self.relay.log())
+    }
+}
+
+fn daemon_of(share: &Path, holder: &Path, arguments: &[&str]) -> Result<Options> {
+    let arguments = [&["--holder", text(holder)?], arguments].concat();
+    Ok(Options::new(share).arguments(&arguments))
+}
+
+fn text(path: &Path) -> Result<&str> {
+    path.to_str().context("a path that is no text")
+}
+
+#[test]
+fn guests_behind_a_relay_go_on_after_everything_was_killed() -> Result<()> {
+    let mut relayed = Relayed::start(&[], &["--locks=host"])?;
+    let outcome = (|| -> Result<()> {
+        let mut first = Session::of(relayed.connect()?, "first")?;
+        let mut second = Session::of(relayed.connect()?, "second")?;
+        for round in 0..KILLS {
+            // By SIGTERM, what guests have is held as well.
+            if round == 1 {
+                relayed.daemon.terminate()?;
+            }
+            relayed.restart()?;
+            first.check(relayed.share.path())?;
+            second.check(relayed.share.path())?;
+        }
+        // A reload keeps the connection to the relay.
+        let socket = format!("--socket-path={}", relayed.daemon.socket().display());
+        let mut command = std::process::Command::new(gangplank_tests::tools::gangplankd()?);
+        let output = command.args(["--reload", &socket]).output()?;
+        ensure!(output.status.success(), "{output:?}");
+        let mut third = Session::of(relayed.connect()?, "third")?;
+        drop(second);
+        wait_for_log(&relayed.daemon, "guest 2 has gone")?;
+        relayed.restart()?;
+        first.check(relayed.share.path())?;
+        third.check(relayed.share.path())
+    })();
+    outcome.with_context(|| relayed.logs())
+}
+
+#[test]
+fn requests_in_flight_of_relayed_guests_are_answered_once() -> Result<()> {
+    let mut relayed = Relayed::start(&[], &["--locks=host"])?;
+    let mut guest = relayed.connect()?;
+    let file = guest.create(NodeId::ROOT, c"file", 0o644)?;
+    let mut other = relayed.connect()?;
+    let node = NodeId::new(other.lookup(NodeId::ROOT, c"file")?.nodeid);
+    let others = NodeAndFile {
+        node,
+        file: other.open(node, OFlags::RDWR | OFlags::LARGEFILE)?,
+    };
+    for _ in 0..KILLS {
+        other.setlk(others, OWNER, WRITE_LOCK)?;
+        let waiting = guest.submit_setlkw(1, file, OWNER, WRITE_LOCK)?;
+        let asked = (0..32)
+            .map(|_| guest.submit(1, NodeId::ROOT, GETATTR, &[], 256))
+            .collect::<Result<Vec<_>, _>>()?;
+        relayed.restart()?;
+        // The driver fails if one comes back twice.
+        for ticket in asked {
+            guest.finish(ticket).with_context(|| relayed.logs())?;
+        }
+        ensure!(!guest.is_finished(&waiting)?, "the lock is another's");
+        other.setlk(others, OWNER, UNLOCK)?;
+        guest.finish(waiting).with_context(|| relayed.logs())?;
+        guest.setlk(file, OWNER, UNLOCK)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_daemon_of_another_directory_gets_nothing_of_it() -> Result<()> {
+    let mut relayed = Relayed::start(&[], &["--locks=host"])?;
+    let mut guest = Session::of(relayed.connect()?, "guest")?;
+    relayed.daemon.kill();
+    let elsewhere = tempfile::tempdir()?;
+    let holder = relayed.holder();
+    let stranger = Daemon::start(&daemon_of(elsewhere.path(), &holder, &[])?)?;
+    wait_for_log(&stranger, "waiting for guests")?;
+    ensure!(!stranger.log().contains("guest 1"), "{}", stranger.log());
+    // Which it had locked is locked still.
+    let path = relayed.share.path().join("guest-locked");
+    let locked = File::options().write(true).open(path)?;
+    ensure!(fcntl_lock(&locked, FlockOperation::NonBlockingLockExclusive).is_err());
+    relayed.restart()?;
+    let outcome = guest.check(relayed.share.path());
+    outcome.with_context(|| relayed.logs())
+}
+
+#[test]
+fn a_guest_whose_daemon_stays_away_gets_errors_after_the_time_of_the_holder() -> Result<()> {
+    let mut relayed = Relayed::start(&["--holder-time=0.2"], &[])?;
+    let mut guest = relayed.connect()?;
+    relayed.daemon.kill();
+    let error = guest.getattr(NodeId::ROOT, None);
+    ensure!(error.is_err(), "who has answered?");
+    let log = relayed.relay.log();
+    ensure!(log.contains("no daemon of"), "{log}");
+    relayed.restart()?;
+    relayed.connect()?.getattr(NodeId::ROOT, None)?;
+    Ok(())
+}
+
+#[test]
+fn a_daemon_whose_relay_does_not_run_says_so_and_does_not_start() -> Result<()> {
+    let share = tempfile::tempdir()?;
+    let holder = share.path().join("holder.sock");
+    let error = match Daemon::start(&daemon_of(share.path(), &holder, &[])?) {
+        // Its socket was there for a moment.
+        Ok(mut daemon) => {
+            ensure!(!daemon.wait()?.success());
+            daemon.log()
+        }
+        Err(error) => format!("{error:#}"),
+    };
+    ensure!(error.contains("--holder: cannot have"), "{error}");
+    Ok(())
+}
