@@ -111,8 +111,8 @@ trait Tree {
     /// Removes what has the name, with everything below it.
     fn remove(&self, directory: &Self::File, name: &[u8], item: &Item<Self::File>) -> Result<()>;
 
-    /// Begins a regular file. A regular `old` one passes its permissions and, where permitted, its owner
-    /// on, and must be writable.
+    /// Begins a regular file. An `old` one, which is regular too, passes its permissions and, where
+    /// permitted, its owner on, and must be writable.
     fn begin(
         &self,
         directory: &Self::File,
