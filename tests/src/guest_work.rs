@@ -74,7 +74,7 @@ pub fn end(guest: &mut Guest, programs: usize, limit: Duration) -> Result<()> {
             "the guest's programs said:\n{}",
             guest.sh("tail -n 20 /tmp/*.log; ps -o pid,stat,args; true")?
         );
-        thread::sleep(Duration::from_millis(500));
+        thread::sleep(Duration::from_millis(50));
     }
     let said = guest.sh("tail -n 20 /tmp/*.log; mv /tmp/*.log /dev/shm")?;
     ensure!(

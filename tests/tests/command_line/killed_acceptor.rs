@@ -13,7 +13,7 @@ use super::process::Process;
 use super::sandbox::{gone, kill, setups};
 
 /// Limit for the daemon to notice something.
-const NOTICING: Duration = Duration::from_secs(10);
+const NOTICING: Duration = Duration::from_secs(60);
 
 /// The log's words when an acceptor is in the place of another.
 const GOES_ON: &str = "another acceptor goes on";

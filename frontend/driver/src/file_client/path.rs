@@ -90,6 +90,21 @@ impl Share {
 
     /// The node at `path`, and where it is.
     pub(super) fn locate(&self, path: &[u8], last: LastLink) -> Result<Located> {
+        let mut trail = self.trail(path, last)?;
+        let Some((node, name)) = trail.pop() else {
+            return Err(Error::Missing(text(path)));
+        };
+        let name = CString::new(name).map_err(|_| Error::Path {
+            path: text(path),
+            why: "a name cannot hold a NUL",
+        })?;
+        let place = trail.pop().map(|(parent, _)| (parent, name));
+        Ok(Located { node, place })
+    }
+
+    /// The nodes that lead from the root to `path`, both included, each with its name in the one
+    /// before.
+    pub(super) fn trail(&self, path: &[u8], last: LastLink) -> Result<Vec<(Rc<Node>, Vec<u8>)>> {
         let mut ahead: VecDeque<Vec<u8>> = components(path).collect();
         if !path.starts_with(b"/") {
             for component in components(&self.directory.borrow())
@@ -103,7 +118,6 @@ impl Share {
         let shown = text(path);
         let path = shown.as_str();
         let root = Rc::new(self.root()?);
-        // The nodes that lead to the present one, each with its name in the one before.
         let mut trail = vec![(Rc::clone(&root), Vec::new())];
         let mut links = 0;
         while let Some(name) = ahead.pop_front() {
@@ -147,18 +161,7 @@ impl Share {
                 ahead.push_front(component);
             }
         }
-        let Some((node, name)) = trail.pop() else {
-            return Ok(Located {
-                node: root,
-                place: None,
-            });
-        };
-        let name = CString::new(name).map_err(|_| Error::Path {
-            path: path.to_owned(),
-            why: "a name cannot hold a NUL",
-        })?;
-        let place = trail.pop().map(|(parent, _)| (parent, name));
-        Ok(Located { node, place })
+        Ok(trail)
     }
 
     /// The parent directory of `path`, and the last name of `path`.

@@ -126,8 +126,7 @@ impl Share {
     pub(super) fn begin_new(&self, to: Destination, mode: u32) -> Result<NewFile<'_>> {
         let mut mode = mode & PERMISSIONS;
         if let Some(old) = &to.there {
-            let opened = self.open_node(old, OFlags::WRONLY, &to.path)?;
-            drop(OpenFile::new(self, Rc::clone(old), &opened, &to.path));
+            self.must_be_writable(old, &to.path)?;
             mode = old.attr.mode & PERMISSIONS;
         }
         let (temporary, file) = self.create_temporary(&to, mode)?;
@@ -141,6 +140,13 @@ impl Share {
         };
         new.take_over_owner(mode);
         Ok(new)
+    }
+
+    /// Fails if the file cannot be opened for writing.
+    pub(super) fn must_be_writable(&self, file: &Rc<Node>, path: &str) -> Result<()> {
+        let opened = self.open_node(file, OFlags::WRONLY, path)?;
+        drop(OpenFile::new(self, Rc::clone(file), &opened, path));
+        Ok(())
     }
 
     /// Continues the file `partial`, whose name is `temporary`, behind as many bytes as said, or
@@ -304,7 +310,7 @@ impl Drop for NewFile<'_> {
 }
 
 /// A name that no other file has: hidden, and another one for each process, time and attempt.
-fn temporary_name(attempt: u32) -> CString {
+pub(super) fn temporary_name(attempt: u32) -> CString {
     let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let time = time.unwrap_or_default().as_nanos();
     let process = rustix::process::getpid().as_raw_nonzero();

@@ -12,7 +12,7 @@ use crate::bao::guest::{Guest, READY, register};
 use crate::bao::work;
 
 /// Limit for an access that waits for no other process.
-const PROMPT: Duration = Duration::from_secs(2);
+const PROMPT: Duration = Duration::from_secs(6);
 
 /// Limit for an access during which the device model stops a hanging daemon's queues and gives it
 /// up.

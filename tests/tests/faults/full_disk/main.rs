@@ -27,8 +27,8 @@ const LIMIT: Duration = Duration::from_secs(900);
 const EACH_PAGE: u32 = 4;
 
 /// KiB between two amounts of free space, for combinations that differ little from those that are
-/// tested at each page.
-const SOME_PAGES: u32 = 36;
+/// tested at each page: an odd number of pages, so that all places within larger units get a turn.
+const SOME_PAGES: u32 = 76;
 
 /// Ways of caching, by the daemon's options.
 const CACHING: &[(&str, &[&str])] = &[

@@ -1,8 +1,8 @@
 //! Workers, acceptors and whole daemons that are killed, and daemons that reload, at any moment
 //! while a guest works: the guest gets no error, and nothing is lost or done twice.
 //!
-//! The short form kills 100 workers in about two minutes, `scripts/test --long` 10,000. A tenth as
-//! many acceptors and daemons are killed, and reloads made.
+//! The short form kills 100 workers in under a minute, `scripts/test --long` 10,000. In QEMU, three
+//! tenths of them are killed. A tenth as many acceptors and daemons are killed, and reloads made.
 
 mod debian;
 mod programs;
@@ -39,7 +39,7 @@ const KILLS: usize = 100;
 const KILLS_VARIABLE: &str = "GANGPLANK_KILLS";
 
 /// Time between two kills, at least and at most.
-const PAUSE_MS: (u64, u64) = (50, 900);
+const PAUSE_MS: (u64, u64) = (20, 300);
 
 /// How the guest is disturbed.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -221,6 +221,8 @@ fn work(machine: Machine, disturbance: Disturbance, host: &Host, share: &TempDir
         thread::sleep(Duration::from_millis(10));
     }
     let kills = match disturbance {
+        // The guest's machine makes no difference to the worker. Each group gets some.
+        Disturbance::Kill if machine == Machine::QemuX86_64 => (kills()? * 3).div_ceil(10),
         Disturbance::Kill => kills()?,
         Disturbance::KillAcceptor
         | Disturbance::Reload
@@ -328,7 +330,7 @@ fn run(
 
 /// Kills the worker of the daemon's guest, once it has one.
 fn kill_worker(daemon: &Daemon) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let guests = guest_processes(daemon)?;
         let worker = guests.first().map(|(_, worker)| *worker);
@@ -350,7 +352,7 @@ fn kill_acceptor(daemon: &Daemon) -> Result<()> {
     let acceptor = acceptor_of(daemon)?;
     let pid = Pid::from_raw(acceptor.try_into()?).context("a process id")?;
     kill_process(pid, Signal::KILL)?;
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while acceptor_of(daemon)? == acceptor {
         ensure!(Instant::now() < deadline, "the acceptor lives on");
         thread::sleep(Duration::from_millis(1));

@@ -1,9 +1,11 @@
 //! A guest of QEMU 10.0 that moves, as it runs, to other QEMUs with other daemons.
 
 use std::fs;
-use std::time::Duration;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use gangplank_tests::daemon::{self, Daemon, TAG};
 use gangplank_tests::guest::{Guest, Machine, Options, Qemu};
 use gangplank_tests::guest_work::{self, APPEND, FSX, NAMES, Program};
@@ -42,7 +44,7 @@ pub(crate) fn live() -> Result<()> {
     guest_work::start(&mut guest, &PROGRAMS)?;
     let sockets = tempfile::tempdir()?;
     for (step, is_ours) in [false, true].into_iter().enumerate() {
-        std::thread::sleep(Duration::from_secs(2));
+        wait_until_longer(&share.path().join("log"))?;
         let next = start(is_ours)?;
         let socket = sockets.path().join(step.to_string());
         let arriving = Options {
@@ -68,5 +70,17 @@ pub(crate) fn live() -> Result<()> {
     guest_work::check_kernel_log(&mut guest)?;
     guest_work::check_appended(&mut guest, &share.path().join("log"), "/dev/shm/lines")?;
     guest.sh("umount /mnt")?;
+    Ok(())
+}
+
+/// Waits until the guest's programs are at work: one of them has appended to the file.
+fn wait_until_longer(path: &Path) -> Result<()> {
+    // It need not exist yet.
+    let len = || fs::metadata(path).map_or(0, |metadata| metadata.len());
+    let (begin, deadline) = (len(), Instant::now() + ENDING);
+    while len() <= begin {
+        ensure!(Instant::now() < deadline, "the guest writes nothing");
+        thread::sleep(Duration::from_millis(10));
+    }
     Ok(())
 }

@@ -51,9 +51,10 @@ pub(crate) fn see_each_others_files() -> Result<()> {
     ensure!(seen == "from qemu\n", "UML saw: {seen}");
     let seen = pair
         .qemu
-        .sh("sleep 2; ls /mnt/d && echo more >>/mnt/d/renamed && rm /mnt/d/uml")?;
+        // The names that it knows are valid for a second.
+        .sh("sleep 1.1; ls /mnt/d && echo more >>/mnt/d/renamed && rm /mnt/d/uml")?;
     ensure!(seen == "renamed\numl\n", "QEMU listed: {seen}");
-    let seen = pair.uml.sh("sleep 2; ls /mnt/d && cat /mnt/d/renamed")?;
+    let seen = pair.uml.sh("sleep 1.1; ls /mnt/d && cat /mnt/d/renamed")?;
     ensure!(seen == "renamed\nfrom qemu\nmore\n", "UML saw: {seen}");
 
     // Both unpack and count a tree at the same time, each in its own directory.

@@ -1,7 +1,7 @@
 //! `gangplankd --trace` and `gangplank-frontend trace`: what a trace has of guests' requests.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::thread;
@@ -162,6 +162,21 @@ fn each_request_of_a_guest_is_recorded_with_its_result_and_without_data() -> Res
     Ok(())
 }
 
+/// Waits until a lock of the inode is waited for (`/proc/locks`, proc(5)).
+fn wait_for_waiter(inode: u64) -> Result<()> {
+    let inode = format!(":{inode} ");
+    let begin = Instant::now();
+    loop {
+        let locks = fs::read_to_string("/proc/locks")?;
+        let mut waiters = locks.lines().filter(|line| line.contains("->"));
+        if waiters.any(|line| line.contains(&inode)) {
+            return Ok(());
+        }
+        ensure!(begin.elapsed() < Duration::from_secs(60), "{locks}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
 #[test]
 fn lock_that_is_waited_for_is_recorded_when_it_is_there() -> Result<()> {
     let trace = Trace::new()?;
@@ -174,6 +189,8 @@ fn lock_that_is_waited_for_is_recorded_when_it_is_there() -> Result<()> {
     };
     guest.setlk(file, 1, F_WRLCK)?;
     let waits = guest.submit_setlkw(1, other, 2, F_WRLCK)?;
+    let inode = fs::metadata(fixture.share().join("file"))?.ino();
+    wait_for_waiter(inode)?;
     thread::sleep(Duration::from_millis(100));
     guest.setlk(file, 1, F_UNLCK)?;
     guest.finish(waits)?;

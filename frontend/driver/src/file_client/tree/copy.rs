@@ -91,7 +91,7 @@ impl<S: Tree, T: Tree> TreeCopy<'_, S, T> {
         let Place {
             directory,
             name,
-            mut old,
+            old,
         } = place;
         if let Some(there) = &old {
             if self.is_up_to_date(item, there)? {
@@ -113,32 +113,28 @@ impl<S: Tree, T: Tree> TreeCopy<'_, S, T> {
         let Some(directory) = directory.filter(|_| !self.options.dry_run) else {
             return Ok(());
         };
-        if let Some(there) = &old
-            && (there.kind() != FileType::RegularFile || item.kind() != FileType::RegularFile)
-        {
-            self.to.remove(directory, name, there)?;
-            old = None;
-        }
-        if self.copy_hard_link(item, directory, name, old.as_ref())? {
+        let old = old.as_ref();
+        if self.copy_hard_link(item, directory, name, old)? {
             return Ok(());
         }
+        let to = self.to;
         match item.kind() {
-            FileType::RegularFile => self.copy_data(item, directory, name, old.as_ref())?,
+            FileType::RegularFile => self.copy_data(item, directory, name, old)?,
             FileType::Symlink => {
                 let target = self.from.target(&item.file)?;
-                let made = self.to.make_link(directory, name, &target)?;
-                self.preserve(item, &made)?;
+                self.put(directory, name, old, Some(item), |name| {
+                    to.make_link(directory, name, &target).map(Some)
+                })?;
             }
-            _ => {
-                let made = self.to.make_special(directory, name, &item.attr)?;
-                self.preserve(item, &made)?;
-            }
+            _ => self.put(directory, name, old, Some(item), |name| {
+                to.make_special(directory, name, &item.attr).map(Some)
+            })?,
         }
         self.remember_names(item, || self.to.child(directory, name))
             .map(|link| self.links.extend(link))
     }
 
-    fn preserve(&self, item: &Item<S::File>, made: &Item<T::File>) -> Result<()> {
+    pub(super) fn preserve(&self, item: &Item<S::File>, made: &Item<T::File>) -> Result<()> {
         match self.options.preserve {
             true => preserve(self.from, self.to, item, &made.file, Xattrs::Copy),
             false => Ok(()),
@@ -168,13 +164,17 @@ impl<S: Tree, T: Tree> TreeCopy<'_, S, T> {
         name: &[u8],
         old: Option<&Item<T::File>>,
     ) -> Result<bool> {
-        let Some((_, first, _)) = self.links.get(&item.identity) else {
+        let Some((_, first, copy)) = self.links.get(&item.identity) else {
             return Ok(false);
         };
-        if let Some(old) = old {
-            self.to.remove(directory, name, old)?;
+        // The same source twice. A rename to another name of the same file would do nothing.
+        if old.is_some_and(|old| old.identity == *copy) {
+            return Ok(true);
         }
-        self.to.make_hard_link(first, directory, name)?;
+        self.put(directory, name, old, None, |name| {
+            let made = self.to.make_hard_link(first, directory, name);
+            made.map(|()| None)
+        })?;
         Ok(true)
     }
 
@@ -291,15 +291,12 @@ impl<S: Tree, T: Tree> TreeCopy<'_, S, T> {
             name,
             old,
         } = place;
-        match old {
-            Some(old) if old.kind() == FileType::Directory => return Ok((Some(old), false)),
+        match &old {
+            Some(old) if old.kind() == FileType::Directory => {
+                return Ok((Some(old.clone()), false));
+            }
             Some(old) if !self.options.delete => {
                 return Err(Error::NotDirectory(self.to.path(&old.file)));
-            }
-            Some(old) if !self.options.dry_run => {
-                if let Some(directory) = directory {
-                    self.to.remove(directory, name, &old)?;
-                }
             }
             _ => {}
         }
@@ -312,7 +309,11 @@ impl<S: Tree, T: Tree> TreeCopy<'_, S, T> {
                     true => 0o700,
                     false => (item.attr.mode & 0o777) | 0o700,
                 };
-                let made = self.to.make_directory(directory, name, mode)?;
+                self.put(directory, name, old.as_ref(), None, |name| {
+                    self.to.make_directory(directory, name, mode).map(Some)
+                })?;
+                let made = self.to.child(directory, name)?;
+                let made = made.ok_or_else(|| Error::Missing(path.to_owned()))?;
                 Ok((Some(made), true))
             }
         }

@@ -17,6 +17,9 @@ const NAME_MAX: usize = 255;
 /// Permission bits that a copy takes over.
 const PERMISSIONS: u32 = 0o777;
 
+/// Permission bits that a file can have.
+const MODE: u32 = 0o7777;
+
 /// The name of a copy that is not complete. Another copy of the same file finds it by its name.
 pub(super) fn partial_name(name: &[u8]) -> Vec<u8> {
     const END: &[u8] = b".gangplank-partial";
@@ -42,6 +45,14 @@ fn checksums<T: Tree>(tree: &T, file: &T::File, len: u64) -> Result<Checksums> {
     Ok(sums)
 }
 
+/// Gives a file the owner, where that is permitted, and the permissions of the one that it
+/// replaces.
+fn take_over<T: Tree>(tree: &T, old: &Item<T::File>, made: &T::File) -> Result<()> {
+    // Only root may. Everybody else's copy is their own.
+    let _ = tree.set_owner(made, Some(old.attr.uid), old.attr.gid);
+    tree.set_mode(made, old.attr.mode & PERMISSIONS)
+}
+
 impl<S: Tree, T: Tree> TreeCopy<'_, S, T> {
     /// Whether two files have the same data. Both are read.
     pub(super) fn has_same_data(&self, from: &Item<S::File>, to: &Item<T::File>) -> Result<bool> {
@@ -60,13 +71,16 @@ impl<S: Tree, T: Tree> TreeCopy<'_, S, T> {
         name: &[u8],
         old: Option<&Item<T::File>>,
     ) -> Result<()> {
-        if self.options.resume {
-            return self.resume_data(item, directory, name);
-        }
         let (from, to) = (self.from, self.to);
+        // A directory with its place, which no rename replaces.
+        let in_the_way = old.filter(|old| old.kind() == FileType::Directory);
+        let in_the_way = in_the_way.map(|old| (directory, name, old));
         // A copy with the attributes of its source needs none of the old file.
-        let old = old.filter(|_| !self.options.preserve);
-        let mode = self.first_mode(item);
+        let old = old.filter(|old| old.kind() == FileType::RegularFile && !self.options.preserve);
+        if self.options.resume {
+            return self.resume_data(item, directory, name, old);
+        }
+        let mode = self.first_mode(item, None);
         let mut new = to.begin(directory, name, old, mode)?;
         let progress = &mut self.report.progress;
         let len = to.fill(&mut new, &mut |sink| {
@@ -75,16 +89,21 @@ impl<S: Tree, T: Tree> TreeCopy<'_, S, T> {
                 sink(offset, data)
             })
         })?;
-        to.publish(new, len, &mut |made| match self.options.preserve {
-            true => preserve(from, to, item, made, Xattrs::Copy),
-            false => Ok(()),
+        to.publish(new, len, &mut |made| {
+            if self.options.preserve {
+                preserve(from, to, item, made, Xattrs::Copy)?;
+            }
+            match in_the_way {
+                Some((directory, name, old)) => to.remove(directory, name, old),
+                None => Ok(()),
+            }
         })
     }
 
     /// Permissions of a copy that is not complete. If others have rights to it, they get them with
     /// its owner.
-    const fn first_mode(&self, item: &Item<S::File>) -> u32 {
-        match self.options.preserve {
+    const fn first_mode(&self, item: &Item<S::File>, old: Option<&Item<T::File>>) -> u32 {
+        match self.options.preserve || old.is_some() {
             true => 0o600,
             false => item.attr.mode & PERMISSIONS,
         }
@@ -96,8 +115,12 @@ impl<S: Tree, T: Tree> TreeCopy<'_, S, T> {
         item: &Item<S::File>,
         directory: &T::File,
         name: &[u8],
+        old: Option<&Item<T::File>>,
     ) -> Result<()> {
         let (from, to) = (self.from, self.to);
+        if let Some(old) = old {
+            to.must_be_writable(&old.file)?;
+        }
         let temporary = partial_name(name);
         let partial = to.child(directory, &temporary)?;
         let mut sums = Checksums::new();
@@ -115,8 +138,18 @@ impl<S: Tree, T: Tree> TreeCopy<'_, S, T> {
             start = sums.common(&there);
             sums.cut(start);
         }
+        let mode = self.first_mode(item, old);
+        if let Some(partial) = &partial
+            && partial.attr.mode & !mode & MODE != 0
+        {
+            // It was begun for others to read.
+            to.set_mode(&partial.file, mode)?;
+        }
+        let new_mode = to.mode_of_new(mode);
+        let has_other_mode = partial
+            .as_ref()
+            .is_some_and(|partial| partial.attr.mode & MODE != new_mode);
         let partial = partial.as_ref().map(|partial| (partial, start));
-        let mode = self.first_mode(item);
         let mut new = to.resume(directory, name, &temporary, partial, mode)?;
         let progress = &mut self.report.progress;
         progress.skip(start);
@@ -140,9 +173,12 @@ impl<S: Tree, T: Tree> TreeCopy<'_, S, T> {
                     why: "the copy differs from the file; the next copy with --resume mends it",
                 });
             }
-            match self.options.preserve {
-                true => preserve(from, to, item, made, Xattrs::Copy),
-                false => Ok(()),
+            match old {
+                _ if self.options.preserve => preserve(from, to, item, made, Xattrs::Copy),
+                Some(old) => take_over(to, old, made),
+                // Another copy may have begun it with other permissions.
+                None if has_other_mode => to.set_mode(made, new_mode),
+                None => Ok(()),
             }
         })
     }

@@ -16,6 +16,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::super::attributes::umask;
 use super::super::error::{Error, Result};
 use super::super::host::HostReader;
 use super::super::host_target::HostTarget;
@@ -185,6 +186,11 @@ impl Tree for HostTree<'_> {
         fs::hard_link(file, &path).map_err(failed("make", &path))
     }
 
+    fn rename(&self, directory: &PathBuf, from: &[u8], to: &[u8]) -> Result<()> {
+        let [from, to] = [from, to].map(|name| directory.join(OsStr::from_bytes(name)));
+        fs::rename(from, &to).map_err(failed("replace", &to))
+    }
+
     fn remove(&self, directory: &PathBuf, name: &[u8], item: &Item<PathBuf>) -> Result<()> {
         let path = directory.join(OsStr::from_bytes(name));
         let removed = match item.kind() {
@@ -219,6 +225,18 @@ impl Tree for HostTree<'_> {
         let path = directory.join(OsStr::from_bytes(name));
         let temporary = directory.join(OsStr::from_bytes(temporary));
         HostTarget::resume(path, temporary, partial.map(|(_, start)| start), mode)
+    }
+
+    fn must_be_writable(&self, file: &PathBuf) -> Result<()> {
+        // Another program may have put a pipe there, whose open would wait.
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let mut options = OpenOptions::new();
+        options.write(true).custom_flags(flags.bits().cast_signed());
+        options.open(file).map(drop).map_err(failed("open", file))
+    }
+
+    fn mode_of_new(&self, mode: u32) -> u32 {
+        mode & !umask()
     }
 
     fn fill(

@@ -5,6 +5,7 @@ mod checksum;
 mod copy;
 mod file;
 mod host;
+mod put;
 mod report;
 mod run;
 mod share;
@@ -104,11 +105,14 @@ trait Tree {
 
     fn make_hard_link(&self, file: &Self::File, directory: &Self::File, name: &[u8]) -> Result<()>;
 
+    /// Renames what is called `from` to `to`, which it replaces.
+    fn rename(&self, directory: &Self::File, from: &[u8], to: &[u8]) -> Result<()>;
+
     /// Removes what has the name, with everything below it.
     fn remove(&self, directory: &Self::File, name: &[u8], item: &Item<Self::File>) -> Result<()>;
 
-    /// Begins a regular file. An `old` one passes its permissions and, where permitted, its owner
-    /// on, and must be writable.
+    /// Begins a regular file. An `old` one, which is regular too, passes its permissions and, where
+    /// permitted, its owner on, and must be writable.
     fn begin(
         &self,
         directory: &Self::File,
@@ -127,6 +131,12 @@ trait Tree {
         partial: Option<(&Item<Self::File>, u64)>,
         mode: u32,
     ) -> Result<Self::New<'_>>;
+
+    /// Fails if the regular file cannot be opened for writing.
+    fn must_be_writable(&self, file: &Self::File) -> Result<()>;
+
+    /// The permissions of a new file that is made with `mode`.
+    fn mode_of_new(&self, mode: u32) -> u32;
 
     /// Writes what `read` passes to its sink. Returns what `read` returns.
     fn fill(

@@ -55,6 +55,10 @@ pub(super) trait Start: Tree {
     /// The directory of a path that need not exist itself, and the name in it.
     fn parent(&self, path: &[u8]) -> Result<(Self::File, Vec<u8>)>;
 
+    /// The directories that a copy in the same tree could destroy together with what is at the path:
+    /// all above it. Follows a link.
+    fn directories_above(&self, path: &[u8]) -> Result<Vec<Item<Self::File>>>;
+
     /// What is at the path, if anything. Follows a link.
     fn find_if_there(&self, path: &[u8]) -> Result<Option<Item<Self::File>>>;
 }
@@ -69,6 +73,13 @@ impl Start for ShareTree<'_> {
         let (node, name) = self.0.parent(path)?;
         let path = split(path).0.to_vec();
         Ok((ShareFile { node, path }, name.into_bytes()))
+    }
+
+    fn directories_above(&self, path: &[u8]) -> Result<Vec<Item<ShareFile>>> {
+        let mut trail = self.0.trail(path, LastLink::Follow)?;
+        trail.pop();
+        let above = trail.into_iter();
+        Ok(above.map(|(node, name)| share::item(node, name)).collect())
     }
 
     fn find_if_there(&self, path: &[u8]) -> Result<Option<Item<ShareFile>>> {
@@ -90,6 +101,11 @@ impl Start for HostTree<'_> {
         let name = last_name(path)?;
         let directory = Path::new(OsStr::from_bytes(split(path).0));
         Ok((host::directory(directory.to_owned()), name.into_bytes()))
+    }
+
+    /// None: no copy goes from the host to the host.
+    fn directories_above(&self, _: &[u8]) -> Result<Vec<Item<PathBuf>>> {
+        Ok(Vec::new())
     }
 
     fn find_if_there(&self, path: &[u8]) -> Result<Option<Item<PathBuf>>> {
@@ -199,6 +215,7 @@ impl<S: Start, T: Start> TreeCopy<'_, S, T> {
             None => self.to.parent(to)?,
         };
         let old = self.to.child(&directory, &name)?;
+        self.must_not_hold(path, old.as_ref())?;
         let place = Place {
             directory: Some(&directory),
             name: &name,
@@ -217,6 +234,22 @@ impl<S: Start, T: Start> TreeCopy<'_, S, T> {
         self.copy(item, place, 0)
     }
 
+    /// Fails if `delete` would remove the source: it is somewhere in `old`.
+    fn must_not_hold(&self, from: &[u8], old: Option<&Item<T::File>>) -> Result<()> {
+        let Some(old) = old.filter(|_| self.options.delete) else {
+            return Ok(());
+        };
+        // They are kept until the comparison: their identities are valid as long.
+        let above = self.from.directories_above(from)?;
+        match above.iter().any(|item| item.identity == old.identity) {
+            true => Err(Error::Path {
+                path: text(from),
+                why: "it is in the directory that it would replace",
+            }),
+            false => Ok(()),
+        }
+    }
+
     fn sync(&mut self, from: &[u8], to: &[u8]) -> Result<()> {
         // A link that is typed stands for what it leads to.
         let item = self.from.find(from, LastLink::Follow)?;
@@ -227,6 +260,7 @@ impl<S: Start, T: Start> TreeCopy<'_, S, T> {
                         .copy_one(from, to, Some(&into))
                         .and(self.report.summary());
                 }
+                self.must_not_hold(from, Some(&into))?;
                 self.copy_into(&item, &into)
             }
             old => {

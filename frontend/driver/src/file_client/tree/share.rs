@@ -193,6 +193,14 @@ impl Tree for ShareTree<'_> {
         self.made(made, directory, name).map(drop)
     }
 
+    fn rename(&self, directory: &ShareFile, from: &[u8], to: &[u8]) -> Result<()> {
+        let node = directory.node.id;
+        let session = &self.0.session;
+        let renamed = session.rename(node, &to_name(from)?, node, &to_name(to)?);
+        let path = text(&join(&directory.path, to));
+        renamed.map_err(|source| refused("replace", &path, source))
+    }
+
     fn remove(&self, directory: &ShareFile, name: &[u8], item: &Item<ShareFile>) -> Result<()> {
         let path = text(&join(&directory.path, name));
         let name = to_name(name)?;
@@ -221,6 +229,15 @@ impl Tree for ShareTree<'_> {
         let to = directory.destination(name, None)?;
         let partial = partial.map(|(partial, start)| (&partial.file.node, start));
         self.0.continue_new(to, to_name(temporary)?, partial, mode)
+    }
+
+    fn must_be_writable(&self, file: &ShareFile) -> Result<()> {
+        self.0.must_be_writable(&file.node, &file.shown())
+    }
+
+    /// The umask is not the daemon's matter.
+    fn mode_of_new(&self, mode: u32) -> u32 {
+        mode
     }
 
     fn fill(

@@ -3,6 +3,7 @@
 mod client;
 mod commands;
 mod files;
+mod replaced;
 mod resume;
 mod shell;
 mod snapshot;

@@ -7,16 +7,20 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use gangplank_tests::daemon::{self, Daemon};
 use gangplank_tests::tools;
 
 use super::client::{done, pattern};
 use crate::fixture::Fixture;
 
-/// Bytes of the file: more than one copy gets done before it is stopped.
-const LEN: u64 = (192 << 20) + 777;
+/// Bytes of the file, in several blocks of checksums.
+const LEN: u64 = (33 << 20) + 777;
 
 /// Bytes that are copied when the client is killed.
-const INTERRUPTED: u64 = 24 << 20;
+const INTERRUPTED: u64 = 16 << 20;
+
+/// Lets a copy come so far at once, and no further before it is killed.
+const SLOW: [&str; 2] = ["--limit-bps=64K", "--limit-bps-burst=20M"];
 
 /// Limit for a copy to get that far.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -39,9 +43,11 @@ fn is_same(one: &Path, other: &Path) -> Result<bool> {
 
 /// Kills a copy amid the file `partial`. Returns its inode number.
 fn interrupt(fixture: &Fixture, from: &str, to: &str, partial: &Path) -> Result<u64> {
+    let options = daemon::Options::new(fixture.share.path()).arguments(&SLOW);
+    let slow = Daemon::start(&options)?;
     let mut child = Command::new(tools::frontend()?)
         .args(["fs", "--socket"])
-        .arg(fixture.daemon.socket())
+        .arg(slow.socket())
         .args(["cp", "--resume", from, to])
         .stdin(Stdio::null())
         .spawn()?;

@@ -162,7 +162,8 @@ impl Terminal {
     fn end(mut self) -> Result<String> {
         let status = self.child.wait()?;
         ensure!(status.success(), "{status}: {}", self.seen);
-        while let Ok(bytes) = self.output.recv_timeout(Duration::from_millis(500)) {
+        // The terminal hangs up with the last process that has it.
+        while let Ok(bytes) = self.output.recv_timeout(LIMIT) {
             self.seen.push_str(&String::from_utf8_lossy(&bytes));
         }
         Ok(self.seen)
