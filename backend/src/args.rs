@@ -3,6 +3,7 @@
 #![allow(rustdoc::broken_intra_doc_links)]
 
 mod migration;
+mod quota;
 mod size;
 mod status;
 
@@ -19,6 +20,7 @@ use clap::{CommandFactory, FromArgMatches, Parser};
 use log::LevelFilter;
 
 pub use self::migration::MigrationArgs;
+pub use self::quota::QuotaArgs;
 use self::size::parse_size;
 pub use self::status::{StatusArgs, StatusOptions};
 use crate::device;
@@ -300,6 +302,10 @@ pub struct Args {
           requires = "limit_bps")]
     pub limit_bps_burst: Option<u64>,
 
+    /// The options `--quota-*`.
+    #[command(flatten)]
+    pub quota: QuotaArgs,
+
     /// Least severe messages to log: off, error, warn, info, debug, trace
     /// [default: as RUST_LOG says, or info]
     #[arg(long, value_name = "LEVEL", value_parser = parse_log_level, help_heading = LOGGING)]
@@ -528,6 +534,9 @@ mod tests {
             ("--limit-iops-burst=10", "--limit-iops <N>"),
             ("--limit-bps=fast", "such as 8T, 512G"),
             ("--limit-bps-burst=1M", "--limit-bps <SIZE>"),
+            ("--quota-bytes=all", "such as 8T, 512G"),
+            ("--quota-bytes=0", "such as 8T, 512G"),
+            ("--quota-inodes=0", "not in 1.."),
             ("--frobnicate", "--frobnicate"),
         ];
         for (line, hint) in table {

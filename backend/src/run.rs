@@ -18,6 +18,7 @@ use crate::handover::reload::{Reloader, SERVING};
 use crate::holder::comeback::Found;
 use crate::holder::store::Holding;
 use crate::passthrough::options::{InodeFileHandles, Locks};
+use crate::quota;
 use crate::sandbox::{self, Confined, Role, Start, rlimit};
 use crate::socket::{self, Files, Listening, Source};
 use crate::start_line::StartLine;
@@ -75,6 +76,9 @@ pub enum Error {
     /// The trace cannot be written.
     #[error(transparent)]
     Trace(#[from] trace::Error),
+    /// The share has no quota.
+    #[error(transparent)]
+    Quota(#[from] quota::Error),
     /// The sockets for status and metrics cannot be used.
     #[error(transparent)]
     Status(#[from] sockets::Error),
@@ -202,6 +206,8 @@ fn prepare(mut config: Config, beginning: &mut Beginning) -> Result<u8, Error> {
             None => Ok(0),
         },
         Beginning::First => {
+            // The confined processes may not.
+            quota::apply(config.quota, &config.shared_dir)?;
             let listening = match (inherited, &config.socket) {
                 (Some(listening), _) => listening,
                 (None, Source::Path { path, group }) => socket::bind(path, group.as_deref())?,
