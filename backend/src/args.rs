@@ -3,6 +3,7 @@
 #![allow(rustdoc::broken_intra_doc_links)]
 
 mod migration;
+mod quota;
 mod shares;
 mod size;
 mod status;
@@ -21,6 +22,7 @@ use clap::{ArgAction, CommandFactory, FromArgMatches, Parser};
 use log::LevelFilter;
 
 pub use self::migration::MigrationArgs;
+pub use self::quota::QuotaArgs;
 pub use self::shares::{ShareArgs, ShareCommand, SharesOptions};
 use self::size::parse_size;
 pub use self::status::{StatusArgs, StatusOptions};
@@ -309,6 +311,10 @@ pub struct Args {
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = LIMITS,
           requires = "limit_bps")]
     pub limit_bps_burst: Option<u64>,
+
+    /// The options `--quota-*`.
+    #[command(flatten)]
+    pub quota: QuotaArgs,
 
     /// Least severe messages to log: off, error, warn, info, debug, trace
     /// [default: as RUST_LOG says, or info]
@@ -600,6 +606,9 @@ mod tests {
             ("--limit-iops-burst=10", "--limit-iops <N>"),
             ("--limit-bps=fast", "such as 8T, 512G"),
             ("--limit-bps-burst=1M", "--limit-bps <SIZE>"),
+            ("--quota-bytes=all", "such as 8T, 512G"),
+            ("--quota-bytes=0", "such as 8T, 512G"),
+            ("--quota-inodes=0", "not in 1.."),
             ("--frobnicate", "--frobnicate"),
         ];
         for (line, hint) in table {

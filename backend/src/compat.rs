@@ -117,7 +117,8 @@ fn apply_value(args: &mut Args, name: &str, value: &str) -> Result<(), Error> {
                 _ => return Err(wrong("none, metadata, auto or always")),
             }
         }
-        "loglevel" => {
+        // The C daemon's name of it is the second.
+        "loglevel" | "log_level" => {
             args.log_level = Some(match value {
                 "debug" => LevelFilter::Debug,
                 "info" => LevelFilter::Info,
@@ -144,6 +145,7 @@ fn apply_value(args: &mut Args, name: &str, value: &str) -> Result<(), Error> {
 
 fn apply_flag(args: &mut Args, name: &str) -> Result<(), Error> {
     match name {
+        "debug" => args.log_level = Some(LevelFilter::Debug),
         "xattr" => args.xattr = true,
         "no_xattr" => args.xattr = false,
         "readdirplus" => args.no_readdirplus = false,

@@ -16,7 +16,7 @@ use crate::passthrough::options::{
 use crate::sandbox::options::Mode;
 use crate::state::migration::{MigrationMode, MigrationOptions};
 use crate::storage::Storage;
-use crate::{compat, device, passthrough, sandbox, socket, status};
+use crate::{compat, device, passthrough, quota, sandbox, socket, status};
 
 /// The configuration of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +40,8 @@ pub struct Config {
     pub device: device::Options,
     /// The options of the file system.
     pub passthrough: passthrough::Options,
+    /// The quota of the share.
+    pub quota: quota::Options,
     /// The options of the sandbox.
     pub sandbox: sandbox::Options,
     /// Where the status is told.
@@ -48,6 +50,9 @@ pub struct Config {
     pub trace: Option<PathBuf>,
     /// The options of the log.
     pub logging: logging::Options,
+    /// Whether the command line says what to log, in any of its ways. Then `RUST_LOG` does not
+    /// count.
+    pub is_log_level_given: bool,
     /// Warnings about deprecated options, to be logged once logging has started.
     pub deprecations: Vec<&'static str>,
     /// What the operator leaves to the daemon.
@@ -115,6 +120,9 @@ pub enum Error {
         /// The reason.
         source: IdMapError,
     },
+    /// A quota, and a capability that overrides it.
+    #[error("--modcaps adds sys_resource, which overrides {0}: pass one of the two")]
+    QuotaOverridden(&'static str),
     /// Metrics for other hosts.
     #[error(
         "--metrics={0} is an address that other hosts reach: pass one of this host, such as \
@@ -143,6 +151,7 @@ impl Config {
         let migration = migration(&args.migration)?;
         let id_map = id_map(&args)?;
         check_ownership(&args)?;
+        let quota = quota_options(&args)?;
         let sandbox = sandbox::Options {
             mode: args.sandbox,
             seccomp: args.seccomp,
@@ -227,9 +236,11 @@ impl Config {
                 max_inode_memory: args.max_inode_memory,
                 ..passthrough::Options::default()
             },
+            quota,
             sandbox,
             status,
             trace: args.trace,
+            is_log_level_given: args.compat_debug || args.log_level.is_some(),
             logging: logging::Options {
                 syslog: args.syslog,
                 ..logging::Options::new(
@@ -296,6 +307,26 @@ impl Config {
 
 /// Most threads that serve the requests of a guest whose files have a server.
 const SERVER_THREADS: usize = 32;
+
+/// Refuses a quota that the file system would not keep a guest to.
+fn quota_options(args: &Args) -> Result<quota::Options, Error> {
+    let options = quota::Options {
+        bytes: args.quota.quota_bytes,
+        inodes: args.quota.quota_inodes,
+    };
+    let option = match options {
+        quota::Options { bytes: Some(_), .. } => "--quota-bytes",
+        quota::Options {
+            inodes: Some(_), ..
+        } => "--quota-inodes",
+        _ => return Ok(options),
+    };
+    let added = args.modcaps.as_ref().map(|changes| &changes.added);
+    match added.is_some_and(|added| added.contains(&caps::Capability::CAP_SYS_RESOURCE)) {
+        true => Err(Error::QuotaOverridden(option)),
+        false => Ok(options),
+    }
+}
 
 fn status_options(
     args: StatusOptions,
@@ -510,6 +541,7 @@ mod tests {
         assert!(!config.exit_on_disconnect);
         assert_eq!(config.device, device::Options::default());
         assert_eq!(config.passthrough, passthrough::Options::default());
+        assert_eq!(config.quota, quota::Options::default());
         assert_eq!(config.sandbox, sandbox::Options::default());
         assert_eq!(config.logging.level, LevelFilter::Info);
         assert!(!config.logging.syslog);
@@ -590,6 +622,7 @@ mod tests {
              --exit-on-disconnect --sandbox=none --seccomp=log --modcaps=+sys_admin \
              --rlimit-nofile=4096 --max-inode-memory=64M --log-level=trace --syslog \
              --limit-iops=500 --limit-bps=50M --limit-bps-burst=1M \
+             --quota-bytes=10G --quota-inodes=1000 \
              --socket-group=kvm",
         );
         assert_eq!(
@@ -652,6 +685,13 @@ mod tests {
                 modcaps: "+sys_admin".parse().unwrap(),
                 rlimit_nofile: Some(4096),
                 ..sandbox::Options::default()
+            }
+        );
+        assert_eq!(
+            config.quota,
+            quota::Options {
+                bytes: Some(10 << 30),
+                inodes: Some(1000)
             }
         );
         assert_eq!(config.logging.level, LevelFilter::Trace);
@@ -765,6 +805,27 @@ mod tests {
     }
 
     #[test]
+    fn a_level_that_is_given_in_any_way_is_known_to_be() {
+        for (line, level) in [
+            ("--log-level=warn", Some(LevelFilter::Warn)),
+            ("-o loglevel=err", Some(LevelFilter::Error)),
+            ("-o xattr,loglevel=debug", Some(LevelFilter::Debug)),
+            ("-o xattr,debug", Some(LevelFilter::Debug)),
+            ("-o log_level=err", Some(LevelFilter::Error)),
+            ("-d", Some(LevelFilter::Debug)),
+            ("--xattr", None),
+        ] {
+            let config = with(line);
+            assert_eq!(config.is_log_level_given, level.is_some(), "{line}");
+            assert_eq!(
+                config.logging.level,
+                level.unwrap_or(LevelFilter::Info),
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
     fn readdirplus_without_cache_is_off() {
         assert!(!with("--cache=never").passthrough.readdirplus);
         assert!(with("--cache=metadata").passthrough.readdirplus);
@@ -828,6 +889,10 @@ mod tests {
             (
                 "--shared-dir /srv --socket-path s --ownership=mapped --posix-acl=auto",
                 "--posix-acl cannot be used together with --ownership=mapped",
+            ),
+            (
+                "--shared-dir /srv --socket-path s --quota-inodes=9 --modcaps=+sys_resource",
+                "sys_resource, which overrides --quota-inodes",
             ),
             (
                 "--shared-dir /srv --socket-path s --sandbox=none --gid-map=:0:1:1:",

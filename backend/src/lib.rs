@@ -16,6 +16,7 @@ pub mod holder;
 pub mod keeper;
 pub mod manual;
 pub mod passthrough;
+pub mod quota;
 pub mod run;
 pub mod sandbox;
 pub mod session;

@@ -66,13 +66,12 @@ fn main() -> ExitCode {
     if let Err(error) = take_socket_of_service_manager(&mut args) {
         return print_and_exit(&Args::refuse(error_chain(&error)));
     }
-    // The command line wins.
-    let is_level_typed = args.log_level.is_some() || args.compat_debug;
     let mut config = match Config::from_args(args) {
         Ok(config) => config,
         Err(error) => return print_and_exit(&Args::refuse(&error)),
     };
-    if !is_level_typed {
+    // The command line wins.
+    if !config.is_log_level_given {
         config.logging.filter = std::env::var("RUST_LOG").ok();
     }
     if member::is_member() {

@@ -20,6 +20,7 @@ use crate::holder::comeback::Found;
 use crate::holder::place;
 use crate::holder::store::Holding;
 use crate::passthrough::options::{InodeFileHandles, Locks};
+use crate::quota;
 use crate::sandbox::{self, Confined, Role, Start, rlimit};
 use crate::shares::member;
 use crate::socket::{self, Files, Listening, Source};
@@ -84,6 +85,9 @@ pub enum Error {
     /// The trace cannot be written.
     #[error(transparent)]
     Trace(#[from] trace::Error),
+    /// The share has no quota.
+    #[error(transparent)]
+    Quota(#[from] quota::Error),
     /// The sockets for status and metrics cannot be used.
     #[error(transparent)]
     Status(#[from] sockets::Error),
@@ -217,6 +221,8 @@ fn prepare(mut config: Config, beginning: &mut Beginning) -> Result<u8, Error> {
             None => Ok(0),
         },
         Beginning::First => {
+            // The confined processes may not.
+            quota::apply(config.quota, &config.shared_dir)?;
             let listening = match (inherited, &config.socket) {
                 (Some(listening), _) => listening,
                 (None, Source::Path { path, group }) => socket::bind(path, group.as_deref())?,

@@ -106,7 +106,11 @@ impl Drop for Disk {
     }
 }
 
-fn make(image: &Path, bytes: u64, program: &str, arguments: &[&str]) -> Result<()> {
+/// Makes a file system of `bytes` in a new image.
+///
+/// # Errors
+/// When `program` is missing or fails.
+pub fn make(image: &Path, bytes: u64, program: &str, arguments: &[&str]) -> Result<()> {
     let file = std::fs::File::create(image)?;
     file.set_len(bytes)?;
     packages::run(Command::new(program).args(arguments).arg(image))

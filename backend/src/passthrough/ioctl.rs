@@ -12,7 +12,7 @@ use super::fs::PassthroughFs;
 use crate::session::Caller;
 use crate::session::file_system::{GuestUid, Ioctls};
 use crate::sys::file;
-use crate::sys::file_ioctl::{self, Attributes};
+use crate::sys::file_ioctl::{self, Attributes, Project, xflags};
 use crate::sys::ids::HostUid;
 
 /// The flags that only `CAP_LINUX_IMMUTABLE` may change (`FS_IMMUTABLE_FL`, `FS_APPEND_FL`,
@@ -45,6 +45,10 @@ impl Ioctls for PassthroughFs {
                     return Err(io::Error::from_raw_os_error(libc::EINVAL));
                 };
                 let flags = u32::from_ne_bytes([a, b, c, d]);
+                self.check_project(id, || {
+                    let changed = file_ioctl::flags(file)? ^ flags;
+                    Ok(changed & file_ioctl::PASSES_PROJECT_ON_FLAG != 0)
+                })?;
                 self.check_may_change(caller, file, || {
                     Ok((file_ioctl::flags(file)? ^ flags) & PRIVILEGED_FLAGS != 0)
                 })?;
@@ -54,6 +58,9 @@ impl Ioctls for PassthroughFs {
                 self.check_writable()?;
                 let attributes = Attributes::try_from(input)
                     .map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+                self.check_project(id, || {
+                    Ok(file_ioctl::project(file)? != Project::of(&attributes))
+                })?;
                 self.check_may_change(caller, file, || {
                     let changed = xflags(&file_ioctl::attributes(file)?) ^ xflags(&attributes);
                     Ok(changed & PRIVILEGED_XFLAGS != 0)
@@ -67,6 +74,27 @@ impl Ioctls for PassthroughFs {
 }
 
 impl PassthroughFs {
+    /// Refuses a change of a file's project where that would take the file out of a quota: in a
+    /// share whose directory passes a project on, and of that directory itself, whose project is the
+    /// host's affair.
+    fn check_project(
+        &self,
+        id: NodeId,
+        is_changed: impl FnOnce() -> io::Result<bool>,
+    ) -> io::Result<()> {
+        if !is_changed()? {
+            return Ok(());
+        }
+        let _permit = self.acquire_file_permit()?;
+        let flags = libc::O_RDONLY | libc::O_DIRECTORY;
+        let root = file::open_at(self.share.root.as_fd(), c".", flags, 0)?;
+        let root = file_ioctl::project(root.as_fd())?;
+        match id == NodeId::ROOT || root.is_passed_on {
+            true => Err(io::Error::from_raw_os_error(libc::EPERM)),
+            false => Ok(()),
+        }
+    }
+
     /// Checks that the caller may change the flags of a file: root may, and its owner, unless the
     /// change is one that takes a capability. An unknown caller was checked by the guest's kernel.
     fn check_may_change(
@@ -85,11 +113,6 @@ impl PassthroughFs {
             false => Err(io::Error::from_raw_os_error(libc::EPERM)),
         }
     }
-}
-
-fn xflags(attributes: &Attributes) -> u32 {
-    let [a, b, c, d, ..] = *attributes;
-    u32::from_ne_bytes([a, b, c, d])
 }
 
 /// Puts a value into the reply. A program of an old guest has room for more, which is zero.

@@ -10,6 +10,8 @@
 //! to a tick of the kernel (`CLOCK_MONOTONIC_COARSE`), and not noted at all of a READ that must not
 //! wait for a disk.
 //!
+//! A build with the feature `uncounted` counts nothing. `scripts/bench --counting` compares the two.
+//!
 //! A request is counted before its reply is published. A worker that is killed in between has
 //! counted a request that the next worker counts again.
 
@@ -125,6 +127,16 @@ impl Counters {
 
     /// The calling thread begins with a request. Of one that cannot wait, the beginning is not noted.
     pub fn begin(self: &Arc<Self>, opcode: Opcode, may_wait: bool) -> Running<'_> {
+        if cfg!(feature = "uncounted") {
+            let block = &self.blocks[SHARED];
+            return Running {
+                block,
+                operation: &block.operations[0],
+                is_shared: false,
+                is_noted: false,
+                began: None,
+            };
+        }
         let index = self.own_block();
         // `own_block` returns indices of blocks.
         let block = &self.blocks[index.min(SHARED)];
@@ -249,6 +261,9 @@ impl Drop for Running<'_> {
 
 impl Operation {
     fn add(&self, is_shared: bool, message: Message) {
+        if cfg!(feature = "uncounted") {
+            return;
+        }
         add(&self.requests, is_shared, 1);
         if message.is_error {
             add(&self.errors, is_shared, 1);

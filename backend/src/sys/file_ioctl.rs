@@ -35,6 +35,50 @@ pub const ALL: [u32; 6] = [
 /// unused bytes.
 pub type Attributes = [u8; 28];
 
+/// What of [`Attributes`] says that a directory passes its project on to what is made in it
+/// (`FS_XFLAG_PROJINHERIT`).
+const PASSES_PROJECT_ON: u32 = 0x200;
+
+/// The same of a file's flags (`FS_PROJINHERIT_FL`).
+pub const PASSES_PROJECT_ON_FLAG: u32 = 0x2000_0000;
+
+/// Where [`Attributes`] has the flags, and the project.
+const XFLAGS: std::ops::Range<usize> = 0..4;
+const PROJECT: std::ops::Range<usize> = 12..16;
+
+/// The project of a file, by which the file system counts what it takes; 0 is the one of all files
+/// that have no other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Project {
+    /// Its number.
+    pub id: u32,
+    /// Whether files and directories that are made in this directory get it.
+    pub is_passed_on: bool,
+}
+
+impl Project {
+    /// What `attributes` say.
+    #[must_use]
+    pub fn of(attributes: &Attributes) -> Self {
+        Self {
+            id: number(attributes, PROJECT),
+            is_passed_on: number(attributes, XFLAGS) & PASSES_PROJECT_ON != 0,
+        }
+    }
+}
+
+fn number(attributes: &Attributes, at: std::ops::Range<usize>) -> u32 {
+    let mut bytes = [0; 4];
+    bytes.copy_from_slice(&attributes[at]);
+    u32::from_ne_bytes(bytes)
+}
+
+/// The extended flags in `attributes` (`FS_XFLAG_*`).
+#[must_use]
+pub fn xflags(attributes: &Attributes) -> u32 {
+    number(attributes, XFLAGS)
+}
+
 /// Bytes of the argument of any command, and more than the kernel ever writes: a policy has at most
 /// 24 bytes, a digest 64.
 const ROOM: usize = 128;
@@ -89,6 +133,31 @@ pub fn set_attributes(file: BorrowedFd<'_>, attributes: &Attributes) -> io::Resu
     let mut argument = [0; ROOM];
     argument[..28].copy_from_slice(attributes);
     call(file, SET_ATTRIBUTES, &mut argument)
+}
+
+/// The project of an open file.
+///
+/// # Errors
+/// Those of ioctl(2): ENOTTY or EOPNOTSUPP if the file system has none.
+pub fn project(file: BorrowedFd<'_>) -> io::Result<Project> {
+    Ok(Project::of(&attributes(file)?))
+}
+
+/// Gives an open file a project, and leaves its other attributes alone.
+///
+/// # Errors
+/// Those of ioctl(2): EINVAL outside of the host's own user namespace, EDQUOT if the file does not
+/// fit the project's limits.
+pub fn set_project(file: BorrowedFd<'_>, project: Project) -> io::Result<()> {
+    let mut attributes = attributes(file)?;
+    let others = xflags(&attributes) & !PASSES_PROJECT_ON;
+    let flags = match project.is_passed_on {
+        true => others | PASSES_PROJECT_ON,
+        false => others,
+    };
+    attributes[XFLAGS].copy_from_slice(&flags.to_ne_bytes());
+    attributes[PROJECT].copy_from_slice(&project.id.to_ne_bytes());
+    set_attributes(file, &attributes)
 }
 
 /// Puts the encryption policy of an open file into `policy`, its length of 64 bits before it, and

@@ -15,6 +15,7 @@ pub mod interrupt;
 pub mod mount;
 pub mod namespace_ops;
 pub mod process;
+pub mod quota;
 pub mod setattr;
 pub mod shared_memory;
 pub mod thread;

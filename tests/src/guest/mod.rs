@@ -123,6 +123,8 @@ pub struct Options {
     pub shares: Vec<Share>,
     /// Directories that the hypervisor serves by 9P, with their tags (QEMU).
     pub plan9: Vec<(PathBuf, String)>,
+    /// Images of its disks, `/dev/vda` and so on (QEMU).
+    pub disks: Vec<PathBuf>,
     /// Guest memory in MiB.
     pub memory_mib: u32,
     /// What the memory is (QEMU).
@@ -160,6 +162,7 @@ impl Options {
             role: Role::Agent,
             shares: Vec::new(),
             plan9: Vec::new(),
+            disks: Vec::new(),
             memory_mib: 512,
             memory: Memory::Shared,
             processors: 1,

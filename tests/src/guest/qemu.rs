@@ -99,6 +99,15 @@ pub(super) fn command(
             ))
             .args(["-device", "virtio-net-pci,netdev=net,romfile="]);
     }
+    for (index, image) in options.disks.iter().enumerate() {
+        command
+            .arg("-drive")
+            .arg(format!(
+                "if=none,format=raw,id=disk{index},file={}",
+                image.display()
+            ))
+            .args(["-device", &format!("virtio-blk-pci,drive=disk{index}")]);
+    }
     for (index, (directory, tag)) in options.plan9.iter().enumerate() {
         command
             .arg("-fsdev")

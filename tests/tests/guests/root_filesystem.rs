@@ -1,14 +1,17 @@
 //! A Debian tree on the share is the guest's root file system, from the initramfs on.
 //!
-//! Needs root on the host: the tree's files belong to root.
+//! With root on the host, the tree's files belong to whom Debian gives them. Without, the user who
+//! runs daemon and guest has them all.
 
 use std::fs;
-use std::process::ExitCode;
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Result, ensure};
 use gangplank_tests::daemon::{self, Daemon, TAG};
 use gangplank_tests::debian_tree;
 use gangplank_tests::guest::{Guest, Machine, Options, Role};
+use gangplank_tests::packages;
 use gangplank_tests::process::User;
 use gangplank_tests::runner::Runner;
 
@@ -19,24 +22,37 @@ fn main() -> ExitCode {
         ("qemu_x86_64::root_file_system", Machine::QemuX86_64),
     ] {
         if User::is_root() {
-            runner.run(name, || boots_to_a_shell(machine));
+            runner.run(name, || boots_to_a_shell(machine, None));
         } else {
             runner.skip(name, "needs root");
         }
     }
+    let user = User::is_root().then_some(User::NOBODY);
+    runner.run("uml::root_file_system_of_an_ordinary_user", || {
+        boots_to_a_shell(Machine::Uml, user)
+    });
     runner.finish()
 }
 
 /// Every program and library of the guest comes over virtio-fs. The guest works as a system and
-/// survives a reboot, and its changes are on the host.
-fn boots_to_a_shell(machine: Machine) -> Result<()> {
+/// survives a reboot, and its changes are on the host. The daemon and the guest are run by `user`,
+/// or by the caller.
+fn boots_to_a_shell(machine: Machine, user: Option<User>) -> Result<()> {
     let parent = tempfile::Builder::new()
         .prefix("gangplank-root-")
         .tempdir()?;
     let tree = parent.path().join("tree");
     debian_tree::copy_to(&tree, machine.arch())?;
-    let daemon = Daemon::start(&daemon::Options::new(&tree))?;
+    let mut daemon = daemon::Options::new(&tree);
+    if let Some(user) = user {
+        fs::set_permissions(parent.path(), fs::Permissions::from_mode(0o755))?;
+        let owner = format!("{}:{}", user.uid, user.gid);
+        packages::run(Command::new("chown").args(["-hR", &owner]).arg(&tree))?;
+        daemon = daemon.user(user);
+    }
+    let daemon = Daemon::start(&daemon)?;
     let mut options = Options::new(machine).share(daemon.socket(), TAG);
+    options.user = user;
     options.role = Role::Root(TAG.to_owned());
     for boot in 1..=2 {
         let mut guest = Guest::boot(&options).map_err(|error| error.context(daemon.log()))?;

@@ -7,6 +7,7 @@ mod limits_of_one_guest;
 mod lock_waits;
 mod memory_limits;
 mod messages;
+mod projects;
 mod rate_limits;
 mod requests;
 mod shared_descriptors;

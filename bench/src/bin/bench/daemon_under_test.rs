@@ -12,6 +12,7 @@ use gangplank_tests::tools;
 use tempfile::TempDir;
 
 use crate::device::{Device, Waiting};
+use crate::metrics_reader::MetricsReader;
 use crate::placement::Processors;
 
 /// Limit for a daemon to create its socket.
@@ -32,7 +33,7 @@ pub(crate) struct DaemonUnderTest {
     /// Its name.
     pub(crate) name: String,
     /// Its command line. `{socket}` and `{share}` stand for paths, `{queues}` for the number of
-    /// request queues.
+    /// request queues, and `{metrics}` for the path of a socket that is read while it is measured.
     pub(crate) command: Vec<String>,
 }
 
@@ -79,8 +80,10 @@ impl DaemonUnderTest {
             .prefix("gangplank-bench-")
             .tempdir()?;
         let socket = dir.path().join("fs.sock");
+        let metrics = dir.path().join("metrics.sock");
         let mut words = self.command.iter().map(|word| {
             word.replace("{socket}", &socket.display().to_string())
+                .replace("{metrics}", &metrics.display().to_string())
                 .replace("{share}", &share.display().to_string())
                 .replace("{queues}", &queues.to_string())
         });
@@ -110,8 +113,13 @@ impl DaemonUnderTest {
         let start_up = started.elapsed();
         // Threads that started before the daemon was pinned, and their children.
         processors.pin_daemon(child.0.id(), apart)?;
+        let has_metrics = self.command.iter().any(|word| word.contains("{metrics}"));
+        let reader = has_metrics
+            .then(|| MetricsReader::start(metrics))
+            .transpose()?;
         Ok(Running {
             device,
+            _reader: reader,
             child,
             start_up,
             first_reply,
@@ -126,6 +134,8 @@ impl DaemonUnderTest {
 pub(crate) struct Running {
     /// The device it serves. It is closed first, so that the daemon can end by itself.
     pub(crate) device: Device,
+    /// Reads its metrics, if it tells any.
+    _reader: Option<MetricsReader>,
     child: Kept,
     /// Time from its start to the first reply.
     pub(crate) start_up: Duration,

@@ -16,6 +16,7 @@ mod daemon_under_test;
 mod device;
 mod footprint;
 mod memory;
+mod metrics_reader;
 mod per_guest;
 mod placement;
 mod report;

@@ -1,10 +1,11 @@
 //! The command lines with which managers of virtual machines run virtiofsd, each with the user, the
 //! namespaces and the socket as the manager has them. A User Mode Linux guest mounts the share and
-//! tries what the options promise.
+//! tries what the options promise; for lines that differ little from those, a driver does.
 //!
 //! An argument selects lines by a part of their name: `cargo test -p gangplank-tests --test
 //! command_lines -- libvirt`.
 
+mod by_driver;
 mod idmapped;
 mod launch;
 mod mapped_apt;
@@ -423,6 +424,13 @@ fn main() -> ExitCode {
             continue;
         }
         runner.run(line.name, || works(line));
+    }
+    for line in by_driver::LINES {
+        let name = format!("by_driver::{}", line.name);
+        match User::is_root() || runner.lists_only() {
+            true => runner.run(&name, || by_driver::works(line)),
+            false => runner.skip(&name, "only root can run daemons as several users"),
+        }
     }
     for (name, arguments) in [
         ("idmapped_mount", &["--xattr"][..]),

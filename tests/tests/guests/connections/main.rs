@@ -1,5 +1,5 @@
 //! Several guests on one daemon, killed guests and processes of the daemon, the end of a daemon, several queues,
-//! limits of a guest's rates, sockets
+//! limits of a guest's rates, quotas, sockets
 //! of a service manager, no root.
 
 mod activation;
@@ -9,6 +9,7 @@ mod migrations;
 mod private_memory;
 mod qemu_versions;
 mod queues;
+mod quotas;
 mod rate_limits;
 mod together;
 mod unprivileged;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         "limits::two_guests",
         rate_limits::two_guests_keep_their_limits,
     );
+    runner.run("limits::quotas", quotas::shares_keep_their_quotas);
     for (name, qemu) in [("7_2", Qemu::Host), ("10_0", Qemu::Backports)] {
         runner.run(&format!("qemu_{name}::without_a_complaint"), || {
             qemu_versions::works_without_a_complaint(qemu)
