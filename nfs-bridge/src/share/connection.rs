@@ -63,12 +63,6 @@ impl Drop for Node {
     }
 }
 
-/// A look-up in progress.
-pub struct PendingBirth {
-    entry: EntryOut,
-    pending: Option<Pending<StatxOut>>,
-}
-
 impl Connection {
     /// A connection on which nothing is known yet.
     #[must_use]
@@ -110,59 +104,53 @@ impl Connection {
     /// # Errors
     /// The daemon's; ENOENT if the entry says so.
     pub fn entry(&self, export: u32, entry: EntryOut) -> Result<(Arc<Node>, Attr)> {
-        let pending = self.begin_entry(export, entry)?;
-        Ok(self.finish_entry(export, pending))
-    }
-
-    /// As [`Self::entry`], up to the request for the time of birth, so that many can be in flight.
-    ///
-    /// # Errors
-    /// As [`Self::entry`].
-    pub fn begin_entry(&self, export: u32, entry: EntryOut) -> Result<PendingBirth> {
         let id = NodeId::new(entry.nodeid);
         if entry.nodeid == 0 {
             return Err(nfs3_types::nfs3::nfsstat3::NFS3ERR_NOENT.into());
         }
-        let is_known = self.nodes.lock().by_id.contains_key(&(export, id));
-        let asks = !is_known && self.tells_birth.load(Ordering::Relaxed);
-        // Without an answer the time is unknown. Other requests report an error of the daemon.
-        let pending = asks.then(|| self.session.submit(call::statx(id, BIRTH)).ok());
-        Ok(PendingBirth {
-            entry,
-            pending: pending.flatten(),
-        })
-    }
-
-    /// The end of [`Self::begin_entry`].
-    pub fn finish_entry(&self, export: u32, begun: PendingBirth) -> (Arc<Node>, Attr) {
-        let attr = begun.entry.attr;
-        let id = NodeId::new(begun.entry.nodeid);
-        let told = begun.pending.map(Pending::wait);
-        let birth = match told {
-            Some(Ok(told)) if told.stat.mask & STATX_BTIME != 0 => nanoseconds(&told),
-            Some(Err(error)) if error.errno() == Some(Errno::NOSYS) => {
-                self.tells_birth.store(false, Ordering::Relaxed);
-                0
-            }
-            _ => 0,
-        };
-        let mut nodes = self.nodes.lock();
-        let known = nodes.by_id.get(&(export, id)).cloned();
-        if let Some(known) = known.and_then(|known| nodes.find(known.handle)) {
-            drop(nodes);
-            // The known node has a reference already.
+        let known = self.nodes.lock().find_id(export, id);
+        if let Some(known) = known {
+            // The known node has a reference already, and is held from here on.
             let _ = self.session.forget(id, 1);
-            return (known, attr);
+            return Ok((known, entry.attr));
         }
+        let birth = self.birth(id).inspect_err(|_| {
+            let _ = self.session.forget(id, 1);
+        })?;
         let handle = FileHandle {
             export,
-            ino: attr.ino,
+            ino: entry.attr.ino,
             birth,
         };
+        let mut nodes = self.nodes.lock();
+        // Another thread may have looked it up meanwhile.
+        if let Some(known) = nodes.find_id(export, id) {
+            drop(nodes);
+            let _ = self.session.forget(id, 1);
+            return Ok((known, entry.attr));
+        }
         let (node, dropped) = nodes.insert(&self.session, id, handle);
         drop(nodes);
         drop(dropped);
-        (node, attr)
+        Ok((node, entry.attr))
+    }
+
+    /// When an inode was born, in nanoseconds; 0 if the share does not tell. A failure must not be
+    /// taken for that: the inode would get a second handle, and the first would be stale.
+    fn birth(&self, id: NodeId) -> Result<u64> {
+        if !self.tells_birth.load(Ordering::Relaxed) {
+            return Ok(0);
+        }
+        let told = self.session.submit(call::statx(id, BIRTH));
+        match told.and_then(Pending::wait) {
+            Ok(told) if told.stat.mask & STATX_BTIME != 0 => Ok(nanoseconds(&told)),
+            Ok(_) => Ok(0),
+            Err(error) if error.errno() == Some(Errno::NOSYS) => {
+                self.tells_birth.store(false, Ordering::Relaxed);
+                Ok(0)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The root of the share as an inode of `export`.
@@ -214,6 +202,11 @@ impl Nodes {
         let node = self.by_handle.get(&handle)?;
         node.used.store(self.clock, Ordering::Relaxed);
         Some(Arc::clone(node))
+    }
+
+    fn find_id(&mut self, export: u32, id: NodeId) -> Option<Arc<Node>> {
+        let handle = self.by_id.get(&(export, id))?.handle;
+        self.find(handle)
     }
 
     /// Adds a node. Returns it, and those that it displaces.

@@ -18,7 +18,6 @@ use std::collections::HashSet;
 use std::ffi::CString;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use nfs3_types::nfs3::nfsstat3;
 use parking_lot::{Mutex, MutexGuard};
@@ -50,7 +49,7 @@ pub struct Share {
     /// The listings of clients that read on.
     pub listings: Listings,
     locks: Vec<Mutex<()>>,
-    verifier: Verifier,
+    verifier: Mutex<Verifier>,
     roots: Mutex<Roots>,
 }
 
@@ -64,11 +63,27 @@ struct Roots {
 }
 
 /// Tells clients whether data that they wrote without commitment may be lost.
+///
+/// Number and value change together: who sees the connection in here sees its value.
 #[derive(Debug)]
 struct Verifier {
-    /// The connection for which it is valid.
-    connection: AtomicU64,
-    value: AtomicU64,
+    /// The number of the connection for which the value is valid; 0 before the first.
+    connection: u64,
+    value: u64,
+}
+
+impl Verifier {
+    /// Notes that a request goes to a connection. A new one may lack what an earlier one was given.
+    fn connected(&mut self, number: u64) {
+        if self.connection != 0 && self.connection < number {
+            self.renew();
+        }
+        self.connection = self.connection.max(number);
+    }
+
+    fn renew(&mut self) {
+        self.value ^= getrandom::u64().unwrap_or(0).max(1);
+    }
 }
 
 impl Share {
@@ -87,10 +102,10 @@ impl Share {
             exports,
             listings: Listings::default(),
             locks: (0..LOCKS).map(|_| Mutex::new(())).collect(),
-            verifier: Verifier {
-                connection: AtomicU64::new(0),
-                value: AtomicU64::new(getrandom::u64()?),
-            },
+            verifier: Mutex::new(Verifier {
+                connection: 0,
+                value: getrandom::u64()?,
+            }),
             roots: Mutex::default(),
         })
     }
@@ -107,11 +122,7 @@ impl Share {
     /// [`Failure::NoDaemon`].
     pub fn connection(&self) -> Result<Arc<Connection>> {
         let connection = self.connector.current()?;
-        let before = &self.verifier.connection;
-        let last = before.fetch_max(connection.number, Ordering::Relaxed);
-        if last != 0 && last < connection.number {
-            self.lose_writes();
-        }
+        self.verifier.lock().connected(connection.number);
         Ok(connection)
     }
 
@@ -127,15 +138,12 @@ impl Share {
     /// was not committed.
     #[must_use]
     pub fn write_verifier(&self) -> [u8; 8] {
-        self.verifier.value.load(Ordering::Relaxed).to_be_bytes()
+        self.verifier.lock().value.to_be_bytes()
     }
 
     /// Makes clients write again what they have not committed.
     pub fn lose_writes(&self) {
-        let value = &self.verifier.value;
-        let other = getrandom::u64().unwrap_or(0);
-        let old = value.load(Ordering::Relaxed);
-        value.store(other.max(1) ^ old, Ordering::Relaxed);
+        self.verifier.lock().renew();
     }
 
     /// The export of a handle, and what the client may do in it.
@@ -322,4 +330,29 @@ pub fn component(name: &[u8]) -> std::result::Result<CString, nfsstat3> {
         return Err(nfsstat3::NFS3ERR_ACCES);
     }
     CString::new(name).map_err(|_| nfsstat3::NFS3ERR_ACCES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_verifier_changes_with_each_new_connection_and_at_no_other_time() {
+        let mut verifier = Verifier {
+            connection: 0,
+            value: 1,
+        };
+        verifier.connected(1);
+        verifier.connected(1);
+        assert_eq!(verifier.value, 1);
+        verifier.connected(3);
+        let second = verifier.value;
+        assert_ne!(second, 1);
+        // A request that began on a connection which is lost by now.
+        verifier.connected(1);
+        verifier.connected(3);
+        assert_eq!(verifier.value, second);
+        verifier.renew();
+        assert_ne!(verifier.value, second);
+    }
 }
