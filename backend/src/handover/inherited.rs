@@ -1,6 +1,7 @@
 //! What a supervisor leaves to the program that it becomes: numbers of descriptors and processes, in
 //! a file in memory that the program inherits.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::SUPERVISE;
 use super::channel::Channel;
-use crate::holder::store::Holding;
+use crate::holder::store::{Holding, Left};
 use crate::socket::Files;
 use crate::supervisor::{Held, HeldKeeper, Supervisor};
 use crate::sys::process;
@@ -39,8 +40,7 @@ struct Content {
     /// The highest number of a guest so far.
     connections: u64,
     keepers: Vec<Keeper>,
-    /// Guests by number, and the channel by which each has descriptors held.
-    holders: Vec<(u64, RawFd)>,
+    holders: Vec<Holder>,
     /// The connection to the holder of `--holder`.
     store: Option<RawFd>,
 }
@@ -52,6 +52,17 @@ struct Keeper {
     process: i32,
     control: RawFd,
     handle: RawFd,
+}
+
+/// What is held of one guest outside of the daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Holder {
+    number: u64,
+    /// The channel by which its processes have descriptors held.
+    channel: RawFd,
+    /// See [`Left`].
+    names: BTreeSet<String>,
+    files: BTreeMap<String, (u64, u64)>,
 }
 
 /// What is left to the next program, while this one has not become it. As a text, the value of
@@ -103,8 +114,13 @@ impl<'a> Inherited<'a> {
                     handle: pass(keeper.handle.as_fd()),
                 })
                 .collect(),
-            holders: (held.holding.channels())
-                .map(|(number, channel)| (number, pass(channel)))
+            holders: (held.holding.leave())
+                .map(|left: Left<'a>| Holder {
+                    number: left.number,
+                    channel: pass(left.channel),
+                    names: left.names.clone(),
+                    files: left.files.clone(),
+                })
                 .collect(),
             store: store.as_ref().map(AsRawFd::as_raw_fd),
         };
@@ -187,8 +203,9 @@ impl Supervised {
             })
         });
         let mut holding = Holding::default();
-        for (number, channel) in content.holders {
-            holding.begin(number, Channel::new(adopt(channel)?));
+        for holder in content.holders {
+            let channel = Channel::new(adopt(holder.channel)?);
+            holding.go_on(holder.number, channel, holder.names, holder.files);
         }
         Ok(Self {
             channel: Channel::new(adopt(content.channel)?),

@@ -64,7 +64,8 @@ impl Reloader {
                 return;
             }
         };
-        let predecessor = std::mem::replace(supervisor, successor.supervisor);
+        let mut predecessor = std::mem::replace(supervisor, successor.supervisor);
+        supervisor.take_over_holding(&mut predecessor);
         predecessor.kill();
         if let Err(error) = supervisor.send(&Message::Go, &[]) {
             // It has died, and the next acceptor goes on.

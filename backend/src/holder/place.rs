@@ -24,7 +24,7 @@ pub struct Error {
 /// The store, and what it has: `inherited` if that is the service manager's.
 ///
 /// # Errors
-/// [`enum@Error`]; without a holder, guests would not outlive the daemon, as the option wants.
+/// [`struct@Error`]; without a holder, guests would not outlive the daemon, as the option wants.
 pub fn open(config: &Config, inherited: Found) -> Result<(FdStore, Found), Error> {
     let Some(path) = &config.holder else {
         return Ok((FdStore::of_service_manager(), inherited));

@@ -44,6 +44,19 @@ pub struct Holding {
     has_users: bool,
 }
 
+/// What is held of one guest.
+#[derive(Clone, Copy, Debug)]
+pub struct Left<'a> {
+    /// The guest.
+    pub number: u64,
+    /// The channel to its processes.
+    pub channel: BorrowedFd<'a>,
+    /// All names by which something is held.
+    pub names: &'a BTreeSet<String>,
+    /// Device and inode number of each file of memory among it, by name.
+    pub files: &'a BTreeMap<String, (u64, u64)>,
+}
+
 #[derive(Debug)]
 struct Guest {
     number: u64,
@@ -88,6 +101,56 @@ impl Holding {
     /// Notes that the user namespace is held.
     pub const fn note_users(&mut self) {
         self.has_users = true;
+    }
+
+    /// Takes over what the supervisor before had held for the same guests: their processes may not ask
+    /// for all of it again. What it had held for others is not held any more.
+    pub fn take_over(&mut self, before: &mut Self) {
+        let ended = before.ended.drain(..).map(|(_, guest)| guest);
+        for old in before.guests.drain(..).chain(ended) {
+            self.keep_or_remove(old);
+        }
+    }
+
+    /// Holds what the ended processes of a guest had held if other processes have that guest.
+    fn keep_or_remove(&mut self, ended: Guest) {
+        let mut guests = self.guests.iter_mut();
+        match guests.find(|guest| guest.number == ended.number) {
+            Some(guest) => guest.names.extend(ended.names),
+            None => self.remove(&ended.names),
+        }
+    }
+
+    /// What is held of each guest, to be left to the program that the process becomes.
+    pub fn leave(&self) -> impl Iterator<Item = Left<'_>> {
+        self.guests.iter().map(|guest| Left {
+            number: guest.number,
+            channel: guest.channel.as_fd(),
+            names: &guest.names,
+            files: &guest.files,
+        })
+    }
+
+    /// [`Self::begin`] with what the program before has left.
+    pub fn go_on(
+        &mut self,
+        number: u64,
+        channel: Channel,
+        names: BTreeSet<String>,
+        files: BTreeMap<String, (u64, u64)>,
+    ) {
+        self.guests.push(Guest {
+            number,
+            channel,
+            names,
+            files,
+        });
+    }
+
+    fn remove(&self, names: &BTreeSet<String>) {
+        for name in names {
+            log_failure(self.store.remove(name));
+        }
     }
 
     /// The guests, with what to wait for: their messages.
@@ -150,15 +213,12 @@ impl Holding {
                 }
             }
         }
-        for (_, guest) in self.ended.extract_if(.., |(end, _)| *end <= now) {
-            // After a reload, other processes have the same guest.
-            if self.guests.iter().any(|other| other.number == guest.number) {
-                continue;
-            }
-            guest
-                .names
-                .iter()
-                .for_each(|name| log_failure(self.store.remove(name)));
+        let ended: Vec<_> = (self.ended)
+            .extract_if(.., |(end, _)| *end <= now)
+            .collect();
+        for (_, guest) in ended {
+            // Other processes may have the same guest by now.
+            self.keep_or_remove(guest);
         }
     }
 
@@ -166,11 +226,9 @@ impl Holding {
     pub fn clear(&mut self) {
         self.forget_found();
         let ended = self.ended.drain(..).map(|(_, guest)| guest);
-        for guest in self.guests.drain(..).chain(ended) {
-            guest
-                .names
-                .iter()
-                .for_each(|name| log_failure(self.store.remove(name)));
+        let all: Vec<_> = self.guests.drain(..).chain(ended).collect();
+        for guest in &all {
+            self.remove(&guest.names);
         }
         if std::mem::take(&mut self.has_users) {
             log_failure(self.store.remove(USERS));
@@ -348,6 +406,36 @@ mod tests {
             }
         }
         assert_eq!(guest.files.len(), 2);
+    }
+
+    #[test]
+    fn after_a_reload_a_guest_has_all_that_was_held_and_goes_with_it() {
+        let names = |list: &[&str]| list.iter().map(|name| (*name).to_owned()).collect();
+        let channel = || Channel::pair().expect("a channel").0;
+        let mut before = Holding::default();
+        before.go_on(
+            1,
+            channel(),
+            names(&["guest-1-5", "guest-1-81"]),
+            BTreeMap::new(),
+        );
+        before.go_on(2, channel(), names(&["guest-2-5"]), BTreeMap::new());
+        let mut after = Holding::default();
+        after.go_on(
+            1,
+            channel(),
+            names(&["guest-1-5", "guest-1-6"]),
+            BTreeMap::new(),
+        );
+        after.take_over(&mut before);
+        let left: Vec<_> = after.leave().collect();
+        assert_eq!(left.len(), 1);
+        assert_eq!(left[0].number, 1);
+        assert_eq!(
+            *left[0].names,
+            names(&["guest-1-5", "guest-1-6", "guest-1-81"])
+        );
+        assert_eq!(before.leave().count(), 0);
     }
 
     #[test]

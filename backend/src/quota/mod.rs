@@ -7,7 +7,7 @@
 //! in between leaves work for the next one, and no hole:
 //!
 //! 1. The directory gets the project, and does not pass it on.
-//! 2. Everything below it gets the project, and passes it on ([`tree`]).
+//! 2. Everything below it gets the project, and passes it on (`tree`).
 //! 3. The directory passes it on as well. A directory that does is finished, or the administrator's.
 
 mod tree;

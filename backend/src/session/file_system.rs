@@ -4,7 +4,7 @@
 //! module that does the work. [`FileSystem`] is all of them.
 //!
 //! For all families: errors are errno values in [`io::Error`] and reach the guest, with the
-//! exceptions of [`super::host_errors`]. Names
+//! exceptions of `host_errors`. Names
 //! are validated as single components. Node ids and handles are not validated; unknown ones give
 //! ESTALE and EBADF. Each [`EntryOut`] with a node id other than 0 counts as one lookup, which
 //! [`Lookup::forget`] undoes. Flags have the values of the guest's architecture. A default method

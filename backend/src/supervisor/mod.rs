@@ -163,6 +163,11 @@ impl Supervisor {
         }
     }
 
+    /// Takes over what `predecessor` had held outside of the daemon.
+    pub fn take_over_holding(&mut self, predecessor: &mut Self) {
+        self.held.holding.take_over(&mut predecessor.held.holding);
+    }
+
     /// Puts the acceptor of `next` in the place of the one that has died.
     pub fn go_on_with(&mut self, next: Self) {
         let mut held = next.held;
