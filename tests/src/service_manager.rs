@@ -11,6 +11,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use parking_lot::Mutex;
@@ -41,7 +42,12 @@ pub struct ServiceManager {
 struct Store {
     held: Vec<(String, OwnedFd)>,
     capacity: usize,
+    /// The last of [`ServiceManager::settle`]'s messages that was read.
+    settled: u64,
 }
+
+/// How the messages of [`ServiceManager::settle`] begin.
+const SETTLED: &str = "SETTLED=";
 
 impl ServiceManager {
     /// One that holds this number of descriptors.
@@ -61,6 +67,7 @@ impl ServiceManager {
         let store = Arc::new(Mutex::new(Store {
             held: Vec::new(),
             capacity,
+            settled: 0,
         }));
         let listening = Arc::clone(&store);
         thread::spawn(move || {
@@ -90,6 +97,7 @@ impl ServiceManager {
     pub fn restart(&self, daemon: &mut Daemon, options: &Options) -> Result<()> {
         let starting = STARTING.lock();
         daemon.kill();
+        self.settle()?;
         let passed = {
             let store = self.store.lock();
             let held = store.held.iter();
@@ -103,6 +111,20 @@ impl ServiceManager {
         let started = daemon.replace(options);
         drop((passed, starting));
         started
+    }
+
+    /// Waits until all messages have been read that were sent before, as systemd does before it looks
+    /// at a process that has ended.
+    fn settle(&self) -> Result<()> {
+        let number = self.store.lock().settled + 1;
+        let path = self.directory.path().join("notify");
+        UnixDatagram::unbound()?.send_to(format!("{SETTLED}{number}").as_bytes(), path)?;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while self.store.lock().settled < number {
+            ensure!(Instant::now() < deadline, "messages are not read");
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// The names of what is held.
@@ -148,6 +170,9 @@ impl ServiceManager {
 
 impl Store {
     fn understand(&mut self, text: &str, descriptors: Vec<OwnedFd>) {
+        if let Some(number) = text.strip_prefix(SETTLED) {
+            self.settled = number.parse().unwrap_or(self.settled);
+        }
         let has = |line: &str| text.lines().any(|other| other == line);
         let name = text.lines().find_map(|line| line.strip_prefix("FDNAME="));
         let Some(name) = name else {

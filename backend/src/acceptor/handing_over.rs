@@ -48,17 +48,19 @@ impl Acceptor<'_> {
 }
 
 impl Guest {
+    /// The keeper is told first: whoever receives one end of their channel believes that the guest has
+    /// gone when the other end is closed, also if that is because this process has just been killed.
     fn introduce(&self, successor: &Channel) -> io::Result<()> {
         let (ours, theirs) = Channel::pair()?;
+        match self.control.send(&Message::HandOver, &[ours.as_fd()]) {
+            // The keeper has just ended, and its successor finds that out by the closed socket.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            told => told?,
+        }
         let message = Message::Guest {
             number: self.number,
             is_logged: self.is_logged,
         };
-        successor.send(&message, &[theirs.as_fd()])?;
-        match self.control.send(&Message::HandOver, &[ours.as_fd()]) {
-            // The keeper has just ended, and its successor finds that out by the closed socket.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            told => told,
-        }
+        successor.send(&message, &[theirs.as_fd()])
     }
 }
