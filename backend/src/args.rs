@@ -156,6 +156,11 @@ pub struct Args {
     #[arg(long, help_heading = CACHE)]
     pub allow_direct_io: bool,
 
+    /// Let guests hear of changes that the host and other guests make, through the file
+    /// .gangplank/events
+    #[arg(long, help_heading = CACHE)]
+    pub events: bool,
+
     /// Do not offer READDIRPLUS
     #[arg(long, help_heading = CACHE)]
     pub no_readdirplus: bool,

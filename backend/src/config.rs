@@ -152,9 +152,11 @@ impl Config {
         let id_map = id_map(&args)?;
         check_ownership(&args)?;
         let quota = quota_options(&args)?;
+        check_events(&args)?;
         let sandbox = sandbox::Options {
             mode: args.sandbox,
             seccomp: args.seccomp,
+            events: args.events,
             modcaps: args.modcaps.unwrap_or_default(),
             rlimit_nofile: args.rlimit_nofile,
             uid_map: args.uid_map,
@@ -232,6 +234,7 @@ impl Config {
                 id_map,
                 preserve_noatime: args.preserve_noatime,
                 guest_arch: args.guest_arch.0,
+                events: args.events,
                 migration,
                 max_inode_memory: args.max_inode_memory,
                 ..passthrough::Options::default()
@@ -362,6 +365,16 @@ fn status_options(
         control: args.control,
         metrics: args.metrics,
     })
+}
+
+/// Without OPEN, the guest's kernel would read the file of changes through its page cache.
+fn check_events(args: &Args) -> Result<(), Error> {
+    let may_need_no_open =
+        args.readonly && args.cache == CachePolicy::Always && args.locks.0 != Some(Locks::Host);
+    match args.events && may_need_no_open {
+        true => Err(Error::Conflict("--events", "--readonly and --cache=always")),
+        false => Ok(()),
+    }
 }
 
 fn max_threads(args: &Args) -> Result<usize, Error> {
@@ -615,7 +628,7 @@ mod tests {
             "--tag=t --num-request-queues 4 --queue-size 256 --thread-pool-size=8 --xattr \
              --busy-poll=30 --max-guest-memory=16G --max-memory-regions=32 --max-threads=20 \
              --readonly --no-announce-submounts --inode-file-handles=mandatory --cache metadata \
-             --timeout 0.5 --negative-timeout=2 --allow-mmap --no-readdirplus --writeback \
+             --timeout 0.5 --negative-timeout=2 --allow-mmap --events --no-readdirplus --writeback \
              --allow-direct-io --killpriv-v2 --locks=host --preserve-noatime \
              --translate-uid=map:0:1000:1 --translate-gid squash-guest:0:7:4294967295 \
              --guest-arch=aarch64 \
@@ -660,6 +673,7 @@ mod tests {
                 readonly: true,
                 announce_submounts: false,
                 inode_file_handles: InodeFileHandles::Mandatory,
+                events: true,
                 allow_mmap: true,
                 readdirplus: false,
                 writeback: true,
@@ -681,6 +695,7 @@ mod tests {
             config.sandbox,
             sandbox::Options {
                 mode: Mode::None,
+                events: true,
                 seccomp: Seccomp::Log,
                 modcaps: "+sys_admin".parse().unwrap(),
                 rlimit_nofile: Some(4096),
@@ -865,6 +880,10 @@ mod tests {
             (
                 "--shared-dir /srv --socket s --fd 3",
                 "--fd cannot be used together with --socket-path",
+            ),
+            (
+                "--shared-dir /srv --socket s --events --readonly --cache=always",
+                "--events cannot be used together with --readonly and --cache=always",
             ),
             (
                 "--shared-dir /srv --fd 3 --socket-group kvm",

@@ -87,6 +87,14 @@ pub fn nfs() -> Result<PathBuf> {
     }
 }
 
+/// A static release build of the program that wakes a guest's watchers, to run on `arch`.
+///
+/// # Errors
+/// When it does not build.
+pub fn guest(arch: Arch) -> Result<PathBuf> {
+    workspace_program("gangplank-guest", "gangplank-guest", arch)
+}
+
 /// The DVK bridge for machines whose kernel has DVK: `$GANGPLANK_DVK_I686_BIN`, or a static 32-bit
 /// release build.
 ///

@@ -51,6 +51,9 @@ enum Error {
     /// The directory cannot be shared.
     #[error(transparent)]
     Share(#[from] ShareError),
+    /// The guest cannot hear of changes.
+    #[error("cannot make what wakes the thread that waits for changes")]
+    Events(#[source] io::Error),
     /// The first thread cannot be started.
     #[error("cannot start the worker's first thread")]
     Thread(#[source] io::Error),
@@ -278,7 +281,11 @@ fn serve_guest(keeper: &Keeper<'_>, worker: ConfinedWorker) -> Result<(), Error>
             log::error!("{failed} open files of guest {number} cannot be opened again");
         }
     }
-    let session = Session::continued(file_system, &keeper.arena);
+    let mut session = Session::continued(file_system, &keeper.arena);
+    // A process that wakes watchers must not change anything, whatever this program's options are.
+    if config.passthrough.events || keeper.arena.header().waker.load(Ordering::Relaxed) != 0 {
+        session = session.with_events().map_err(Error::Events)?;
+    }
     let tracer = Tracer::start(keeper.assignment.number).map_err(Error::Thread)?;
     let tracer = tracer.map(Arc::new);
     let lock_threads = config.device.lock_threads();

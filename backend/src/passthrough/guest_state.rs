@@ -16,6 +16,7 @@ use super::open_flags::GuestArchDetector;
 use super::posix_locks::PosixLocks;
 use super::share::Share;
 use super::syncfs_directories::SyncfsDirectories;
+use super::watched_directories::WatchedDirectories;
 
 /// Everything that one guest's session holds. Dropping it frees all of it.
 #[derive(Debug)]
@@ -42,6 +43,8 @@ pub(super) struct GuestState {
     pub(super) ctime_stability: CtimeStability,
     /// The directories open for SYNCFS.
     pub(super) syncfs_directories: SyncfsDirectories,
+    /// The directories whose changes the guest hears of.
+    pub(super) watched: WatchedDirectories,
 }
 
 impl GuestState {
@@ -66,6 +69,7 @@ impl GuestState {
             lookup_predictor: LookupPredictor::default(),
             ctime_stability: CtimeStability::default(),
             syncfs_directories: SyncfsDirectories::new(arena, budget),
+            watched: WatchedDirectories::default(),
         }
     }
 

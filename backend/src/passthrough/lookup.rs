@@ -12,8 +12,8 @@ use super::file_type::FileType;
 use super::fs::{Node, PassthroughFs};
 use super::inode_table::{Found, IsNew};
 use super::mounts::Identity;
-use crate::session::Name;
 use crate::session::file_system::Lookup;
+use crate::session::{Name, events};
 use crate::sys::file::{self, Statx};
 
 impl Lookup for PassthroughFs {
@@ -36,7 +36,7 @@ impl Lookup for PassthroughFs {
 
     fn forget(&self, node: NodeId, count: u64) {
         // The root always stays, even if the guest forgets it.
-        if node != NodeId::ROOT {
+        if node != NodeId::ROOT && !events::node::is_own(node) {
             self.state.inodes.forget(node, count);
             let directories = &self.state.syncfs_directories;
             if directories.has_submounts() && self.state.inodes.get(node).is_err() {
@@ -132,6 +132,9 @@ impl PassthroughFs {
             let is_announced = self.state.negotiated.has(InitFlags::SUBMOUNTS);
             let directories = &self.state.syncfs_directories;
             directories.register(mount, id, is_announced);
+        }
+        if is_new == IsNew::Yes && identity.file_type == FileType::Directory {
+            self.watch_new(id, descriptor.as_fd());
         }
         if is_new == IsNew::Yes {
             self.note_new(id, identity, &descriptor, stat, (directory, name));

@@ -14,7 +14,7 @@
 //! | `inode_eviction`, `inode_removal`, `inode_notes` | inodes without a descriptor; forgotten inodes; references of the others |
 //! | `inode_transfer` | the inodes of a guest that leaves or arrives |
 //! | `credentials`, `cache_timeouts`, `share` | the directory |
-//! | `open_flags`, `dir_stream`, `open_files`, `posix_locks`, `syncfs_directories` | open files |
+//! | `open_flags`, `dir_stream`, `open_files`, `posix_locks`, `syncfs_directories`, `watched_directories` | open files, watched directories |
 //! | `negotiated_flags`, `lookup_predictor`, `ctime_stability`, `inode_numbers` | other state |
 //! | `guest_state`, `fs` | all state of the guest; node ids |
 //! | `find_again` | inodes that a server calls stale |
@@ -22,6 +22,7 @@
 //! | `attr_reply`, `superblock`, `keep_cache`, `open_inode`, `no_open`, `xattr_names`, `ownership`, `new_object`, `hidden_names` | used by other operations |
 //! | `negotiation`, `lookup`, `attributes`, `namespace_ops`, `open`, `readdir` | operations |
 //! | `read_write`, `append_again`, `fallocate_copy`, `xattr`, `ioctl`, `locks` | operations |
+//! | `changes` | what others change |
 //! | `migration` | a guest that leaves or arrives |
 
 pub mod id_map;
@@ -33,6 +34,7 @@ mod attr_reply;
 mod attributes;
 mod budget;
 mod cache_timeouts;
+mod changes;
 mod credentials;
 mod ctime_stability;
 mod dir_stream;
@@ -85,6 +87,7 @@ mod reopen;
 mod share;
 mod superblock;
 mod syncfs_directories;
+mod watched_directories;
 mod xattr;
 mod xattr_names;
 

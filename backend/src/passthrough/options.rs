@@ -208,6 +208,8 @@ pub struct Options {
     pub locks: Locks,
     /// The guests' architecture; `None` detects it for each guest.
     pub guest_arch: Option<GuestArch>,
+    /// Guests hear of changes that others make.
+    pub events: bool,
     /// How guests migrate.
     pub migration: MigrationOptions,
     /// Limit of the memory in bytes that the guest's inodes take, those without a descriptor
@@ -253,6 +255,7 @@ impl Default for Options {
             id_map: IdMap::default(),
             locks: Locks::Guest,
             guest_arch: None,
+            events: false,
             migration: MigrationOptions::default(),
             max_inode_memory: Self::DEFAULT_MAX_INODE_MEMORY,
             fd_budget: 512,

@@ -15,8 +15,8 @@ use super::dir_stream::Emit;
 use super::errno::bad_handle;
 use super::fs::{Node, PassthroughFs};
 use super::options::CachePolicy;
-use crate::session::Name;
 use crate::session::file_system::{Directories, Files};
+use crate::session::{Name, events};
 
 impl Directories for PassthroughFs {
     fn releasedir(&self, id: NodeId, args: &ReleaseIn) -> io::Result<()> {
@@ -52,6 +52,9 @@ impl Directories for PassthroughFs {
             &self.state.pending_listings,
             args.offset,
             |entry| {
+                if self.is_hidden(id, entry.name) {
+                    return Emit::Done;
+                }
                 let number = self.guest_ino(entry.ino, dir_stream.mount);
                 let name = entry.name.to_bytes();
                 match entries.push(
@@ -82,6 +85,9 @@ impl Directories for PassthroughFs {
             &self.state.pending_listings,
             args.offset,
             |entry| {
+                if self.is_hidden(id, entry.name) {
+                    return Emit::Done;
+                }
                 let name = entry.name.to_bytes();
                 // Checked before the lookup, which would have to be undone.
                 if !entries.fits_plus(name.len()) {
@@ -117,6 +123,13 @@ impl PassthroughFs {
             libc::DT_REG if self.maps_ownership() => libc::DT_UNKNOWN,
             kind => kind,
         }
+    }
+
+    /// Whether guests have something else by this name.
+    fn is_hidden(&self, directory: NodeId, name: &CStr) -> bool {
+        self.share.options.events
+            && directory == NodeId::ROOT
+            && name.to_bytes() == events::node::DIRECTORY_NAME
     }
 
     /// Looks up a listed name. An entry with node id 0 (`.`, `..`, or a failed lookup) is looked up

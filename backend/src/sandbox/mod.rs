@@ -69,6 +69,7 @@ pub struct Confined {
     user_namespace: Option<OwnedFd>,
     mode: Mode,
     seccomp: Seccomp,
+    events: bool,
     use_landlock: bool,
     /// The capabilities of a worker.
     kept: CapsHashSet,
@@ -86,6 +87,7 @@ pub struct ConfinedKeeper {
     /// What `root` was when the keeper was confined, in the keeper's own memory.
     root_identity: (u64, u32, u32, u64),
     seccomp: Seccomp,
+    events: bool,
     use_landlock: bool,
     kept: CapsHashSet,
     /// What a worker may do.
@@ -144,7 +146,7 @@ pub struct GuestPlace {
 /// # Errors
 /// The list of system calls cannot be installed.
 pub fn confine_reporter(confined: &Confined) -> Result<(), Error> {
-    seccomp::install(confined.seccomp, seccomp::Process::Reporter)
+    seccomp::install(confined.seccomp, false, seccomp::Process::Reporter)
 }
 
 /// Drops every permission that serving `shared_dir` does not need.
@@ -234,13 +236,14 @@ pub fn confine(
     };
     drop(mount);
     suspend()?;
-    seccomp::install(options.seccomp, Process::Acceptor)?;
+    seccomp::install(options.seccomp, options.events, Process::Acceptor)?;
     let confined = Confined {
         root,
         proc,
         user_namespace,
         mode: options.mode,
         seccomp: options.seccomp,
+        events: options.events,
         use_landlock: chosen.landlock,
         kept,
         abilities,
@@ -301,12 +304,13 @@ impl Confined {
         fchdir(&proc).map_err(|error| Error::ProcSelfFd(error.into()))?;
         drop(proc);
         capabilities::restrict_keeper(&self.kept)?;
-        seccomp::install(self.seccomp, Process::Keeper)?;
+        seccomp::install(self.seccomp, self.events, Process::Keeper)?;
         Ok(ConfinedKeeper {
             root_identity: identity_of(&root)?,
             root,
             has_mount_namespace: self.mode == Mode::Namespace,
             seccomp: self.seccomp,
+            events: self.events,
             use_landlock: self.use_landlock,
             kept: self.kept,
             abilities: self.abilities,
@@ -341,7 +345,7 @@ impl ConfinedKeeper {
             rules::restrict(Some(root.as_fd()))?;
         }
         restrict(&self.kept)?;
-        seccomp::install(self.seccomp, Process::Worker)?;
+        seccomp::install(self.seccomp, self.events, Process::Worker)?;
         Ok(ConfinedWorker { root, proc_self_fd })
     }
 

@@ -141,6 +141,8 @@ pub struct Options {
     pub mode: Mode,
     /// The action on a system call outside the permitted list.
     pub seccomp: Seccomp,
+    /// Workers watch directories (`--events`).
+    pub events: bool,
     /// Changes to the set of kept capabilities.
     pub modcaps: ModCaps,
     /// Limit of open descriptors: `Some(0)` leaves it alone, `None` raises it to the default.

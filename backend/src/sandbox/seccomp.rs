@@ -10,9 +10,9 @@ use super::options::Seccomp;
 pub(super) use calls::Process;
 
 /// Installs the list of `process` for all threads of the calling one. The processes that it forks
-/// inherit the list. It cannot be removed again, but a stricter one can be added.
-pub(super) fn install(action: Seccomp, process: Process) -> Result<(), Error> {
-    Ok(seccomp::install(action, &calls::list(process))?)
+/// inherit the list. With `events`, workers may watch directories. It cannot be removed again, but a stricter one can be added.
+pub(super) fn install(action: Seccomp, events: bool, process: Process) -> Result<(), Error> {
+    Ok(seccomp::install(action, &calls::list(process, events))?)
 }
 
 #[cfg(test)]
@@ -36,7 +36,7 @@ mod tests {
 
     /// Runs `body` in a thread under a worker's list. A call outside of it fails with EDOM.
     fn with_filter(body: impl FnOnce() + Send + 'static) {
-        under(&calls::list(Process::Worker), body);
+        under(&calls::list(Process::Worker, false), body);
     }
 
     fn errno_of<T>(result: io::Result<T>) -> Option<i32> {
@@ -57,7 +57,7 @@ mod tests {
             Process::Reporter,
         ] {
             for (action, filters) in &table {
-                let list = calls::list(process);
+                let list = calls::list(process, true);
                 let programs = seccomp::programs(action.clone(), &list).unwrap();
                 assert_eq!(programs.len(), *filters, "{process:?}");
             }
@@ -165,7 +165,7 @@ mod tests {
             Ok("Worker") => Process::Worker,
             _ => return,
         };
-        install(Seccomp::Kill, process).unwrap();
+        install(Seccomp::Kill, true, process).unwrap();
         std::process::abort();
     }
 

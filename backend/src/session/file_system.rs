@@ -12,6 +12,7 @@
 
 use std::ffi::CStr;
 use std::io;
+use std::os::fd::BorrowedFd;
 
 use gangplank_fuse::{
     AttrOut, CopyFileRangeIn, CreateIn, EntryOut, FallocateIn, FileLock, Handle, InitFlags,
@@ -21,6 +22,7 @@ use gangplank_fuse::{
 
 use gangplank_fuse::dir::DirentWriter;
 
+use super::events::Change;
 use super::host_errors::not_offered;
 use super::name::Name;
 use crate::device::request::IoMode;
@@ -123,6 +125,7 @@ pub trait FileSystem:
     + FileLocks
     + Superblock
     + Migration
+    + Changes
     + Send
     + Sync
 {
@@ -142,6 +145,7 @@ impl<T> FileSystem for T where
         + FileLocks
         + Superblock
         + Migration
+        + Changes
         + Send
         + Sync
 {
@@ -200,6 +204,35 @@ pub trait Migration {
     #[allow(unused_variables)]
     fn load(&self, guest: &MigratedGuest) -> Result<(), TransferError> {
         Err(TransferError::Unsupported)
+    }
+}
+
+/// Changes that others make to the directories that the guest knows (`--events`).
+pub trait Changes {
+    /// Begins to collect changes, of the directories that the guest knows now and will learn of.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP: changes cannot be heard of here.
+    fn watch(&self) -> io::Result<()> {
+        Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP))
+    }
+
+    /// Collects no changes any more.
+    fn unwatch(&self) {}
+
+    /// What becomes readable when there are changes, from the first [`Changes::watch`] on.
+    fn changes_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// Takes the changes that were collected, in their order.
+    #[allow(unused_variables)]
+    fn take_changes(&self, tell: &mut dyn FnMut(Change<'_>)) {}
+
+    /// The entry of a node that the guest knows, as of a lookup.
+    #[allow(unused_variables)]
+    fn known_entry(&self, node: NodeId) -> io::Result<EntryOut> {
+        Err(io::Error::from_raw_os_error(libc::ESTALE))
     }
 }
 

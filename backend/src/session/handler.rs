@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use gangplank_fuse::{InHeader, Opcode};
+use gangplank_fuse::{InHeader, Opcode, Unique};
 use gangplank_service::rate_limited;
 
 use super::file_system::FileSystem;
 use super::lock_threads::{LockThreads, Waiting};
 use super::lock_waits::LockRequest;
 use super::reply::put_error;
-use super::{Served, Session, cost};
+use super::{EventRead, Served, Session, cost, event_thread};
 use crate::device::request::{Cost, Handled, Handler, IoMode, Request, Scratch};
 use crate::state::migration::TransferError;
 use crate::state::requests::Interrupted;
@@ -44,7 +44,9 @@ impl<F: FileSystem + 'static> SessionHandler<F> {
         if let Some(tracer) = &self.tracer {
             match &served {
                 Served::Replied(len) => request.end_trace(tracer, *len),
-                Served::WouldBlock | Served::WaitsForLock(_) => request.leave_trace(tracer),
+                Served::WouldBlock | Served::WaitsForLock(_) | Served::WaitsForEvents(_) => {
+                    request.leave_trace(tracer)
+                }
             }
         }
         match served {
@@ -54,7 +56,34 @@ impl<F: FileSystem + 'static> SessionHandler<F> {
                 Handled::Replied(request)
             }
             Served::WaitsForLock(lock) => self.wait_on_other_thread(request, lock),
+            Served::WaitsForEvents(read) => self.wait_for_events(request, read),
         }
+    }
+
+    /// Keeps the request until there are changes. No thread waits for it.
+    fn wait_for_events(&self, request: Box<Request>, read: EventRead) -> Handled {
+        // It has taken nothing yet, and may wait for long.
+        request.park();
+        let unique = read.unique();
+        let Some(events) = &self.session.events else {
+            return self.fail(request, unique, Opcode::Read, libc::EIO);
+        };
+        let starts = match events.wait(request, read) {
+            Ok(starts) => starts,
+            Err(request) => return self.fail(request, unique, Opcode::Read, libc::EINTR),
+        };
+        if starts
+            && let Err(error) =
+                event_thread::start(&self.session, events, self.tracer.as_ref().map(Arc::clone))
+        {
+            rate_limited!(
+                error,
+                "cannot start a thread to wait for changes: {error}; raise the limits of tasks \
+                 and memory"
+            );
+            event_thread::answer(&self.session, events.give_up(), self.tracer.as_deref());
+        }
+        Handled::Kept
     }
 
     /// Has another thread wait for the lock and return the request's chain. If no thread can be
@@ -73,12 +102,23 @@ impl<F: FileSystem + 'static> SessionHandler<F> {
             "cannot start a thread to wait for a lock: {error}; raise the limits of tasks and \
              memory"
         );
-        let Waiting { mut request, lock } = waiting;
+        let Waiting { request, lock } = waiting;
         self.session.lock_waits.unregister(lock.unique);
+        self.fail(request, lock.unique, Opcode::Setlkw, libc::ENOLCK)
+    }
+
+    /// Answers a request that was to wait with an error.
+    fn fail(
+        &self,
+        mut request: Box<Request>,
+        unique: Unique,
+        opcode: Opcode,
+        errno: i32,
+    ) -> Handled {
         let (_, mut reply, scratch) = request.parts();
         self.begin_trace(scratch);
-        let written = put_error(&mut reply, lock.unique, libc::ENOLCK);
-        self.session.count_refusal(Some(Opcode::Setlkw), 0, written);
+        let written = put_error(&mut reply, unique, errno);
+        self.session.count_refusal(Some(opcode), 0, written);
         if let Some(tracer) = &self.tracer {
             request.end_trace(tracer, written);
         }
@@ -138,6 +178,9 @@ impl<F: FileSystem + 'static> Handler for SessionHandler<F> {
 
     fn end_waits(&self) {
         self.session.lock_waits.close();
+        if let Some(events) = &self.session.events {
+            events.close();
+        }
     }
 
     fn save_state(&self) -> Result<Vec<u8>, TransferError> {

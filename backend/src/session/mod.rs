@@ -10,6 +10,8 @@
 mod cost;
 mod dialect_cell;
 mod dispatch;
+mod event_thread;
+pub mod events;
 pub mod file_system;
 pub mod handler;
 mod host_errors;
@@ -31,6 +33,7 @@ use gangplank_fuse::{InHeader, InitIn, InitOut, LkIn, NodeId, Opcode, Operation,
 use gangplank_service::rate_limited;
 use parking_lot::Mutex;
 
+pub use events::EventRead;
 pub use file_system::{Caller, Creator, FileSystem, LockWait};
 pub use host_errors::{is_not_offered, not_offered};
 pub use lock_waits::LockRequest;
@@ -39,6 +42,7 @@ pub use repeat::Interrupted;
 
 use self::dialect_cell::DialectCell;
 use self::dispatch::{Call, dispatch};
+use self::events::{Events, control};
 use self::lock_waits::LockWaits;
 use self::reply::{ReplyHeader, put, put_error};
 use crate::crash_hook::{self, Point};
@@ -60,6 +64,8 @@ pub struct Session<F> {
     dialect: DialectCell,
     /// What the reply to INIT said; `None` as above.
     init: Mutex<Option<Init>>,
+    /// Changes that the guest hears of; `None` without `--events`.
+    events: Option<Arc<Events>>,
     /// Where the session outlives the process; `None` in tests.
     arena: Option<Arc<Arena>>,
     /// Where requests are counted; `None` in tests.
@@ -73,6 +79,8 @@ pub enum Served {
     Replied(usize),
     /// The request waits for a lock that another owner holds.
     WaitsForLock(LockRequest),
+    /// The request waits for changes.
+    WaitsForEvents(EventRead),
     /// The request would wait for a disk, and the session did nothing. Only in
     /// [`IoMode::NonBlocking`].
     WouldBlock,
@@ -82,6 +90,7 @@ pub enum Served {
 enum Outcome {
     Answered(Answer),
     WaitsForLock(LockRequest),
+    WaitsForEvents(EventRead),
     WouldBlock,
 }
 
@@ -121,6 +130,7 @@ impl From<Outcome> for Served {
         match outcome {
             Outcome::Answered(answer) => Self::Replied(answer.len),
             Outcome::WaitsForLock(lock) => Self::WaitsForLock(lock),
+            Outcome::WaitsForEvents(read) => Self::WaitsForEvents(read),
             Outcome::WouldBlock => Self::WouldBlock,
         }
     }
@@ -134,6 +144,7 @@ impl<F: FileSystem> Session<F> {
             lock_waits: LockWaits::default(),
             dialect: DialectCell::default(),
             init: Mutex::default(),
+            events: None,
             arena: None,
             counters: None,
         }
@@ -156,6 +167,16 @@ impl<F: FileSystem> Session<F> {
             counters: Some(Counters::new(arena)),
             ..Self::new(file_system)
         }
+    }
+
+    /// Lets the guest hear of changes.
+    ///
+    /// # Errors
+    /// Those of eventfd(2).
+    pub fn with_events(mut self) -> io::Result<Self> {
+        let events = Events::new(self.arena.as_ref().map(Arc::clone))?;
+        self.events = Some(Arc::new(events));
+        Ok(self)
     }
 
     /// The file system.
@@ -275,6 +296,12 @@ impl<F: FileSystem> Session<F> {
         if let (Operation::Setlkw(args), Some(_)) = (&decoded.operation, dialect) {
             return self.lock_or_wait(reply, unique, node, *args);
         }
+        if let (Some(events), Some(_)) = (&self.events, dialect)
+            && let Some(read) =
+                control::waits(events, &self.file_system, header, &decoded.operation)
+        {
+            return Outcome::WaitsForEvents(read);
+        }
         if mode == IoMode::NonBlocking && usually_waits_for_disk(opcode) {
             return Outcome::WouldBlock;
         }
@@ -342,6 +369,11 @@ impl<F: FileSystem> Session<F> {
         let ended = self.dialect.set(None);
         *self.init.lock() = None;
         self.lock_waits.interrupt_all();
+        if let Some(events) = &self.events {
+            let _held = events.hold_readers();
+            events.end();
+            self.file_system.unwatch();
+        }
         if ended.is_some() {
             self.file_system.destroy();
         }
@@ -364,6 +396,13 @@ impl<F: FileSystem> Session<F> {
             repeat::prepare(&self.file_system, request, call.header.node());
         }
         crash_hook::pass(Point::Begun, || opcode);
+        let events = self.events.as_ref();
+        let own =
+            events.and_then(|events| control::serve(events, &self.file_system, request, call));
+        if let Some(result) = own {
+            crash_hook::pass(Point::CarriedOut, || opcode);
+            return result;
+        }
         let result = match &request.operation {
             Operation::Init(args) => self.init(args).and_then(|reply| put(call.reply, &reply)),
             Operation::Destroy => {
@@ -456,13 +495,16 @@ impl<F: FileSystem> Session<F> {
         Some(&self.arena.as_ref()?.header().session)
     }
 
-    /// Ends the lock wait of a request.
+    /// Ends the wait of a request for a lock or for changes.
     ///
     /// # Errors
     /// EAGAIN: no such request waits. The guest then sends INTERRUPT again, because the interrupted
     /// request may not have arrived.
     fn interrupt(&self, unique: Unique) -> io::Result<usize> {
         if self.lock_waits.interrupt(unique) {
+            return Ok(0);
+        }
+        if (self.events.as_ref()).is_some_and(|events| events.interrupt(unique)) {
             return Ok(0);
         }
         Err(io::Error::from_raw_os_error(libc::EAGAIN))

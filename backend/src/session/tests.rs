@@ -20,8 +20,8 @@ use gangplank_fuse::{
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::file_system::{
-    Attributes, Directories, FileData, FileLocks, FileRanges, Files, Ioctls, Lookup, Migration,
-    Namespace, SessionLifecycle, Superblock, Xattrs,
+    Attributes, Changes, Directories, FileData, FileLocks, FileRanges, Files, Ioctls, Lookup,
+    Migration, Namespace, SessionLifecycle, Superblock, Xattrs,
 };
 use super::*;
 use crate::sys::buffers::Segments;
@@ -64,6 +64,8 @@ impl SessionLifecycle for Recorder {
 impl Ioctls for Recorder {}
 
 impl Migration for Recorder {}
+
+impl Changes for Recorder {}
 
 impl Lookup for Recorder {
     fn lookup(&self, parent: NodeId, name: Name<'_>) -> io::Result<EntryOut> {

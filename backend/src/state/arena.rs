@@ -114,7 +114,8 @@ shared_struct! {
         pub is_ending: AtomicU32,
         /// Number of mounts.
         pub mounts: AtomicU32,
-        reserved_mounts: AtomicU32,
+        /// The guest's process whose requests change nothing (`--events`); 0 if there is none.
+        pub waker: AtomicU32,
         /// The heap.
         pub heap: HeapRecord,
         /// The shards of the inode table.

@@ -2,8 +2,9 @@
 #![allow(unsafe_code)] // installs a signal handler and sends a signal to one thread
 
 use std::io;
-use std::sync::Once;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -22,6 +23,8 @@ const RETRY: Duration = Duration::from_millis(1);
 pub struct Interruption {
     state: Mutex<State>,
     left: Condvar,
+    /// An eventfd that is written to.
+    wakes: Option<Arc<OwnedFd>>,
 }
 
 #[derive(Debug, Default)]
@@ -37,6 +40,15 @@ impl Interruption {
         Self::default()
     }
 
+    /// Like [`Interruption::new`], for a wait without a thread: [`Interruption::interrupt`] also
+    /// makes this eventfd readable.
+    pub fn waking(eventfd: Arc<OwnedFd>) -> Self {
+        Self {
+            wakes: Some(eventfd),
+            ..Self::default()
+        }
+    }
+
     /// Whether [`Interruption::interrupt`] was called.
     pub fn is_interrupted(&self) -> bool {
         self.state().interrupted
@@ -47,6 +59,10 @@ impl Interruption {
     pub fn interrupt(&self) {
         let mut state = self.state();
         state.interrupted = true;
+        if let Some(eventfd) = &self.wakes {
+            // It fails only if it is readable already.
+            let _ = rustix::io::write(eventfd, &1u64.to_ne_bytes());
+        }
         while let Some(thread) = state.thread {
             // The thread is alive, because it cannot leave `run` without the lock held here.
             send_wake_signal(thread);

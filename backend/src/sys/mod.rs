@@ -4,6 +4,7 @@ pub mod allocator;
 pub mod buffers;
 pub mod clock;
 pub mod dirty_bitmap;
+pub mod fanotify;
 pub mod file;
 pub mod file_content;
 pub mod file_handle;

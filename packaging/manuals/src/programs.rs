@@ -15,7 +15,7 @@ pub struct Program {
 }
 
 /// All programs that are installed.
-pub const PROGRAMS: [Program; 4] = [
+pub const PROGRAMS: [Program; 5] = [
     Program {
         name: "gangplankd",
         section: "8",
@@ -39,6 +39,12 @@ pub const PROGRAMS: [Program; 4] = [
         section: "8",
         command: gangplank_nfs::args::Args::command,
         manuals: gangplank_nfs::manual::MANUALS,
+    },
+    Program {
+        name: "gangplank-guest",
+        section: "8",
+        command: gangplank_guest::args::Args::command,
+        manuals: gangplank_guest::manual::MANUALS,
     },
 ];
 

@@ -123,6 +123,8 @@ fn every_command_has_a_version_and_a_help_that_is_longer_than_its_summary() -> R
         let path = match program.name {
             "gangplankd" => tools::gangplankd()?,
             "gangplank-frontend" => tools::frontend()?,
+            "gangplank-nfs" => tools::nfs()?,
+            "gangplank-guest" => tools::guest(tools::host_arch())?,
             _ => tools::dvk()?,
         };
         let run = |words: &[String], option: &str| -> Result<String> {

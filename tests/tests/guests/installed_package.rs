@@ -21,10 +21,11 @@ use rustix::process::Signal;
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// Files that the package must have, beside manual pages and completions.
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "usr/bin/gangplankd",
     "usr/bin/gangplank-frontend",
     "usr/bin/gangplank-dvk",
+    "usr/bin/gangplank-guest",
     "usr/lib/systemd/system/gangplankd@.service",
     "usr/lib/sysusers.d/gangplank.conf",
     "usr/share/man/man8/gangplankd.8.gz",

@@ -35,10 +35,14 @@ pub(in crate::sandbox) enum Process {
     Reporter,
 }
 
-/// The list of a process.
-pub(super) fn list(process: Process) -> CallList {
+/// The list of a process. With `events`, workers may watch directories (`--events`).
+pub(super) fn list(process: Process, events: bool) -> CallList {
+    let mut allowed = allowed(process).to_vec();
+    if events && process != Process::Reporter {
+        allowed.push(WATCHING);
+    }
     CallList {
-        allowed: allowed(process).to_vec(),
+        allowed,
         conditional: conditional(process),
         refused: REFUSED.to_vec(),
     }
@@ -170,6 +174,9 @@ const FILES: &[c_long] = &[
     libc::SYS_statfs,
     libc::SYS_fstatfs,
 ];
+
+/// Changes in directories.
+pub(super) const WATCHING: &[c_long] = &[libc::SYS_fanotify_init, libc::SYS_fanotify_mark];
 
 /// Contents of files.
 const DATA: &[c_long] = &[
