@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus};
+use std::process::{Child, Command, ExitStatus, Output};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -128,7 +128,27 @@ impl Daemon {
     pub fn terminate(&mut self) -> Result<()> {
         process::signal(&self.child, Signal::TERM)?;
         let status = self.wait()?;
-        anyhow::ensure!(status.success(), "{status}\n{}", self.log());
+        ensure!(status.success(), "{status}\n{}", self.log());
+        Ok(())
+    }
+
+    /// Has it reload by `gangplankd --reload`. Returns what that says.
+    ///
+    /// # Errors
+    /// The command cannot be built or started.
+    pub fn ask_to_reload(&self) -> Result<Output> {
+        let socket = format!("--socket-path={}", self.socket.display());
+        let mut command = Command::new(tools::gangplankd()?);
+        Ok(command.args(["--reload", &socket]).output()?)
+    }
+
+    /// Has it reload.
+    ///
+    /// # Errors
+    /// It has not; with its log.
+    pub fn reload(&self) -> Result<()> {
+        let output = self.ask_to_reload()?;
+        ensure!(output.status.success(), "{output:?}\n{}", self.log());
         Ok(())
     }
 

@@ -201,6 +201,14 @@ impl Fixture {
         Footprint::of(&self.daemon)
     }
 
+    /// [`Daemon::reload`].
+    ///
+    /// # Errors
+    /// As that.
+    pub fn reload(&self) -> Result<()> {
+        self.daemon.reload()
+    }
+
     /// The daemon's log, shortened for the report of a failed test.
     #[must_use]
     pub fn log(&self) -> String {

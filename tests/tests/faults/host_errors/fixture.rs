@@ -7,12 +7,32 @@ use gangplank_fuse::{NodeId, Operation, ReadFlags, ReadIn, WriteFlags, WriteIn, 
 use gangplank_tests::daemon::{Daemon, Options};
 use gangplank_tests::driver::fixture;
 use gangplank_tests::driver::{Driver, Error, NodeAndFile, Setup, Ticket};
+use gangplank_tests::faulty_fs::rules::{Call, Fault, Lasting, Rule};
 use gangplank_tests::faulty_fs::{Control, FaultyFs, HostCache, HostWrites};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 /// Memory of a guest that has many large requests in flight.
 const MEMORY: u64 = 64 << 20;
+
+/// The rule by which a call of the file system about `file` fails.
+pub(crate) fn failing(call: Call, errno: Errno, lasting: Lasting) -> Rule {
+    let fault = Fault::Call {
+        after: 0,
+        errno,
+        lasting,
+    };
+    Rule::new(call, fault).of("file")
+}
+
+/// The errno of a request, or `None` if it succeeded.
+pub(crate) fn errno_of<T>(result: gangplank_tests::driver::Result<T>) -> Result<Option<Errno>> {
+    match result {
+        Ok(_) => Ok(None),
+        Err(Error::Errno(errno)) => Ok(Some(errno)),
+        Err(error) => Err(error.into()),
+    }
+}
 
 /// How a guest's kernel requests a transfer, which decides the permitted replies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use gangplank_tests::faulty_fs::rules::{Call, Fault, Lasting, Rule};
 use gangplank_tests::faulty_fs::{HostCache, HostWrites};
 use rustix::io::Errno;
 
-use crate::fixture::{self, Fixture, Kind, Range, Reply};
+use crate::fixture::{self, Fixture, Kind, Range, Reply, errno_of, failing};
 
 /// A test with a fixture of its own.
 type Test = fn() -> Result<()>;
@@ -40,24 +40,6 @@ const WRITEBACK_ERRNOS: [(Errno, Errno); 3] = [
     (Errno::NOSPC, Errno::NOSPC),
     (Errno::DQUOT, Errno::IO),
 ];
-
-fn failing(call: Call, errno: Errno, lasting: Lasting) -> Rule {
-    let fault = Fault::Call {
-        after: 0,
-        errno,
-        lasting,
-    };
-    Rule::new(call, fault).of("file")
-}
-
-/// The errno of a call, or `None` if it succeeded.
-fn errno_of(result: gangplank_tests::driver::Result<()>) -> Result<Option<Errno>> {
-    match result {
-        Ok(()) => Ok(None),
-        Err(Error::Errno(errno)) => Ok(Some(errno)),
-        Err(error) => Err(error.into()),
-    }
-}
 
 /// Writes into the host's page cache, whose writeback fails.
 fn write_into_cache(fixture: &mut Fixture, file: NodeAndFile, errno: Errno) -> Result<()> {

@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use gangplank_fuse::{NodeId, Operation, SetattrIn, SetattrValid};
 use gangplank_tests::daemon::{Daemon, Options};
+use gangplank_tests::driver::Driver;
 use gangplank_tests::driver::fixture::{acceptor_of, wait_for_log};
-use gangplank_tests::driver::{Driver, Error};
 use gangplank_tests::faulty_fs::rules::{Call, Fault, Lasting, Rule};
 use gangplank_tests::faulty_fs::{FaultyFs, HostCache, HostWrites};
 use gangplank_tests::tools;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use crate::fixture::{self, Fixture};
+use crate::fixture::{self, Fixture, errno_of, failing};
 
 /// A test with a fixture of its own.
 type Test = fn() -> Result<()>;
@@ -50,23 +50,6 @@ const ANSWERED: Duration = Duration::from_secs(20);
 
 fn new(arguments: &[&str]) -> Result<Fixture> {
     Fixture::new(HostCache::None, HostWrites::Through, 1, arguments)
-}
-
-fn failing(call: Call, errno: Errno, lasting: Lasting) -> Rule {
-    let fault = Fault::Call {
-        after: 0,
-        errno,
-        lasting,
-    };
-    Rule::new(call, fault).of("file")
-}
-
-fn errno_of<T>(result: gangplank_tests::driver::Result<T>) -> Result<Option<Errno>> {
-    match result {
-        Ok(_) => Ok(None),
-        Err(Error::Errno(errno)) => Ok(Some(errno)),
-        Err(error) => Err(error.into()),
-    }
 }
 
 fn status(control: &str) -> Result<serde_json::Value> {
@@ -283,13 +266,7 @@ fn a_server_that_hangs_stops_what_touches_it_alone() -> Result<()> {
     drop(other);
     wait_for_warning(&fixture, begun)?;
     let acceptor = acceptor_of(&fixture.daemon)?;
-    let reload = Command::new(tools::gangplankd()?)
-        .arg("--reload")
-        .arg(format!(
-            "--socket-path={}",
-            fixture.daemon.socket().display()
-        ))
-        .output()?;
+    let reload = fixture.daemon.ask_to_reload()?;
     let said = String::from_utf8_lossy(&reload.stderr).into_owned();
     ensure!(
         said.contains("has not answered 3 of its requests"),

@@ -286,9 +286,19 @@ fn guests_go_on_after_everything_was_killed() -> Result<()> {
 #[test]
 fn requests_in_flight_are_answered_once() -> Result<()> {
     let mut service = Service::start(&["--locks=host"], None)?;
-    let mut guest = Driver::mount(service.daemon.socket(), &Setup::default())?;
+    let mount = || Driver::mount(service.daemon.socket(), &Setup::default());
+    let guests = [mount()?, mount()?];
+    let restarted = answer_once_across_restarts(guests, || service.restart());
+    restarted.with_context(|| service.daemon.log())
+}
+
+/// Restarts the daemon while one of its two guests has requests in flight, and waits for a lock of
+/// the other.
+fn answer_once_across_restarts(
+    [mut guest, mut other]: [Driver; 2],
+    mut restart: impl FnMut() -> Result<()>,
+) -> Result<()> {
     let file = guest.create(NodeId::ROOT, c"file", 0o644)?;
-    let mut other = Driver::mount(service.daemon.socket(), &Setup::default())?;
     let node = NodeId::new(other.lookup(NodeId::ROOT, c"file")?.nodeid);
     let others = NodeAndFile {
         node,
@@ -300,16 +310,14 @@ fn requests_in_flight_are_answered_once() -> Result<()> {
         let asked = (0..32)
             .map(|_| guest.submit(1, NodeId::ROOT, GETATTR, &[], 256))
             .collect::<Result<Vec<_>, _>>()?;
-        service.restart()?;
+        restart()?;
         // The driver fails if one comes back twice.
         for ticket in asked {
-            guest.finish(ticket).with_context(|| service.daemon.log())?;
+            guest.finish(ticket)?;
         }
         ensure!(!guest.is_finished(&waiting)?, "the lock is another's");
         other.setlk(others, OWNER, UNLOCK)?;
-        guest
-            .finish(waiting)
-            .with_context(|| service.daemon.log())?;
+        guest.finish(waiting)?;
         guest.setlk(file, OWNER, UNLOCK)?;
     }
     Ok(())
@@ -337,15 +345,8 @@ fn a_restart_keeps_guests_and_a_stop_ends_them() -> Result<()> {
 fn a_reload_keeps_guests_held() -> Result<()> {
     let mut service = Service::start(&["--locks=host"], None)?;
     let mut guest = Session::begin(&service, "guest")?;
-    let socket = format!("--socket-path={}", service.daemon.socket().display());
-    let reload = || -> Result<()> {
-        let mut command = std::process::Command::new(gangplank_tests::tools::gangplankd()?);
-        let output = command.args(["--reload", &socket]).output()?;
-        ensure!(output.status.success(), "{output:?}");
-        Ok(())
-    };
     for _ in 0..2 {
-        reload().with_context(|| service.daemon.log())?;
+        service.daemon.reload()?;
         guest.check(service.share.path())?;
         let name: &CStr = c"after the reload";
         let gone = guest.driver.create(NodeId::ROOT, name, 0o644)?;

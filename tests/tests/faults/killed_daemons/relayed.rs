@@ -7,12 +7,12 @@ use anyhow::{Context, Result, ensure};
 use gangplank_fuse::NodeId;
 use gangplank_tests::daemon::{Daemon, Options};
 use gangplank_tests::driver::fixture::wait_for_log;
-use gangplank_tests::driver::{Driver, NodeAndFile, Setup};
+use gangplank_tests::driver::{Driver, Setup};
 use gangplank_tests::relay::Relay;
-use rustix::fs::{FlockOperation, OFlags, fcntl_lock};
+use rustix::fs::{FlockOperation, fcntl_lock};
 use tempfile::TempDir;
 
-use super::{GETATTR, KILLS, OWNER, Session, UNLOCK, WRITE_LOCK};
+use super::{KILLS, Session, answer_once_across_restarts};
 
 /// A daemon behind a relay that holds descriptors.
 struct Relayed {
@@ -88,10 +88,7 @@ fn guests_behind_a_relay_go_on_after_everything_was_killed() -> Result<()> {
             second.check(relayed.share.path())?;
         }
         // A reload keeps the connection to the relay.
-        let socket = format!("--socket-path={}", relayed.daemon.socket().display());
-        let mut command = std::process::Command::new(gangplank_tests::tools::gangplankd()?);
-        let output = command.args(["--reload", &socket]).output()?;
-        ensure!(output.status.success(), "{output:?}");
+        relayed.daemon.reload()?;
         let mut third = Session::of(relayed.connect()?, "third")?;
         drop(second);
         wait_for_log(&relayed.daemon, "guest 2 has gone")?;
@@ -105,31 +102,9 @@ fn guests_behind_a_relay_go_on_after_everything_was_killed() -> Result<()> {
 #[test]
 fn requests_in_flight_of_relayed_guests_are_answered_once() -> Result<()> {
     let mut relayed = Relayed::start(&[], &["--locks=host"])?;
-    let mut guest = relayed.connect()?;
-    let file = guest.create(NodeId::ROOT, c"file", 0o644)?;
-    let mut other = relayed.connect()?;
-    let node = NodeId::new(other.lookup(NodeId::ROOT, c"file")?.nodeid);
-    let others = NodeAndFile {
-        node,
-        file: other.open(node, OFlags::RDWR | OFlags::LARGEFILE)?,
-    };
-    for _ in 0..KILLS {
-        other.setlk(others, OWNER, WRITE_LOCK)?;
-        let waiting = guest.submit_setlkw(1, file, OWNER, WRITE_LOCK)?;
-        let asked = (0..32)
-            .map(|_| guest.submit(1, NodeId::ROOT, GETATTR, &[], 256))
-            .collect::<Result<Vec<_>, _>>()?;
-        relayed.restart()?;
-        // The driver fails if one comes back twice.
-        for ticket in asked {
-            guest.finish(ticket).with_context(|| relayed.logs())?;
-        }
-        ensure!(!guest.is_finished(&waiting)?, "the lock is another's");
-        other.setlk(others, OWNER, UNLOCK)?;
-        guest.finish(waiting).with_context(|| relayed.logs())?;
-        guest.setlk(file, OWNER, UNLOCK)?;
-    }
-    Ok(())
+    let guests = [relayed.connect()?, relayed.connect()?];
+    let restarted = answer_once_across_restarts(guests, || relayed.restart());
+    restarted.with_context(|| relayed.logs())
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -171,7 +171,7 @@ impl Host {
         match disturbance {
             Disturbance::Kill => kill_worker(&self.daemon.borrow()),
             Disturbance::KillAcceptor => kill_acceptor(&self.daemon.borrow()),
-            Disturbance::Reload => reload(&self.daemon.borrow()),
+            Disturbance::Reload => self.daemon.borrow().reload(),
             Disturbance::KillAll => {
                 let manager = self.manager.as_ref().context("a service manager")?;
                 let mut daemon = self.daemon.borrow_mut();
@@ -357,15 +357,6 @@ fn kill_acceptor(daemon: &Daemon) -> Result<()> {
         ensure!(Instant::now() < deadline, "the acceptor lives on");
         thread::sleep(Duration::from_millis(1));
     }
-    Ok(())
-}
-
-/// Has the daemon reload.
-fn reload(daemon: &Daemon) -> Result<()> {
-    let socket = format!("--socket-path={}", daemon.socket().display());
-    let mut command = Command::new(tools::gangplankd()?);
-    let output = command.args(["--reload", &socket]).output()?;
-    ensure!(output.status.success(), "{output:?}");
     Ok(())
 }
 

@@ -1,11 +1,13 @@
 //! A daemon with a share of its own: gangplankd, or virtiofsd where it builds.
 
+use std::os::unix::fs::chown;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use gangplank_driver::{Driver, FuseSession, InitOptions, Options};
 use gangplank_tests::daemon::{self, Daemon};
+use gangplank_tests::process::User;
 use gangplank_tests::tools;
 use tempfile::TempDir;
 
@@ -28,6 +30,19 @@ impl Fixture {
         Ok(Self {
             share,
             daemon,
+            ours: true,
+        })
+    }
+
+    /// A daemon that an ordinary user runs, without namespaces. Needs root.
+    pub(crate) fn of_nobody() -> Result<Self> {
+        let user = User::NOBODY;
+        let share = tempfile::tempdir()?;
+        chown(share.path(), Some(user.uid), Some(user.gid))?;
+        let options = daemon::Options::new(share.path()).user(user);
+        Ok(Self {
+            daemon: Daemon::start(&options.arguments(&["--sandbox=none"]))?,
+            share,
             ours: true,
         })
     }

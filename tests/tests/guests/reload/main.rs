@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 use std::thread;
 use std::time::Duration;
 
@@ -74,11 +74,8 @@ impl Upgradable {
     }
 
     fn ask_to_reload(&self) -> Result<Output> {
-        // Another copy: the daemon's own may be no daemon.
-        Ok(Command::new(tools::gangplankd()?)
-            .arg("--reload")
-            .arg(format!("--socket-path={}", self.daemon.socket().display()))
-            .output()?)
+        // By another copy: the daemon's own may be no daemon.
+        self.daemon.ask_to_reload()
     }
 
     fn reload(&self) -> Result<()> {

@@ -172,18 +172,7 @@ fn counts_and_sockets_survive_a_reload_and_the_files_go_at_the_end() -> Result<(
     for round in 1..=2 {
         work(&mut driver)?;
         driver.unlink(NodeId::ROOT, c"file")?;
-        let reloaded = Command::new(tools::gangplankd()?)
-            .arg("--reload")
-            .arg(format!(
-                "--socket-path={}",
-                fixture.daemon.socket().display()
-            ))
-            .output()?;
-        ensure!(
-            reloaded.status.success(),
-            "{reloaded:?}\n{}",
-            fixture.daemon.log()
-        );
+        fixture.daemon.reload()?;
         // The guest is served again.
         driver.getattr(NodeId::ROOT, None)?;
         let guest = fixture.status()?["guests"][0].clone();

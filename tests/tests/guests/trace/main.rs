@@ -283,14 +283,7 @@ fn trace_goes_on_after_a_reload() -> Result<()> {
     let mut guest = fixture.guest(&Setup::default())?;
     let file = guest.create(NodeId::ROOT, c"file", 0o640)?;
     for _ in 0..2 {
-        let mut reload = Command::new(tools::gangplankd()?);
-        reload
-            .arg("--reload")
-            .arg("--socket-path")
-            .arg(fixture.socket());
-        let output = reload.output()?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{said} {}", fixture.log());
+        fixture.reload()?;
         guest.write(file, 0, b"more")?;
     }
     // A descriptor of the trace has not taken the place of one of the guest's.

@@ -5,7 +5,6 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use gangplank_tests::daemon::{self, Daemon};
 use gangplank_tests::process::User;
 use rustix::process::{getgid, getuid};
 
@@ -117,17 +116,10 @@ fn a_device_that_cannot_be_made_replaces_no_file() -> Result<()> {
         return Ok(());
     }
     let user = User::NOBODY;
-    let share = tempfile::tempdir()?;
-    chown(share.path(), Some(user.uid), Some(user.gid))?;
-    let file = share.path().join("null");
+    let mut fixture = Fixture::of_nobody()?;
+    let file = fixture.share.path().join("null");
     fs::write(&file, b"old")?;
     chown(&file, Some(user.uid), Some(user.gid))?;
-    let options = daemon::Options::new(share.path()).user(user);
-    let mut fixture = Fixture {
-        daemon: Daemon::start(&options.arguments(&["--sandbox=none"]))?,
-        share,
-        ours: true,
-    };
     failed(&mut fixture, &["cp", "-r", "/dev/null", ":null"])?;
     ensure!(fs::read(&file)? == b"old");
     ensure!(names(fixture.share.path())? == ["null"]);

@@ -9,7 +9,6 @@ use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
-use gangplank_tests::daemon::{self, Daemon};
 use gangplank_tests::process::User;
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, makedev, mknodat, setxattr};
 
@@ -382,15 +381,7 @@ fn owners_that_cannot_be_kept_are_no_error() -> Result<()> {
         eprintln!("SKIPPED: needs root");
         return Ok(());
     }
-    let user = User::NOBODY;
-    let share = tempfile::tempdir()?;
-    chown(share.path(), Some(user.uid), Some(user.gid))?;
-    let options = daemon::Options::new(share.path()).user(user);
-    let mut fixture = Fixture {
-        daemon: Daemon::start(&options.arguments(&["--sandbox=none"]))?,
-        share,
-        ours: true,
-    };
+    let mut fixture = Fixture::of_nobody()?;
     let elsewhere = tempfile::tempdir()?;
     let file = elsewhere.path().join("file");
     fs::write(&file, b"data")?;
@@ -400,7 +391,7 @@ fn owners_that_cannot_be_kept_are_no_error() -> Result<()> {
     done(&mut fixture, &arguments)?;
     let metadata = fs::metadata(fixture.share.path().join("copy"))?;
     let owner = (metadata.uid(), metadata.gid());
-    ensure!(owner == (user.uid, user.gid), "{owner:?}");
+    ensure!(owner == (User::NOBODY.uid, User::NOBODY.gid), "{owner:?}");
     ensure!(metadata.mode() & 0o7777 == 0o754, "{:o}", metadata.mode());
     Ok(())
 }
