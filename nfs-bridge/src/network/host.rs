@@ -62,37 +62,43 @@ pub fn accept(
     Ok(())
 }
 
+/// Passes each datagram, with its sender, to `take`, on a thread of its own.
+fn receive(
+    socket: Arc<UdpSocket>,
+    take: impl Fn(SocketAddr, &[u8]) + Send + 'static,
+) -> io::Result<()> {
+    thread::Builder::new()
+        .name("nfs_udp".to_owned())
+        .spawn(move || {
+            let mut buffer = vec![0; MAX_DATAGRAM];
+            loop {
+                match socket.recv_from(&mut buffer) {
+                    Ok((len, peer)) => take(peer, buffer.get(..len).unwrap_or_default()),
+                    // A reply that reached nobody.
+                    Err(error) => debug!("datagrams: {error}"),
+                }
+            }
+        })?;
+    Ok(())
+}
+
 /// Answers datagrams at once, on a thread of its own.
 ///
 /// # Errors
 /// The thread cannot be started.
 pub fn answer(server: Arc<Server>, socket: UdpSocket) -> io::Result<()> {
-    thread::Builder::new()
-        .name("nfs_udp".to_owned())
-        .spawn(move || {
-            let socket = Arc::new(socket);
-            let mut buffer = vec![0; MAX_DATAGRAM];
-            loop {
-                let (len, peer) = match socket.recv_from(&mut buffer) {
-                    Ok(got) => got,
-                    Err(error) => {
-                        // A reply that reached nobody.
-                        debug!("datagrams: {error}");
-                        continue;
-                    }
-                };
-                let record = buffer.get(..len).unwrap_or_default();
-                let to = Arc::clone(&socket);
-                let respond = move |reply: Option<Arc<Vec<u8>>>| {
-                    if let Some(reply) = reply {
-                        let _ = to.send_to(&reply, peer);
-                    }
-                };
-                let endpoints = endpoints(peer.ip(), socket.local_addr());
-                server.execute(endpoints, record, Box::new(respond));
+    let socket = Arc::new(socket);
+    let own = Arc::clone(&socket);
+    receive(socket, move |peer, record| {
+        let to = Arc::clone(&own);
+        let respond = move |reply: Option<Arc<Vec<u8>>>| {
+            if let Some(reply) = reply {
+                let _ = to.send_to(&reply, peer);
             }
-        })?;
-    Ok(())
+        };
+        let endpoints = endpoints(peer.ip(), own.local_addr());
+        server.execute(endpoints, record, Box::new(respond));
+    })
 }
 
 /// The sockets from which clients are called.
@@ -134,42 +140,28 @@ pub fn exchange(
     client: Arc<RpcClient>,
     socket: Arc<UdpSocket>,
 ) -> io::Result<()> {
-    thread::Builder::new()
-        .name("nfs_udp".to_owned())
-        .spawn(move || {
-            let waiting = Arc::new(AtomicUsize::new(0));
-            let mut buffer = vec![0; MAX_DATAGRAM];
-            loop {
-                let (len, peer) = match socket.recv_from(&mut buffer) {
-                    Ok(got) => got,
-                    Err(error) => {
-                        // A reply that reached nobody.
-                        debug!("datagrams: {error}");
-                        continue;
-                    }
-                };
-                let datagram = buffer.get(..len).unwrap_or_default();
-                if client::is_reply(datagram) {
-                    client.received(peer, datagram);
-                    continue;
-                }
-                if waiting.load(Ordering::Relaxed) >= MAX_DATAGRAM_CALLS || !server.has_room() {
-                    // The client repeats it.
-                    continue;
-                }
-                waiting.fetch_add(1, Ordering::Relaxed);
-                let (to, counted) = (Arc::clone(&socket), Arc::clone(&waiting));
-                let respond = move |reply: Option<Arc<Vec<u8>>>| {
-                    counted.fetch_sub(1, Ordering::Relaxed);
-                    if let Some(reply) = reply.filter(|reply| reply.len() <= MAX_DATAGRAM) {
-                        let _ = to.send_to(&reply, peer);
-                    }
-                };
-                let endpoints = endpoints(peer.ip(), socket.local_addr());
-                server.submit(endpoints, datagram.to_vec(), Box::new(respond));
+    let waiting = Arc::new(AtomicUsize::new(0));
+    let own = Arc::clone(&socket);
+    receive(socket, move |peer, datagram| {
+        if client::is_reply(datagram) {
+            client.received(peer, datagram);
+            return;
+        }
+        if waiting.load(Ordering::Relaxed) >= MAX_DATAGRAM_CALLS || !server.has_room() {
+            // The client repeats it.
+            return;
+        }
+        waiting.fetch_add(1, Ordering::Relaxed);
+        let (to, counted) = (Arc::clone(&own), Arc::clone(&waiting));
+        let respond = move |reply: Option<Arc<Vec<u8>>>| {
+            counted.fetch_sub(1, Ordering::Relaxed);
+            if let Some(reply) = reply.filter(|reply| reply.len() <= MAX_DATAGRAM) {
+                let _ = to.send_to(&reply, peer);
             }
-        })?;
-    Ok(())
+        };
+        let endpoints = endpoints(peer.ip(), own.local_addr());
+        server.submit(endpoints, datagram.to_vec(), Box::new(respond));
+    })
 }
 
 fn endpoints(client: IpAddr, local: io::Result<SocketAddr>) -> Endpoints {
