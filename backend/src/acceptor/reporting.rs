@@ -5,23 +5,17 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use gangplank_service::rate_limited;
 use rustix::event::{PollFd, PollFlags};
-use rustix::net::{SocketFlags, accept_with};
 use rustix::process::{Pid, Signal, WaitOptions, set_parent_process_death_signal, waitpid};
 use rustix::time::ClockId;
 
 use super::Acceptor;
 use crate::sandbox;
-use crate::status::answer::{self, Kind};
+use crate::status::answer::{self, Kind, MAX_CLIENTS};
 use crate::status::model::Status;
 use crate::status::snapshot::Room;
 use crate::status::sockets::Listeners;
 use crate::sys::clock;
 use crate::sys::process::{self, Forked};
-
-/// Clients of each kind that are answered at a time. Others wait.
-const MAX_REPORTERS: usize = 8;
-
-const KINDS: [Kind; 2] = [Kind::Control, Kind::Metrics];
 
 /// The sockets for status and metrics, and the processes that answer.
 #[derive(Debug, Default)]
@@ -41,27 +35,18 @@ impl Reporters {
     /// Where clients are waited for: those of a kind nowhere while too many of it are answered.
     pub(super) fn polled(&mut self) -> Vec<(Kind, BorrowedFd<'_>)> {
         self.processes.retain(|(_, process)| is_running(*process));
-        let kinds = KINDS.into_iter().filter(|kind| !self.has_most_of(*kind));
-        kinds
-            .filter_map(|kind| Some((kind, self.listener(kind)?.as_fd())))
-            .collect()
+        self.listeners.polled(|kind| self.count(kind))
     }
 
     /// Whether the acceptor must look again without an event: the end of a process is none.
     pub(super) fn is_full(&self) -> bool {
-        KINDS.into_iter().any(|kind| self.has_most_of(kind))
+        let mut kinds = Kind::ALL.into_iter();
+        kinds.any(|kind| self.count(kind) >= MAX_CLIENTS)
     }
 
-    fn has_most_of(&self, kind: Kind) -> bool {
+    fn count(&self, kind: Kind) -> usize {
         let processes = self.processes.iter();
-        processes.filter(|(one, _)| *one == kind).count() >= MAX_REPORTERS
-    }
-
-    fn listener(&self, kind: Kind) -> Option<&OwnedFd> {
-        match kind {
-            Kind::Control => self.listeners.control.as_ref(),
-            Kind::Metrics => self.listeners.metrics.as_ref(),
-        }
+        processes.filter(|(one, _)| *one == kind).count()
     }
 }
 
@@ -78,10 +63,7 @@ fn is_running(process: Pid) -> bool {
 impl Acceptor<'_> {
     /// Accepts the next client and forks a process that answers it.
     pub(super) fn report(mut self, kind: Kind) -> Self {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let listener = self.reporters.listener(kind);
-        let Some(Ok(connection)) = listener.map(|listener| accept_with(listener, flags)) else {
-            // The client has gone.
+        let Some(connection) = self.reporters.listeners.accept(kind) else {
             return self;
         };
         match process::fork() {

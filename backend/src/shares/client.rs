@@ -2,13 +2,9 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
-use std::net::Shutdown;
-use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use gangplank_service::deadline_io;
 use thiserror::Error;
 
 use super::clients::COMMAND_TIMEOUT;
@@ -16,6 +12,7 @@ use super::file;
 use super::request::{Listed, PREFIX, Reply, Request};
 use super::share::{self, Origin, Share};
 use crate::args::{ShareArgs, ShareCommand};
+use crate::status::client::exchange;
 
 /// How long the daemon may take to answer: longer than it waits itself.
 const TIMEOUT: Duration = COMMAND_TIMEOUT.saturating_add(Duration::from_secs(10));
@@ -118,14 +115,8 @@ fn ask(path: &Path, request: &Request) -> Result<Reply, Error> {
         what,
     };
     let json = serde_json::to_string(request).map_err(|error| failed(error.into()))?;
-    let stream = UnixStream::connect(path).map_err(failed)?;
-    let deadline = Instant::now() + TIMEOUT;
-    let line = format!("{PREFIX}{json}\n");
-    // A daemon of one share does not read it all.
-    let sent = deadline_io::write_all(stream.as_fd(), line.as_bytes(), deadline);
-    let _ = stream.shutdown(Shutdown::Write);
-    let reply = deadline_io::read_to_end(stream.as_fd(), MAX_REPLY, deadline);
-    let reply = sent.and(reply).map_err(failed)?;
+    let line = format!("{PREFIX}{json}");
+    let reply = exchange(path, &line, MAX_REPLY, TIMEOUT).map_err(failed)?;
     serde_json::from_slice(&reply).map_err(|error| match reply.is_empty() {
         true => wrong("it has closed the connection".to_owned()),
         false => wrong(error.to_string()),

@@ -10,22 +10,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use gangplank_service::{deadline_io, http, rate_limited};
+use gangplank_service::{deadline_io, rate_limited};
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::net::{SocketFlags, accept_with};
 use rustix::time::ClockId;
 
 use super::request::{Listed, MAX_REQUEST, PREFIX, Reply, Request};
-use crate::status::answer::{CLIENT_TIMEOUT, Kind, REQUEST};
+use crate::status::answer::{CLIENT_TIMEOUT, Kind, REQUEST, answer_metrics, request_line};
 use crate::status::client;
-use crate::status::metrics;
 use crate::status::model::Status;
 use crate::status::sockets::Listeners;
 use crate::sys::clock;
-
-/// Clients of each socket at a time, so that those of the metrics do not keep commands out. Others
-/// wait.
-const MAX_CLIENTS: usize = 8;
 
 /// Shares that one client's thread asks at a time.
 const ASKED_AT_ONCE: usize = 16;
@@ -90,12 +84,8 @@ impl Clients {
 
     /// Where clients are waited for: not where there are too many.
     pub fn polled(&self) -> Vec<(Kind, BorrowedFd<'_>)> {
-        let Listeners { control, metrics } = &self.listeners;
-        let control = control.as_ref().map(|one| (Kind::Control, one.as_fd()));
-        let metrics = metrics.as_ref().map(|one| (Kind::Metrics, one.as_fd()));
-        let both = control.into_iter().chain(metrics);
-        both.filter(|(kind, _)| self.common.count(*kind).load(Ordering::Relaxed) < MAX_CLIENTS)
-            .collect()
+        let count = |kind| self.common.count(kind).load(Ordering::Relaxed);
+        self.listeners.polled(count)
     }
 
     /// Readable when there is a command, or a client has gone.
@@ -117,14 +107,7 @@ impl Clients {
 
     /// Starts a thread for the client that waits at a socket.
     pub fn accept(&self, kind: Kind) {
-        let listener = match kind {
-            Kind::Control => &self.listeners.control,
-            Kind::Metrics => &self.listeners.metrics,
-        };
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let accepted = listener.as_ref().map(|one| accept_with(one, flags));
-        let Some(Ok(connection)) = accepted else {
-            // It has gone.
+        let Some(connection) = self.listeners.accept(kind) else {
             return;
         };
         let common = self.common.clone();
@@ -198,22 +181,14 @@ fn serve(connection: &OwnedFd, kind: Kind, common: &Common) -> io::Result<()> {
     let deadline = Instant::now() + CLIENT_TIMEOUT;
     let connection = connection.as_fd();
     match kind {
-        Kind::Metrics => http::answer_get(
-            connection,
-            "/metrics",
-            metrics::MEDIA_TYPE,
+        Kind::Metrics => {
             // The shares are asked in between.
-            deadline + SHARE_TIMEOUT,
-            || {
-                let mut text = String::new();
-                metrics::encode(&mut text, status(&common.shares())).map_err(io::Error::other)?;
-                Ok(text)
-            },
-        ),
+            let deadline = deadline + SHARE_TIMEOUT;
+            answer_metrics(connection, deadline, || status(&common.shares()))
+        }
         Kind::Control => {
-            let end = |bytes: &[u8]| bytes.contains(&b'\n');
-            let request = deadline_io::read_until(connection, MAX_REQUEST, deadline, end)?;
-            let mut text = control_reply(&request, common).map_err(io::Error::other)?;
+            let line = request_line(connection, MAX_REQUEST, deadline)?;
+            let mut text = control_reply(&line, common).map_err(io::Error::other)?;
             text.push('\n');
             let deadline = Instant::now() + CLIENT_TIMEOUT;
             deadline_io::write_all(connection, text.as_bytes(), deadline)
@@ -221,9 +196,7 @@ fn serve(connection: &OwnedFd, kind: Kind, common: &Common) -> io::Result<()> {
     }
 }
 
-fn control_reply(request: &[u8], common: &Common) -> serde_json::Result<String> {
-    let line = request.split(|byte| *byte == b'\n').next();
-    let line = line.unwrap_or_default();
+fn control_reply(line: &[u8], common: &Common) -> serde_json::Result<String> {
     if line == REQUEST.as_bytes() {
         return serde_json::to_string(&status(&common.shares()));
     }

@@ -26,6 +26,9 @@ pub const CLIENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most bytes of a request to the control socket.
 const MAX_REQUEST: usize = 256;
 
+/// Clients of each kind that are answered at a time. Others wait.
+pub const MAX_CLIENTS: usize = 8;
+
 /// What a client is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -33,6 +36,11 @@ pub enum Kind {
     Control,
     /// HTTP, and OpenMetrics.
     Metrics,
+}
+
+impl Kind {
+    /// Each.
+    pub const ALL: [Self; 2] = [Self::Control, Self::Metrics];
 }
 
 /// Asks the keepers of `guests`, by number, and reads what they pass.
@@ -88,18 +96,49 @@ pub fn answer(
             text.push('\n');
             deadline_io::write_all(connection, text.as_bytes(), deadline)
         }
-        Kind::Metrics => http::answer_get(
-            connection,
-            "/metrics",
-            metrics::MEDIA_TYPE,
-            deadline,
-            || {
-                let mut text = String::new();
-                metrics::encode(&mut text, status()).map_err(io::Error::other)?;
-                Ok(text)
-            },
-        ),
+        Kind::Metrics => answer_metrics(connection, deadline, status),
     }
+}
+
+/// Answers a client of the metrics. Calls `status` once the client has asked for it.
+///
+/// # Errors
+/// The client has gone, or takes longer than `deadline`.
+pub fn answer_metrics(
+    connection: BorrowedFd<'_>,
+    deadline: Instant,
+    status: impl FnOnce() -> Status,
+) -> io::Result<()> {
+    http::answer_get(
+        connection,
+        "/metrics",
+        metrics::MEDIA_TYPE,
+        deadline,
+        || {
+            let mut text = String::new();
+            metrics::encode(&mut text, status()).map_err(io::Error::other)?;
+            Ok(text)
+        },
+    )
+}
+
+/// The first line that a client of the control socket sends, without its end, or up to `limit`
+/// bytes of it.
+///
+/// # Errors
+/// The client has gone, or takes longer than `deadline`.
+pub fn request_line(
+    connection: BorrowedFd<'_>,
+    limit: usize,
+    deadline: Instant,
+) -> io::Result<Vec<u8>> {
+    let is_end = |byte: &u8| *byte == b'\n';
+    let mut request = deadline_io::read_until(connection, limit, deadline, |bytes| {
+        bytes.iter().any(is_end)
+    })?;
+    let end = request.iter().position(is_end);
+    request.truncate(end.unwrap_or(request.len()));
+    Ok(request)
 }
 
 fn control_reply(
@@ -107,12 +146,10 @@ fn control_reply(
     status: impl FnOnce() -> Status,
     deadline: Instant,
 ) -> io::Result<String> {
-    let end = |bytes: &[u8]| bytes.contains(&b'\n');
-    let request = deadline_io::read_until(connection, MAX_REQUEST, deadline, end)?;
-    let line = request.split(|byte| *byte == b'\n').next();
-    let text = match line {
-        Some(line) if line == REQUEST.as_bytes() => serde_json::to_string(&status()),
-        _ => serde_json::to_string(&serde_json::json!({
+    let line = request_line(connection, MAX_REQUEST, deadline)?;
+    let text = match line == REQUEST.as_bytes() {
+        true => serde_json::to_string(&status()),
+        false => serde_json::to_string(&serde_json::json!({
             "error": format!("this daemon answers the line {REQUEST:?} alone"),
         })),
     };

@@ -99,6 +99,20 @@ fn choose(status: Status, tag: Option<&str>) -> Result<Status, Error> {
     found.ok_or_else(|| Error::NoShare(tag.to_owned()))
 }
 
+/// Sends one line to the control socket at `path`. Returns what comes back: at most `most` bytes,
+/// within `limit`.
+///
+/// # Errors
+/// Nothing answers there, or not in time; `InvalidData` beyond `most` bytes.
+pub fn exchange(path: &Path, line: &str, most: usize, limit: Duration) -> io::Result<Vec<u8>> {
+    let stream = UnixStream::connect(path)?;
+    let deadline = Instant::now() + limit;
+    let line = format!("{line}\n");
+    deadline_io::write_all(stream.as_fd(), line.as_bytes(), deadline)?;
+    stream.shutdown(Shutdown::Write)?;
+    deadline_io::read_to_end(stream.as_fd(), most, deadline)
+}
+
 /// Asks the daemon once.
 ///
 /// # Errors
@@ -120,12 +134,7 @@ pub fn ask_within(path: &Path, limit: Duration) -> Result<Status, Error> {
         path: path.to_owned(),
         what,
     };
-    let stream = UnixStream::connect(path).map_err(failed)?;
-    let deadline = Instant::now() + limit;
-    let request = format!("{}\n", answer::REQUEST);
-    deadline_io::write_all(stream.as_fd(), request.as_bytes(), deadline).map_err(failed)?;
-    stream.shutdown(Shutdown::Write).map_err(failed)?;
-    let reply = deadline_io::read_to_end(stream.as_fd(), MAX_REPLY, deadline).map_err(failed)?;
+    let reply = exchange(path, answer::REQUEST, MAX_REPLY, limit).map_err(failed)?;
     let value: serde_json::Value =
         serde_json::from_slice(&reply).map_err(|error| wrong(error.to_string()))?;
     if let Some(error) = value.get("error").and_then(serde_json::Value::as_str) {

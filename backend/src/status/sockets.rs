@@ -6,15 +6,17 @@
 use std::ffi::OsStr;
 use std::io;
 use std::net::TcpListener;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
 use gangplank_service::owned_file::{FileId, OwnedFile};
 use gangplank_service::unix_listener::{BindError, OwnedListener};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::net::{SocketFlags, accept_with};
 use thiserror::Error;
 
+use super::answer::{Kind, MAX_CLIENTS};
 use super::options::{MetricsAddress, Options};
 use crate::sys::process;
 
@@ -65,6 +67,32 @@ pub struct Listeners {
     pub control: Option<OwnedFd>,
     /// That of the metrics.
     pub metrics: Option<OwnedFd>,
+}
+
+impl Listeners {
+    fn of(&self, kind: Kind) -> Option<&OwnedFd> {
+        match kind {
+            Kind::Control => self.control.as_ref(),
+            Kind::Metrics => self.metrics.as_ref(),
+        }
+    }
+
+    /// Where clients are waited for, if `count` of each kind are answered now: those of a kind
+    /// nowhere while too many of it are.
+    pub fn polled(&self, count: impl Fn(Kind) -> usize) -> Vec<(Kind, BorrowedFd<'_>)> {
+        let kinds = Kind::ALL.into_iter();
+        let kinds = kinds.filter(|kind| count(*kind) < MAX_CLIENTS);
+        kinds
+            .filter_map(|kind| Some((kind, self.of(kind)?.as_fd())))
+            .collect()
+    }
+
+    /// Accepts the next client. `None` if it has gone.
+    #[must_use]
+    pub fn accept(&self, kind: Kind) -> Option<OwnedFd> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        accept_with(self.of(kind)?, flags).ok()
+    }
 }
 
 impl Sockets {
