@@ -39,19 +39,9 @@ use gangplank_vhost_user::message::{
 use crate::state::arena::Arena;
 use crate::state::device::{DeviceState, InflightState, LogState, PendingMessage, RegionState};
 use crate::state::requests::RingRequests;
+use crate::storage::kind::has_server;
 use crate::sys::file::file_system_magic;
 use crate::sys::process;
-
-/// File systems whose files another process or machine answers for
-/// (include/uapi/linux/magic.h): FUSE, NFS, SMB twice, 9P, Ceph.
-const FOREIGN: [u64; 6] = [
-    0x6573_5546,
-    0x6969,
-    0xff53_4d42,
-    0xfe53_4d42,
-    0x0102_1997,
-    0x00c3_6400,
-];
 
 /// Bytes of padding before the region of ADD_MEM_REG and REM_MEM_REG.
 const REGION_PADDING: usize = 8;
@@ -72,7 +62,7 @@ pub(super) struct Recorder {
 /// closes what is held, and must not wait for whoever answers for the file.
 fn may_be_held(number: RawFd) -> bool {
     let magic = file_system_magic(process::borrow(number));
-    let is_foreign = magic.is_ok_and(|magic| FOREIGN.contains(&magic));
+    let is_foreign = magic.is_ok_and(has_server);
     if is_foreign {
         rate_limited!(
             warn,

@@ -14,9 +14,9 @@ use thiserror::Error;
 
 use super::kind::{self, locks_reach_other_hosts, reach};
 use super::probe::{self, Writing};
-use super::{Below, Storage, mountinfo};
-use crate::sys::file;
+use super::{Below, Storage};
 use crate::sys::process::{self, Forked};
+use crate::sys::{file, mountinfo};
 
 /// How long the storage may take for all questions together.
 pub const LIMIT: Duration = Duration::from_secs(10);
@@ -93,8 +93,7 @@ fn look(path: &Path, writing: Writing) -> Option<Storage> {
     let directory = probe::open(path).ok()?;
     let directory = directory.as_fd();
     let canonical = fs::canonicalize(path).ok()?;
-    let list = fs::read("/proc/self/mountinfo").unwrap_or_default();
-    let list = mountinfo::parse(&list);
+    let list = mountinfo::read();
     let stat = file::stat_with(directory, libc::STATX_MNT_ID, 0).ok()?;
     let mount = list.iter().find(|entry| entry.id == stat.stx_mnt_id);
     let magic = probe::magic(directory);

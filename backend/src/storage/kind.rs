@@ -174,6 +174,13 @@ pub fn is_fuse(magic: u64) -> bool {
     magic == FUSE_SUPER_MAGIC
 }
 
+/// Whether another process or machine answers for the files of a file system, as far as the magic
+/// number says.
+#[must_use]
+pub fn has_server(magic: u64) -> bool {
+    is_fuse(magic) || reach(name_of(magic), "") == Reach::Hosts
+}
+
 /// The type's name, if nothing but the magic number is known.
 #[must_use]
 pub fn name_of(magic: u64) -> &'static str {
@@ -231,6 +238,24 @@ mod tests {
         ] {
             let found = locks_reach_other_hosts(name, options);
             assert_eq!(found, expected, "{name} with {options}");
+        }
+    }
+
+    #[test]
+    fn a_magic_number_says_who_answers_for_the_files() {
+        for (magic, expected) in [
+            (0x6573_5546, true),
+            (0x6969, true),
+            (0xFF53_4D42, true),
+            (0xFE53_4D42, true),
+            (0x0102_1997, true),
+            (0x00C3_6400, true),
+            (0x0102_1994, false),
+            (0xEF53, false),
+            // HUGETLBFS_MAGIC, which has no name here.
+            (0x9584_58F6, false),
+        ] {
+            assert_eq!(has_server(magic), expected, "{magic:x}");
         }
     }
 

@@ -3,7 +3,7 @@
 //! A share on a network or cluster file system differs from one on a local disk: other hosts change
 //! the files, locks concern them, a file handle may end with the host's cached inode, and a server
 //! may not answer. So the daemon looks before it serves ([`child`]): it asks the directory's file
-//! system ([`probe`]), and the host's list of mounts (`mountinfo`) what it is ([`kind`]). What
+//! system ([`probe`]), and the host's list of mounts ([`crate::sys::mountinfo`]) what it is ([`kind`]). What
 //! nobody can find out is judged so that no data is at risk: a file system that may be shared
 //! between hosts is treated as one that is.
 //!
@@ -11,7 +11,6 @@
 
 pub mod child;
 pub mod kind;
-mod mountinfo;
 pub mod probe;
 
 use std::fmt;

@@ -14,6 +14,7 @@ pub mod guest_memory;
 pub mod ids;
 pub mod interrupt;
 pub mod mount;
+pub mod mountinfo;
 pub mod namespace_ops;
 pub mod process;
 pub mod quota;

@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::file;
+use super::{file, mountinfo};
 
 /// `PRJQUOTA`.
 const PROJECTS: c_int = 2;
@@ -221,20 +221,18 @@ const fn with_type(command: c_int) -> c_int {
 /// The device that a file's file system was mounted from.
 fn device_of(file: BorrowedFd<'_>) -> Option<CString> {
     let stat = file::stat(file).ok()?;
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let mounts = mountinfo::read();
     let source = source_of(&mounts, stat.stx_dev_major, stat.stx_dev_minor)?;
     CString::new(source).ok()
 }
 
-/// The source of a device's mount (proc_pid_mountinfo(5)), if it is a path.
-fn source_of(mounts: &str, major: u32, minor: u32) -> Option<&str> {
-    let device = format!("{major}:{minor}");
-    mounts.lines().find_map(|line| {
-        let (mount, file_system) = line.split_once(" - ")?;
-        let source = file_system.split(' ').nth(1)?;
-        let is_it = mount.split(' ').nth(2)? == device && source.starts_with('/');
-        is_it.then_some(source)
-    })
+/// The source of a device's mount, if it is a path.
+fn source_of(mounts: &[mountinfo::Entry], major: u32, minor: u32) -> Option<&str> {
+    let mut sources = mounts
+        .iter()
+        .filter(|mount| mount.device == (major, minor))
+        .map(|mount| mount.source.as_str());
+    sources.find(|source| source.starts_with('/'))
 }
 
 #[cfg(test)]
@@ -254,9 +252,10 @@ mod tests {
 
     #[test]
     fn a_device_is_found_by_its_numbers() {
-        let mounts = "25 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n\
+        let mounts = b"25 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n\
                       30 25 0:26 / /tmp rw shared:2 master:1 - tmpfs tmpfs rw\n\
                       31 25 254:0 /srv /srv rw - xfs /dev/vda rw,prjquota\n";
+        let mounts = &mountinfo::parse(mounts);
         assert_eq!(source_of(mounts, 254, 0), Some("/dev/vda"));
         assert_eq!(source_of(mounts, 8, 1), Some("/dev/sda1"));
         assert_eq!(source_of(mounts, 0, 26), None);

@@ -6,21 +6,30 @@ use std::path::{Path, PathBuf};
 
 /// One mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
+pub struct Entry {
     /// The id, which statx(2) tells too.
-    pub(super) id: u64,
+    pub id: u64,
+    /// Major and minor number of the device, as statx(2) tells them.
+    pub device: (u32, u32),
     /// The mount point.
-    pub(super) point: PathBuf,
+    pub point: PathBuf,
     /// The file system's type, with FUSE's subtype behind a dot.
-    pub(super) kind: String,
+    pub kind: String,
     /// What is mounted.
-    pub(super) source: String,
+    pub source: String,
     /// The options of the file system.
-    pub(super) options: String,
+    pub options: String,
+}
+
+/// The host's mounts, as the calling process sees them; none if they cannot be read.
+#[must_use]
+pub fn read() -> Vec<Entry> {
+    parse(&std::fs::read("/proc/self/mountinfo").unwrap_or_default())
 }
 
 /// The mounts in the text of `mountinfo`. Lines of another form are left out.
-pub(super) fn parse(text: &[u8]) -> Vec<Entry> {
+#[must_use]
+pub fn parse(text: &[u8]) -> Vec<Entry> {
     text.split(|byte| *byte == b'\n')
         .filter_map(entry)
         .collect()
@@ -28,7 +37,8 @@ pub(super) fn parse(text: &[u8]) -> Vec<Entry> {
 
 /// The entries whose mount points are below `directory`, without what later mounts on the same
 /// points cover.
-pub(super) fn below<'a>(entries: &'a [Entry], directory: &Path) -> Vec<&'a Entry> {
+#[must_use]
+pub fn below<'a>(entries: &'a [Entry], directory: &Path) -> Vec<&'a Entry> {
     let is_inside = |point: &Path| point != directory && point.starts_with(directory);
     let mut found: Vec<&Entry> = Vec::new();
     for entry in entries.iter().filter(|entry| is_inside(&entry.point)) {
@@ -43,8 +53,11 @@ fn entry(line: &[u8]) -> Option<Entry> {
     let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
     let separator = fields.iter().position(|field| *field == b"-")?;
     let text = |index: usize| Some(String::from_utf8_lossy(&unescaped(fields.get(index)?)).into());
+    let device = std::str::from_utf8(fields.get(2)?).ok()?;
+    let (major, minor) = device.split_once(':')?;
     Some(Entry {
         id: std::str::from_utf8(fields.first()?).ok()?.parse().ok()?,
+        device: (major.parse().ok()?, minor.parse().ok()?),
         point: PathBuf::from(OsString::from_vec(unescaped(fields.get(4)?))),
         kind: text(separator + 1)?,
         source: text(separator + 2)?,
@@ -77,7 +90,8 @@ fn unescaped(field: &[u8]) -> Vec<u8> {
 }
 
 /// A mount point inside of `directory`, as text.
-pub(super) fn inside(point: &Path, directory: &Path) -> String {
+#[must_use]
+pub fn inside(point: &Path, directory: &Path) -> String {
     let inside = point.strip_prefix(directory).unwrap_or(point);
     String::from_utf8_lossy(inside.as_os_str().as_bytes()).into_owned()
 }
@@ -101,6 +115,7 @@ mod tests {
         assert_eq!(entries[1].kind, "fuse.glusterfs");
         assert_eq!(entries[1].options, "rw,user_id=0");
         assert_eq!((entries[2].id, entries[2].kind.as_str()), (37, "tmpfs"));
+        assert_eq!(entries[2].device, (0, 41));
     }
 
     #[test]
