@@ -22,6 +22,7 @@ pub mod peer_cred;
 pub mod rate_limit;
 pub mod readiness;
 pub mod rlimit;
+pub mod seqpacket;
 pub mod signals;
 pub mod unix_listener;
 pub mod watchdog;

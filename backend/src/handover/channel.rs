@@ -1,18 +1,14 @@
 //! The sockets by which processes hand guests over: whole messages, with descriptors.
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use gangplank_service::seqpacket::{self, Patience};
 use gangplank_vhost_user::descriptors::SCM_MAX_FD;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::{Errno, FdFlags, fcntl_setfd};
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketFlags, SocketType,
-    recvmsg, sendmsg, socketpair,
-};
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, socketpair};
 use serde::{Deserialize, Serialize};
 
 /// Bytes of the longest message: [`SCM_MAX_FD`] numbers, or the reason of a failure.
@@ -211,21 +207,9 @@ impl Channel {
         limit: Duration,
     ) -> io::Result<()> {
         let bytes = postcard::to_allocvec(message).map_err(io::Error::other)?;
-        let deadline = Instant::now() + limit;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SCM_MAX_FD))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        loop {
-            let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-            match sendmsg(&self.0, &[IoSlice::new(&bytes)], &mut control, flags) {
-                Ok(_) => return Ok(()),
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => self.wait(PollFlags::OUT, Some(deadline))?,
-                Err(error) => return Err(error.into()),
-            }
-        }
+        let patience = Patience::Until(Instant::now() + limit);
+        seqpacket::send(self.as_fd(), &bytes, descriptors, &mut space, patience)
     }
 
     /// Sends a message if the other end has room for it.
@@ -254,46 +238,31 @@ impl Channel {
     pub fn receive(&self, deadline: Option<Instant>) -> io::Result<Option<Arrived>> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SCM_MAX_FD))];
         let mut bytes = [0; MAX_MESSAGE];
-        loop {
-            let mut control = RecvAncillaryBuffer::new(&mut space);
-            let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-            let parts = &mut [IoSliceMut::new(&mut bytes)];
-            let received = match recvmsg(&self.0, parts, &mut control, flags) {
-                Ok(received) => received,
-                Err(Errno::INTR) => continue,
-                Err(Errno::AGAIN) => {
-                    self.wait(PollFlags::IN, deadline)?;
-                    continue;
-                }
-                Err(Errno::CONNRESET) => return Ok(None),
-                Err(error) => return Err(error.into()),
-            };
-            let mut descriptors = Vec::new();
-            for passed in control.drain() {
-                if let RecvAncillaryMessage::ScmRights(passed) = passed {
-                    descriptors.extend(passed);
-                }
-            }
-            if received.bytes == 0 {
-                return Ok(None);
-            }
-            if received
-                .flags
-                .intersects(ReturnFlags::CTRUNC | ReturnFlags::TRUNC)
-            {
-                let text = "descriptors were lost: the limit of open descriptors is too low";
-                return Err(io::Error::new(io::ErrorKind::InvalidData, text));
-            }
-            let message = bytes.get(..received.bytes).map(postcard::from_bytes);
-            let Some(Ok(message)) = message else {
-                let text = "the other program speaks another protocol";
-                return Err(io::Error::new(io::ErrorKind::InvalidData, text));
-            };
-            return Ok(Some(Arrived {
-                message,
-                descriptors,
-            }));
+        let mut descriptors = Vec::new();
+        let patience = deadline.map_or(Patience::Endless, Patience::Until);
+        let received = seqpacket::receive(
+            self.as_fd(),
+            &mut bytes,
+            &mut descriptors,
+            &mut space,
+            patience,
+        )?;
+        if received.len == 0 {
+            return Ok(None);
         }
+        if received.is_cut {
+            let text = "descriptors were lost: the limit of open descriptors is too low";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        let message = bytes.get(..received.len).map(postcard::from_bytes);
+        let Some(Ok(message)) = message else {
+            let text = "the other program speaks another protocol";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        };
+        Ok(Some(Arrived {
+            message,
+            descriptors,
+        }))
     }
 
     /// Receives the message that must come next, with its descriptors.
@@ -309,16 +278,6 @@ impl Channel {
                 ..
             }) => Err(io::Error::other(reason)),
             Some(arrived) => Ok(arrived),
-        }
-    }
-
-    fn wait(&self, events: PollFlags, deadline: Option<Instant>) -> io::Result<()> {
-        let left = deadline.map(|end| end.saturating_duration_since(Instant::now()));
-        let limit = left.and_then(|left| Timespec::try_from(left).ok());
-        match poll(&mut [PollFd::new(&self.0, events)], limit.as_ref()) {
-            Ok(0) => Err(io::ErrorKind::TimedOut.into()),
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(error) => Err(error.into()),
         }
     }
 }

@@ -12,17 +12,12 @@
 //!                               <─     HELD=1
 //! ```
 
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Instant;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
-};
+use crate::seqpacket::{self, Patience};
 
 /// Bytes of a text: an owner has two paths (`PATH_MAX`, 4096 bytes each).
 const MAX_LEN: usize = 9000;
@@ -142,20 +137,8 @@ pub fn send(
     deadline: Option<Instant>,
 ) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let descriptors: Vec<_> = descriptor.into_iter().collect();
-    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    loop {
-        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        match sendmsg(socket, &[IoSlice::new(text)], &mut control, flags) {
-            Ok(_) => return Ok(()),
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => wait(socket, PollFlags::OUT, deadline)?,
-            Err(error) => return Err(error.into()),
-        }
-    }
+    let descriptors = descriptor.as_slice();
+    seqpacket::send(socket, text, descriptors, &mut space, patience(deadline))
 }
 
 /// Receives a text. `None` if the other end is closed.
@@ -166,56 +149,29 @@ pub fn send(
 pub fn receive(socket: BorrowedFd<'_>, deadline: Option<Instant>) -> io::Result<Option<Packet>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut bytes = [0; MAX_LEN];
-    loop {
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-        let parts = &mut [IoSliceMut::new(&mut bytes)];
-        let received = match recvmsg(socket, parts, &mut control, flags) {
-            Ok(received) => received,
-            Err(Errno::INTR) => continue,
-            Err(Errno::AGAIN) => {
-                wait(socket, PollFlags::IN, deadline)?;
-                continue;
-            }
-            Err(Errno::CONNRESET) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        let descriptors = control.drain().filter_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(passed) => Some(passed),
-            _ => None,
-        });
-        let descriptors: Vec<OwnedFd> = descriptors.flatten().collect();
-        let lost = ReturnFlags::CTRUNC | ReturnFlags::TRUNC;
-        if received.flags.intersects(lost) || descriptors.len() > 1 {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "it is too long, or descriptors were lost: the limit of open descriptors is too \
-                 low",
-            ));
-        }
-        if received.bytes == 0 {
-            return Ok(None);
-        }
-        return Ok(Some(Packet {
-            text: bytes.get(..received.bytes).unwrap_or_default().to_vec(),
-            descriptor: descriptors.into_iter().next(),
-        }));
+    let mut descriptors = Vec::new();
+    let received = seqpacket::receive(
+        socket,
+        &mut bytes,
+        &mut descriptors,
+        &mut space,
+        patience(deadline),
+    )?;
+    if received.is_cut || descriptors.len() > 1 {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "it is too long, or descriptors were lost: the limit of open descriptors is too low",
+        ));
     }
+    let text = bytes.get(..received.len).unwrap_or_default();
+    Ok((!text.is_empty()).then(|| Packet {
+        text: text.to_vec(),
+        descriptor: descriptors.pop(),
+    }))
 }
 
-fn wait(
-    socket: BorrowedFd<'_>,
-    event: PollFlags,
-    deadline: Option<Instant>,
-) -> Result<(), io::Error> {
-    let deadline = deadline.ok_or(io::ErrorKind::WouldBlock)?;
-    let left = deadline.saturating_duration_since(Instant::now());
-    let limit = Timespec::try_from(left).map_err(io::Error::other)?;
-    match poll(&mut [PollFd::new(&socket.as_fd(), event)], Some(&limit)) {
-        Ok(0) => Err(io::ErrorKind::TimedOut.into()),
-        Ok(_) | Err(Errno::INTR) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
+fn patience(deadline: Option<Instant>) -> Patience {
+    deadline.map_or(Patience::None, Patience::Until)
 }
 
 #[cfg(test)]
