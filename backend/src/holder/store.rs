@@ -184,12 +184,8 @@ impl Holding {
         if self.store.reconnect() {
             self.has_users = false;
         }
-        self.guests.push(Guest {
-            number,
-            channel,
-            names: self.found.remove(&number).unwrap_or_default(),
-            files: BTreeMap::new(),
-        });
+        let names = self.found.remove(&number).unwrap_or_default();
+        self.go_on(number, channel, names, BTreeMap::new());
     }
 
     /// Holds no more of what was found and has no processes: its guest was not taken over.
@@ -272,15 +268,17 @@ impl Guest {
             message,
             descriptors,
         } = arrived;
-        let text = |numbers: Vec<u32>| numbers.iter().map(u32::to_string).collect();
-        let (is_guest, is_memory) = match message {
-            Message::HoldGuest(_) => (true, false),
-            Message::HoldMemory(..) => (false, true),
-            _ => (false, false),
-        };
+        let is_memory = matches!(message, Message::HoldMemory(..));
         let (id, whats): (u64, Vec<String>) = match message {
-            Message::HoldGuest(id) => (id, PARTS.map(str::to_owned).into()),
-            Message::Hold(id, numbers) | Message::HoldMemory(id, numbers) => (id, text(numbers)),
+            Message::HoldGuest(id) => {
+                // Not every guest has the last part, a mount namespace of its own.
+                let parts = descriptors.len().clamp(PARTS.len() - 1, PARTS.len());
+                let parts = PARTS.into_iter().take(parts);
+                (id, parts.map(str::to_owned).collect())
+            }
+            Message::Hold(id, numbers) | Message::HoldMemory(id, numbers) => {
+                (id, numbers.iter().map(u32::to_string).collect())
+            }
             Message::Unhold(id, numbers) => {
                 for number in numbers {
                     let name = name(self.number, &number.to_string());
@@ -294,9 +292,7 @@ impl Guest {
             }
             _ => return (0, false),
         };
-        // A guest may have no mount namespace of its own, which is the last part.
-        let is_without_last = is_guest && descriptors.len() + 1 == whats.len();
-        if descriptors.len() != whats.len() && !is_without_last {
+        if descriptors.len() != whats.len() {
             return (id, false);
         }
         let capacity = store.capacity().unwrap_or_default();
@@ -379,15 +375,21 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_file_of_several_regions_is_opened_again_with_no_more_rights() {
-        let (channel, _theirs) = Channel::pair().expect("a channel");
-        let mut guest = Guest {
+    /// A guest of which nothing is held, and the other end of its channel.
+    fn guest() -> (Guest, Channel) {
+        let (channel, theirs) = Channel::pair().expect("a channel");
+        let guest = Guest {
             number: 1,
             channel,
             names: BTreeSet::new(),
             files: BTreeMap::new(),
         };
+        (guest, theirs)
+    }
+
+    #[test]
+    fn a_file_of_several_regions_is_opened_again_with_no_more_rights() {
+        let (mut guest, _theirs) = guest();
         let file = tempfile::NamedTempFile::new().expect("a file");
         for (writable, access) in [(false, OFlags::RDONLY), (true, OFlags::RDWR)] {
             let open = || {
@@ -440,13 +442,7 @@ mod tests {
 
     #[test]
     fn whoever_asks_and_hears_nothing_is_given_up_and_holds_up_nobody() {
-        let (channel, theirs) = Channel::pair().expect("a channel");
-        let mut guest = Guest {
-            number: 1,
-            channel,
-            names: BTreeSet::new(),
-            files: BTreeMap::new(),
-        };
+        let (mut guest, theirs) = guest();
         let begun = Instant::now();
         let mut passes = 0;
         while {
