@@ -37,6 +37,17 @@ pub enum Source {
     Fd(i32),
 }
 
+impl Source {
+    /// The socket's file, if it is made here.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Path { path, .. } => Some(path),
+            Self::Fd(_) => None,
+        }
+    }
+}
+
 /// A listening socket and, where they were made here, its files.
 #[derive(Debug)]
 pub struct Listening {
