@@ -98,8 +98,8 @@ pub struct Args {
     #[arg(long, help_heading = SOCKET)]
     pub reload: bool,
 
-    /// Socket of a relay (gangplank-frontend relay --holder), which holds what the guests have while
-    /// no process of the daemon runs, so that the next daemon goes on with them
+    /// Socket of a relay (gangplank-frontend relay --holder), which holds what the guests have
+    /// while no process of the daemon runs, so that the next daemon goes on with them
     #[arg(long, value_name = "PATH", help_heading = SOCKET)]
     pub holder: Option<PathBuf>,
 
@@ -259,8 +259,8 @@ pub struct Args {
     pub max_guests: Option<NonZeroUsize>,
 
     /// Deaths of a guest's process within a minute after which its connection is closed; before
-    /// that, another process goes on where the last one ended. The same for the process that accepts
-    /// guests, and all connections
+    /// that, another process goes on where the last one ended. The same for the process that
+    /// accepts guests, and all connections
     #[arg(long, value_name = "N", help_heading = LIMITS, default_value_t = 10)]
     #[arg(value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
     pub max_crashes: usize,

@@ -104,8 +104,8 @@ fn serve_shares(args: &Args) -> ExitCode {
     }
 }
 
-/// Without `--socket-path` and `--fd`, guests connect to the socket that the service manager passes,
-/// as if it was named by `--fd`.
+/// Without `--socket-path` and `--fd`, guests connect to the socket that the service manager
+/// passes, as if it was named by `--fd`.
 fn take_socket_of_service_manager(args: &mut Args) -> Result<(), activation::Error> {
     if args.socket_path.is_some() || args.socket.is_some() || args.fd.is_some() {
         return Ok(());

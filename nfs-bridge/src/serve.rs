@@ -67,7 +67,8 @@ pub struct ServeArgs {
     pub exports: Option<PathBuf>,
 
     /// Export the whole share to this client: *, an address or a network, with options as in
-    /// exports(5), such as 10.0.2.0/24(rw,no_root_squash); repeatable, the first that matches counts
+    /// exports(5), such as 10.0.2.0/24(rw,no_root_squash); repeatable, the first that matches
+    /// counts
     #[arg(long = "client", value_name = "CLIENT")]
     pub clients: Vec<Rule>,
 

@@ -1,7 +1,7 @@
 //! Programs that work in a guest while something happens to it, until they are told to end.
 //!
-//! Each is a pair of a name and text for the guest's shell. The text goes on until [`END`] exists in
-//! the guest, and fails if anything is not as it must be. The share is mounted on `/mnt`.
+//! Each is a pair of a name and text for the guest's shell. The text goes on until [`END`] exists
+//! in the guest, and fails if anything is not as it must be. The share is mounted on `/mnt`.
 
 use std::fmt::Write as _;
 use std::fs;

@@ -113,8 +113,8 @@ impl ServiceManager {
         started
     }
 
-    /// Waits until all messages have been read that were sent before, as systemd does before it looks
-    /// at a process that has ended.
+    /// Waits until all messages have been read that were sent before, as systemd does before it
+    /// looks at a process that has ended.
     fn settle(&self) -> Result<()> {
         let number = self.store.lock().settled + 1;
         let path = self.directory.path().join("notify");

@@ -22,8 +22,8 @@ pub fn gangplankd() -> Result<PathBuf> {
     }
 }
 
-/// A build of the daemon whose workers die where a test says (`gangplank_backend::crash_hook`), in a
-/// directory of its own.
+/// A build of the daemon whose workers die where a test says (`gangplank_backend::crash_hook`), in
+/// a directory of its own.
 ///
 /// # Errors
 /// When it does not build.

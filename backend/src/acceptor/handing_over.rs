@@ -48,8 +48,9 @@ impl Acceptor<'_> {
 }
 
 impl Guest {
-    /// The keeper is told first: whoever receives one end of their channel believes that the guest has
-    /// gone when the other end is closed, also if that is because this process has just been killed.
+    /// The keeper is told first: whoever receives one end of their channel believes that the guest
+    /// has gone when the other end is closed, also if that is because this process has just been
+    /// killed.
     fn introduce(&self, successor: &Channel) -> io::Result<()> {
         let (ours, theirs) = Channel::pair()?;
         match self.control.send(&Message::HandOver, &[ours.as_fd()]) {

@@ -456,7 +456,8 @@ impl Forwarder<'_> {
 }
 
 /// The reply to a message that only the device's log of dirty pages needs: vhost-user-backend would
-/// mark pages at each access to guest memory. There is nothing to tell the descriptor of SET_LOG_FD.
+/// mark pages at each access to guest memory. There is nothing to tell the descriptor of
+/// SET_LOG_FD.
 fn own_reply(message: &Message) -> Option<Message> {
     let payload = match message.frontend_request()? {
         FrontendReq::SET_LOG_BASE => message.payload.clone(),

@@ -1,5 +1,5 @@
-//! What a supervisor leaves to the program that it becomes: numbers of descriptors and processes, in
-//! a file in memory that the program inherits.
+//! What a supervisor leaves to the program that it becomes: numbers of descriptors and processes,
+//! in a file in memory that the program inherits.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -96,8 +96,8 @@ impl Reloader {
         self.start(Version::AtPath, new, held, || Ok(()))
     }
 
-    /// Starts the running program, which makes an acceptor in the place of `supervisor`'s, which has
-    /// died. All keepers go on.
+    /// Starts the running program, which makes an acceptor in the place of `supervisor`'s, which
+    /// has died. All keepers go on.
     ///
     /// # Errors
     /// Why there is no other acceptor, in words.
@@ -111,8 +111,8 @@ impl Reloader {
         supervisor.send(&Message::Go, &[]).map_err(failed)
     }
 
-    /// Starts a program, which takes over from what is at the other end of `predecessor`, as soon as
-    /// `introduce` says what there is. Returns when it holds everything.
+    /// Starts a program, which takes over from what is at the other end of `predecessor`, as soon
+    /// as `introduce` says what there is. Returns when it holds everything.
     fn start(
         &self,
         version: Version,

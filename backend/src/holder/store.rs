@@ -1,9 +1,9 @@
 //! What the supervisor does while guests are served: has the service manager or the relay hold what
 //! the guests' processes ask for, by names that say what it is.
 //!
-//! A name is `guest-NUMBER-WHAT`, where WHAT is the number of a descriptor in the guest's processes,
-//! or one of `state`, `connection`, `root` and `mounts`. The user namespace that all processes of an
-//! ordinary user's daemon have is `guest-users`.
+//! A name is `guest-NUMBER-WHAT`, where WHAT is the number of a descriptor in the guest's
+//! processes, or one of `state`, `connection`, `root` and `mounts`. The user namespace that all
+//! processes of an ordinary user's daemon have is `guest-users`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -103,8 +103,8 @@ impl Holding {
         self.has_users = true;
     }
 
-    /// Takes over what the supervisor before had held for the same guests: their processes may not ask
-    /// for all of it again. What it had held for others is not held any more.
+    /// Takes over what the supervisor before had held for the same guests: their processes may not
+    /// ask for all of it again. What it had held for others is not held any more.
     pub fn take_over(&mut self, before: &mut Self) {
         let ended = before.ended.drain(..).map(|(_, guest)| guest);
         for old in before.guests.drain(..).chain(ended) {

@@ -301,8 +301,8 @@ impl<'a> Keeper<'a> {
         Ok(Ended::InOrder(FAILURE))
     }
 
-    /// Ends the worker, and leaves the guest to what holds it: no process of the daemon is left that
-    /// has the other end of this one's channel.
+    /// Ends the worker, and leaves the guest to what holds it: no process of the daemon is left
+    /// that has the other end of this one's channel.
     fn leave(&self, worker: Pid) -> io::Result<Ended> {
         kill_process(worker, Signal::KILL)?;
         wait_for(worker)?;

@@ -244,7 +244,8 @@ fn wait_for_stop(assignment: &Assignment, ended: &PipeReader, arena: &Arc<Arena>
         match poll(ready, interval.as_ref()) {
             Ok(0) => slow.look(assignment.number, arena),
             Ok(_) if ready[0].revents().is_empty() => {
-                // The forwarder ends, also in the middle of a message, after the requests in flight.
+                // The forwarder ends, also in the middle of a message, after the requests in
+                // flight.
                 let _ = assignment.connection.shutdown(Shutdown::Both);
                 return;
             }

@@ -1,10 +1,10 @@
 //! Inodes that their server calls stale (ESTALE), although the files are there.
 //!
-//! A server that was started again, or a FUSE server that has given up a node, may not know what the
-//! host's kernel means by an inode. The kernel asks anew when a path is walked, but a descriptor has
-//! no path to walk. So the daemon walks the one that the descriptor had last, one component at a
-//! time from the share's root, as far as it leads to the same inode. The guest's kernel does the
-//! rest: after ESTALE it looks all names up again.
+//! A server that was started again, or a FUSE server that has given up a node, may not know what
+//! the host's kernel means by an inode. The kernel asks anew when a path is walked, but a
+//! descriptor has no path to walk. So the daemon walks the one that the descriptor had last, one
+//! component at a time from the share's root, as far as it leads to the same inode. The guest's
+//! kernel does the rest: after ESTALE it looks all names up again.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

@@ -75,8 +75,8 @@ impl Ioctls for PassthroughFs {
 
 impl PassthroughFs {
     /// Refuses a change of a file's project where that would take the file out of a quota: in a
-    /// share whose directory passes a project on, and of that directory itself, whose project is the
-    /// host's affair.
+    /// share whose directory passes a project on, and of that directory itself, whose project is
+    /// the host's affair.
     fn check_project(
         &self,
         id: NodeId,

@@ -208,8 +208,8 @@ impl PassthroughFs {
         open_component(from, &name.name)
     }
 
-    /// A directory that the guest knows; `None` if it does not. Without a descriptor, it is reopened
-    /// by its own reference, which a rename by the guest has changed.
+    /// A directory that the guest knows; `None` if it does not. Without a descriptor, it is
+    /// reopened by its own reference, which a rename by the guest has changed.
     fn known_directory(
         &self,
         identity: Identity,

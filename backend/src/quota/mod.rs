@@ -1,14 +1,15 @@
-//! The quota of the shared directory (`--quota-bytes`, `--quota-inodes`): the limits of a project of
-//! the host's file system, to which everything below the directory belongs.
+//! The quota of the shared directory (`--quota-bytes`, `--quota-inodes`): the limits of a project
+//! of the host's file system, to which everything below the directory belongs.
 //!
 //! The file system enforces it, so no request costs more. Without privileges in the confined
 //! processes, and with [`crate::passthrough`] refusing guests' changes of projects, a guest cannot
-//! leave the project. What comes first is written down in the directory, so that a daemon which ends
-//! in between leaves work for the next one, and no hole:
+//! leave the project. What comes first is written down in the directory, so that a daemon which
+//! ends in between leaves work for the next one, and no hole:
 //!
 //! 1. The directory gets the project, and does not pass it on.
 //! 2. Everything below it gets the project, and passes it on (`tree`).
-//! 3. The directory passes it on as well. A directory that does is finished, or the administrator's.
+//! 3. The directory passes it on as well. A directory that does is finished, or the
+//!    administrator's.
 
 mod tree;
 

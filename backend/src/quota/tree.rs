@@ -82,8 +82,8 @@ fn level(directory: BorrowedFd<'_>, path: &Path) -> Result<Level, Error> {
     })
 }
 
-/// Opens a file or a directory, and says whether it is a directory. `None` if it is of another kind,
-/// of another file system, or has gone.
+/// Opens a file or a directory, and says whether it is a directory. `None` if it is of another
+/// kind, of another file system, or has gone.
 fn open(
     parent: BorrowedFd<'_>,
     name: &CStr,

@@ -11,8 +11,8 @@
 //!                       └─ worker: capabilities ─ landlock ─ seccomp ─ serves the guest
 //! ```
 //!
-//! With `--sandbox=none` no process moves. The acceptor confines the keepers that it forks, but they
-//! are the supervisor's children, and none ends with the acceptor.
+//! With `--sandbox=none` no process moves. The acceptor confines the keepers that it forks, but
+//! they are the supervisor's children, and none ends with the acceptor.
 //!
 //! Lists of system calls, Landlock and the permitted capabilities can only become stricter, and a
 //! process inherits them. So the acceptor's permit all that a keeper may do, and the keeper's all

@@ -37,8 +37,8 @@ pub(super) fn enter_acceptor_root(shared_dir: &Path) -> Result<OwnedFd, Error> {
     )
     .map_err(failed("detach the mounts from the host's"))?;
     let share = copy_mounts(shared_dir).map_err(failed("copy the shared directory's mounts"))?;
-    // Device nodes in the share do not reach the host's devices, whoever opens them. Mounts that the
-    // host adds later keep their own attributes.
+    // Device nodes in the share do not reach the host's devices, whoever opens them. Mounts that
+    // the host adds later keep their own attributes.
     if let Err(error) = mount::forbid_devices_and_set_id(share.as_fd()) {
         log::debug!("cannot mount the share with nodev and nosuid: {error}");
     }

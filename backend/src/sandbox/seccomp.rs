@@ -10,7 +10,8 @@ use super::options::Seccomp;
 pub(super) use calls::Process;
 
 /// Installs the list of `process` for all threads of the calling one. The processes that it forks
-/// inherit the list. With `events`, workers may watch directories. It cannot be removed again, but a stricter one can be added.
+/// inherit the list. With `events`, workers may watch directories. It cannot be removed again, but
+/// a stricter one can be added.
 pub(super) fn install(action: Seccomp, events: bool, process: Process) -> Result<(), Error> {
     Ok(seccomp::install(action, &calls::list(process, events))?)
 }

@@ -15,8 +15,8 @@ use super::reply::{ReplyHeader, put_bytes};
 use super::{Answer as Counted, Session};
 use crate::trace::Tracer;
 
-/// How long changes are collected before they are told: most come in groups, and equal ones are told
-/// once.
+/// How long changes are collected before they are told: most come in groups, and equal ones are
+/// told once.
 const COLLECTING: Duration = Duration::from_millis(5);
 
 /// Starts the thread. It ends when nobody reads changes any more.

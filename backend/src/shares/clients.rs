@@ -1,5 +1,5 @@
-//! Clients of the control socket and of the metrics: each has a thread for some seconds, so that the
-//! one that looks after the shares waits for none of them.
+//! Clients of the control socket and of the metrics: each has a thread for some seconds, so that
+//! the one that looks after the shares waits for none of them.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -272,7 +272,8 @@ impl Layout {
     }
 }
 
-/// The byte at which the counters begin, and the one at which the rings do, whatever the limits are.
+/// The byte at which the counters begin, and the one at which the rings do, whatever the limits
+/// are.
 pub(crate) fn fixed_offsets() -> (usize, usize) {
     let page = rustix::param::page_size();
     let counters = size_of::<Header>().next_multiple_of(page);

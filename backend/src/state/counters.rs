@@ -1,16 +1,17 @@
 //! What a guest's worker counts: requests by operation, errors, bytes, and how long they took.
 //!
 //! The counters lie in the arena behind the header, so that they outlive a worker and another
-//! process can read a copy of them ([`crate::status::snapshot`]). Each thread that serves requests has a
-//! block of its own and stores into it without locked instructions. Threads beyond [`BLOCKS`] share
-//! the last block and add to it.
+//! process can read a copy of them ([`crate::status::snapshot`]). Each thread that serves requests
+//! has a block of its own and stores into it without locked instructions. Threads beyond [`BLOCKS`]
+//! share the last block and add to it.
 //!
 //! A clock costs more than everything else here. So the duration is measured of one request in
 //! [`SAMPLING`] of an operation, the first one included, and the beginning of the others is known
 //! to a tick of the kernel (`CLOCK_MONOTONIC_COARSE`), and not noted at all of a READ that must not
 //! wait for a disk.
 //!
-//! A build with the feature `uncounted` counts nothing. `scripts/bench --counting` compares the two.
+//! A build with the feature `uncounted` counts nothing. `scripts/bench --counting` compares the
+//! two.
 //!
 //! A request is counted before its reply is published. A worker that is killed in between has
 //! counted a request that the next worker counts again.
@@ -103,8 +104,8 @@ struct Claim {
 }
 
 thread_local! {
-    /// Where the calling thread's counters are, and the index of its block there. They stay there as
-    /// long as [`CLAIM`] refers to them.
+    /// Where the calling thread's counters are, and the index of its block there. They stay there
+    /// as long as [`CLAIM`] refers to them.
     static MINE: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
 
     static CLAIM: RefCell<Option<Claim>> = const { RefCell::new(None) };
@@ -125,7 +126,8 @@ impl Counters {
         })
     }
 
-    /// The calling thread begins with a request. Of one that cannot wait, the beginning is not noted.
+    /// The calling thread begins with a request. Of one that cannot wait, the beginning is not
+    /// noted.
     pub fn begin(self: &Arc<Self>, opcode: Opcode, may_wait: bool) -> Running<'_> {
         if cfg!(feature = "uncounted") {
             let block = &self.blocks[SHARED];

@@ -29,8 +29,8 @@ fn begin_pause(arena: &Arena) {
     }
 }
 
-/// Notes that the guest's connection has ended. From now on, descriptors of the state are closed, and
-/// another worker has nothing to go on with.
+/// Notes that the guest's connection has ended. From now on, descriptors of the state are closed,
+/// and another worker has nothing to go on with.
 pub fn note_end(arena: &Arena) {
     arena.header().is_ending.store(1, Ordering::Release);
 }

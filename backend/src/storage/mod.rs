@@ -3,9 +3,9 @@
 //! A share on a network or cluster file system differs from one on a local disk: other hosts change
 //! the files, locks concern them, a file handle may end with the host's cached inode, and a server
 //! may not answer. So the daemon looks before it serves ([`child`]): it asks the directory's file
-//! system ([`probe`]), and the host's list of mounts ([`crate::sys::mountinfo`]) what it is ([`kind`]). What
-//! nobody can find out is judged so that no data is at risk: a file system that may be shared
-//! between hosts is treated as one that is.
+//! system ([`probe`]), and the host's list of mounts ([`crate::sys::mountinfo`]) what it is
+//! ([`kind`]). What nobody can find out is judged so that no data is at risk: a file system that
+//! may be shared between hosts is treated as one that is.
 //!
 //! A worker looks at each further mount below the share when its guest comes to it.
 

@@ -10,7 +10,8 @@ use crate::sys::file_content;
 use crate::sys::file_handle::FileHandle;
 use crate::sys::file_lock::{self, LockKind, RangeLock};
 
-/// Requests the alignment of direct I/O from statx(2) (`STATX_DIOALIGN`, `linux/stat.h`, Linux 6.1).
+/// Requests the alignment of direct I/O from statx(2) (`STATX_DIOALIGN`, `linux/stat.h`, Linux
+/// 6.1).
 const DIRECT_IO: u32 = 0x2000;
 
 /// Most entries of the directory that are looked at.
@@ -123,8 +124,8 @@ fn direct_io_bytes(unnamed: BorrowedFd<'_>) -> Option<u32> {
     (stat.stx_mask & DIRECT_IO != 0).then_some(stat.stx_dio_offset_align)
 }
 
-/// Whether the number of an entry in the listing is that of the file. FUSE servers whose numbers are
-/// made up as the kernel meets the files list others (libfuse without `use_ino`). `None` for an
+/// Whether the number of an entry in the listing is that of the file. FUSE servers whose numbers
+/// are made up as the kernel meets the files list others (libfuse without `use_ino`). `None` for an
 /// empty directory.
 fn has_inode_numbers(directory: BorrowedFd<'_>) -> Option<bool> {
     let own = file::identity(directory).ok()?;

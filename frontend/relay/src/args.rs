@@ -34,8 +34,8 @@ pub struct RelayArgs {
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
 
-    /// The socket where daemons (gangplankd --holder) have descriptors held, so that guests outlive the
-    /// end of all processes of a daemon; the relay creates it, for its owner alone
+    /// The socket where daemons (gangplankd --holder) have descriptors held, so that guests outlive
+    /// the end of all processes of a daemon; the relay creates it, for its owner alone
     #[arg(long, value_name = "PATH")]
     pub holder: Option<PathBuf>,
 
@@ -43,8 +43,8 @@ pub struct RelayArgs {
     #[arg(long, value_name = "N", default_value_t = 8192, requires = "holder")]
     pub holder_limit: usize,
 
-    /// Time that guests wait for the next daemon, in seconds; then what was held for them is closed,
-    /// and their requests fail
+    /// Time that guests wait for the next daemon, in seconds; then what was held for them is
+    /// closed, and their requests fail
     #[arg(long, value_name = "SECS", default_value = "300", value_parser = parse_seconds,
           requires = "holder")]
     pub holder_time: Duration,

@@ -71,7 +71,8 @@ impl Line {
         }
     }
 
-    /// Sends waiting frames, as far as the machine takes them. `datagrams` are the switch's sockets.
+    /// Sends waiting frames, as far as the machine takes them. `datagrams` are the switch's
+    /// sockets.
     ///
     /// # Errors
     /// The machine has left.

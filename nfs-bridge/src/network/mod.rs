@@ -16,7 +16,8 @@ pub const MAX_RECORD: usize = MAX_IO as usize + 8192;
 /// names.
 pub const MAX_DATAGRAM: usize = 2048;
 
-/// Most calls by datagrams that wait or are executed. Further ones are lost, and clients repeat them.
+/// Most calls by datagrams that wait or are executed. Further ones are lost, and clients repeat
+/// them.
 pub const MAX_DATAGRAM_CALLS: usize = 64;
 
 /// Most connections at once.

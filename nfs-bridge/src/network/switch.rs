@@ -1,4 +1,5 @@
-//! A virtual Ethernet switch: machines at Unix sockets and other links, and this program's network stack.
+//! A virtual Ethernet switch: machines at Unix sockets and other links, and this program's network
+//! stack.
 //!
 //! | socket | machines | frames |
 //! | --- | --- | --- |

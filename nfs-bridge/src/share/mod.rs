@@ -271,7 +271,8 @@ impl Share {
         Ok(node)
     }
 
-    /// The inode `wanted` in the directory `parent`, by the name that it had, or else by its number.
+    /// The inode `wanted` in the directory `parent`, by the name that it had, or else by its
+    /// number.
     fn find_child(
         &self,
         connection: &Connection,

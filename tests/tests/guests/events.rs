@@ -136,7 +136,8 @@ impl Watched {
         }
     }
 
-    /// Edits until entr has run its program, which makes the file `ran`. Returns how long that took.
+    /// Edits until entr has run its program, which makes the file `ran`. Returns how long that
+    /// took.
     fn run_entr(&self, mut edit: impl FnMut() -> Result<()>) -> Result<Duration> {
         let (ran, begun) = (self.host("ran"), Instant::now());
         while begun.elapsed() < LIMIT {

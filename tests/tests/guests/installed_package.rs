@@ -1,8 +1,8 @@
 //! The Debian package, installed into a Debian tree, serves a guest from there, and is removed
 //! without a trace.
 //!
-//! Needs root on the host: the package's files belong to root, and the programs run with the tree as
-//! their root directory.
+//! Needs root on the host: the package's files belong to root, and the programs run with the tree
+//! as their root directory.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! A guest that tries to leave the project of its share, by which the host limits what it takes. XFS
-//! keeps projects without counting them, so the host's kernel needs no quotas for this.
+//! A guest that tries to leave the project of its share, by which the host limits what it takes.
+//! XFS keeps projects without counting them, so the host's kernel needs no quotas for this.
 
 use std::process::Command;
 

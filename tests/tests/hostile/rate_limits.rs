@@ -74,9 +74,9 @@ fn work(
     }
 }
 
-/// Fails if `done` is over what the limit permits in the time with a burst, which is what it permits
-/// in a second: a pause of the machine before the measurement may have filled the bucket. Returns
-/// whether it is not below what the limit permits without one.
+/// Fails if `done` is over what the limit permits in the time with a burst, which is what it
+/// permits in a second: a pause of the machine before the measurement may have filled the bucket.
+/// Returns whether it is not below what the limit permits without one.
 fn compare(what: &str, done: f64, limit: f64, elapsed: f64) -> Result<bool> {
     let most = limit.mul_add(elapsed, limit);
     ensure!(

@@ -13,8 +13,8 @@
 //! The high-priority ring carries FORGET and INTERRUPT, which thereby never wait behind a slow
 //! request.
 //!
-//! Where the files have a server, the pool is the default, and grows as requests need it: those that
-//! the server does not answer hold a thread each, and the others go on.
+//! Where the files have a server, the pool is the default, and grows as requests need it: those
+//! that the server does not answer hold a thread each, and the others go on.
 //!
 //! A [`DeviceScheduler`] owns the pools that the rings of a device share. Each ring's worker owns a
 //! [`RingScheduler`].

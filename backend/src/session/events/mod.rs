@@ -1,8 +1,8 @@
 //! Changes that guests hear of (`--events`): who reads them, who waits, and who wakes watchers.
 //!
 //! Stock guests have no queue by which a daemon could notify them. So changes are read from a file
-//! of the share that exists for guests alone, `.gangplank/events`, whose READ waits. A request that waits
-//! has no thread; `event_thread` answers all of them.
+//! of the share that exists for guests alone, `.gangplank/events`, whose READ waits. A request that
+//! waits has no thread; `event_thread` answers all of them.
 //!
 //! A process that has opened the file for reading and writing is a *waker*: it makes the guest's
 //! kernel tell its watchers what the kernel has not seen, by system calls that look like changes.

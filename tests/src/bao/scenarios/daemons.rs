@@ -68,8 +68,8 @@ pub(super) fn guest_unbinds_from_a_killed_daemon_and_works_with_the_next(
                     is_not_connected(guest.finish(ticket))?;
                 }
             }
-            // Later requests as well: `virtio_fs_drain_queue` waits for all. The last of the daemon's
-            // processes ends a moment after the first.
+            // Later requests as well: `virtio_fs_drain_queue` waits for all. The last of the
+            // daemon's processes ends a moment after the first.
             let deadline = Instant::now() + PROMPT;
             loop {
                 let ticket = write_something(&mut guest)?;

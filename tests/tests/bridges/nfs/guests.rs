@@ -130,8 +130,8 @@ pub(crate) fn a_guest_has_its_root_by_nfs(fixture: &mut Fixture) -> Result<()> {
     fixture.guest.sh("rm -r /nfs/root").map(drop)
 }
 
-/// The server is killed in the middle of a write, and returns. The program in the guest goes on, and
-/// the file is whole. Handles that the guest has from before are valid.
+/// The server is killed in the middle of a write, and returns. The program in the guest goes on,
+/// and the file is whole. Handles that the guest has from before are valid.
 pub(crate) fn a_write_survives_the_servers_death(fixture: &mut Fixture) -> Result<()> {
     fixture.guest.sh(
         "cd /nfs && mkdir -p kept/deep && echo before >kept/deep/file && \

@@ -104,8 +104,8 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()>
     Ok(())
 }
 
-/// A lock goes 500 times from a process on the NFS mount to one on the virtio-fs mount and back, and
-/// each sees what the other has written. A wait that is given up leaves no lock.
+/// A lock goes 500 times from a process on the NFS mount to one on the virtio-fs mount and back,
+/// and each sees what the other has written. A wait that is given up leaves no lock.
 pub(crate) fn clients_of_both_kinds_exclude_each_other(fixture: &mut LockFixture) -> Result<()> {
     let turns = HAND_OVERS / 2;
     let started = Instant::now();

@@ -1,6 +1,5 @@
-//! Several guests on one daemon, killed guests and processes of the daemon, the end of a daemon, several queues,
-//! limits of a guest's rates, quotas, sockets
-//! of a service manager, no root.
+//! Several guests on one daemon, killed guests and processes of the daemon, the end of a daemon,
+//! several queues, limits of a guest's rates, quotas, sockets of a service manager, no root.
 
 mod activation;
 mod ends;

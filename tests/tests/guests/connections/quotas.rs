@@ -20,8 +20,8 @@ const MODULES: [&str; 6] = [
 /// By what part a share may be smaller than its quota when the guest is refused more.
 const TOLERANCE: f64 = 0.05;
 
-/// Two shares on ext4 and one on XFS, each with a quota of its own. A guest is refused what is more,
-/// sees the quota as the size of the share, and does not disturb the others.
+/// Two shares on ext4 and one on XFS, each with a quota of its own. A guest is refused what is
+/// more, sees the quota as the size of the share, and does not disturb the others.
 pub(crate) fn shares_keep_their_quotas() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let [ext4, xfs] = ["ext4", "xfs"].map(|name| dir.path().join(name));

@@ -1,5 +1,5 @@
-//! The daemon is upgraded, or loses its acceptor, while guests use it: they stay connected, and what
-//! they have open stays open.
+//! The daemon is upgraded, or loses its acceptor, while guests use it: they stay connected, and
+//! what they have open stays open.
 
 mod killed_acceptor;
 

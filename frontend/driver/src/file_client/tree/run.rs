@@ -55,8 +55,8 @@ pub(super) trait Start: Tree {
     /// The directory of a path that need not exist itself, and the name in it.
     fn parent(&self, path: &[u8]) -> Result<(Self::File, Vec<u8>)>;
 
-    /// The directories that a copy in the same tree could destroy together with what is at the path:
-    /// all above it. Follows a link.
+    /// The directories that a copy in the same tree could destroy together with what is at the
+    /// path: all above it. Follows a link.
     fn directories_above(&self, path: &[u8]) -> Result<Vec<Item<Self::File>>>;
 
     /// What is at the path, if anything. Follows a link.
