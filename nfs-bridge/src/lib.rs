@@ -24,4 +24,5 @@ pub mod rpc;
 pub mod sandbox;
 pub mod serve;
 pub mod share;
+pub mod state_log;
 pub mod xdr;

@@ -23,7 +23,7 @@ use crate::network::host::{self, HostDatagrams};
 use crate::nfs3::Nfs3;
 use crate::nlm::locks::Locks;
 use crate::nlm::{self, Nlm4};
-use crate::nsm::{self, Monitor, MonitorError, Nsm1};
+use crate::nsm::{self, Monitor, Nsm1};
 use crate::portmap::Portmap;
 use crate::rpc::client::RpcClient;
 use crate::rpc::program::Program;
@@ -31,7 +31,8 @@ use crate::rpc::server::Server;
 use crate::sandbox;
 use crate::share::Share;
 use crate::share::connector::Connector;
-use crate::share::store::{Store, StoreError};
+use crate::share::store::Store;
+use crate::state_log::LogError;
 
 /// Threads that execute calls.
 const DEFAULT_WORKERS: u16 = 16;
@@ -141,12 +142,9 @@ pub enum ServeError {
     /// There is no way to reach the server.
     #[error("clients need a way to the server: --listen, or --address")]
     NoNetwork,
-    /// The log of file handles cannot be used.
+    /// The log of file handles, or that of clients with locks, cannot be used.
     #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The log of clients with locks cannot be used.
-    #[error(transparent)]
-    Monitor(#[from] MonitorError),
+    Log(#[from] LogError),
     /// An address of the host cannot be listened at.
     #[error("cannot listen at {address}")]
     Listen {

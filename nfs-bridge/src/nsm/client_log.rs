@@ -13,8 +13,10 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Write};
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::state_log::{self, LogError};
 
 /// The first line: this layout.
 const MAGIC: &str = "gangplank-nfs clients 1";
@@ -31,25 +33,6 @@ pub struct Monitored {
     pub server: IpAddr,
 }
 
-/// Why the log cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum MonitorError {
-    /// An operation on the file failed.
-    #[error("cannot {what} {}", path.display())]
-    File {
-        /// The operation.
-        what: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The file is something else.
-    #[error("{} is no log of clients", .0.display())]
-    Foreign(PathBuf),
-}
-
 /// The log.
 #[derive(Debug)]
 pub(super) struct MonitorLog {
@@ -61,7 +44,7 @@ pub(super) struct MonitorLog {
 }
 
 impl MonitorLog {
-    pub(super) fn open(directory: Option<&Path>) -> Result<Self, MonitorError> {
+    pub(super) fn open(directory: Option<&Path>) -> Result<Self, LogError> {
         let Some(directory) = directory else {
             let now = SystemTime::now().duration_since(UNIX_EPOCH);
             let seconds = now.map_or(0, |now| now.as_secs());
@@ -73,27 +56,17 @@ impl MonitorLog {
             });
         };
         let path = directory.join("clients");
-        let failed = |what, path: &Path| {
-            let path = path.to_owned();
-            move |source| MonitorError::File { what, path, source }
+        let text = String::from_utf8(state_log::read(&path)?.unwrap_or_default());
+        let text = text.ok();
+        let text = text.filter(|text| text.is_empty() || text.lines().next() == Some(MAGIC));
+        let Some(text) = text else {
+            let expected = "clients";
+            return Err(LogError::Foreign { path, expected });
         };
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                return Err(MonitorError::Foreign(path));
-            }
-            Err(error) => return Err(failed("read", &path)(error)),
-        };
-        if !text.is_empty() && text.lines().next() != Some(MAGIC) {
-            return Err(MonitorError::Foreign(path));
-        }
         let (state, before) = parse(&text);
         // The value is kept positive, since others take it as signed.
         let state = (state.wrapping_add(2) & 0x7fff_ffff) | 1;
-        let new = directory.join("clients.new");
-        let file = write(&new, state, &before).map_err(failed("write", &new))?;
-        std::fs::rename(&new, &path).map_err(failed("replace", &path))?;
+        let file = state_log::replace(&path, |new| write(new, state, &before))?;
         Ok(Self {
             state,
             before: before.into_iter().collect(),
@@ -225,6 +198,6 @@ mod tests {
         assert_eq!((log.state(), log.before()), (7, &[client(15)][..]));
         std::fs::write(&path, "something else\n").unwrap();
         let foreign = MonitorLog::open(Some(directory.path()));
-        assert!(matches!(foreign, Err(MonitorError::Foreign(_))));
+        assert!(matches!(foreign, Err(LogError::Foreign { .. })));
     }
 }

@@ -14,10 +14,11 @@ use gangplank_service::{error_chain, rate_limited};
 use parking_lot::Mutex;
 
 use self::client_log::MonitorLog;
-pub use self::client_log::{MonitorError, Monitored};
+pub use self::client_log::Monitored;
 use crate::nlm::locks::Locks;
 use crate::rpc::client::{ClientCall, RpcClient};
 use crate::rpc::program::{CallError, Caller, Program};
+use crate::state_log::LogError;
 use crate::xdr::{Reader, put, put_opaque};
 
 /// The program's number.
@@ -53,8 +54,8 @@ impl Monitor {
     /// time.
     ///
     /// # Errors
-    /// [`MonitorError`].
-    pub fn open(directory: Option<&Path>) -> Result<Self, MonitorError> {
+    /// [`LogError`].
+    pub fn open(directory: Option<&Path>) -> Result<Self, LogError> {
         let log = MonitorLog::open(directory)?;
         Ok(Self {
             state: log.state(),

@@ -17,14 +17,15 @@
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, Write};
+use std::path::Path;
 
 use gangplank_service::fnv::checksum;
 use gangplank_service::{error_chain, rate_limited};
 use parking_lot::Mutex;
 
 use super::handle::FileHandle;
+use crate::state_log::{self, LogError, failed};
 use crate::xdr::Reader;
 
 /// The first bytes of the log: this layout.
@@ -48,28 +49,6 @@ pub struct Place {
     pub name: Box<[u8]>,
 }
 
-/// Why the log cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// An operation on the file failed.
-    #[error("cannot {what} {}", path.display())]
-    File {
-        /// The operation.
-        what: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The file is something else.
-    #[error("{} is no log of file handles", .0.display())]
-    Foreign(PathBuf),
-    /// Another process uses it.
-    #[error("{} is in use by another process", .0.display())]
-    InUse(PathBuf),
-}
-
 /// The places of inodes.
 #[derive(Debug, Default)]
 pub struct Store {
@@ -90,13 +69,9 @@ impl Store {
     /// Reads the log `handles` in `directory`, and writes it anew.
     ///
     /// # Errors
-    /// [`StoreError`].
-    pub fn open(directory: &Path) -> Result<Self, StoreError> {
+    /// [`LogError`].
+    pub fn open(directory: &Path) -> Result<Self, LogError> {
         let path = directory.join("handles");
-        let failed = |what, path: &Path| {
-            let path = path.to_owned();
-            move |source| StoreError::File { what, path, source }
-        };
         // A file of its own, because the log is replaced.
         let lock_path = directory.join("handles.lock");
         let lock = OpenOptions::new()
@@ -107,27 +82,22 @@ impl Store {
             .map_err(failed("open", &lock_path))?;
         match lock.try_lock() {
             Ok(()) => {}
-            Err(std::fs::TryLockError::WouldBlock) => return Err(StoreError::InUse(lock_path)),
+            Err(std::fs::TryLockError::WouldBlock) => return Err(LogError::InUse(lock_path)),
             Err(std::fs::TryLockError::Error(source)) => {
                 return Err(failed("lock", &lock_path)(source));
             }
         }
-        let mut bytes = Vec::new();
-        match File::open(&path) {
-            Ok(mut file) => {
-                file.read_to_end(&mut bytes)
-                    .map_err(failed("read", &path))?;
-                if !bytes.starts_with(MAGIC) {
-                    return Err(StoreError::Foreign(path));
+        let places = match state_log::read(&path)? {
+            None => HashMap::new(),
+            Some(bytes) => match bytes.strip_prefix(MAGIC) {
+                Some(records) => read_log(records),
+                None => {
+                    let expected = "file handles";
+                    return Err(LogError::Foreign { path, expected });
                 }
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(failed("open", &path)(error)),
-        }
-        let places = read_log(bytes.get(MAGIC.len()..).unwrap_or_default());
-        let new = directory.join("handles.new");
-        let log = write_log(&new, &places).map_err(failed("write", &new))?;
-        std::fs::rename(&new, &path).map_err(failed("replace", &path))?;
+            },
+        };
+        let log = state_log::replace(&path, |new| write_log(new, &places))?;
         let state = State {
             places,
             log: Some(log),
@@ -315,10 +285,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let _store = Store::open(directory.path()).unwrap();
         let again = Store::open(directory.path());
-        assert!(matches!(again, Err(StoreError::InUse(_))), "{again:?}");
+        assert!(matches!(again, Err(LogError::InUse(_))), "{again:?}");
         let other = tempfile::tempdir().unwrap();
         std::fs::write(other.path().join("handles"), "something else").unwrap();
         let foreign = Store::open(other.path());
-        assert!(matches!(foreign, Err(StoreError::Foreign(_))));
+        assert!(matches!(foreign, Err(LogError::Foreign { .. })));
     }
 }

@@ -1,0 +1,65 @@
+//! The logs in the directory of `--state`, which survive this program. Each is read at the start,
+//! and replaced by one without what means nothing any more.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why a log cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// An operation on the file failed.
+    #[error("cannot {what} {}", path.display())]
+    File {
+        /// The operation.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is something else.
+    #[error("{} is no log of {expected}", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What it should have.
+        expected: &'static str,
+    },
+    /// Another process uses it.
+    #[error("{} is in use by another process", .0.display())]
+    InUse(PathBuf),
+}
+
+/// What a failed operation on a file is.
+pub fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LogError {
+    let path = path.to_owned();
+    move |source| LogError::File { what, path, source }
+}
+
+/// What a log has; `None` if there is none.
+///
+/// # Errors
+/// [`LogError::File`].
+pub fn read(path: &Path) -> Result<Option<Vec<u8>>, LogError> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed("read", path)(error)),
+    }
+}
+
+/// Puts a new log in the place of the one at `path`. Returns the file that `write` has made.
+///
+/// # Errors
+/// [`LogError::File`].
+pub fn replace(
+    path: &Path,
+    write: impl FnOnce(&Path) -> io::Result<File>,
+) -> Result<File, LogError> {
+    let new = path.with_added_extension("new");
+    let file = write(&new).map_err(failed("write", &new))?;
+    std::fs::rename(&new, path).map_err(failed("replace", path))?;
+    Ok(file)
+}
