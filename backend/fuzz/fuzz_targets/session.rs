@@ -108,6 +108,8 @@ fn serve_in(
             session.end();
             session.wait_for_lock(&lock, &mut writer)
         }
+        // The session of a share without a log of changes has no file that waits.
+        Served::WaitsForEvents(_) => panic!("a request waits for changes that nobody tells"),
     };
     assert!(
         written <= room,

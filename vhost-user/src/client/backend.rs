@@ -152,34 +152,23 @@ impl<M: Messages> Backend<M> {
         })
     }
 
-    /// Takes over a connection on which another process agreed on `facts`. It repeats only messages
-    /// that change nothing for the daemon, whose rings go on running.
+    /// Takes over a connection on which another process agreed on `facts`. It sends nothing: if this
+    /// process were killed before it had read a reply, the next one would take that reply for its
+    /// own.
     ///
     /// # Errors
-    /// The daemon does not reply, or it is another one.
+    /// [`Error::Misuse`] if the connection is to another daemon.
     pub fn resume(mut messages: M, facts: &Facts) -> Result<Self> {
         if path_hash(&messages) != facts.daemon {
             return Err(Error::Misuse(
                 "the connection is to a daemon on another socket",
             ));
         }
-        let offered = messages.features()?;
-        if offered != facts.offered {
-            return Err(Error::Lacks {
-                what: format!("virtio features {:#x} any more", facts.offered & !offered),
-                daemon: messages.daemon().to_owned(),
-            });
-        }
         let protocol = facts.protocol.map(Protocol::from_bits_truncate);
-        if let Some(agreed) = protocol {
-            messages.set_protocol_features(agreed)?;
-        }
-        if let Some(acknowledged) = facts.acknowledged {
-            messages.set_features(acknowledged)?;
-        }
+        messages.resume(protocol.unwrap_or(Protocol::empty()), facts.max_rings);
         Ok(Self {
             messages,
-            offered,
+            offered: facts.offered,
             protocol,
             config: facts.config.map(FsConfig::new),
             max_rings: facts.max_rings,

@@ -34,8 +34,8 @@ pub struct RingAddresses {
 
 /// Carries messages to a daemon, and waits for each reply up to a deadline.
 ///
-/// Each method is the message of its name (vhost-user, "Front-end message types"), and fails by an
-/// [`super::Error`].
+/// Each method but the first two is the message of its name (vhost-user, "Front-end message
+/// types"), and fails by an [`super::Error`].
 #[allow(
     clippy::missing_errors_doc,
     reason = "every method fails in the same ways, see above"
@@ -43,6 +43,9 @@ pub struct RingAddresses {
 pub trait Messages {
     /// Path of the daemon's socket, for error messages.
     fn daemon(&self) -> &Path;
+    /// Sends nothing: another process agreed on `features` over this connection, and was told
+    /// `max_rings` by GET_QUEUE_NUM, if it asked.
+    fn resume(&mut self, features: ProtocolFeatures, max_rings: Option<u64>);
     /// `SET_OWNER`, once per connection.
     fn set_owner(&mut self) -> Result<()>;
     /// `GET_FEATURES`.

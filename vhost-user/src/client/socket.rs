@@ -204,6 +204,13 @@ impl Messages for Socket {
         &self.daemon
     }
 
+    fn resume(&mut self, features: ProtocolFeatures, max_rings: Option<u64>) {
+        self.need_reply = features.contains(ProtocolFeatures::REPLY_ACK);
+        if let Some(count) = max_rings {
+            self.max_rings = count;
+        }
+    }
+
     fn set_owner(&mut self) -> Result<()> {
         self.tell(FrontendReq::SET_OWNER, Vec::new(), &[])
     }
@@ -467,6 +474,18 @@ mod tests {
         assert_eq!(&config, b"told");
         let question = [&reply[..12], &[0; 4]].concat();
         assert_eq!(requests[0].payload, question);
+    }
+
+    #[test]
+    fn taken_over_connection_goes_on_as_agreed_without_a_message() {
+        let requests = with_daemon(vec![(None, payload::from_u64(0))], |socket| {
+            socket.resume(ProtocolFeatures::REPLY_ACK, Some(2));
+            let beyond = socket.set_ring_size(2, 128).unwrap_err();
+            assert!(matches!(beyond, Error::Misuse(_)), "{beyond}");
+            socket.set_ring_size(1, 128).unwrap();
+        });
+        assert_eq!(requests[0].payload, payload::ring_state(1, 128));
+        assert!(requests[0].needs_reply());
     }
 
     #[test]

@@ -144,6 +144,8 @@ impl Messages for Connection {
         Path::new("daemon")
     }
 
+    fn resume(&mut self, _: Protocol, _: Option<u64>) {}
+
     fn set_owner(&mut self) -> Result<()> {
         self.say("SET_OWNER".into())
     }
