@@ -71,6 +71,11 @@ impl Device {
             self.restart(daemon)?;
             return Err(error);
         }
+        // A daemon that completes a request after it has stopped the ring (virtiofsd with a thread
+        // pool does) has no descriptor any more by which to signal that.
+        for ring in self.rings.iter().filter(|ring| ring.is_ready()) {
+            ring.signal_call();
+        }
         let mut state = None;
         let mut said = "paused; the daemon cannot hand on what it knows of the guest's files";
         if daemon.has_state() {

@@ -27,6 +27,8 @@ pub(crate) struct FakeGuest {
     pub(crate) answers: Receiver<(u64, Result<String, String>)>,
     pub(crate) answer: Sender<(u64, Result<String, String>)>,
     pub(crate) served: JoinHandle<Result<(), GuestError>>,
+    /// Where it hears that buffers of its rings are used.
+    pub(crate) calls: Vec<UnixStream>,
 }
 
 impl FakeGuest {
@@ -57,6 +59,7 @@ impl FakeGuest {
             answers,
             answer,
             served,
+            calls: Vec::new(),
         }
     }
 
@@ -119,7 +122,8 @@ impl FakeGuest {
             for address in [at, at + 0x2000, at + 0x1000, u64::MAX] {
                 addresses.extend_from_slice(&address.to_le_bytes());
             }
-            let (_far, call) = UnixStream::pair().unwrap();
+            let (far, call) = UnixStream::pair().unwrap();
+            self.calls.push(far);
             let kick = eventfd(0, EventfdFlags::empty()).unwrap();
             let call = OwnedFd::from(call);
             for (request, payload, beside) in [

@@ -1,5 +1,7 @@
 //! Pausing a device, and replacing its daemon.
 
+use std::io::{ErrorKind, Read};
+
 use gangplank_vhost_user::message::FrontendReq;
 
 use super::fake_daemon::{Behaviour, FakeDaemon};
@@ -30,6 +32,26 @@ fn state_goes_from_one_daemon_to_the_next() {
         received.last().unwrap().0,
         u32::from(FrontendReq::CHECK_DEVICE_STATE)
     );
+}
+
+#[test]
+fn guest_hears_of_replies_that_came_while_its_rings_stopped() {
+    let daemon = FakeDaemon::new(Behaviour {
+        consumes_nothing: true,
+        ..Behaviour::default()
+    });
+    let mut guest = FakeGuest::connect(&daemon.path, None);
+    guest.set_up();
+    for call in &guest.calls {
+        call.set_nonblocking(true).unwrap();
+        let early = (&mut &*call).read(&mut [0; 8]).unwrap_err();
+        assert_eq!(early.kind(), ErrorKind::WouldBlock);
+    }
+    guest.command(Command::Pause).unwrap();
+    for call in &guest.calls {
+        assert!((&mut &*call).read(&mut [0; 8]).unwrap() > 0);
+    }
+    guest.hang_up().unwrap();
 }
 
 #[test]
