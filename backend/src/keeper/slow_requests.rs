@@ -9,13 +9,18 @@ use rustix::time::ClockId;
 
 use crate::state::arena::Arena;
 use crate::state::counters::{self, RUNNING_OPCODE};
+use crate::storage::Storage;
 use crate::sys::clock;
 
 /// How long a request may take before the log says so.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// How often a worker looks.
-pub(super) const INTERVAL: Duration = Duration::from_secs(5);
+/// How often a worker looks, if the share's storage may hang.
+const INTERVAL: Duration = Duration::from_secs(5);
+
+/// How often it looks otherwise: a disk ends by an error, but other storage may be mounted below the
+/// share. An idle guest should cost no processor time.
+const LOCAL_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How long a request may take for the guest to be handed over at once: the worker, which is killed
 /// for that, ends only when the storage has answered.
@@ -62,6 +67,14 @@ pub(super) fn obstacle(arena: &Arc<Arena>) -> Option<String> {
 }
 
 impl SlowRequests {
+    /// How long to wait between two looks.
+    pub(super) fn interval(storage: Option<&Storage>) -> Duration {
+        match storage.is_some_and(Storage::may_hang) {
+            true => INTERVAL,
+            false => LOCAL_INTERVAL,
+        }
+    }
+
     /// Looks at the requests that the guest's worker serves, and logs a change.
     pub(super) fn look(&mut self, guest: u64, arena: &Arc<Arena>) {
         if let Some((level, text)) = self.change(guest, running(arena).into_iter()) {

@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use thiserror::Error;
 
-use super::slow_requests::{self, SlowRequests};
+use super::slow_requests::SlowRequests;
 use super::{Assignment, FAILURE, FAULT, Keeper, end_with, name_process};
 use crate::device::connection;
 use crate::device::request::Handler;
@@ -165,7 +165,7 @@ fn serve(keeper: &Keeper<'_>, successor: Option<&Channel>) -> Result<bool, Error
                 drop(ending);
                 result
             })?;
-        wait_for_stop(assignment, &ended, &keeper.arena);
+        wait_for_stop(keeper, &ended);
         Ok(thread.join())
     });
     match served.map_err(Error::Thread)? {
@@ -227,10 +227,12 @@ fn level_of(level: Level, is_logged: bool) -> Level {
 /// end: it has died then, and this process dies next.
 ///
 /// Meanwhile, tells of requests that take long.
-fn wait_for_stop(assignment: &Assignment, ended: &PipeReader, arena: &Arc<Arena>) {
+fn wait_for_stop(keeper: &Keeper<'_>, ended: &PipeReader) {
+    let (assignment, arena) = (&keeper.assignment, &keeper.arena);
     let is_held = arena.holder().is_some();
     let mut slow = SlowRequests::default();
-    let interval = Timespec::try_from(slow_requests::INTERVAL).ok();
+    let interval = SlowRequests::interval(keeper.config.storage.as_ref());
+    let interval = Timespec::try_from(interval).ok();
     loop {
         let mut ready = [
             PollFd::new(ended, PollFlags::IN),
