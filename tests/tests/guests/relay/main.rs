@@ -108,15 +108,9 @@ fn theirs(runner: &mut Runner) {
     runner.run("replaced::uml_virtiofsd", || {
         replaced::under_load(Machine::Uml, Kind::Virtiofsd, &[TAKE_REMOVED])
     });
-    runner.run("replaced::qemu_virtiofsd", || {
-        replaced::under_load(qemu, Kind::Virtiofsd, &[TAKE_REMOVED])
+    runner.run("replaced::qemu_virtiofsd_pool", || {
+        replaced::under_load(qemu, Kind::Virtiofsd, &[POOL, &[TAKE_REMOVED]].concat())
     });
-    if is_long {
-        // Known to fail now and then: docs/limits.md.
-        runner.run("replaced::qemu_virtiofsd_pool", || {
-            replaced::under_load(qemu, Kind::Virtiofsd, &[POOL, &[TAKE_REMOVED]].concat())
-        });
-    }
     for (name, mode) in MODES {
         let kinds = [Kind::Virtiofsd, Kind::Gangplankd, Kind::Gangplankd];
         runner.run(&format!("migrated::both_{name}"), || {
