@@ -123,6 +123,17 @@ pub enum Message {
     Report,
     /// From a keeper on that socket, with the state's memory.
     State,
+    /// From a guest's processes to their acceptor, with the memory in which the frontend keeps the
+    /// requests in flight and, if they look for the session that had it before, a channel to them.
+    Inflight,
+    /// From a keeper to its acceptor: whether the guest's connection is lost, and its session kept.
+    Disconnected(bool),
+    /// From an acceptor to the keeper of such a session, with the channel to the processes that have
+    /// the frontend's next connection.
+    Reconnected {
+        /// The number that the guest has got with that connection.
+        number: u64,
+    },
 }
 
 impl Message {

@@ -4,10 +4,11 @@
 use std::collections::HashSet;
 use std::io::{self, PipeReader};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
+use std::time::Duration;
 
 use gangplank_service::error_chain;
 use log::{Level, LevelFilter};
@@ -16,10 +17,12 @@ use rustix::io::Errno;
 use thiserror::Error;
 
 use super::slow_requests::{self, SlowRequests};
-use super::{Assignment, FAILURE, FAULT, Keeper, end_with, name_process};
-use crate::device::connection;
+use super::{
+    Assignment, DISCONNECTED, FAILURE, FAULT, Keeper, end_with, name_process, new_connection,
+};
 use crate::device::request::Handler;
-use crate::handover::channel::Channel;
+use crate::device::{KeptSession, connection};
+use crate::handover::channel::{Channel, Message};
 use crate::passthrough::{self, PassthroughFs, Share, ShareError};
 use crate::sandbox::{self, ConfinedWorker};
 use crate::session::Session;
@@ -29,6 +32,10 @@ use crate::state::device::DeviceState;
 use crate::state::recovery;
 use crate::sys::process;
 use crate::trace::Tracer;
+
+/// How long the processes that may have the guest's session may take to answer: longer than they
+/// wait for the end of its old connection.
+const FIND_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a worker does not serve its guest, or stops.
 #[derive(Debug, Error)]
@@ -131,6 +138,10 @@ fn serve(keeper: &Keeper<'_>, successor: Option<&Channel>) -> Result<bool, Error
         number, is_logged, ..
     } = assignment;
     let level = level_of(Level::Info, *is_logged);
+    if recovery::is_given_away(&keeper.arena) {
+        // The connection is another process's.
+        process::exit(0)
+    }
     if recovery::is_ending(&keeper.arena) {
         log::log!(level, "guest {number} has gone");
         return Ok(true);
@@ -146,7 +157,9 @@ fn serve(keeper: &Keeper<'_>, successor: Option<&Channel>) -> Result<bool, Error
         passthrough::correct(&keeper.arena, kept).map_err(Error::Descriptors)?;
     }
     let is_complete = keeper.arena.header().is_incomplete.load(Ordering::Acquire) == 0;
-    if recovery::is_after_stop(&keeper.arena) && is_complete {
+    let is_new_to_holder =
+        recovery::is_after_stop(&keeper.arena) || recovery::is_after_disconnection(&keeper.arena);
+    if is_new_to_holder && is_complete {
         hold_again(&keeper.arena);
     }
     let (ended, ending) = io::pipe().map_err(Error::Thread)?;
@@ -292,9 +305,15 @@ fn serve_guest(keeper: &Keeper<'_>, worker: ConfinedWorker) -> Result<(), Error>
     let lock_threads = config.device.lock_threads();
     let handler: Arc<dyn Handler> =
         Arc::new(SessionHandler::new(session, lock_threads, tracer.clone()));
+    let kept = Kept {
+        keeper,
+        tracer: tracer.as_deref(),
+    };
+    let keeps = !config.keep_session().is_zero();
     let guest = connection::Guest {
         number: keeper.assignment.number,
         arena: &keeper.arena,
+        kept: keeps.then_some(&kept),
     };
     let served = connection::serve(
         &keeper.assignment.connection,
@@ -306,4 +325,92 @@ fn serve_guest(keeper: &Keeper<'_>, worker: ConfinedWorker) -> Result<(), Error>
         tracer.close();
     }
     Ok(served?)
+}
+
+/// How the guest's session outlives its connection.
+struct Kept<'a> {
+    keeper: &'a Keeper<'a>,
+    tracer: Option<&'a Tracer>,
+}
+
+impl Kept<'_> {
+    fn end(&self, status: u8) -> ! {
+        if let Some(tracer) = self.tracer {
+            tracer.close();
+        }
+        process::exit(status)
+    }
+
+    /// Gives the connection to whoever answers, if anybody does.
+    fn ask(&self, memory: BorrowedFd<'_>, frontend: BorrowedFd<'_>) -> io::Result<Found> {
+        let control = &self.keeper.assignment.control;
+        let (ours, theirs) = Channel::pair()?;
+        control.send(&Message::Inflight, &[memory, theirs.as_fd()])?;
+        drop(theirs);
+        let limit = Timespec::try_from(FIND_TIMEOUT).ok();
+        let mut ready = [
+            PollFd::new(&ours, PollFlags::IN),
+            // Its next message waits.
+            PollFd::from_borrowed_fd(frontend, PollFlags::RDHUP),
+        ];
+        while let Err(Errno::INTR) = poll(&mut ready, limit.as_ref()) {}
+        let [is_answered, has_hung_up] = ready.map(|ready| !ready.revents().is_empty());
+        if has_hung_up {
+            return Ok(Found::HungUp);
+        }
+        if !is_answered {
+            return Ok(Found::Nobody);
+        }
+        match new_connection::give(&ours, &self.keeper.arena, frontend) {
+            Ok(()) => Ok(Found::Given),
+            // The other end is closed.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Found::Nobody),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// What has become of a connection.
+enum Found {
+    /// Others have it.
+    Given,
+    /// Nobody has wanted it.
+    Nobody,
+    /// It has ended.
+    HungUp,
+}
+
+impl KeptSession for Kept<'_> {
+    fn announce(&self, memory: BorrowedFd<'_>) {
+        // If this fails, the acceptor has ended, and the next one asks the keeper.
+        let control = &self.keeper.assignment.control;
+        let _ = control.send(&Message::Inflight, &[memory]);
+    }
+
+    fn find(&self, memory: BorrowedFd<'_>, frontend: BorrowedFd<'_>) -> bool {
+        match self.ask(memory, frontend) {
+            // The connection is another process's now.
+            Ok(Found::Given) => self.end(0),
+            Ok(Found::Nobody) => true,
+            Ok(Found::HungUp) => false,
+            Err(error) => {
+                log::warn!(
+                    "guest {} does not find the session that it may have had: {error}",
+                    self.keeper.assignment.number
+                );
+                true
+            }
+        }
+    }
+
+    fn is_kept(&self) -> bool {
+        let control = &self.keeper.assignment.control;
+        // Shut down if the acceptor wants the connection to end.
+        let mut ready = [PollFd::new(control, PollFlags::RDHUP)];
+        matches!(poll(&mut ready, Some(&Timespec::default())), Ok(0))
+    }
+
+    fn leave(&self) -> ! {
+        self.end(DISCONNECTED)
+    }
 }

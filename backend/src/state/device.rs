@@ -193,6 +193,26 @@ impl DeviceState {
             .collect()
     }
 
+    /// The same with the number that `renumber` gives each descriptor. `None` if it gives one none.
+    #[must_use]
+    pub fn renumbered(mut self, renumber: impl Fn(RawFd) -> Option<RawFd>) -> Option<Self> {
+        let rings = self.rings.iter_mut();
+        let rings = rings.flat_map(|ring| [&mut ring.kick, &mut ring.call, &mut ring.error]);
+        let pending = self.pending.iter_mut();
+        let pending = pending.flat_map(|message| &mut message.descriptors);
+        let numbers = rings
+            .chain([&mut self.backend_channel])
+            .flatten()
+            .chain(self.inflight.iter_mut().map(|it| &mut it.file))
+            .chain(self.log.iter_mut().map(|log| &mut log.file))
+            .chain(self.regions.iter_mut().map(|region| &mut region.file))
+            .chain(pending);
+        for number in numbers {
+            *number = renumber(*number)?;
+        }
+        Some(self)
+    }
+
     /// The descriptors among them that are files to be mapped, those of a message that has not been
     /// replied to included.
     pub fn memory_files(&self) -> Vec<RawFd> {

@@ -164,6 +164,13 @@ impl InflightRing {
         Some(marked.into_iter().map(|(_, head)| head).collect())
     }
 
+    /// Whether this is the memory of a ring that is where its daemon has left it, if the used ring's
+    /// index is `used`. If not, the driver has begun anew.
+    pub fn is_of(&self, used: u16) -> bool {
+        let noted = self.head[0].used.load(Ordering::Acquire);
+        self.is_used() && [noted, noted.wrapping_add(1)].contains(&used)
+    }
+
     /// Makes the memory say that the chains of these heads are in flight, oldest first, and no
     /// others. `used` is the used ring's index.
     pub fn keep(&self, heads: &[u16], used: u16) {
