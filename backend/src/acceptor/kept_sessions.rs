@@ -73,10 +73,15 @@ impl Acceptor<'_> {
         // The last one, if its frontend was given up before.
         let has = |guest: &&Guest| guest.number != number && guest.inflight == Some(id);
         let found = self.guests.iter().filter(has);
-        if let Some(found) = found.max_by_key(|guest| guest.number) {
-            let message = Message::Reconnected { number };
-            // If this fails, it has ended. The asker finds the channel closed.
-            let _ = found.control.send_at_once(&message, &[asker.as_fd()]);
+        match found.max_by_key(|guest| guest.number) {
+            Some(found) => {
+                let message = Message::Reconnected { number };
+                // If this fails, it has ended. The asker finds the channel closed, and asks again.
+                let _ = found.control.send_at_once(&message, &[asker.as_fd()]);
+            }
+            None => {
+                let _ = asker.send_at_once(&Message::Gone, &[]);
+            }
         }
     }
 

@@ -98,7 +98,8 @@ pub enum Message {
         /// The keeper's process id, as the supervisor sees it.
         process: i32,
     },
-    /// From a new keeper to its acceptor: the guest that it was to take over has gone.
+    /// From a new keeper to its acceptor: the guest that it was to take over has gone. On the channel
+    /// of [`Message::Inflight`]: nobody has the session, or gives it up.
     Gone,
     /// Instead of [`Message::End`]: there are no more descriptors, but not all that the guest had
     /// have arrived.

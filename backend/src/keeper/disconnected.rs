@@ -210,5 +210,6 @@ impl Keeper<'_> {
             claim.number,
             self.assignment.number
         );
+        let _ = claim.channel.send(&Message::Gone, &[]);
     }
 }

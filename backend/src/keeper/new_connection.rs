@@ -49,7 +49,7 @@ fn deadline() -> Option<Instant> {
 }
 
 /// Gives the connection of the guest whose state is in `arena` to the keeper at the other end of
-/// `channel`. The calling process must touch the connection no more then.
+/// `channel`, which has sent [`Message::Take`]. The calling process must touch the connection no more then.
 ///
 /// # Errors
 /// The keeper does not take it, and the guest keeps it.
@@ -58,7 +58,6 @@ pub(super) fn give(
     arena: &Arc<Arena>,
     connection: BorrowedFd<'_>,
 ) -> io::Result<()> {
-    expect(channel, &Message::Take)?;
     let state = arena.file().ok_or(io::ErrorKind::Unsupported)?;
     let device = DeviceState::load(arena).ok_or(io::ErrorKind::InvalidData)?;
     let mut numbers = device.descriptors();
@@ -176,7 +175,10 @@ mod tests {
     fn a_keeper_gets_the_connection_and_all_that_was_set_up_on_it() {
         let (arena, connection, mut frontend, mut other_end) = new_guest();
         let (ours, theirs) = Channel::pair().unwrap();
-        let giver = thread::spawn(move || give(&theirs, &arena, connection.as_fd()).unwrap());
+        let giver = thread::spawn(move || {
+            expect(&theirs, &Message::Take).unwrap();
+            give(&theirs, &arena, connection.as_fd()).unwrap();
+        });
         let taken = take(&ours).unwrap();
         giver.join().unwrap();
         frontend.write_all(b"x").unwrap();

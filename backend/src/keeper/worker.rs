@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gangplank_service::error_chain;
 use log::{Level, LevelFilter};
@@ -36,6 +36,13 @@ use crate::trace::Tracer;
 /// How long the processes that may have the guest's session may take to answer: longer than they
 /// wait for the end of its old connection.
 const FIND_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often the session is looked for, if the processes that have it end, or are interrupted, while
+/// they answer.
+const FIND_ATTEMPTS: usize = 5;
+
+/// The time between two attempts.
+const FIND_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why a worker does not serve its guest, or stops.
 #[derive(Debug, Error)]
@@ -361,11 +368,14 @@ impl Kept<'_> {
         if !is_answered {
             return Ok(Found::Nobody);
         }
-        match new_connection::give(&ours, &self.keeper.arena, frontend) {
-            Ok(()) => Ok(Found::Given),
-            // The other end is closed.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Found::Nobody),
-            Err(error) => Err(error),
+        match ours.receive(Some(Instant::now()))? {
+            // It has ended, and another one may have the session.
+            None => Ok(Found::Closed),
+            Some(arrived) if arrived.message == Message::Take => {
+                new_connection::give(&ours, &self.keeper.arena, frontend)?;
+                Ok(Found::Given)
+            }
+            Some(_) => Ok(Found::Nobody),
         }
     }
 }
@@ -374,8 +384,10 @@ impl Kept<'_> {
 enum Found {
     /// Others have it.
     Given,
-    /// Nobody has wanted it.
+    /// Nobody wants it.
     Nobody,
+    /// Whoever was asked has ended.
+    Closed,
     /// It has ended.
     HungUp,
 }
@@ -388,19 +400,21 @@ impl KeptSession for Kept<'_> {
     }
 
     fn find(&self, memory: BorrowedFd<'_>, frontend: BorrowedFd<'_>) -> bool {
-        match self.ask(memory, frontend) {
-            // The connection is another process's now.
-            Ok(Found::Given) => self.end(0),
-            Ok(Found::Nobody) => true,
-            Ok(Found::HungUp) => false,
-            Err(error) => {
-                log::warn!(
+        for _ in 0..FIND_ATTEMPTS {
+            match self.ask(memory, frontend) {
+                // The connection is another process's now.
+                Ok(Found::Given) => self.end(0),
+                Ok(Found::Nobody) => return true,
+                Ok(Found::HungUp) => return false,
+                Ok(Found::Closed) => {}
+                Err(error) => log::warn!(
                     "guest {} does not find the session that it may have had: {error}",
                     self.keeper.assignment.number
-                );
-                true
+                ),
             }
+            thread::sleep(FIND_PAUSE);
         }
+        true
     }
 
     fn is_kept(&self) -> bool {
