@@ -129,6 +129,9 @@ pub enum Message {
     Inflight,
     /// From a keeper to its acceptor: whether the guest's connection is lost, and its session kept.
     Disconnected(bool),
+    /// From a guest's processes to the supervisor, as [`Message::Unhold`]: hold nothing of the guest
+    /// any more.
+    UnholdGuest(u64),
     /// From an acceptor to the keeper of such a session, with the channel to the processes that have
     /// the frontend's next connection.
     Reconnected {

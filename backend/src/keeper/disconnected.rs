@@ -6,14 +6,15 @@
 //! finishes.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::new_connection::{self, NewConnection};
-use super::{Ended, Keeper, hold_guest};
+use super::{Ended, Keeper, hold_device, hold_guest};
 use crate::handover::channel::{Channel, Message};
 use crate::state::device::DeviceState;
 use crate::state::recovery;
@@ -158,7 +159,8 @@ impl Keeper<'_> {
             channel,
             ..
         } = claim;
-        let taken = new_connection::take(&channel).and_then(|taken| self.connect(taken));
+        let taken = new_connection::take(&channel, self.unused_number())
+            .and_then(|taken| self.connect(taken));
         match taken {
             Ok(()) => {
                 let seconds = lost_for.as_secs_f64();
@@ -174,6 +176,14 @@ impl Keeper<'_> {
         }
     }
 
+    /// The number from which on a descriptor may be added. If the state still refers to descriptors
+    /// that are lost, another one must not be taken for one of them.
+    fn unused_number(&self) -> RawFd {
+        let end = &self.arena.header().descriptors_end;
+        let end = self.arrived.as_ref().map(|_| end.load(Ordering::Acquire));
+        end.map_or(0, |end| RawFd::try_from(end).unwrap_or(RawFd::MAX))
+    }
+
     fn connect(&mut self, new: NewConnection) -> io::Result<()> {
         let NewConnection { connection, state } = new;
         let old = self.assignment.connection.as_raw_fd();
@@ -186,9 +196,13 @@ impl Keeper<'_> {
                 "what its frontend has set up is too large",
             ));
         }
+        if let Some(arrived) = &mut self.arrived {
+            arrived.extend(state.descriptors());
+        }
         if let Some(holder) = self.arena.holder() {
-            // The next worker has the others held, and closes these.
+            // The next worker closes these.
             holder.release(&before);
+            hold_device(holder, &state);
             let connection = &self.assignment.connection;
             let held = hold_guest(holder, connection, &self.arena, &self.confined);
             if let Err(reason) = held {

@@ -55,6 +55,7 @@ use crate::handover::channel::{Channel, Message};
 use crate::holder::client::Holder;
 use crate::sandbox::{Confined, ConfinedKeeper};
 use crate::state::arena::{Arena, Limits};
+use crate::state::device::DeviceState;
 use crate::state::recovery;
 use crate::sys::process::{self, Forked};
 
@@ -423,6 +424,15 @@ fn hold_guest(
     let parts = [state, connection.as_fd(), place.root.as_fd()];
     let parts: Vec<_> = parts.into_iter().chain(namespace).collect();
     holder.hold_guest(&parts).map_err(|error| error.to_string())
+}
+
+/// Has what a frontend has sent held.
+fn hold_device(holder: &Holder, state: &DeviceState) {
+    let memory: HashSet<RawFd> = state.memory_files().into_iter().collect();
+    let (memory, others): (Vec<_>, Vec<_>) =
+        (state.descriptors().into_iter()).partition(|number| memory.contains(number));
+    holder.hold(&others);
+    holder.hold_memory(&memory);
 }
 
 /// The signal that a worker has ended.

@@ -32,6 +32,7 @@ use crate::handover::sending;
 use crate::state::arena::Arena;
 use crate::state::device::DeviceState;
 use crate::state::recovery;
+use crate::sys::process;
 
 /// How long the other side may take for its next message. It only copies descriptors.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -66,17 +67,21 @@ pub(super) fn give(
     channel.send(&Message::Offer, &[state, connection])?;
     sending::send_numbered(channel, &numbers).map_err(io::Error::other)?;
     expect(channel, &Message::Placed)?;
+    if let Some(holder) = arena.holder() {
+        holder.release_guest();
+    }
     recovery::note_given_away(arena);
     // If this fails, the keeper finds the note.
     let _ = channel.send(&Message::Go, &[]);
     Ok(())
 }
 
-/// Takes the connection of the guest at the other end of `channel` over.
+/// Takes the connection of the guest at the other end of `channel` over. Its descriptors get
+/// numbers from `lowest` on.
 ///
 /// # Errors
 /// That guest has ended, or does not give it away.
-pub(super) fn take(channel: &Channel) -> io::Result<NewConnection> {
+pub(super) fn take(channel: &Channel, lowest: RawFd) -> io::Result<NewConnection> {
     channel.send(&Message::Take, &[])?;
     let Arrived {
         message,
@@ -89,7 +94,8 @@ pub(super) fn take(channel: &Channel) -> io::Result<NewConnection> {
         return Err(unexpected(&message));
     };
     let arena = Arena::attach(state).map_err(io::Error::other)?;
-    let received = receive_numbered(channel)?;
+    let connection = process::move_up(connection, lowest)?;
+    let received = receive_numbered(channel, lowest)?;
     let state = DeviceState::load(&arena).ok_or(io::ErrorKind::InvalidData)?;
     let number_of = |number| received.get(&number).map(AsRawFd::as_raw_fd);
     let state = state.renumbered(number_of);
@@ -111,7 +117,7 @@ pub(super) fn take(channel: &Channel) -> io::Result<NewConnection> {
 }
 
 /// The descriptors that come, by the numbers that they have in the other process.
-fn receive_numbered(channel: &Channel) -> io::Result<BTreeMap<RawFd, OwnedFd>> {
+fn receive_numbered(channel: &Channel, lowest: RawFd) -> io::Result<BTreeMap<RawFd, OwnedFd>> {
     let mut received = BTreeMap::new();
     loop {
         let numbers = match channel.expect(deadline())?.message {
@@ -125,7 +131,7 @@ fn receive_numbered(channel: &Channel) -> io::Result<BTreeMap<RawFd, OwnedFd>> {
         }
         for (number, descriptor) in numbers.into_iter().zip(arrived.descriptors) {
             let number = RawFd::try_from(number).map_err(io::Error::other)?;
-            received.insert(number, descriptor);
+            received.insert(number, process::move_up(descriptor, lowest)?);
         }
     }
 }
@@ -146,7 +152,6 @@ mod tests {
 
     use super::*;
     use crate::state::device::{InflightState, RegionState};
-    use crate::sys::process;
 
     /// A new guest with a connection, and what its frontend has set up: one file twice.
     fn new_guest() -> (Arc<Arena>, UnixStream, UnixStream, UnixStream) {
@@ -179,7 +184,7 @@ mod tests {
             expect(&theirs, &Message::Take).unwrap();
             give(&theirs, &arena, connection.as_fd()).unwrap();
         });
-        let taken = take(&ours).unwrap();
+        let taken = take(&ours, 500).unwrap();
         giver.join().unwrap();
         frontend.write_all(b"x").unwrap();
         let mut byte = [0];
@@ -189,6 +194,7 @@ mod tests {
         let numbers = taken.state.descriptors();
         assert_eq!(numbers.len(), 2);
         assert_eq!(numbers[0], numbers[1]);
+        assert!(numbers[0] >= 500 && taken.connection.as_raw_fd() >= 500);
         other_end.write_all(b"y").unwrap();
         rustix::io::read(process::borrow(numbers[0]), &mut byte).unwrap();
         assert_eq!(&byte, b"y");
@@ -210,7 +216,7 @@ mod tests {
                     recovery::note_given_away(&arena);
                 }
             });
-            assert_eq!(take(&ours).is_ok(), has_noted);
+            assert_eq!(take(&ours, 0).is_ok(), has_noted);
             dying.join().unwrap();
         }
     }
@@ -226,7 +232,7 @@ mod tests {
             theirs.send(&Message::End, &[]).unwrap();
             recovery::note_given_away(&arena);
         });
-        let error = take(&ours).unwrap_err();
+        let error = take(&ours, 0).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
         giver.join().unwrap();
     }

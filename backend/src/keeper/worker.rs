@@ -1,10 +1,9 @@
 //! The worker: the process that serves one guest. It alone maps the guest's memory and runs
 //! threads.
 
-use std::collections::HashSet;
 use std::io::{self, PipeReader};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -18,7 +17,8 @@ use thiserror::Error;
 
 use super::slow_requests::{self, SlowRequests};
 use super::{
-    Assignment, DISCONNECTED, FAILURE, FAULT, Keeper, end_with, name_process, new_connection,
+    Assignment, DISCONNECTED, FAILURE, FAULT, Keeper, end_with, hold_device, name_process,
+    new_connection,
 };
 use crate::device::request::Handler;
 use crate::device::{KeptSession, connection};
@@ -223,12 +223,7 @@ fn hold_again(arena: &Arc<Arena>) {
     let Some(holder) = arena.holder() else {
         return;
     };
-    let state = DeviceState::load(arena).unwrap_or_default();
-    let memory: HashSet<RawFd> = state.memory_files().into_iter().collect();
-    let (memory, others): (Vec<_>, Vec<_>) =
-        (state.descriptors().into_iter()).partition(|number| memory.contains(number));
-    holder.hold(&others);
-    holder.hold_memory(&memory);
+    hold_device(holder, &DeviceState::load(arena).unwrap_or_default());
     passthrough::hold_again(arena);
 }
 
