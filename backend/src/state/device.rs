@@ -495,6 +495,17 @@ mod tests {
     }
 
     #[test]
+    fn each_descriptor_gets_another_number_or_there_is_no_state() {
+        let renumbered = large().renumbered(|number| Some(number + 100)).unwrap();
+        let expected = large().descriptors().into_iter().map(|number| number + 100);
+        assert!(renumbered.descriptors().into_iter().eq(expected));
+        for missing in large().descriptors() {
+            let number = |number| (number != missing).then_some(number);
+            assert_eq!(large().renumbered(number), None, "{missing}");
+        }
+    }
+
+    #[test]
     fn a_state_that_is_half_written_is_not_the_state() {
         let arena = Arena::small();
         assert!(large().store(&arena));

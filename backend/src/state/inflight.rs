@@ -265,6 +265,17 @@ mod tests {
     }
 
     #[test]
+    fn a_ring_that_is_elsewhere_than_its_daemon_has_left_it_is_another_one() {
+        let (_file, memory) = memory(1);
+        let ring = memory.ring(0).expect("a ring");
+        assert!(!ring.is_of(0), "unused");
+        ring.keep(&[], u16::MAX);
+        // The return of a chain was cut short behind the used ring's index.
+        assert!(ring.is_of(u16::MAX) && ring.is_of(0));
+        assert!(!ring.is_of(1) && !ring.is_of(u16::MAX - 1));
+    }
+
+    #[test]
     fn heads_outside_of_the_ring_change_nothing() {
         let (_file, memory) = memory(1);
         let ring = memory.ring(0).expect("a ring");

@@ -192,4 +192,46 @@ mod tests {
         assert_eq!(blame(&arena), Blame::Stopped);
         assert_eq!(arena.header().deaths.load(Ordering::Relaxed), 2);
     }
+
+    #[test]
+    fn without_a_connection_the_rings_that_ran_and_the_memory_of_requests_stay() {
+        use super::super::device::{InflightState, RingState};
+
+        let arena = Arena::small();
+        let running = RingState {
+            kick: Some(7),
+            call: Some(8),
+            ..RingState::default()
+        };
+        let inflight = InflightState {
+            file: 9,
+            ..InflightState::default()
+        };
+        let state = DeviceState {
+            is_owned: true,
+            inflight: Some(inflight),
+            rings: vec![running, RingState::default()],
+            ..DeviceState::default()
+        };
+        assert!(state.store(&arena));
+        let rings = [0, 1].map(|ring| RingRequests::new(&arena, ring).unwrap());
+        rings.iter().for_each(|ring| ring.begin());
+        assert!(disconnected_for(&arena).is_none());
+        assert_eq!(note_disconnected(&arena), [7, 8]);
+        let since = arena.header().disconnected.load(Ordering::Relaxed);
+        let left = DeviceState::load(&arena).unwrap();
+        assert_eq!((left.inflight, left.is_owned), (Some(inflight), false));
+        assert!(rings[0].is_carried_over() && !rings[1].is_carried_over());
+        assert!(is_after_disconnection(&arena) && is_after_death(&arena));
+        // Its next keeper notes the same.
+        note_stop(&arena);
+        assert!(note_disconnected(&arena).is_empty());
+        assert_eq!(arena.header().disconnected.load(Ordering::Relaxed), since);
+        assert!(rings[0].is_carried_over() && disconnected_for(&arena).is_some());
+        assert!(note_reconnected(&arena, &state));
+        assert!(disconnected_for(&arena).is_none());
+        assert_eq!(blame(&arena), Blame::Stopped);
+        rings[0].begin();
+        assert!(!rings[0].is_carried_over());
+    }
 }
