@@ -6,6 +6,7 @@ use std::ffi::{CStr, CString};
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use gangplank_tests::daemon::{Daemon, Options};
 use gangplank_tests::driver::fixture::{Fixture, wait_for_log};
 use gangplank_tests::driver::{Driver, NodeAndFile, Setup, Ticket};
 use gangplank_tests::service_manager::ServiceManager;
+use gangplank_tests::tools;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use vhost::vhost_user::VhostUserFrontend;
@@ -491,6 +493,42 @@ fn sigterm_ends_a_daemon_that_keeps_a_session_at_once() -> Result<()> {
     let (status, log) = fixture.daemon.stop()?;
     ensure!(status.success(), "{status}: {log}");
     ensure!(begun.elapsed() < Duration::from_secs(5), "{log}");
+    Ok(())
+}
+
+#[test]
+fn the_status_tells_of_a_lost_connection() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let control = directory.path().join("control");
+    let option = format!("--control={}", control.display());
+    let fixture = Fixture::quiet(&[MANY, &option, "--max-guests=7"])?;
+    let status = |arguments: &[&str]| -> Result<String> {
+        let mut command = Command::new(tools::gangplankd()?);
+        let output = command
+            .arg("status")
+            .arg(&option)
+            .args(arguments)
+            .output()?;
+        ensure!(output.status.success(), "{output:?}");
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    let mut guest = boot(fixture.socket())?;
+    ensure!(!status(&["--json"])?.contains("disconnected_ns"));
+    guest.peer.hang_up();
+    wait_for_log(&fixture.daemon, "its session is kept")?;
+    let told = status(&[])?;
+    ensure!(told.contains("0 of at most 7 guests"), "{told}");
+    ensure!(told.contains("1 sessions are kept"), "{told}");
+    ensure!(told.contains("connection lost"), "{told}");
+    ensure!(status(&["--json"])?.contains("\"disconnected_ns\":"));
+    reconnect(&mut guest, fixture.socket())?;
+    guest.getattr(NodeId::ROOT, None)?;
+    // The processes that had accepted the connection end meanwhile.
+    let deadline = Instant::now() + super::REPLACING;
+    while !status(&[])?.contains("1 of at most 7 guests") {
+        ensure!(Instant::now() < deadline, "{}", status(&[])?);
+    }
+    ensure!(!status(&["--json"])?.contains("disconnected_ns"));
     Ok(())
 }
 
