@@ -24,13 +24,16 @@ const RINGS: usize = 2;
 /// Descriptors of each ring.
 const RING_SIZE: u16 = 64;
 
+/// The memory for requests in flight.
+type Inflight = (VhostUserInflight, File);
+
 /// The device of a virtual machine, and what its frontend keeps over connections.
 pub(super) struct Device {
     connection: Option<Frontend>,
     kicks: Vec<EventFd>,
     calls: Vec<EventFd>,
     /// The memory for requests in flight.
-    pub(super) inflight: Option<(VhostUserInflight, File)>,
+    pub(super) inflight: Option<Inflight>,
 }
 
 impl Device {
@@ -51,7 +54,12 @@ impl Device {
     }
 
     /// A new device, whose driver runs `rings` in `memory`.
-    fn start(socket: &Path, memory: &Memory, rings: &[Ring]) -> Result<Self> {
+    fn start(
+        socket: &Path,
+        memory: &Memory,
+        rings: &[Ring],
+        inflight: Option<Inflight>,
+    ) -> Result<Self> {
         let connection = Self::connect(socket)?;
         let events = || {
             (0..RINGS)
@@ -62,7 +70,7 @@ impl Device {
             connection: Some(connection),
             kicks: events()?,
             calls: events()?,
-            inflight: None,
+            inflight,
         };
         device.set_up(memory, rings)?;
         Ok(device)
@@ -83,11 +91,6 @@ impl Device {
     /// Ends the connection.
     pub(super) fn hang_up(&mut self) {
         self.connection = None;
-    }
-
-    /// Sets up a memory for requests in flight that nobody has used.
-    pub(super) fn forget_inflight(&mut self) {
-        self.inflight = None;
     }
 
     fn set_up(&mut self, memory: &Memory, rings: &[Ring]) -> Result<()> {
@@ -165,6 +168,11 @@ impl Notifier for Device {
 
 /// A virtual machine with its driver.
 pub(super) fn boot(socket: &Path) -> Result<Driver<Device>> {
+    boot_with(socket, None)
+}
+
+/// The same with a memory for requests in flight that an earlier one has had.
+pub(super) fn boot_with(socket: &Path, inflight: Option<Inflight>) -> Result<Driver<Device>> {
     let mut memory = Memory::new(16 << 20)?;
     let rings = (0..RINGS.try_into()?)
         .map(|index| {
@@ -178,7 +186,7 @@ pub(super) fn boot(socket: &Path) -> Result<Driver<Device>> {
             Ring::new(&mut memory, layout)
         })
         .collect::<Result<Vec<_>, _>>()?;
-    let device = Device::start(socket, &memory, &rings)?;
+    let device = Device::start(socket, &memory, &rings, inflight)?;
     let mut guest = Driver::over(device, memory, rings);
     guest.init()?;
     Ok(guest)

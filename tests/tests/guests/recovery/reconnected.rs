@@ -21,7 +21,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use vhost::vhost_user::VhostUserFrontend;
 
-use super::device::{Device, boot};
+use super::device::{Device, boot, boot_with};
 use super::{GETATTR, MANY, kill_worker, wait_for_next};
 
 /// `F_WRLCK`.
@@ -356,17 +356,24 @@ fn a_stranger_with_memory_of_its_own_gets_a_session_of_its_own() -> Result<()> {
 }
 
 #[test]
-fn a_frontend_whose_guest_has_begun_anew_gets_a_new_session() -> Result<()> {
-    let fixture = Fixture::quiet(&[MANY])?;
-    let mut guest = boot(fixture.socket())?;
-    let file = guest.create(NodeId::ROOT, c"file", 0o644)?;
-    guest.peer.hang_up();
-    wait_for_log(&fixture.daemon, "its session is kept")?;
-    guest.peer.forget_inflight();
-    // The driver is another one, as after a reboot.
-    let mut rebooted = boot(fixture.socket())?;
-    ensure!(rebooted.read(file, 0, 1).is_err(), "an old handle");
-    ensure!(!fixture.log().contains("has reconnected"));
+fn a_guest_that_has_rebooted_meanwhile_gets_a_new_session() -> Result<()> {
+    for has_new_memory in [true, false] {
+        let fixture = Fixture::quiet(&[MANY])?;
+        let mut guest = boot(fixture.socket())?;
+        let file = guest.create(NodeId::ROOT, c"file", 0o644)?;
+        // Its position in the ring is none that a new driver has.
+        for _ in 0..20 {
+            guest.getattr(NodeId::ROOT, None)?;
+        }
+        guest.peer.hang_up();
+        wait_for_log(&fixture.daemon, "its session is kept")?;
+        let inflight = guest.peer.inflight.take().filter(|_| !has_new_memory);
+        let mut rebooted = boot_with(fixture.socket(), inflight).with_context(|| fixture.log())?;
+        ensure!(rebooted.read(file, 0, 1).is_err(), "an old handle");
+        rebooted.create(NodeId::ROOT, c"another", 0o644)?;
+        let was_found = fixture.log().contains("has reconnected");
+        ensure!(was_found != has_new_memory, "{}", fixture.log());
+    }
     Ok(())
 }
 
