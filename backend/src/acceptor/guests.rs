@@ -30,6 +30,8 @@ pub(super) struct Guest {
     pub(super) inflight: Option<FileId>,
     /// When the acceptor learned that the connection is lost, while the session is kept.
     pub(super) disconnected: Option<Instant>,
+    /// Its connection is being given to the guest that has the session.
+    pub(super) is_joining: bool,
 }
 
 impl Guest {
@@ -47,6 +49,7 @@ impl Guest {
             control,
             inflight: None,
             disconnected: None,
+            is_joining: false,
         }
     }
 
@@ -156,8 +159,8 @@ impl Guests {
 
     /// How many are connected.
     pub(super) fn connected(&self) -> usize {
-        let connected = self.iter().filter(|guest| guest.disconnected.is_none());
-        connected.count()
+        let is_connected = |guest: &&Guest| guest.disconnected.is_none() && !guest.is_joining;
+        self.iter().filter(is_connected).count()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Guest> {

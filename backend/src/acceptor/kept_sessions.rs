@@ -67,13 +67,16 @@ impl Acceptor<'_> {
         let Some(asker) = asker else {
             if let Some(guest) = self.guests.get_mut(number) {
                 guest.inflight = Some(id);
+                guest.is_joining = false;
             }
             return;
         };
         // The last one, if its frontend was given up before.
         let has = |guest: &&Guest| guest.number != number && guest.inflight == Some(id);
         let found = self.guests.iter().filter(has);
-        match found.max_by_key(|guest| guest.number) {
+        let found = found.max_by_key(|guest| guest.number);
+        let is_joining = found.is_some();
+        match found {
             Some(found) => {
                 let message = Message::Reconnected { number };
                 // If this fails, it has ended. The asker finds the channel closed, and asks again.
@@ -82,6 +85,9 @@ impl Acceptor<'_> {
             None => {
                 let _ = asker.send_at_once(&Message::Gone, &[]);
             }
+        }
+        if let Some(guest) = self.guests.get_mut(number) {
+            guest.is_joining = is_joining;
         }
     }
 

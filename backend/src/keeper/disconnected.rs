@@ -6,7 +6,7 @@
 //! finishes.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -33,6 +33,12 @@ pub(super) struct Claim {
     channel: Channel,
     /// Until when this guest's connection must have ended.
     pub(super) deadline: Instant,
+}
+
+impl AsFd for Claim {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
 }
 
 impl Claim {
@@ -65,6 +71,7 @@ impl Keeper<'_> {
         let is_new = recovery::disconnected_for(&self.arena).is_none();
         self.close_connection();
         self.is_disconnected = false;
+        self.announce();
         if is_new {
             log::info!(
                 "guest {number} has lost its connection; its session is kept for {} s, in case that \
@@ -72,7 +79,6 @@ impl Keeper<'_> {
                 limit.as_secs()
             );
         }
-        self.announce();
         loop {
             // A keeper that is to take the guest over has been offered the old connection.
             if successor.is_none()

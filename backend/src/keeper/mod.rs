@@ -198,7 +198,13 @@ impl<'a> Keeper<'a> {
             }
             let begun = Instant::now();
             let worker = match process::clone_sharing_descriptors() {
-                Ok(Forked::Child) => worker::run(&self, successor.as_ref()),
+                Ok(Forked::Child) => {
+                    let channels = [
+                        successor.as_ref().map(AsFd::as_fd),
+                        claim.as_ref().map(AsFd::as_fd),
+                    ];
+                    worker::run(&self, &channels)
+                }
                 Ok(Forked::Parent(worker)) => worker,
                 Err(error) => {
                     log::error!("cannot start the worker of guest {number}: {error}");

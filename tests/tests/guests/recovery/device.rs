@@ -11,12 +11,14 @@ use anyhow::{Context, Result, ensure};
 use gangplank_tests::driver::memory::Memory;
 use gangplank_tests::driver::ring::{CallKind, Layout, Ring};
 use gangplank_tests::driver::{self, Driver, Error, Notifier};
+use rustix::event::EventfdFlags;
+use rustix::io::{FdFlags, fcntl_setfd};
 use vhost::vhost_user::message::{VhostUserHeaderFlag, VhostUserInflight};
 use vhost::vhost_user::{
     Frontend, VhostUserFrontend, VhostUserProtocolFeatures, VhostUserVirtioFeatures,
 };
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
 /// Rings of the device, the high-priority one included.
 const RINGS: usize = 2;
@@ -61,9 +63,12 @@ impl Device {
         inflight: Option<Inflight>,
     ) -> Result<Self> {
         let connection = Self::connect(socket)?;
+        // Daemons that other tests start must not inherit them.
+        let flags = EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC;
+        let flags = flags.bits().cast_signed();
         let events = || {
             (0..RINGS)
-                .map(|_| EventFd::new(EFD_NONBLOCK))
+                .map(|_| EventFd::new(flags))
                 .collect::<Result<Vec<_>, _>>()
         };
         let mut device = Self {
@@ -110,7 +115,9 @@ impl Device {
         }
         if self.inflight.is_none() {
             let wanted = VhostUserInflight::new(0, 0, RINGS.try_into()?, RING_SIZE);
-            self.inflight = Some(connection.get_inflight_fd(&wanted)?);
+            let (inflight, file) = connection.get_inflight_fd(&wanted)?;
+            fcntl_setfd(&file, FdFlags::CLOEXEC)?;
+            self.inflight = Some((inflight, file));
         }
         if let Some((inflight, file)) = &self.inflight {
             connection.set_inflight_fd(inflight, file.as_raw_fd())?;
