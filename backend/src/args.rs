@@ -258,6 +258,13 @@ pub struct Args {
     #[arg(long, value_name = "N", help_heading = LIMITS)]
     pub max_guests: Option<NonZeroUsize>,
 
+    /// How long the files and locks of a guest are kept whose connection was lost, if its frontend
+    /// keeps the requests in flight (Cloud Hypervisor) and so may go on where it was; 0 for not at
+    /// all [default: 10; 0 with --exit-on-disconnect or --fd]
+    #[arg(long, value_name = "SECONDS", help_heading = LIMITS,
+          value_parser = clap::value_parser!(u32).range(0..=86_400))]
+    pub keep_session: Option<u32>,
+
     /// Deaths of a guest's process within a minute after which its connection is closed; before
     /// that, another process goes on where the last one ended. The same for the process that
     /// accepts guests, and all connections

@@ -34,6 +34,9 @@ pub struct Config {
     pub max_guests: Option<usize>,
     /// The limit of a guest's open descriptors in force, once it is known.
     pub open_files: Option<u64>,
+    /// How long the session of a guest is kept whose connection was lost, if the daemon does not end
+    /// with its guests: see [`Self::keep_session`].
+    pub keep_session: Duration,
     /// Deaths of a guest's workers within a minute at which it is given up.
     pub max_crashes: usize,
     /// The options of each guest's device.
@@ -127,6 +130,15 @@ pub enum Error {
 }
 
 impl Config {
+    /// How long the session of a guest is kept whose connection was lost; zero for not at all.
+    #[must_use]
+    pub const fn keep_session(&self) -> Duration {
+        match self.exit_on_disconnect {
+            true => Duration::ZERO,
+            false => self.keep_session,
+        }
+    }
+
     /// Checks all combinations of options. Reads neither files nor the environment.
     ///
     /// # Errors
@@ -156,6 +168,7 @@ impl Config {
         checks::check_mapped_ids(&sandbox)?;
         let status = checks::status_options(args.status, &socket)?;
         let exit_on_disconnect = args.exit_on_disconnect || matches!(socket, socket::Source::Fd(_));
+        let keep_session = checks::keep_session(args.keep_session, exit_on_disconnect)?;
         let Some(shared_dir) = args.shared_dir else {
             return Err(Error::NoSharedDir);
         };
@@ -167,6 +180,7 @@ impl Config {
             holder: args.holder,
             exit_on_disconnect,
             open_files: None,
+            keep_session: Duration::from_secs(keep_session.into()),
             max_crashes: args.max_crashes,
             max_guests: args.max_guests.map(NonZeroUsize::get),
             device: device::Options {

@@ -146,12 +146,7 @@ impl Acceptor<'_> {
             control,
             holder,
         } = ends;
-        let guest = Guest {
-            number: self.number + 1,
-            is_logged,
-            handle,
-            control,
-        };
+        let guest = Guest::new(self.number + 1, is_logged, handle, control);
         guest.register(process, holder, &self.means.supervisor)?;
         report.write_all(&[u8::from(is_logged)])?;
         let mut accepted = [0; 4];
@@ -171,7 +166,7 @@ impl Acceptor<'_> {
                     "guest {} is refused: {} guests are connected, the most that this daemon \
                      serves; raise --max-guests",
                     self.number,
-                    self.guests.len()
+                    self.guests.connected()
                 );
             }
             Accepted::Nothing => {}
@@ -193,7 +188,8 @@ impl Acceptor<'_> {
             process::exit(0)
         }
         let number = self.number + 1;
-        let guests = self.guests.len();
+        // A session that is kept must not keep others out, least of all its own frontend.
+        let guests = self.guests.connected();
         let accepted = match accept(&self.means.listener) {
             Err(error) => Accepted::Failed(error.raw_os_error().unwrap_or(libc::EIO)),
             Ok(None) => Accepted::Nothing,

@@ -1,9 +1,11 @@
-//! The guests that are connected, and how the acceptor notices that one has gone: by the end of its
+//! The guests that are connected, or whose sessions are kept, and how the acceptor notices that one has gone: by the end of its
 //! keeper, whoever's child that is.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
+use gangplank_service::owned_file::FileId;
 use rustix::event::{Timespec, epoll};
 use rustix::process::Pid;
 
@@ -24,9 +26,33 @@ pub(super) struct Guest {
     /// The other end is the keeper's. The supervisor has a copy of this one. Shutting it down ends
     /// the guest's connection, after its requests in flight.
     pub(super) control: Channel,
+    /// The file in which its frontend keeps the requests in flight.
+    pub(super) inflight: Option<FileId>,
+    /// When the acceptor learned that the connection is lost, while the session is kept.
+    pub(super) disconnected: Option<Instant>,
+    /// Its connection is being given to the guest that has the session.
+    pub(super) is_joining: bool,
 }
 
 impl Guest {
+    /// A guest whose keeper has the pidfd `handle`.
+    pub(super) const fn new(
+        number: u64,
+        is_logged: bool,
+        handle: OwnedFd,
+        control: Channel,
+    ) -> Self {
+        Self {
+            number,
+            is_logged,
+            handle,
+            control,
+            inflight: None,
+            disconnected: None,
+            is_joining: false,
+        }
+    }
+
     /// Tells the supervisor of the guest, so that it outlives the acceptor. Its keeper is `process`,
     /// and asks at the other end of `holder` for descriptors to be held.
     pub(super) fn register(
@@ -47,20 +73,23 @@ impl Guest {
     }
 }
 
-/// The connected guests, in the order of their connections.
+/// The guests, in the order of their connections.
 #[derive(Debug)]
 pub(super) struct Guests {
-    connected: Vec<Guest>,
+    all: Vec<Guest>,
     /// An epoll descriptor, which has the ends of keepers.
     ends: OwnedFd,
+    /// An epoll descriptor, which has what keepers and workers say.
+    messages: OwnedFd,
 }
 
 impl Guests {
     /// None.
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
-            connected: Vec::new(),
+            all: Vec::new(),
             ends: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            messages: epoll::create(epoll::CreateFlags::CLOEXEC)?,
         })
     }
 
@@ -68,47 +97,99 @@ impl Guests {
     pub(super) fn add(&mut self, guest: Guest) -> io::Result<()> {
         let number = epoll::EventData::new_u64(guest.number);
         epoll::add(&self.ends, &guest.handle, number, epoll::EventFlags::IN)
+            .and_then(|()| {
+                epoll::add(
+                    &self.messages,
+                    &guest.control,
+                    number,
+                    epoll::EventFlags::IN,
+                )
+            })
             .inspect_err(|_| guest.control.shut_down())?;
-        self.connected.push(guest);
+        self.all.push(guest);
         Ok(())
     }
 
     /// Removes the guest of this number.
     pub(super) fn remove(&mut self, number: u64) {
-        for guest in self
-            .connected
-            .extract_if(.., |guest| guest.number == number)
-        {
-            // Closing the pidfd does not do it: the supervisor has a copy.
+        for guest in self.all.extract_if(.., |guest| guest.number == number) {
+            // Closing the descriptors does not do it: the supervisor has copies.
             let _ = epoll::delete(&self.ends, &guest.handle);
+            let _ = epoll::delete(&self.messages, &guest.control);
+        }
+    }
+
+    /// What to wait for: messages of guests' processes.
+    pub(super) fn messages(&self) -> BorrowedFd<'_> {
+        self.messages.as_fd()
+    }
+
+    /// The guests whose processes have said something, by number. Each is named again until its
+    /// message has been taken.
+    pub(super) fn with_messages(&self) -> Vec<u64> {
+        numbers(&self.messages).unwrap_or_default()
+    }
+
+    /// Listens no more to the guest of this number.
+    pub(super) fn stop_listening(&self, number: u64) {
+        for guest in self.iter().filter(|guest| guest.number == number) {
+            let _ = epoll::delete(&self.messages, &guest.control);
         }
     }
 
     /// Removes the guests whose keepers have ended.
     pub(super) fn remove_ended(&mut self) {
-        let none = epoll::Event {
-            flags: epoll::EventFlags::empty(),
-            data: epoll::EventData::new_u64(0),
-        };
-        let mut ended = [none; ENDS];
-        while let Ok(count @ 1..) = epoll::wait(&self.ends, &mut ended, Some(&Timespec::default()))
-        {
-            for event in ended.iter().take(count) {
-                self.remove(event.data.u64());
+        while let Some(ended) = numbers(&self.ends) {
+            for number in ended {
+                self.remove(number);
             }
         }
     }
 
+    /// The guest of this number.
+    pub(super) fn get(&self, number: u64) -> Option<&Guest> {
+        self.iter().find(|guest| guest.number == number)
+    }
+
+    /// The guest of this number.
+    pub(super) fn get_mut(&mut self, number: u64) -> Option<&mut Guest> {
+        let mut guests = self.all.iter_mut();
+        guests.find(|guest| guest.number == number)
+    }
+
+    /// How many are connected.
+    pub(super) fn connected(&self) -> usize {
+        let is_connected = |guest: &&Guest| guest.disconnected.is_none() && !guest.is_joining;
+        self.iter().filter(is_connected).count()
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &Guest> {
-        self.connected.iter()
+        self.all.iter()
     }
 
     pub(super) fn len(&self) -> usize {
-        self.connected.len()
+        self.all.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.connected.is_empty()
+        self.all.is_empty()
+    }
+}
+
+/// The numbers of guests that an epoll descriptor has events of, or some of them; `None` if it has
+/// none.
+fn numbers(events: &OwnedFd) -> Option<Vec<u64>> {
+    let none = epoll::Event {
+        flags: epoll::EventFlags::empty(),
+        data: epoll::EventData::new_u64(0),
+    };
+    let mut found = [none; ENDS];
+    match epoll::wait(events, &mut found, Some(&Timespec::default())) {
+        Ok(count @ 1..) => {
+            let found = found.iter().take(count);
+            Some(found.map(|event| event.data.u64()).collect())
+        }
+        _ => None,
     }
 }
 
@@ -130,7 +211,7 @@ mod tests {
     #[test]
     fn a_guest_whose_keeper_ends_is_removed_although_another_process_has_its_pidfd() {
         let mut guests = Guests::new().unwrap();
-        let mut keepers = Vec::new();
+        let (mut keepers, mut controls) = (Vec::new(), Vec::new());
         for number in 1..=2 {
             let Forked::Parent(keeper) = process::fork().unwrap() else {
                 std::thread::park();
@@ -138,16 +219,18 @@ mod tests {
             };
             let handle = pidfd_open(keeper, PidfdFlags::empty()).unwrap();
             keepers.push((keeper, handle.try_clone().unwrap()));
-            let guest = Guest {
-                number,
-                is_logged: true,
-                handle,
-                control: Channel::pair().unwrap().0,
-            };
+            let (control, theirs) = Channel::pair().unwrap();
+            controls.push(theirs);
+            let guest = Guest::new(number, true, handle, control);
             guests.add(guest).unwrap();
         }
         guests.remove_ended();
         assert_eq!(guests.len(), 2);
+        assert!(guests.with_messages().is_empty());
+        controls[1].send(&Message::Disconnected(true), &[]).unwrap();
+        assert_eq!(guests.with_messages(), [2]);
+        guests.stop_listening(2);
+        assert!(guests.with_messages().is_empty());
         kill_process(keepers[0].0, Signal::KILL).unwrap();
         let ready = &mut [PollFd::new(&guests, PollFlags::IN)];
         assert_eq!(poll(ready, None), Ok(1));

@@ -13,6 +13,7 @@
 mod accepting;
 mod guests;
 mod handing_over;
+mod kept_sessions;
 mod max_guests;
 mod reporting;
 mod taking_over;
@@ -47,7 +48,7 @@ pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 const LOGGED_CONNECTIONS: u32 = 100;
 
 /// Descriptors that an acceptor waits for beside those of clients that ask for the status.
-const FIXED: usize = 4;
+const FIXED: usize = 5;
 
 /// Exit status of an acceptor whose supervisor has ended.
 const FAILURE: u8 = 1;
@@ -156,6 +157,7 @@ pub fn accept_guests(means: Means<'_>, predecessor: Option<Predecessor>) -> Resu
         if ready.is_told {
             acceptor.hand_over();
         }
+        acceptor.hear_guests();
         if let Some(kind) = ready.is_asked {
             acceptor = acceptor.report(kind);
         }
@@ -214,6 +216,7 @@ impl<'a> Acceptor<'a> {
             PollFd::new(&self.means.supervisor, PollFlags::IN),
             PollFd::from_borrowed_fd(self.means.signals.as_fd(), PollFlags::IN),
             PollFd::new(&self.guests, PollFlags::IN),
+            PollFd::from_borrowed_fd(self.guests.messages(), PollFlags::IN),
         ];
         ready.extend(asking.iter().map(reporting::poll_fd));
         let limit = is_full.then(|| Timespec::try_from(ACCEPT_RETRY_DELAY).unwrap_or_default());

@@ -158,12 +158,7 @@ impl Acceptor<'_> {
                 }
                 Ok((WatchedFork::Parent(process, handle), (control, theirs))) => {
                     drop((theirs, held_by));
-                    let guest = Guest {
-                        number,
-                        is_logged,
-                        handle,
-                        control,
-                    };
+                    let guest = Guest::new(number, is_logged, handle, control);
                     let told = guest.register(process, holder, &self.means.supervisor);
                     let added = told.and_then(|()| self.guests.add(guest));
                     added.map_err(|error| self.give_up(error.into()))?;
@@ -289,12 +284,15 @@ impl NextGuest {
             }),
             Message::Keeper {
                 number, is_logged, ..
-            } => Ok(Self::Adopted(Guest {
-                number,
-                is_logged,
-                control: Channel::new(next()?),
-                handle: next()?,
-            })),
+            } => {
+                let control = Channel::new(next()?);
+                Ok(Self::Adopted(Guest::new(
+                    number,
+                    is_logged,
+                    next()?,
+                    control,
+                )))
+            }
             other => Err(unexpected(&other)),
         }
     }

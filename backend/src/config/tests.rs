@@ -29,6 +29,7 @@ fn least_command_line_gives_the_documented_defaults() {
         }
     );
     assert!(!config.exit_on_disconnect);
+    assert_eq!(config.keep_session(), Duration::from_secs(10));
     assert_eq!(config.device, device::Options::default());
     assert_eq!(config.passthrough, passthrough::Options::default());
     assert_eq!(config.quota, quota::Options::default());
@@ -280,6 +281,22 @@ fn listening_descriptor_serves_one_guest() {
     let config = config("--shared-dir /srv --fd 3").unwrap();
     assert_eq!(config.socket, socket::Source::Fd(3));
     assert!(config.exit_on_disconnect);
+}
+
+#[test]
+fn a_daemon_that_ends_with_its_guests_keeps_no_sessions() {
+    let least = "--shared-dir /srv --socket-path /run/s";
+    let keeps = |line: &str| config(line).unwrap().keep_session();
+    assert_eq!(keeps(&format!("{least} --keep-session=3")).as_secs(), 3);
+    for ending in [
+        "--shared-dir /srv --fd 3".to_owned(),
+        format!("{least} --exit-on-disconnect"),
+    ] {
+        assert!(keeps(&ending).is_zero());
+        assert!(keeps(&format!("{ending} --keep-session=0")).is_zero());
+        let error = config(&format!("{ending} --keep-session=1")).unwrap_err();
+        assert!(error.to_string().contains("--keep-session"), "{error}");
+    }
 }
 
 #[test]

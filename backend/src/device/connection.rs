@@ -38,7 +38,7 @@ use super::options::Options;
 use super::peek;
 use super::private_memory::{self, NotShared};
 use super::quirks::{restrict_offer, trim_memory_table};
-use super::reconnect;
+use super::reconnect::{self, KeptSession};
 use super::recorder::{Recorder, log_area};
 use super::replay;
 use super::request::Handler;
@@ -95,16 +95,18 @@ impl Error {
 }
 
 /// The guest that is served.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Guest<'a> {
     /// The guest's number in the log.
     pub number: u64,
     /// The guest's state, which outlives the process.
     pub arena: &'a Arc<Arena>,
+    /// How the session outlives the connection; `None` if it does not.
+    pub kept: Option<&'a dyn KeptSession>,
 }
 
 /// Serves the guest on `frontend` until the frontend hangs up or the socket is shut down. Then
-/// frees everything the guest held.
+/// frees everything the guest held, or leaves it to the next worker ([`KeptSession::leave`]).
 ///
 /// # Errors
 /// The device could not be created, or the frontend violated the protocol.
@@ -148,6 +150,14 @@ pub fn serve(
         Ok(true) => forwarder.forward_messages(),
         ended => ended.map(drop),
     };
+    if let Some(kept) = guest.kept
+        && forwarder.has_lost_frontend(&forwarded)
+        && kept.is_kept()
+    {
+        backend.stop();
+        reconnect::wait_for_running(guest.arena);
+        kept.leave();
+    }
     recovery::note_end(guest.arena);
     // vhost-user-backend ends when it reads the end of its socket. If it hung up first, `wait`
     // returns why.
@@ -232,6 +242,8 @@ fn go_on(forwarder: &mut Forwarder<'_>) -> Result<bool, Error> {
     let (number, pause) = (guest.number, pause.as_secs_f64() * 1000.0);
     if recovery::is_after_stop(guest.arena) {
         log::info!("guest {number} is served by the new program after {pause:.1} ms");
+    } else if recovery::is_after_disconnection(guest.arena) {
+        log::info!("guest {number} is served on its new connection after {pause:.1} ms");
     } else {
         let deaths = guest.arena.header().deaths.load(Ordering::Relaxed);
         log::info!("guest {number} is served again after {pause:.1} ms, death {deaths}");
@@ -283,6 +295,24 @@ impl Forwarder<'_> {
         );
         self.recorder.assume(reconnect::handshake());
         replay::replay(&self.recorder, |_| 0, self.backend, |_| Ok::<_, Error>(()))
+    }
+
+    /// Whether only the connection is lost, and the frontend may come back for the session.
+    fn has_lost_frontend(&self, forwarded: &Result<(), Error>) -> bool {
+        use MessageError::{Cut, HungUp, Reset};
+
+        let is_lost = matches!(
+            forwarded,
+            Ok(()) | Err(Error::Receive(HungUp | Reset | Cut))
+        );
+        // vhost-user-backend closes its end when it refuses a message.
+        let mut ready = [PollFd::from_borrowed_fd(
+            self.backend.as_fd(),
+            PollFlags::IN,
+        )];
+        let is_refused =
+            wait(&mut ready, Some(&Timespec::default())).is_err() || is_closed(ready[0].revents());
+        is_lost && !is_refused && reconnect::may_come_back(self.recorder.state(), self.guest.arena)
     }
 
     /// Passes the message on again whose reply the frontend waits for.

@@ -37,3 +37,4 @@ mod wake_blocked;
 mod worker;
 
 pub use options::{Limits, Options, Rate};
+pub use reconnect::KeptSession;

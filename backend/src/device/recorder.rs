@@ -297,7 +297,9 @@ impl Recorder {
             (FrontendReq::SET_VRING_BASE, Some(value), _)
                 if ring.kick.is_none() || !ring.is_enabled =>
             {
-                if let Some(requests) = RingRequests::new(&self.arena, index) {
+                if let Some(requests) = RingRequests::new(&self.arena, index)
+                    && !requests.is_carried_over()
+                {
                     // The ring is stopped. An index has 16 bits.
                     requests.set_up(u16::try_from(value.num & 0xffff).unwrap_or_default());
                 }

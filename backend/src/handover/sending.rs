@@ -59,6 +59,14 @@ pub fn send_descriptors(successor: &Channel, open: Vec<RawFd>, own: &[RawFd]) ->
     let end = numbers.last().map_or(0, |last| last + 1);
     let end = u32::try_from(end).unwrap_or_default();
     successor.send(&Message::Stopped { end }, &[])?;
+    send_numbered(successor, &numbers)
+}
+
+/// Sends descriptors of the process with their numbers, and that these are all.
+///
+/// # Errors
+/// The receiver does not receive.
+pub fn send_numbered(successor: &Channel, numbers: &[RawFd]) -> Result<(), Error> {
     for batch in numbers.chunks(SCM_MAX_FD) {
         let numbers = batch.iter().map(|number| u32::try_from(*number));
         let numbers = numbers

@@ -68,6 +68,12 @@ impl Holder {
         }
     }
 
+    /// Nothing of the guest need be held any more: another one's processes have it. The service
+    /// manager would not hold it twice.
+    pub fn release_guest(&self) {
+        self.tell(Message::UnholdGuest, &[]);
+    }
+
     /// The channel's number, which every process of the guest keeps open.
     pub fn number(&self) -> Option<RawFd> {
         use std::os::fd::AsRawFd;

@@ -290,6 +290,14 @@ impl Guest {
                 }
                 return (id, true);
             }
+            Message::UnholdGuest(id) => {
+                for name in std::mem::take(&mut self.names) {
+                    *count = count.saturating_sub(1);
+                    log_failure(store.remove(&name));
+                }
+                self.files.clear();
+                return (id, true);
+            }
             _ => return (0, false),
         };
         if descriptors.len() != whats.len() {

@@ -6,9 +6,12 @@
 //!
 //! ```text
 //!            ┌── starts ──> worker ──┬─ ends: the guest has gone, or broke the rules ──> keeper ends
-//! keeper ────┤                       │
+//! keeper ────┤                       ├─ ends: the connection is lost ──> keeper waits for the next
 //!            └──── next <── dies ────┘ ten times within a minute ──> keeper ends
 //! ```
+//!
+//! If only the connection is lost, of a frontend that keeps its requests in flight, the keeper waits
+//! a while for the frontend's next connection (`disconnected.rs`, `new_connection.rs`).
 //!
 //! A keeper has no acceptor of its own: it ends when its guest has gone, or when the acceptor shuts
 //! the channel between them down or no process has the other end any more. So it outlives an
@@ -19,6 +22,9 @@
 //! instead, it starts the next worker.
 
 pub(crate) mod deaths;
+mod disconnected;
+mod handing_over;
+mod new_connection;
 mod slow_requests;
 mod successor;
 mod worker;
@@ -26,7 +32,7 @@ mod worker;
 use std::collections::HashSet;
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -42,15 +48,15 @@ use rustix::process::{
 };
 
 use self::deaths::{Deaths, Verdict};
+use self::disconnected::{Claim, Waited};
 pub use self::successor::{Succession, take_over};
 use crate::config::Config;
 use crate::handover::channel::{Channel, Message};
-use crate::handover::sending;
 use crate::holder::client::Holder;
 use crate::sandbox::{Confined, ConfinedKeeper};
 use crate::state::arena::{Arena, Limits};
+use crate::state::device::DeviceState;
 use crate::state::recovery;
-use crate::storage::Storage;
 use crate::sys::process::{self, Forked};
 
 /// Exit status of a keeper or worker that could not do its work. The log says why.
@@ -59,6 +65,10 @@ const FAILURE: u8 = 1;
 /// Exit status of a worker that found a fault in itself, or could not start again after a death:
 /// `EX_SOFTWARE` of sysexits.h.
 const FAULT: u8 = 70;
+
+/// Exit status of a worker that leaves the session to the next one, since the connection is lost:
+/// `EX_TEMPFAIL` of sysexits.h.
+const DISCONNECTED: u8 = 75;
 
 /// How long a worker may take for the requests in flight when the connection is to end: longer than
 /// the acceptor waits for it, and than the supervisor, which then ends both.
@@ -96,6 +106,8 @@ struct Keeper<'a> {
     descriptors: Vec<RawFd>,
     /// Those of the guest that have arrived, if that are not all that it had.
     arrived: Option<HashSet<RawFd>>,
+    /// The last worker has ended because the connection is lost, which is not noted yet.
+    is_disconnected: bool,
 }
 
 /// How a worker ended.
@@ -104,6 +116,8 @@ enum Ended {
     Stopped,
     /// It has done its work, or logged why it could not: the keeper ends with this status.
     InOrder(u8),
+    /// The connection is lost, and the session is to be kept.
+    Disconnected,
     /// It died, by this signal or of a fault that it found itself.
     Died(Option<i32>),
 }
@@ -160,27 +174,50 @@ impl<'a> Keeper<'a> {
             signals,
             descriptors,
             arrived: None,
+            is_disconnected: false,
         })
     }
 
     /// Returns the status with which the keeper ends.
-    fn keep(&self) -> u8 {
+    fn keep(mut self) -> u8 {
         let number = self.assignment.number;
         let mut deaths = Deaths::new(self.config.max_crashes);
-        let mut successor = None;
+        let (mut successor, mut claim) = (None, None);
+        // What the acceptor of the next program does not know.
+        self.announce();
         loop {
+            if self.is_without_connection() {
+                match self.wait_for_frontend(&mut successor, &mut claim) {
+                    Ok(Waited::Reconnected) => {}
+                    Ok(Waited::Over(status)) => return status,
+                    Err(error) => {
+                        log::error!("cannot wait for the frontend of guest {number}: {error}");
+                        return FAILURE;
+                    }
+                }
+            }
             let begun = Instant::now();
             let worker = match process::clone_sharing_descriptors() {
-                Ok(Forked::Child) => worker::run(self, successor.as_ref()),
+                Ok(Forked::Child) => {
+                    let channels = [
+                        successor.as_ref().map(AsFd::as_fd),
+                        claim.as_ref().map(AsFd::as_fd),
+                    ];
+                    worker::run(&self, &channels)
+                }
                 Ok(Forked::Parent(worker)) => worker,
                 Err(error) => {
                     log::error!("cannot start the worker of guest {number}: {error}");
                     return FAILURE;
                 }
             };
-            let signal = match self.watch(worker, &mut successor) {
+            let signal = match self.watch(worker, &mut successor, &mut claim) {
                 Ok(Ended::InOrder(status)) => return status,
                 Ok(Ended::Stopped) => continue,
+                Ok(Ended::Disconnected) => {
+                    self.is_disconnected = true;
+                    continue;
+                }
                 Ok(Ended::Died(signal)) => signal,
                 Err(error) => {
                     log::error!("cannot wait for the worker of guest {number}: {error}");
@@ -212,7 +249,12 @@ impl<'a> Keeper<'a> {
     }
 
     /// Waits until the worker ends, and hands the guest over if the acceptor wants that.
-    fn watch(&self, worker: Pid, successor: &mut Option<Channel>) -> io::Result<Ended> {
+    fn watch(
+        &self,
+        worker: Pid,
+        successor: &mut Option<Channel>,
+        claim: &mut Option<Claim>,
+    ) -> io::Result<Ended> {
         // Set when the connection is to end.
         let mut deadline: Option<Instant> = None;
         loop {
@@ -234,7 +276,14 @@ impl<'a> Keeper<'a> {
             if left.is_some_and(|left| left.is_zero()) {
                 return self.end(worker);
             }
+            let late = |claim: &mut Claim| claim.deadline <= Instant::now();
+            if let Some(claim) = claim.take_if(late) {
+                self.refuse(&claim);
+            }
+            let claimed = claim.as_ref().map(|claim| claim.deadline);
+            let claimed = claimed.map(|end| end.saturating_duration_since(Instant::now()));
             let limit = left.into_iter().chain((!is_settled).then_some(SETTLING));
+            let limit = limit.chain(claimed);
             let limit = limit.min().and_then(|limit| Timespec::try_from(limit).ok());
             match poll(&mut ready, limit.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
@@ -251,43 +300,63 @@ impl<'a> Keeper<'a> {
                     Err(error) => return Err(error.into()),
                 }
             }
-            if is_told {
-                let arrived = match self.assignment.control.receive(None) {
-                    // The table of descriptors is full, or it is no message of this program.
-                    Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                        rate_limited!(
-                            warn,
-                            "guest {}: a message of the acceptor is lost: {error}",
-                            self.assignment.number
-                        );
-                        continue;
-                    }
-                    arrived => arrived?,
-                };
-                match arrived {
-                    None if self.arena.holder().is_some() => return self.leave(worker),
-                    // The worker is told as well.
-                    None => deadline = Some(Instant::now() + END_TIMEOUT),
-                    Some(arrived) if arrived.message == Message::HandOver => {
-                        let channel = arrived.descriptors.into_iter().next();
-                        *successor = channel.and_then(|channel| self.offer(Channel::new(channel)));
-                    }
-                    Some(arrived) if arrived.message == Message::Report => {
-                        self.report(arrived.descriptors);
-                    }
-                    Some(_) => {}
+            if is_told && !self.hear(successor, claim)? {
+                if self.arena.holder().is_some() {
+                    return self.leave(worker);
                 }
+                // The worker is told as well.
+                deadline = Some(Instant::now() + END_TIMEOUT);
             }
             if is_asked && let Some(channel) = successor.take() {
                 match channel.receive(None) {
                     Ok(Some(arrived)) if arrived.message == Message::Take => {
-                        return self.hand_over(worker, &channel);
+                        return self.hand_over(Some(worker), &channel);
                     }
                     // The successor has gone.
                     _ => {}
                 }
             }
         }
+    }
+
+    /// Takes the acceptor's next message. Returns false if the connection is to end.
+    fn hear(&self, successor: &mut Option<Channel>, claim: &mut Option<Claim>) -> io::Result<bool> {
+        let arrived = match self.assignment.control.receive(None) {
+            // The table of descriptors is full, or it is no message of this program.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                rate_limited!(
+                    warn,
+                    "guest {}: a message of the acceptor is lost: {error}",
+                    self.assignment.number
+                );
+                return Ok(true);
+            }
+            arrived => arrived?,
+        };
+        let Some(arrived) = arrived else {
+            return Ok(false);
+        };
+        let channel = |descriptors: Vec<OwnedFd>| descriptors.into_iter().next().map(Channel::new);
+        match arrived.message {
+            Message::HandOver => {
+                let channel = channel(arrived.descriptors);
+                *successor = channel.and_then(|channel| self.offer(channel));
+            }
+            Message::Report => self.report(arrived.descriptors),
+            Message::Reconnected { number } => {
+                let channel = channel(arrived.descriptors);
+                *claim = channel.map(|channel| Claim::new(number, channel));
+            }
+            // It is another acceptor.
+            Message::Go => self.announce(),
+            _ => {}
+        }
+        Ok(true)
+    }
+
+    /// Whether the guest has no connection, and its session is kept.
+    fn is_without_connection(&self) -> bool {
+        self.is_disconnected || recovery::disconnected_for(&self.arena).is_some()
     }
 
     /// Ends the worker without its requests in flight.
@@ -318,72 +387,6 @@ impl<'a> Keeper<'a> {
         }
     }
 
-    /// Offers the guest to the keeper at the other end of `successor`.
-    fn offer(&self, successor: Channel) -> Option<Channel> {
-        // On a disk, what takes long ends: a guest cannot hold a reload up by it.
-        let may_hang = self.config.storage.as_ref().is_some_and(Storage::may_hang);
-        if may_hang && let Some(reason) = slow_requests::obstacle(&self.arena) {
-            // If this fails, the successor has gone.
-            let _ = successor.send(&Message::failed(&reason), &[]);
-            return None;
-        }
-        let place = self.confined.place();
-        let place = place.map_err(|error| sending::Error::Place(error_chain(&error)));
-        let offered = place.and_then(|place| {
-            sending::offer(
-                &successor,
-                self.arena.file(),
-                self.assignment.connection.as_fd(),
-                &place,
-            )
-        });
-        match offered {
-            Ok(()) => Some(successor),
-            Err(error) => {
-                let number = self.assignment.number;
-                log::error!("cannot hand guest {number} over: {}", error_chain(&error));
-                None
-            }
-        }
-    }
-
-    /// Stops the worker and sends all of its descriptors. Returns when the successor has failed;
-    /// otherwise the process is killed.
-    fn hand_over(&self, worker: Pid, successor: &Channel) -> io::Result<Ended> {
-        // The next worker finds everything as after any other death.
-        kill_process(worker, Signal::KILL)?;
-        if let Ended::InOrder(status) = wait_for(worker)? {
-            return Ok(Ended::InOrder(status));
-        }
-        recovery::note_stop(&self.arena);
-        let mut own = self.descriptors.clone();
-        own.push(successor.as_fd().as_raw_fd());
-        let open = self.confined.descriptors().map_err(io::Error::other);
-        let sent = open.and_then(|open| {
-            sending::send_descriptors(successor, open, &own).map_err(io::Error::other)
-        });
-        let number = self.assignment.number;
-        if let Err(error) = sent {
-            log::error!("cannot hand guest {number} over: {}", error_chain(&error));
-        } else if self.is_succeeded_by(successor) {
-            return Ok(Ended::InOrder(0));
-        }
-        log::warn!("guest {number} was not taken over, another worker goes on");
-        Ok(Ended::Stopped)
-    }
-
-    /// Waits until it is decided who goes on. Usually, the supervisor kills this process then.
-    fn is_succeeded_by(&self, successor: &Channel) -> bool {
-        let mut ready = [
-            // At its end if the successor has failed.
-            PollFd::new(successor, PollFlags::IN),
-            // At its end if the acceptor has been killed, and the successor's serves.
-            PollFd::new(&self.assignment.control, PollFlags::RDHUP),
-        ];
-        while let Err(Errno::INTR) = poll(&mut ready, None) {}
-        ready[0].revents().is_empty()
-    }
-
     /// Waits for `pause`. Returns whether the acceptor wants the connection to end meanwhile.
     fn is_stopped_within(&self, pause: Duration) -> bool {
         // A message waits.
@@ -393,7 +396,7 @@ impl<'a> Keeper<'a> {
     }
 }
 
-/// Has the guest itself held, by the supervisor at the other end of `holder`.
+/// Has the guest itself held, by the supervisor at the other end of `holder`, from now on.
 fn hold(
     number: u64,
     connection: &UnixStream,
@@ -404,22 +407,38 @@ fn hold(
     let Some(holder) = holder.map(Holder::new) else {
         return;
     };
-    let held = || -> Result<(), String> {
-        let state = arena.file().ok_or("its state has no file (RLIMIT_FSIZE)")?;
-        let place = confined
-            .place()
-            .map_err(|error| error_chain(&error).to_string())?;
-        let namespace = place.mount_namespace.as_ref().map(AsFd::as_fd);
-        let parts = [state, connection.as_fd(), place.root.as_fd()];
-        let parts: Vec<_> = parts.into_iter().chain(namespace).collect();
-        holder.hold_guest(&parts).map_err(|error| error.to_string())
-    };
-    match held() {
+    match hold_guest(&holder, connection, arena, confined) {
         Ok(()) => arena.set_holder(Arc::new(holder)),
         Err(reason) => log::error!(
             "guest {number} is not held outside of the daemon, so it ends with it: {reason}"
         ),
     }
+}
+
+/// Has the guest itself held. In words, why it is not.
+fn hold_guest(
+    holder: &Holder,
+    connection: &UnixStream,
+    arena: &Arena,
+    confined: &ConfinedKeeper,
+) -> Result<(), String> {
+    let state = arena.file().ok_or("its state has no file (RLIMIT_FSIZE)")?;
+    let place = confined
+        .place()
+        .map_err(|error| error_chain(&error).to_string())?;
+    let namespace = place.mount_namespace.as_ref().map(AsFd::as_fd);
+    let parts = [state, connection.as_fd(), place.root.as_fd()];
+    let parts: Vec<_> = parts.into_iter().chain(namespace).collect();
+    holder.hold_guest(&parts).map_err(|error| error.to_string())
+}
+
+/// Has what a frontend has sent held.
+fn hold_device(holder: &Holder, state: &DeviceState) {
+    let memory: HashSet<RawFd> = state.memory_files().into_iter().collect();
+    let (memory, others): (Vec<_>, Vec<_>) =
+        (state.descriptors().into_iter()).partition(|number| memory.contains(number));
+    holder.hold(&others);
+    holder.hold_memory(&memory);
 }
 
 /// The signal that a worker has ended.
@@ -472,6 +491,7 @@ fn ended(status: WaitStatus) -> Ended {
     let code = status.exit_status().unwrap_or(FAILURE.into());
     match u8::try_from(code).unwrap_or(FAILURE) {
         FAULT => Ended::Died(None),
+        DISCONNECTED => Ended::Disconnected,
         status => Ended::InOrder(status),
     }
 }

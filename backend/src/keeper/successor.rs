@@ -73,6 +73,7 @@ pub fn take_over(succession: Succession, confined: Confined, config: &Config) ->
                 signals: taken.signals,
                 descriptors: taken.descriptors,
                 arrived: taken.arrived,
+                is_disconnected: false,
             };
             process::exit(keeper.keep())
         }

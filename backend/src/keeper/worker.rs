@@ -1,13 +1,13 @@
 //! The worker: the process that serves one guest. It alone maps the guest's memory and runs
 //! threads.
 
-use std::collections::HashSet;
 use std::io::{self, PipeReader};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use gangplank_service::error_chain;
 use log::{Level, LevelFilter};
@@ -16,10 +16,13 @@ use rustix::io::Errno;
 use thiserror::Error;
 
 use super::slow_requests::SlowRequests;
-use super::{Assignment, FAILURE, FAULT, Keeper, end_with, name_process};
-use crate::device::connection;
+use super::{
+    Assignment, DISCONNECTED, FAILURE, FAULT, Keeper, end_with, hold_device, name_process,
+    new_connection,
+};
 use crate::device::request::Handler;
-use crate::handover::channel::Channel;
+use crate::device::{KeptSession, connection};
+use crate::handover::channel::{Channel, Message};
 use crate::passthrough::{self, PassthroughFs, Share, ShareError};
 use crate::sandbox::{self, ConfinedWorker};
 use crate::session::Session;
@@ -29,6 +32,17 @@ use crate::state::device::DeviceState;
 use crate::state::recovery;
 use crate::sys::process;
 use crate::trace::Tracer;
+
+/// How long the processes that may have the guest's session may take to answer: longer than they
+/// wait for the end of its old connection.
+const FIND_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often the session is looked for, if the processes that have it end, or are interrupted, while
+/// they answer.
+const FIND_ATTEMPTS: usize = 5;
+
+/// The time between two attempts.
+const FIND_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why a worker does not serve its guest, or stops.
 #[derive(Debug, Error)]
@@ -77,8 +91,8 @@ impl Error {
 ///
 /// The calling process must have been cloned by `keeper`.
 ///
-/// `successor` is the descriptor that the keeper has beside those that it has always.
-pub(super) fn run(keeper: &Keeper<'_>, successor: Option<&Channel>) -> ! {
+/// `channels` are the descriptors that the keeper has beside those that it has always.
+pub(super) fn run(keeper: &Keeper<'_>, channels: &[Option<BorrowedFd<'_>>]) -> ! {
     let assignment = &keeper.assignment;
     let (number, is_logged) = (assignment.number, assignment.is_logged);
     if !is_logged && log::max_level() <= LevelFilter::Info {
@@ -87,7 +101,7 @@ pub(super) fn run(keeper: &Keeper<'_>, successor: Option<&Channel>) -> ! {
     }
     name_process("worker", number);
     end_by_panic();
-    let served = serve(keeper, successor);
+    let served = serve(keeper, channels);
     match served {
         Ok(true) => {
             end_connection(assignment);
@@ -124,13 +138,17 @@ fn end_by_panic() {
 }
 
 /// Returns whether serving ended without a panic.
-fn serve(keeper: &Keeper<'_>, successor: Option<&Channel>) -> Result<bool, Error> {
+fn serve(keeper: &Keeper<'_>, channels: &[Option<BorrowedFd<'_>>]) -> Result<bool, Error> {
     end_with(keeper.process).map_err(Error::Keeper)?;
     let assignment = &keeper.assignment;
     let Assignment {
         number, is_logged, ..
     } = assignment;
     let level = level_of(Level::Info, *is_logged);
+    if recovery::is_given_away(&keeper.arena) {
+        // The connection is another process's.
+        process::exit(0)
+    }
     if recovery::is_ending(&keeper.arena) {
         log::log!(level, "guest {number} has gone");
         return Ok(true);
@@ -140,13 +158,15 @@ fn serve(keeper: &Keeper<'_>, successor: Option<&Channel>) -> Result<bool, Error
     if recovery::is_after_death(&keeper.arena) {
         let own = [&worker.root, &worker.proc_self_fd].map(AsRawFd::as_raw_fd);
         let kept = recovery::descriptors(&keeper.arena).into_iter();
-        let successor = successor.map(|channel| channel.as_fd().as_raw_fd());
+        let channels = channels.iter().flatten().map(AsRawFd::as_raw_fd);
         let kept = kept.chain(keeper.descriptors.iter().copied()).chain(own);
-        let kept = kept.chain(successor);
+        let kept = kept.chain(channels);
         passthrough::correct(&keeper.arena, kept).map_err(Error::Descriptors)?;
     }
     let is_complete = keeper.arena.header().is_incomplete.load(Ordering::Acquire) == 0;
-    if recovery::is_after_stop(&keeper.arena) && is_complete {
+    let is_new_to_holder =
+        recovery::is_after_stop(&keeper.arena) || recovery::is_after_disconnection(&keeper.arena);
+    if is_new_to_holder && is_complete {
         hold_again(&keeper.arena);
     }
     let (ended, ending) = io::pipe().map_err(Error::Thread)?;
@@ -203,12 +223,7 @@ fn hold_again(arena: &Arc<Arena>) {
     let Some(holder) = arena.holder() else {
         return;
     };
-    let state = DeviceState::load(arena).unwrap_or_default();
-    let memory: HashSet<RawFd> = state.memory_files().into_iter().collect();
-    let (memory, others): (Vec<_>, Vec<_>) =
-        (state.descriptors().into_iter()).partition(|number| memory.contains(number));
-    holder.hold(&others);
-    holder.hold_memory(&memory);
+    hold_device(holder, &DeviceState::load(arena).unwrap_or_default());
     passthrough::hold_again(arena);
 }
 
@@ -294,9 +309,15 @@ fn serve_guest(keeper: &Keeper<'_>, worker: ConfinedWorker) -> Result<(), Error>
     let lock_threads = config.device.lock_threads();
     let handler: Arc<dyn Handler> =
         Arc::new(SessionHandler::new(session, lock_threads, tracer.clone()));
+    let kept = Kept {
+        keeper,
+        tracer: tracer.as_deref(),
+    };
+    let keeps = !config.keep_session().is_zero();
     let guest = connection::Guest {
         number: keeper.assignment.number,
         arena: &keeper.arena,
+        kept: keeps.then_some(&kept),
     };
     let served = connection::serve(
         &keeper.assignment.connection,
@@ -308,4 +329,99 @@ fn serve_guest(keeper: &Keeper<'_>, worker: ConfinedWorker) -> Result<(), Error>
         tracer.close();
     }
     Ok(served?)
+}
+
+/// How the guest's session outlives its connection.
+struct Kept<'a> {
+    keeper: &'a Keeper<'a>,
+    tracer: Option<&'a Tracer>,
+}
+
+impl Kept<'_> {
+    fn end(&self, status: u8) -> ! {
+        if let Some(tracer) = self.tracer {
+            tracer.close();
+        }
+        process::exit(status)
+    }
+
+    /// Gives the connection to whoever answers, if anybody does.
+    fn ask(&self, memory: BorrowedFd<'_>, frontend: BorrowedFd<'_>) -> io::Result<Found> {
+        let control = &self.keeper.assignment.control;
+        let (ours, theirs) = Channel::pair()?;
+        control.send(&Message::Inflight, &[memory, theirs.as_fd()])?;
+        drop(theirs);
+        let limit = Timespec::try_from(FIND_TIMEOUT).ok();
+        let mut ready = [
+            PollFd::new(&ours, PollFlags::IN),
+            // Its next message waits.
+            PollFd::from_borrowed_fd(frontend, PollFlags::RDHUP),
+        ];
+        while let Err(Errno::INTR) = poll(&mut ready, limit.as_ref()) {}
+        let [is_answered, has_hung_up] = ready.map(|ready| !ready.revents().is_empty());
+        if has_hung_up {
+            return Ok(Found::HungUp);
+        }
+        if !is_answered {
+            return Ok(Found::Nobody);
+        }
+        match ours.receive(Some(Instant::now()))? {
+            // It has ended, and another one may have the session.
+            None => Ok(Found::Closed),
+            Some(arrived) if arrived.message == Message::Take => {
+                new_connection::give(&ours, &self.keeper.arena, frontend)?;
+                Ok(Found::Given)
+            }
+            Some(_) => Ok(Found::Nobody),
+        }
+    }
+}
+
+/// What has become of a connection.
+enum Found {
+    /// Others have it.
+    Given,
+    /// Nobody wants it.
+    Nobody,
+    /// Whoever was asked has ended.
+    Closed,
+    /// It has ended.
+    HungUp,
+}
+
+impl KeptSession for Kept<'_> {
+    fn announce(&self, memory: BorrowedFd<'_>) {
+        // If this fails, the acceptor has ended, and the next one asks the keeper.
+        let control = &self.keeper.assignment.control;
+        let _ = control.send(&Message::Inflight, &[memory]);
+    }
+
+    fn find(&self, memory: BorrowedFd<'_>, frontend: BorrowedFd<'_>) -> bool {
+        for _ in 0..FIND_ATTEMPTS {
+            match self.ask(memory, frontend) {
+                // The connection is another process's now.
+                Ok(Found::Given) => self.end(0),
+                Ok(Found::Nobody) => return true,
+                Ok(Found::HungUp) => return false,
+                Ok(Found::Closed) => {}
+                Err(error) => log::warn!(
+                    "guest {} does not find the session that it may have had: {error}",
+                    self.keeper.assignment.number
+                ),
+            }
+            thread::sleep(FIND_PAUSE);
+        }
+        true
+    }
+
+    fn is_kept(&self) -> bool {
+        let control = &self.keeper.assignment.control;
+        // Shut down if the acceptor wants the connection to end.
+        let mut ready = [PollFd::new(control, PollFlags::RDHUP)];
+        matches!(poll(&mut ready, Some(&Timespec::default())), Ok(0))
+    }
+
+    fn leave(&self) -> ! {
+        self.end(DISCONNECTED)
+    }
 }

@@ -110,7 +110,8 @@ shared_struct! {
         pub hash_seed: AtomicU64,
         /// The descriptors with lower numbers may have owners.
         pub descriptors_end: AtomicU32,
-        /// 1 once the guest's connection has ended: what the guest has is being freed.
+        /// 1 once the guest's connection has ended: what the guest has is being freed. 2 once the
+        /// connection belongs to another guest's processes, which have its session.
         pub is_ending: AtomicU32,
         /// Number of mounts.
         pub mounts: AtomicU32,
@@ -130,6 +131,9 @@ shared_struct! {
         foreign_handles: ForeignRecord,
         /// What the arena has room for.
         limits: LimitsRecord,
+        /// When the guest's connection was lost (`CLOCK_MONOTONIC`), in nanoseconds, while its
+        /// session is kept; otherwise 0. Earlier programs leave it 0.
+        pub disconnected: AtomicU64,
     }
 }
 

@@ -193,6 +193,26 @@ impl DeviceState {
             .collect()
     }
 
+    /// The same with the number that `renumber` gives each descriptor. `None` if it gives one none.
+    #[must_use]
+    pub fn renumbered(mut self, renumber: impl Fn(RawFd) -> Option<RawFd>) -> Option<Self> {
+        let rings = self.rings.iter_mut();
+        let rings = rings.flat_map(|ring| [&mut ring.kick, &mut ring.call, &mut ring.error]);
+        let pending = self.pending.iter_mut();
+        let pending = pending.flat_map(|message| &mut message.descriptors);
+        let numbers = rings
+            .chain([&mut self.backend_channel])
+            .flatten()
+            .chain(self.inflight.iter_mut().map(|it| &mut it.file))
+            .chain(self.log.iter_mut().map(|log| &mut log.file))
+            .chain(self.regions.iter_mut().map(|region| &mut region.file))
+            .chain(pending);
+        for number in numbers {
+            *number = renumber(*number)?;
+        }
+        Some(self)
+    }
+
     /// The descriptors among them that are files to be mapped, those of a message that has not been
     /// replied to included.
     pub fn memory_files(&self) -> Vec<RawFd> {
@@ -472,6 +492,17 @@ mod tests {
             assert!(memory_of(request).contains(&13), "{request:?}");
         }
         assert!(!memory_of(FrontendReq::SET_VRING_KICK).contains(&13));
+    }
+
+    #[test]
+    fn each_descriptor_gets_another_number_or_there_is_no_state() {
+        let renumbered = large().renumbered(|number| Some(number + 100)).unwrap();
+        let expected = large().descriptors().into_iter().map(|number| number + 100);
+        assert!(renumbered.descriptors().into_iter().eq(expected));
+        for missing in large().descriptors() {
+            let number = |number| (number != missing).then_some(number);
+            assert_eq!(large().renumbered(number), None, "{missing}");
+        }
     }
 
     #[test]

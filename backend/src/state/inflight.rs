@@ -164,6 +164,13 @@ impl InflightRing {
         Some(marked.into_iter().map(|(_, head)| head).collect())
     }
 
+    /// Whether this is the memory of a ring that is where its daemon has left it, if the used ring's
+    /// index is `used`. If not, the driver has begun anew.
+    pub fn is_of(&self, used: u16) -> bool {
+        let noted = self.head[0].used.load(Ordering::Acquire);
+        self.is_used() && [noted, noted.wrapping_add(1)].contains(&used)
+    }
+
     /// Makes the memory say that the chains of these heads are in flight, oldest first, and no
     /// others. `used` is the used ring's index.
     pub fn keep(&self, heads: &[u16], used: u16) {
@@ -255,6 +262,17 @@ mod tests {
         assert_eq!(ring.attach(0), Some(vec![4]));
         ring.keep(&[6, 1], 0);
         assert_eq!(ring.attach(0), Some(vec![6, 1]));
+    }
+
+    #[test]
+    fn a_ring_that_is_elsewhere_than_its_daemon_has_left_it_is_another_one() {
+        let (_file, memory) = memory(1);
+        let ring = memory.ring(0).expect("a ring");
+        assert!(!ring.is_of(0), "unused");
+        ring.keep(&[], u16::MAX);
+        // The return of a chain was cut short behind the used ring's index.
+        assert!(ring.is_of(u16::MAX) && ring.is_of(0));
+        assert!(!ring.is_of(1) && !ring.is_of(u16::MAX - 1));
     }
 
     #[test]

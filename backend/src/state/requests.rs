@@ -48,7 +48,8 @@ shared_struct! {
         /// Chains that were ever taken. The lower 16 bits are the next index in the available ring.
         pub taken: AtomicU64,
         /// 1 once a worker has found out which requests are in flight: from then on, the slots say
-        /// so, and not the frontend's memory ([`super::inflight`]).
+        /// so, and not the frontend's memory ([`super::inflight`]). 2 from the loss of the
+        /// connection on, until the next one starts the ring.
         begun: AtomicU64,
         reserved: [AtomicU64; 6],
     }
@@ -147,6 +148,9 @@ impl Word {
             | u64::from(self.state as u8)
     }
 }
+
+/// The value of `begun` while the ring is [`RingRequests::is_carried_over`].
+const CARRIED_OVER: u64 = 2;
 
 /// How much a death counts against the requests that were running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -253,6 +257,25 @@ impl RingRequests {
     /// From now on the slots say which requests are in flight.
     pub fn begin(&self) {
         store(&self.record[0].begun, 1);
+    }
+
+    /// The connection on which the ring ran is lost, and the ring goes on on another one: what that
+    /// says of the ring's position does not count, since it may be that of the driver.
+    pub fn carry_over(&self) {
+        if self.has_begun() {
+            store(&self.record[0].begun, CARRIED_OVER);
+        }
+    }
+
+    /// Whether the ring ran on a connection that was lost, and has not been started since.
+    pub fn is_carried_over(&self) -> bool {
+        self.record[0].begun.load(Ordering::Acquire) == CARRIED_OVER
+    }
+
+    /// Whether a thread is serving one of the requests.
+    pub fn is_running(&self) -> bool {
+        let mut slots = self.slots.iter();
+        slots.any(|slot| slot.is_in_flight_and_running().1)
     }
 
     /// The chains of `heads` were taken by another daemon, oldest first, and no others. The next one

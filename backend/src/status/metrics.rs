@@ -99,6 +99,13 @@ const GAUGES: &[OfGuest] = &[
         |guest| f64::from(u8::from(guest.unavailable.is_none())),
     ),
     (
+        "guest_disconnected",
+        "For how long the guest's connection has been lost while its session is kept; 0 if it is \
+         connected",
+        Some(Unit::Seconds),
+        |guest| seconds(guest.disconnected_ns.unwrap_or_default()),
+    ),
+    (
         "guest_inodes",
         "Inodes that the guest knows",
         None,
@@ -215,8 +222,13 @@ type OfShare = (&'static str, &'static str, fn(&Status) -> u64);
 
 const SHARE_GAUGES: &[OfShare] = &[
     ("guests", "Guests that are connected", |share| {
-        share.guests.len() as u64
+        share.connected_and_lost().0
     }),
+    (
+        "guests_disconnected",
+        "Guests whose connection is lost and whose session is kept",
+        |share| share.connected_and_lost().1,
+    ),
     ("guests_limit", "Most guests at a time", |share| {
         share.max_guests
     }),

@@ -31,7 +31,7 @@ pub struct Status {
     pub sampling: u64,
     /// What the shared directory is stored on; `None` if that was not found out.
     pub storage: Option<Storage>,
-    /// The guests that are connected, by number.
+    /// The guests that are connected, and those whose sessions are kept, by number.
     pub guests: Vec<Guest>,
     /// With several shares, the status of each. All numbers above are zero then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -66,6 +66,10 @@ pub struct Guest {
     pub oldest: Option<Oldest>,
     /// Deaths of its workers.
     pub restarts: Restarts,
+    /// For how long its connection has been lost while its session is kept for its frontend; `None`
+    /// if it is connected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disconnected_ns: Option<u64>,
     /// What it has asked for, by opcode. Operations that it never used are left out.
     pub operations: Vec<Operation>,
 }
@@ -176,6 +180,18 @@ impl Latency {
 }
 
 impl Status {
+    /// How many guests are connected, and of how many the connection is lost and the session kept.
+    #[must_use]
+    pub fn connected_and_lost(&self) -> (u64, u64) {
+        let guests = self.guests.iter();
+        guests.fold((0, 0), |(connected, lost), guest| {
+            match guest.disconnected_ns {
+                None => (connected + 1, lost),
+                Some(_) => (connected, lost + 1),
+            }
+        })
+    }
+
     /// A status without guests.
     #[must_use]
     pub fn empty() -> Self {

@@ -16,7 +16,7 @@ use rustix::time::ClockId;
 use super::model::{self, Guest, Latency, Oldest, Restarts, Ring, Session, kernel_of_minor};
 use crate::state::arena::{self, Header, LAYOUT, MAGIC};
 use crate::state::counters::{self, Block, OPERATIONS, RUNNING_OPCODE};
-use crate::state::recovery::STOPPED;
+use crate::state::recovery::{DISCONNECTED, STOPPED};
 use crate::state::requests::{RequestSlot, RingRecord};
 use crate::state::table::TableRecord;
 use crate::sys::clock;
@@ -79,6 +79,10 @@ pub fn read(number: u64, file: BorrowedFd<'_>, room: Room) -> io::Result<Guest> 
         rings,
         oldest: oldest(&blocks),
         restarts: restarts(header),
+        disconnected_ns: match load(&header.disconnected) {
+            0 => None,
+            since => Some(now(ClockId::Monotonic).saturating_sub(since)),
+        },
         operations: operations(&blocks),
     })
 }
@@ -147,6 +151,7 @@ fn restarts(header: &Header) -> Restarts {
     let reason = match signal {
         0 => "a fault that it found itself".to_owned(),
         STOPPED => "stopped for a reload".to_owned(),
+        DISCONNECTED => "the connection was lost".to_owned(),
         signal => format!("signal {signal}"),
     };
     let died = load(&header.died);

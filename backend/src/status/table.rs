@@ -17,15 +17,22 @@ pub(super) fn table(status: &Status) -> String {
             status.shared_dir, status.tag
         );
     }
+    let (connected, lost) = status.connected_and_lost();
     let mut text = format!(
         "gangplankd {}: {:?} as {:?}, {} of at most {} guests, {} connections so far\n",
         status.program,
         status.shared_dir,
         status.tag,
-        status.guests.len(),
+        connected,
         status.max_guests,
         status.connections
     );
+    if lost > 0 {
+        let _ = writeln!(
+            text,
+            "{lost} sessions are kept for frontends that may reconnect"
+        );
+    }
     if let Some(storage) = &status.storage {
         let _ = writeln!(text, "storage: {storage}");
     }
@@ -84,9 +91,12 @@ pub(super) fn summary(guest: &Guest) -> Vec<String> {
     });
     let rings = guest.rings.iter().map(|ring| ring.in_flight.to_string());
     let rings: Vec<String> = rings.collect();
+    let lost = guest.disconnected_ns.map_or(String::new(), |time| {
+        format!(", connection lost {} ago", duration(time))
+    });
     vec![
         format!(
-            "guest {number}: {}",
+            "guest {number}: {}{lost}",
             session.unwrap_or_else(|| "no session".to_owned())
         ),
         format!(
@@ -192,6 +202,7 @@ mod tests {
                 longest_pause_ns: 3_000_000,
                 ..Restarts::default()
             },
+            disconnected_ns: Some(2_000_000_000),
             operations: vec![Operation {
                 opcode: "READ".to_owned(),
                 requests: 1000,
@@ -211,7 +222,9 @@ mod tests {
         };
         let text = table(&status);
         for part in [
-            "guest 3: FUSE 7.39, Linux 6.6 or later",
+            "1 of at most 0 guests",
+            "1 sessions are kept for frontends that may reconnect",
+            "guest 3: FUSE 7.39, Linux 6.6 or later, connection lost 2.0s ago",
             "12 inodes",
             "2 requests in flight (by ring: 0 2), oldest FSYNC for 1.5s",
             "1 restarts, last: signal 9, pause 3ms",

@@ -224,7 +224,7 @@ impl Screen {
                 self.now.program,
                 self.now.shared_dir,
                 self.now.tag,
-                self.now.guests.len(),
+                self.now.connected_and_lost().0,
                 self.now.max_guests
             ),
         };

@@ -2,7 +2,7 @@
 //! answers them itself.
 
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, RawFd};
 
 use gangplank_vhost_user::message::payload::{decode, encode, from_u64};
 use gangplank_vhost_user::message::{
@@ -10,10 +10,9 @@ use gangplank_vhost_user::message::{
 };
 
 use super::{Error, Forwarder};
-use crate::device::recorder;
+use crate::device::{reconnect, recorder};
 use crate::state::device::InflightState;
 use crate::state::inflight::InflightMemory;
-use crate::state::requests::RingRequests;
 
 /// The memory for requests in flight cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +80,7 @@ impl Forwarder<'_> {
         let given = recorder::inflight(&message.payload, *file);
         let given = given.ok_or(InflightError::Malformed)?;
         let memory = self.map_inflight(given)?;
-        self.warn_of_lost_session(&memory);
+        self.find_session(&memory, *file);
         self.device.set_inflight(memory);
         match self.recorder.is_pending() {
             true => self.reply(&reply),
@@ -119,14 +118,21 @@ impl Forwarder<'_> {
         Ok(())
     }
 
-    /// Tells the operator if the guest was served before, by a daemon or on a connection whose
-    /// session is lost.
-    fn warn_of_lost_session(&self, memory: &InflightMemory) {
-        let mut rings = (0..).map_while(|ring| RingRequests::new(self.guest.arena, ring));
-        if rings.any(|requests| requests.has_begun()) {
-            return;
+    /// If the guest was served before, on a connection that was lost, gives this connection to the
+    /// processes that have the session. Otherwise makes the memory known, and tells the operator if
+    /// a session is lost.
+    fn find_session(&self, memory: &InflightMemory, file: RawFd) {
+        let has_begun = reconnect::rings(self.guest.arena).any(|requests| requests.has_begun());
+        let marked = memory.marked().filter(|_| !has_begun);
+        if let Some(kept) = self.guest.kept
+            && let Some(file) = self.recorder.descriptor(file)
+        {
+            let is_there = marked.is_none() || kept.find(file, self.frontend.as_fd());
+            if is_there {
+                kept.announce(file);
+            }
         }
-        if let Some(marked) = memory.marked() {
+        if let Some(marked) = marked {
             log::warn!(
                 "guest {} was served before it reconnected, and what was known of its files is \
                  lost: {marked} requests in flight fail with EIO, and all others until the guest \

@@ -28,6 +28,16 @@ impl Vring {
             entries: queue.size(),
         };
         let used = queue.next_used();
+        if requests.is_carried_over() {
+            match self.inflight() {
+                Some(inflight) if !inflight.is_of(used) => {
+                    // The guest has reset its device meanwhile.
+                    requests.set_up(queue.next_avail());
+                    inflight.keep(&[], used);
+                }
+                _ => queue.set_next_avail(requests.next_available()),
+            }
+        }
         let mut left = blame.map(|blame| requests.recover(used, blame));
         match self.inflight() {
             Some(inflight) if requests.has_begun() => {

@@ -150,6 +150,7 @@ fn serve(listener: &UnixListener, stop: &OwnedFd, state: &Daemon) {
             let guest = connection::Guest {
                 number: 1,
                 arena: &Arena::new(limits).expect("memory for its state"),
+                kept: None,
             };
             let result = connection::serve(&served, &Options::default(), &handler, guest);
             result.expect("the daemon serves");

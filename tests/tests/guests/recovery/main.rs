@@ -1,9 +1,11 @@
 //! A worker is killed, and its guest goes on with the next one.
 
 mod cloud_hypervisor;
+mod device;
 mod handshake;
 mod many_inodes;
 mod out_of_memory;
+mod reconnected;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,0 +1,142 @@
+//! How a frontend that connects again finds its guest's session: by the memory in which it keeps the
+//! requests in flight.
+//!
+//! Each guest's processes pass that file, and the acceptor notes which one it is. Whoever passes
+//! the file of another guest has got it from that one's frontend, or is that frontend: nothing else
+//! leads to it. The acceptor maps and reads no such file.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use gangplank_service::owned_file::FileId;
+use gangplank_service::rate_limited;
+use rustix::fs::{fcntl_get_seals, fstat};
+
+use super::{Acceptor, Guest};
+use crate::handover::channel::{Arrived, Channel, Message};
+
+impl Acceptor<'_> {
+    /// Takes a message of each guest that has one.
+    pub(super) fn hear_guests(&mut self) {
+        for number in self.guests.with_messages() {
+            let Some(guest) = self.guests.get(number) else {
+                continue;
+            };
+            match guest.control.receive(Some(Instant::now())) {
+                Ok(Some(arrived)) => self.hear_guest(number, arrived),
+                // No descriptor is left, or a worker says what no worker of this program says.
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    rate_limited!(warn, "a message of guest {number} is lost: {error}");
+                }
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
+                // Its processes have ended, or were told to.
+                Ok(None) | Err(_) => self.guests.stop_listening(number),
+            }
+        }
+    }
+
+    fn hear_guest(&mut self, number: u64, arrived: Arrived) {
+        match arrived.message {
+            Message::Inflight => self.note_or_find(number, arrived.descriptors),
+            Message::Disconnected(is_lost) => self.note_connection(number, is_lost),
+            other => {
+                rate_limited!(warn, "guest {number} has sent {other:?} out of turn");
+            }
+        }
+    }
+
+    /// Passes the guest's channel to the keeper that has the session of its frontend, or notes by
+    /// which memory its own one will be found.
+    fn note_or_find(&mut self, number: u64, descriptors: Vec<OwnedFd>) {
+        let mut descriptors = descriptors.into_iter();
+        let Some(memory) = descriptors.next() else {
+            return;
+        };
+        let id = match memory_id(memory.as_fd()) {
+            Ok(id) => id,
+            Err(error) => {
+                rate_limited!(
+                    warn,
+                    "guest {number} keeps its requests in flight in no memory file: {error}"
+                );
+                return;
+            }
+        };
+        let asker = descriptors.next().map(Channel::new);
+        let Some(asker) = asker else {
+            if let Some(guest) = self.guests.get_mut(number) {
+                guest.inflight = Some(id);
+                guest.is_joining = false;
+            }
+            return;
+        };
+        // The last one, if its frontend was given up before.
+        let has = |guest: &&Guest| guest.number != number && guest.inflight == Some(id);
+        let found = self.guests.iter().filter(has);
+        let found = found.max_by_key(|guest| guest.number);
+        let is_joining = found.is_some();
+        match found {
+            Some(found) => {
+                let message = Message::Reconnected { number };
+                // If this fails, it has ended. The asker finds the channel closed, and asks again.
+                let _ = found.control.send_at_once(&message, &[asker.as_fd()]);
+            }
+            None => {
+                let _ = asker.send_at_once(&Message::Gone, &[]);
+            }
+        }
+        if let Some(guest) = self.guests.get_mut(number) {
+            guest.is_joining = is_joining;
+        }
+    }
+
+    fn note_connection(&mut self, number: u64, is_lost: bool) {
+        if let Some(guest) = self.guests.get_mut(number) {
+            let since = guest.disconnected.unwrap_or_else(Instant::now);
+            guest.disconnected = is_lost.then_some(since);
+        }
+        // Frontends that connect, mount and hang up must not fill the memory.
+        let lost = || {
+            self.guests
+                .iter()
+                .filter(|guest| guest.disconnected.is_some())
+        };
+        if lost().count() > self.means.max_guests
+            && let Some(oldest) = lost().min_by_key(|guest| guest.disconnected)
+        {
+            rate_limited!(
+                warn,
+                "the session of guest {} is not kept any longer: {} sessions without a connection \
+                 are kept, as many as guests are permitted (--max-guests)",
+                oldest.number,
+                self.means.max_guests
+            );
+            oldest.control.shut_down();
+        }
+    }
+}
+
+/// Which memory file this is. A file of another kind might have a server that does not answer.
+fn memory_id(file: BorrowedFd<'_>) -> io::Result<FileId> {
+    fcntl_get_seals(file)?;
+    Ok(FileId::from(&fstat(file)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{MemfdFlags, memfd_create};
+
+    use super::*;
+
+    #[test]
+    fn a_memory_file_is_known_by_any_descriptor_and_no_other_file_is_taken_for_one() {
+        let new = || memfd_create("inflight", MemfdFlags::ALLOW_SEALING).unwrap();
+        let (one, other) = (new(), new());
+        let id = |file: &OwnedFd| memory_id(file.as_fd()).unwrap();
+        assert_eq!(id(&one), id(&one.try_clone().unwrap()));
+        assert_ne!(id(&one), id(&other));
+        let socket = Channel::pair().unwrap().0;
+        assert!(memory_id(socket.as_fd()).is_err());
+    }
+}

@@ -1,0 +1,578 @@
+//! Only the connection of a guest is lost, and its frontend connects again with the memory for
+//! requests in flight: the guest goes on where it was.
+
+use std::collections::BTreeSet;
+use std::ffi::{CStr, CString};
+use std::fs;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use gangplank_fuse::{MkdirIn, NodeId, Operation, WriteIn};
+use gangplank_tests::daemon::{Daemon, Options};
+use gangplank_tests::driver::fixture::{Fixture, wait_for_log};
+use gangplank_tests::driver::{Driver, NodeAndFile, Setup, Ticket};
+use gangplank_tests::service_manager::ServiceManager;
+use gangplank_tests::tools;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use vhost::vhost_user::VhostUserFrontend;
+
+use super::device::{Device, boot, boot_with};
+use super::{GETATTR, MANY, kill_worker, wait_for_next};
+
+/// `F_WRLCK`.
+const WRITE_LOCK: u32 = 1;
+
+/// Owners of locks.
+const OWNER: u64 = 1;
+const OTHER: u64 = 2;
+
+/// Connections that are cut under load.
+const CUTS: usize = 30;
+
+/// Files to which one record each is appended at a time.
+const LOGS: usize = 6;
+
+type Guest = Driver<Device>;
+
+/// Connects the guest's frontend again.
+fn reconnect(guest: &mut Guest, socket: &Path) -> Result<()> {
+    let Driver {
+        peer,
+        memory,
+        rings,
+        ..
+    } = guest;
+    peer.reconnect(socket, memory, rings)
+}
+
+/// What a guest has open, and what must be the same afterwards.
+struct Work {
+    file: NodeAndFile,
+    removed: NodeAndFile,
+    directory: NodeId,
+    listing: gangplank_fuse::Handle,
+    /// The names that the listing has told so far, and where it is.
+    names: Vec<Vec<u8>>,
+    offset: u64,
+}
+
+impl Work {
+    /// Entries of the directory.
+    const ENTRIES: usize = 200;
+
+    fn begin(guest: &mut Guest, share: &Path) -> Result<Self> {
+        let file = guest.create(NodeId::ROOT, c"file", 0o644)?;
+        guest.write(file, 0, b"content")?;
+        guest.setlk(file, OWNER, WRITE_LOCK)?;
+        let removed = guest.create(NodeId::ROOT, c"removed", 0o644)?;
+        guest.write(removed, 0, b"without a name")?;
+        guest.unlink(NodeId::ROOT, c"removed")?;
+        fs::create_dir(share.join("directory"))?;
+        for number in 0..Self::ENTRIES {
+            fs::write(share.join(format!("directory/entry-{number:03}")), "")?;
+        }
+        let directory = NodeId::new(guest.lookup(NodeId::ROOT, c"directory")?.nodeid);
+        let listing = guest.opendir(directory)?;
+        let (names, offset) = guest.readdir(directory, listing, 0, 1024)?;
+        ensure!(names.len() > 2 && names.len() < Self::ENTRIES);
+        Ok(Self {
+            file,
+            removed,
+            directory,
+            listing,
+            names,
+            offset,
+        })
+    }
+
+    /// Goes on with all of it.
+    fn go_on(mut self, guest: &mut Guest) -> Result<()> {
+        ensure!(guest.read(self.file, 0, 64)? == b"content");
+        ensure!(guest.write(self.file, 0, b"CONTENT")? == 7);
+        ensure!(guest.read(self.removed, 0, 64)? == b"without a name");
+        guest.getattr(self.removed.node, Some(self.removed.file))?;
+        loop {
+            let (names, offset) = guest.readdir(self.directory, self.listing, self.offset, 1024)?;
+            if names.is_empty() {
+                break;
+            }
+            self.names.extend(names);
+            self.offset = offset;
+        }
+        let told: BTreeSet<_> = self.names.iter().collect();
+        ensure!(told.len() == self.names.len(), "a name was told twice");
+        ensure!(told.len() >= Self::ENTRIES, "{} names", told.len());
+        guest.release(self.file)?;
+        guest.release(self.removed)?;
+        Ok(guest.releasedir(self.directory, self.listing)?)
+    }
+}
+
+/// Another guest's try to lock `file`. Returns whether it gets the lock.
+fn can_lock(fixture: &Fixture) -> Result<bool> {
+    let mut other = fixture.guest(&Setup::default())?;
+    let node = NodeId::new(other.lookup(NodeId::ROOT, c"file")?.nodeid);
+    let file = NodeAndFile {
+        node,
+        file: other.open(node, OFlags::RDWR)?,
+    };
+    match other.setlk(file, OTHER, WRITE_LOCK) {
+        Ok(()) => Ok(true),
+        Err(error) if error.errno() == Some(Errno::AGAIN) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[test]
+fn files_locks_and_listings_go_on_on_the_next_connection() -> Result<()> {
+    let fixture = Fixture::quiet(&[MANY, "--locks=host"])?;
+    let mut guest = boot(fixture.socket())?;
+    let work = Work::begin(&mut guest, &fixture.share())?;
+    guest.peer.hang_up();
+    wait_for_log(&fixture.daemon, "its session is kept")?;
+    ensure!(!can_lock(&fixture)?, "the lock is lost");
+    // Nobody takes it until the device has reconnected.
+    let waiting = guest.submit(1, work.file.node, GETATTR, &[], 256)?;
+    reconnect(&mut guest, fixture.socket()).with_context(|| fixture.log())?;
+    guest.finish(waiting).with_context(|| fixture.log())?;
+    ensure!(!can_lock(&fixture)?, "the lock is lost");
+    work.go_on(&mut guest).with_context(|| fixture.log())?;
+    ensure!(can_lock(&fixture)?, "the file was released");
+    wait_for_log(&fixture.daemon, "guest 1 has reconnected")?;
+    let log = fixture.log();
+    ensure!(!log.contains("was served before it reconnected"), "{log}");
+    // It ends in order: nothing of it is kept.
+    guest.destroy()?;
+    drop(guest);
+    fixture.wait_until_idle()
+}
+
+#[test]
+fn a_request_that_waits_for_a_lock_waits_on_and_gets_it() -> Result<()> {
+    let fixture = Fixture::quiet(&[MANY, "--locks=host"])?;
+    let mut holder = fixture.guest(&Setup::default())?;
+    let held = holder.create(NodeId::ROOT, c"file", 0o644)?;
+    holder.setlk(held, OTHER, WRITE_LOCK)?;
+    let mut guest = boot(fixture.socket())?;
+    let node = NodeId::new(guest.lookup(NodeId::ROOT, c"file")?.nodeid);
+    let file = NodeAndFile {
+        node,
+        file: guest.open(node, OFlags::RDWR)?,
+    };
+    let ticket = guest.submit_setlkw(1, file, OWNER, WRITE_LOCK)?;
+    guest.getattr(NodeId::ROOT, None)?;
+    for _ in 0..3 {
+        guest.peer.hang_up();
+        reconnect(&mut guest, fixture.socket()).with_context(|| fixture.log())?;
+        guest.getattr(NodeId::ROOT, None)?;
+        ensure!(!guest.is_finished(&ticket)?, "it has not waited");
+    }
+    drop(holder);
+    guest.finish(ticket).with_context(|| fixture.log())?;
+    Ok(())
+}
+
+/// A request in flight, and what it must have done once.
+struct Request {
+    ticket: Ticket,
+    record: String,
+}
+
+/// The guest's work while its connection is cut: appends, and new directories.
+struct Load {
+    logs: Vec<NodeAndFile>,
+    /// What was appended to each log, in order.
+    appended: Vec<Vec<String>>,
+    made: usize,
+}
+
+impl Load {
+    fn begin(guest: &mut Guest) -> Result<Self> {
+        let mut logs = Vec::new();
+        for number in 0..LOGS {
+            let name = CString::new(format!("log-{number}"))?;
+            let created = guest.create(NodeId::ROOT, &name, 0o644)?;
+            guest.release(created)?;
+            let file = guest.open(created.node, OFlags::WRONLY | OFlags::APPEND)?;
+            logs.push(NodeAndFile { file, ..created });
+        }
+        Ok(Self {
+            logs,
+            appended: vec![Vec::new(); LOGS],
+            made: 0,
+        })
+    }
+
+    /// Sends one append for each log, and two MKDIR, which fail if they are carried out twice.
+    fn submit(&mut self, guest: &mut Guest) -> Result<Vec<Request>> {
+        let mut requests = Vec::new();
+        for (number, log) in self.logs.iter().enumerate() {
+            let appended = &mut self.appended[number];
+            let record = format!("{number}:{}\n", appended.len());
+            let offset: usize = appended.iter().map(String::len).sum();
+            let write = Operation::Write(WriteIn {
+                fh: log.file.get(),
+                offset: offset as u64,
+                size: u32::try_from(record.len())?,
+                flags: OFlags::APPEND.bits(),
+                ..WriteIn::default()
+            });
+            let ticket = guest.submit(1, log.node, write, record.as_bytes(), 64)?;
+            appended.push(record.clone());
+            requests.push(Request { ticket, record });
+        }
+        for _ in 0..2 {
+            let record = format!("made-{}", self.made);
+            self.made += 1;
+            let name = CString::new(record.clone())?;
+            let name: &CStr = &name;
+            let args = MkdirIn {
+                mode: 0o755,
+                umask: 0o022,
+            };
+            let mkdir = Operation::Mkdir { args, name };
+            let ticket = guest.submit(1, NodeId::ROOT, mkdir, &[], 256)?;
+            requests.push(Request { ticket, record });
+        }
+        Ok(requests)
+    }
+
+    /// Checks what the host has of it.
+    fn check(&self, share: &Path) -> Result<()> {
+        for (number, appended) in self.appended.iter().enumerate() {
+            let content = fs::read_to_string(share.join(format!("log-{number}")))?;
+            ensure!(content == appended.concat(), "log {number}:\n{content}");
+        }
+        for number in 0..self.made {
+            ensure!(share.join(format!("made-{number}")).is_dir(), "{number}");
+        }
+        Ok(())
+    }
+}
+
+/// Cuts the connection again and again with requests in flight, and calls `meanwhile` after each.
+fn cut_under_load(
+    fixture: &Fixture,
+    mut meanwhile: impl FnMut(usize, &mut Guest) -> Result<()>,
+) -> Result<()> {
+    let mut guest = boot(fixture.socket())?;
+    let mut load = Load::begin(&mut guest)?;
+    for cut in 0..CUTS {
+        let requests = load.submit(&mut guest)?;
+        thread::sleep(Duration::from_micros(fastrand::u64(0..2000)));
+        // In every third round, the next connection is made before the last one ends.
+        if cut % 3 != 0 {
+            guest.peer.hang_up();
+        }
+        meanwhile(cut, &mut guest)?;
+        reconnect(&mut guest, fixture.socket())
+            .with_context(|| format!("cut {cut}: {}", fixture.log()))?;
+        for Request { ticket, record } in requests {
+            // The driver fails if one comes back twice.
+            guest
+                .finish(ticket)
+                .with_context(|| format!("cut {cut}, {record}: {}", fixture.log()))?;
+        }
+    }
+    load.check(&fixture.share())?;
+    let log = fixture.daemon.log();
+    let found = log.matches("guest 1 has reconnected").count();
+    ensure!(found == CUTS, "{found} times:\n{log}");
+    Ok(())
+}
+
+#[test]
+fn each_request_in_flight_is_carried_out_and_answered_once() -> Result<()> {
+    for arguments in [&[MANY][..], &[MANY, "--thread-pool-size=4"]] {
+        cut_under_load(&Fixture::quiet(arguments)?, |_, _| Ok(()))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn workers_may_be_killed_before_and_after_the_guest_is_back() -> Result<()> {
+    let fixture = Fixture::quiet(&[MANY])?;
+    cut_under_load(&fixture, |cut, _| {
+        // Just before it notices the end of its connection, or gone already.
+        if cut % 2 == 0
+            && let Ok(worker) = fixture.last_worker()
+        {
+            let _ = super::kill(worker);
+        }
+        Ok(())
+    })?;
+    // While the new guest looks for the session, gives its connection away, and afterwards.
+    let mut guest = boot(fixture.socket())?;
+    let file = guest.create(NodeId::ROOT, c"file", 0o644)?;
+    for round in 0..CUTS {
+        guest.peer.hang_up();
+        let back = thread::scope(|scope| {
+            let killer = scope.spawn(|| {
+                thread::sleep(Duration::from_micros(round as u64 * 400));
+                kill_worker(&fixture)
+            });
+            let back = reconnect(&mut guest, fixture.socket());
+            killer.join().expect("no panic").map(|_| back)
+        })?;
+        if let Err(error) = back {
+            // The reply to one of its messages is lost (`backend/src/device/recorder.rs`).
+            eprintln!("round {round}: {error:#}");
+            reconnect(&mut guest, fixture.socket()).with_context(|| fixture.log())?;
+        }
+        guest
+            .write(file, round as u64, b"x")
+            .with_context(|| format!("round {round}: {}", fixture.log()))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_stranger_with_memory_of_its_own_gets_a_session_of_its_own() -> Result<()> {
+    let fixture = Fixture::quiet(&[MANY, "--locks=host"])?;
+    let mut guest = boot(fixture.socket())?;
+    let work = Work::begin(&mut guest, &fixture.share())?;
+    // A frontend that was served by another daemon.
+    let elsewhere = Fixture::quiet(&[MANY])?;
+    let mut stranger = boot(elsewhere.socket())?;
+    guest.peer.hang_up();
+    stranger.peer.hang_up();
+    wait_for_log(&fixture.daemon, "its session is kept")?;
+    reconnect(&mut stranger, fixture.socket())?;
+    wait_for_log(&fixture.daemon, "was served before it reconnected")?;
+    ensure!(stranger.getattr(NodeId::ROOT, None).is_err(), "not mounted");
+    stranger.init()?;
+    // Numbers are not secret, and lead nowhere in another session.
+    ensure!(stranger.read(work.removed, 0, 64).is_err());
+    ensure!(!can_lock(&fixture)?, "the lock is lost");
+    reconnect(&mut guest, fixture.socket())?;
+    work.go_on(&mut guest).with_context(|| fixture.log())?;
+    stranger.getattr(NodeId::ROOT, None)?;
+    Ok(())
+}
+
+#[test]
+fn a_guest_that_has_rebooted_meanwhile_gets_a_new_session() -> Result<()> {
+    for has_new_memory in [true, false] {
+        let fixture = Fixture::quiet(&[MANY])?;
+        let mut guest = boot(fixture.socket())?;
+        let file = guest.create(NodeId::ROOT, c"file", 0o644)?;
+        // Its position in the ring is none that a new driver has.
+        for _ in 0..20 {
+            guest.getattr(NodeId::ROOT, None)?;
+        }
+        guest.peer.hang_up();
+        wait_for_log(&fixture.daemon, "its session is kept")?;
+        let inflight = guest.peer.inflight.take().filter(|_| !has_new_memory);
+        let mut rebooted = boot_with(fixture.socket(), inflight).with_context(|| fixture.log())?;
+        ensure!(rebooted.read(file, 0, 1).is_err(), "an old handle");
+        rebooted.create(NodeId::ROOT, c"another", 0o644)?;
+        let was_found = fixture.log().contains("has reconnected");
+        ensure!(was_found != has_new_memory, "{}", fixture.log());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_connection_that_has_not_ended_keeps_its_session() -> Result<()> {
+    let fixture = Fixture::quiet(&[MANY])?;
+    let mut guest = boot(fixture.socket())?;
+    let file = guest.create(NodeId::ROOT, c"file", 0o644)?;
+    let (inflight, memory) = guest.peer.inflight.as_ref().context("memory")?;
+    let mut second = Device::connect(fixture.socket())?;
+    second.set_inflight_fd(inflight, memory.as_raw_fd())?;
+    wait_for_log(&fixture.daemon, "whose connection is still open")?;
+    guest.write(file, 0, b"x")?;
+    // Only now.
+    drop(second);
+    guest.peer.hang_up();
+    reconnect(&mut guest, fixture.socket())?;
+    guest.write(file, 0, b"y").with_context(|| fixture.log())?;
+    Ok(())
+}
+
+#[test]
+fn files_are_closed_and_locks_released_when_the_time_is_over() -> Result<()> {
+    let fixture = Fixture::quiet(&[MANY, "--locks=host", "--keep-session=2"])?;
+    let mut guest = boot(fixture.socket())?;
+    let work = Work::begin(&mut guest, &fixture.share())?;
+    let begun = Instant::now();
+    guest.peer.hang_up();
+    wait_for_log(&fixture.daemon, "its session is kept for 2 s")?;
+    ensure!(!can_lock(&fixture)?, "the lock is lost");
+    wait_for_log(&fixture.daemon, "has not reconnected within 2 s")?;
+    ensure!(begun.elapsed() >= Duration::from_secs(2));
+    fixture.wait_until_idle()?;
+    ensure!(can_lock(&fixture)?, "the lock is kept");
+    reconnect(&mut guest, fixture.socket())?;
+    ensure!(guest.read(work.file, 0, 64).is_err(), "it is kept");
+    wait_for_log(&fixture.daemon, "was served before it reconnected")
+}
+
+/// Waits until the daemon has noticed for the `count`th time that the guest's connection is lost.
+fn wait_for_loss(fixture: &Fixture, number: usize, count: usize) -> Result<()> {
+    let words = format!("guest {number} has lost its connection");
+    let deadline = Instant::now() + super::REPLACING;
+    while fixture.daemon.log().matches(&words).count() < count {
+        ensure!(Instant::now() < deadline, "{}", fixture.log());
+        thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}
+
+#[test]
+fn kept_sessions_neither_keep_guests_out_nor_pile_up() -> Result<()> {
+    let fixture = Fixture::quiet(&[MANY, "--max-guests=2"])?;
+    let mut guests = Vec::new();
+    for number in 1..=3 {
+        let mut guest = boot(fixture.socket()).with_context(|| fixture.log())?;
+        guest.peer.hang_up();
+        wait_for_loss(&fixture, number, 1)?;
+        guests.push(guest);
+    }
+    wait_for_log(
+        &fixture.daemon,
+        "the session of guest 1 is not kept any longer",
+    )?;
+    // Each as the last guest that is permitted beside another one.
+    let _other = fixture.guest(&Setup::default())?;
+    for (number, guest) in (1..).zip(&mut guests).skip(1) {
+        reconnect(guest, fixture.socket()).with_context(|| fixture.log())?;
+        guest
+            .getattr(NodeId::ROOT, None)
+            .with_context(|| fixture.log())?;
+        guest.peer.hang_up();
+        wait_for_loss(&fixture, number, 2)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_frontend_that_comes_back_finds_the_session_after_a_reload_and_without_its_acceptor()
+-> Result<()> {
+    let fixture = Fixture::quiet(&[MANY, "--locks=host"])?;
+    let mut guest = boot(fixture.socket())?;
+    let work = Work::begin(&mut guest, &fixture.share())?;
+    guest.peer.hang_up();
+    wait_for_log(&fixture.daemon, "its session is kept")?;
+    fixture.reload()?;
+    ensure!(!can_lock(&fixture)?, "the lock is lost");
+    reconnect(&mut guest, fixture.socket()).with_context(|| fixture.log())?;
+    guest
+        .getattr(work.file.node, None)
+        .with_context(|| fixture.log())?;
+    // The next acceptor learns of a connected guest, and of one without a connection.
+    for is_connected in [true, false] {
+        if !is_connected {
+            guest.peer.hang_up();
+            wait_for_loss(&fixture, 1, 3)?;
+        }
+        let acceptor = fixture.acceptor()?;
+        super::kill(acceptor)?;
+        let deadline = Instant::now() + super::REPLACING;
+        while fixture.acceptor().ok().is_none_or(|next| next == acceptor) {
+            ensure!(Instant::now() < deadline, "no acceptor: {}", fixture.log());
+            thread::sleep(Duration::from_millis(2));
+        }
+        ensure!(!can_lock(&fixture)?, "the lock is lost");
+        guest.peer.hang_up();
+        reconnect(&mut guest, fixture.socket()).with_context(|| fixture.log())?;
+    }
+    // As an ordinary guest, it is handed over and recovers.
+    let old = kill_worker(&fixture)?;
+    wait_for_next(&fixture, old)?;
+    fixture.reload()?;
+    work.go_on(&mut guest).with_context(|| fixture.log())?;
+    Ok(())
+}
+
+#[test]
+fn sigterm_ends_a_daemon_that_keeps_a_session_at_once() -> Result<()> {
+    let fixture = Fixture::quiet(&[MANY, "--keep-session=600"])?;
+    let mut guest = boot(fixture.socket())?;
+    guest.peer.hang_up();
+    wait_for_log(&fixture.daemon, "its session is kept for 600 s")?;
+    let begun = Instant::now();
+    let (status, log) = fixture.daemon.stop()?;
+    ensure!(status.success(), "{status}: {log}");
+    ensure!(begun.elapsed() < Duration::from_secs(5), "{log}");
+    Ok(())
+}
+
+#[test]
+fn the_status_tells_of_a_lost_connection() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let control = directory.path().join("control");
+    let option = format!("--control={}", control.display());
+    let fixture = Fixture::quiet(&[MANY, &option, "--max-guests=7"])?;
+    let status = |arguments: &[&str]| -> Result<String> {
+        let mut command = Command::new(tools::gangplankd()?);
+        let output = command
+            .arg("status")
+            .arg(&option)
+            .args(arguments)
+            .output()?;
+        ensure!(output.status.success(), "{output:?}");
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    let mut guest = boot(fixture.socket())?;
+    ensure!(!status(&["--json"])?.contains("disconnected_ns"));
+    guest.peer.hang_up();
+    wait_for_log(&fixture.daemon, "its session is kept")?;
+    let told = status(&[])?;
+    ensure!(told.contains("0 of at most 7 guests"), "{told}");
+    ensure!(told.contains("1 sessions are kept"), "{told}");
+    ensure!(told.contains("connection lost"), "{told}");
+    ensure!(status(&["--json"])?.contains("\"disconnected_ns\":"));
+    reconnect(&mut guest, fixture.socket())?;
+    guest.getattr(NodeId::ROOT, None)?;
+    // The processes that had accepted the connection end meanwhile.
+    let deadline = Instant::now() + super::REPLACING;
+    while !status(&[])?.contains("1 of at most 7 guests") {
+        ensure!(Instant::now() < deadline, "{}", status(&[])?);
+    }
+    ensure!(!status(&["--json"])?.contains("disconnected_ns"));
+    Ok(())
+}
+
+#[test]
+fn a_daemon_that_ends_with_its_guests_ends_at_once_when_a_connection_is_lost() -> Result<()> {
+    let share = tempfile::tempdir()?;
+    let options = Options::new(share.path()).arguments(&["--exit-on-disconnect"]);
+    let mut daemon = Daemon::start(&options)?;
+    let mut guest = boot(daemon.socket())?;
+    let begun = Instant::now();
+    guest.peer.hang_up();
+    let status = daemon.wait()?;
+    ensure!(status.success(), "{status}: {}", daemon.log());
+    ensure!(begun.elapsed() < Duration::from_secs(5), "{}", daemon.log());
+    Ok(())
+}
+
+#[test]
+fn a_session_that_is_kept_outlives_all_processes_if_a_service_manager_holds_it() -> Result<()> {
+    let share = tempfile::tempdir()?;
+    let manager = ServiceManager::new(4096)?;
+    let arguments = ["--locks=host", "--keep-session=60", MANY];
+    let options = manager.options(share.path()).arguments(&arguments);
+    let mut daemon = Daemon::start(&options)?;
+    wait_for_log(&daemon, "waiting for guests")?;
+    let socket = daemon.socket().to_owned();
+    let mut guest = boot(&socket)?;
+    let work = Work::begin(&mut guest, share.path())?;
+    guest.peer.hang_up();
+    wait_for_log(&daemon, "its session is kept")?;
+    manager.restart(&mut daemon, &options)?;
+    reconnect(&mut guest, &socket).with_context(|| daemon.log())?;
+    guest
+        .getattr(work.file.node, None)
+        .with_context(|| daemon.log())?;
+    // The new connection is held, and nothing of the old one.
+    manager.restart(&mut daemon, &options)?;
+    work.go_on(&mut guest).with_context(|| daemon.log())?;
+    Ok(())
+}
