@@ -458,6 +458,24 @@ fn clients_that_take_no_replies_hold_up_nobody() -> Result<()> {
 }
 
 #[test]
+fn clients_that_connect_and_say_nothing_keep_nobody_else_out() -> Result<()> {
+    let fixture = Fixture::new(OPEN)?;
+    let mut silent = Vec::new();
+    for _ in 0..64 {
+        for address in ["127.0.0.2", "127.0.0.3"] {
+            silent.push(fixture.server.client_from(address)?);
+        }
+    }
+    let mut client = fixture.server.client(0, 0)?;
+    let root = client.mount("/")?;
+    // One address gets half of the places.
+    let mut more = fixture.server.client_from("127.0.0.2")?;
+    ensure!(more.mount("/").is_err(), "an address has all places");
+    getattr(&mut client, &root)?;
+    Ok(())
+}
+
+#[test]
 fn datagrams_reach_the_port_mapper_alone() -> Result<()> {
     let fixture = Fixture::new(OPEN)?;
     let client = fixture.server.client(0, 0)?;
