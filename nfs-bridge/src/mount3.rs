@@ -62,7 +62,7 @@ impl Mount3 {
                 if FileType::from_raw_mode(attr.mode) != FileType::Directory {
                     return Err(nfsstat3::NFS3ERR_NOTDIR.into());
                 }
-                self.share.remember(&child, node.handle, name, attr.nlink);
+                self.share.remember(&child, node.handle, name, &attr);
                 node = child;
             }
             Ok(node.handle)

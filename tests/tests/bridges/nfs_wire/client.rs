@@ -134,6 +134,15 @@ impl Server {
         })
     }
 
+    /// Bytes of the files in which it keeps its state.
+    pub(crate) fn state_size(&self) -> Result<u64> {
+        let mut size = 0;
+        for file in fs::read_dir(self.dir.path().join("state"))? {
+            size += file?.metadata()?.len();
+        }
+        Ok(size)
+    }
+
     /// The peak of its memory, in KiB.
     pub(crate) fn peak_memory(&self) -> Result<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;

@@ -12,10 +12,11 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use nfs3_types::nfs3::{
-    COMMIT3args, COMMIT3res, CREATE3args, CREATE3res, GETATTR3args, GETATTR3res, NFS_PROGRAM as P,
-    Nfs3Option, Nfs3Result, READ3args, READ3res, READDIR3args, READDIR3res, READDIRPLUS3args,
-    READDIRPLUS3res, REMOVE3args, REMOVE3res, SETATTR3args, SETATTR3res, WRITE3args, WRITE3res,
-    cookieverf3, createhow3, createverf3, fattr3, nfs_fh3, nfsstat3, sattr3, stable_how,
+    COMMIT3args, COMMIT3res, CREATE3args, CREATE3res, GETATTR3args, GETATTR3res, LINK3args,
+    LINK3res, NFS_PROGRAM as P, Nfs3Option, Nfs3Result, READ3args, READ3res, READDIR3args,
+    READDIR3res, READDIRPLUS3args, READDIRPLUS3res, REMOVE3args, REMOVE3res, RENAME3args,
+    RENAME3res, SETATTR3args, SETATTR3res, WRITE3args, WRITE3res, cookieverf3, createhow3,
+    createverf3, fattr3, nfs_fh3, nfsstat3, sattr3, stable_how,
 };
 use nfs3_types::portmap::mapping;
 use nfs3_types::xdr_codec::{Opaque, Void};
@@ -122,6 +123,107 @@ fn handles_are_valid_after_restarts_of_server_and_daemon() -> Result<()> {
     let stale = getattr(&mut client, &file).unwrap_err();
     ensure!(stale.to_string() == "NFS3ERR_STALE", "{stale}");
     Ok(())
+}
+
+#[test]
+fn a_handle_outlives_the_name_it_was_found_by_if_another_link_is_known() -> Result<()> {
+    let mut fixture = Fixture::new(OPEN)?;
+    let share = fixture.share.path().to_owned();
+    for name in ["one", "two"] {
+        fs::create_dir(share.join(name))?;
+    }
+    for name in ["removed", "linked", "lost", "moved"] {
+        fs::write(share.join("one").join(name), "")?;
+        fs::hard_link(share.join("one").join(name), share.join("two").join(name))?;
+    }
+    fs::remove_file(share.join("two/linked"))?;
+    let mut client = fixture.server.client(0, 0)?;
+    let root = client.mount("/")?;
+    let one = client.lookup(&root, "one")?;
+    let two = client.lookup(&root, "two")?;
+    let mut handles = Vec::new();
+    for name in ["removed", "linked", "lost", "moved"] {
+        handles.push(client.lookup(&one, name)?);
+        if name == "linked" {
+            let args = LINK3args {
+                file: handles[1].clone(),
+                link: what(&two, name),
+            };
+            let linked = client.nfs::<LINK3res>(P::NFSPROC3_LINK, &args)?;
+            ensure!(matches!(linked, Nfs3Result::Ok(_)));
+        } else {
+            ensure!(client.lookup(&two, name)?.data == handles.last().unwrap().data);
+        }
+    }
+    for name in ["removed", "linked"] {
+        let args = REMOVE3args {
+            object: what(&one, name),
+        };
+        let removed = client.nfs::<REMOVE3res>(P::NFSPROC3_REMOVE, &args)?;
+        ensure!(matches!(removed, Nfs3Result::Ok(_)));
+    }
+    let args = RENAME3args {
+        from: what(&two, "moved"),
+        to: what(&root, "elsewhere"),
+    };
+    let renamed = client.nfs::<RENAME3res>(P::NFSPROC3_RENAME, &args)?;
+    ensure!(matches!(renamed, Nfs3Result::Ok(_)));
+    // By another guest.
+    for name in ["lost", "moved"] {
+        fs::remove_file(share.join("one").join(name))?;
+    }
+    for _ in 0..2 {
+        fixture.server.restart()?;
+        fixture.replace_daemon()?;
+        let mut client = fixture.server.client(0, 0)?;
+        for handle in &handles {
+            let attributes = loop {
+                match getattr(&mut client, handle) {
+                    Err(error) if error.to_string() == "NFS3ERR_JUKEBOX" => {}
+                    done => break done?,
+                }
+            };
+            ensure!(attributes.nlink == 1);
+        }
+    }
+    Ok(())
+}
+
+/// The confined server writes its log anew.
+#[test]
+fn the_log_of_handles_stays_short_and_whole_while_files_are_renamed() -> Result<()> {
+    let mut fixture = Fixture::new(OPEN)?;
+    let names = ["a".repeat(250), "b".repeat(250)];
+    fs::write(fixture.share.path().join(&names[0]), "")?;
+    let mut client = fixture.server.client(0, 0)?;
+    let root = client.mount("/")?;
+    let file = client.lookup(&root, &names[0])?;
+    let mut largest = 0;
+    for turn in 0..5000 {
+        let args = RENAME3args {
+            from: what(&root, &names[turn % 2]),
+            to: what(&root, &names[(turn + 1) % 2]),
+        };
+        let renamed = client.nfs::<RENAME3res>(P::NFSPROC3_RENAME, &args)?;
+        ensure!(matches!(renamed, Nfs3Result::Ok(_)));
+        if turn % 100 == 0 {
+            largest = fixture.server.state_size()?.max(largest);
+        }
+    }
+    ensure!((1 << 19..3 << 19).contains(&largest), "{largest} bytes");
+    ensure!(
+        fixture.server.state_size()? < 1 << 19,
+        "it was not written anew"
+    );
+    fixture.server.restart()?;
+    fixture.replace_daemon()?;
+    let mut client = fixture.server.client(0, 0)?;
+    loop {
+        match getattr(&mut client, &file) {
+            Err(error) if error.to_string() == "NFS3ERR_JUKEBOX" => {}
+            done => break done.map(drop),
+        }
+    }
 }
 
 #[test]
