@@ -6,6 +6,7 @@ pub mod initramfs;
 pub mod kernel;
 mod qemu;
 mod qmp;
+mod registers;
 mod uml;
 
 use std::path::{Path, PathBuf};

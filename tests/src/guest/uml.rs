@@ -6,6 +6,7 @@ use std::process::Command;
 
 use super::Options;
 use super::kernel::Kernel;
+use super::registers;
 use crate::network::{self, CARD, TAP};
 use crate::process;
 
@@ -27,6 +28,7 @@ pub(super) fn command(kernel: &Kernel, options: &Options, initrd: &Path, dir: &P
         }
         None => process::tied(&kernel.image, options.user),
     };
+    registers::hide_large(&mut command);
     command
         .arg(format!("mem={}M", options.memory_mib))
         .arg(format!("initrd={}", initrd.display()))
