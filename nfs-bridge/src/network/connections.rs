@@ -11,6 +11,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::admission::{Admission, Standing, admit};
 use super::{MAX_CALLS, MAX_CONNECTIONS};
+use crate::rpc::reply_budget::ReplyAccount;
 
 /// The connections of all sockets that listen.
 #[derive(Debug, Default)]
@@ -130,16 +131,18 @@ impl Activity {
         state.record
     }
 
-    /// Counts a call, whose record is whole. Waits while the client has too many.
-    pub(super) fn begin(&self) {
+    /// Counts a call, whose record is whole. Waits while the client has too many, or takes too few
+    /// of its replies.
+    pub(super) fn begin(&self, replies: &ReplyAccount) {
         let mut state = self.state.lock();
         state.record = None;
-        self.finished
-            .wait_while(&mut state, |state| state.calls >= MAX_CALLS);
+        self.finished.wait_while(&mut state, |state| {
+            state.calls >= MAX_CALLS || state.calls > 0 && !replies.has_room()
+        });
         state.calls += 1;
     }
 
-    /// Notes that a call's reply is written.
+    /// Notes that a call's reply is written, and its bytes are not reserved any more.
     pub(super) fn finish(&self) {
         let mut state = self.state.lock();
         state.calls -= 1;

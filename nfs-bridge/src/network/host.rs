@@ -17,6 +17,7 @@ use super::{MAX_DATAGRAM, MAX_DATAGRAM_CALLS, MAX_RECORD};
 use crate::rpc::client::{self, RpcClient, SendDatagram};
 use crate::rpc::program::Endpoints;
 use crate::rpc::record::{self, Assembler};
+use crate::rpc::reply_budget::Reservation;
 use crate::rpc::server::Server;
 
 /// Wait after a failed accept, which lacks descriptors or memory.
@@ -26,7 +27,7 @@ const ACCEPT_WAIT: Duration = Duration::from_millis(100);
 const READ_SIZE: usize = 64 << 10;
 
 /// The reply to a call, if it has one.
-type Reply = Option<Arc<Vec<u8>>>;
+type Reply = Option<(Arc<Vec<u8>>, Reservation)>;
 
 /// Accepts connections on a thread of its own.
 ///
@@ -220,6 +221,7 @@ fn read_calls(
     replies: &Sender<Reply>,
     record_time: Duration,
 ) -> io::Result<()> {
+    let account = server.reply_account();
     let mut assembler = Assembler::new(MAX_RECORD);
     let mut buffer = vec![0; READ_SIZE];
     let mut has_limit = false;
@@ -232,10 +234,17 @@ fn read_calls(
         };
         let mut bytes = buffer.get(..len).unwrap_or_default();
         while let Some(record) = assembler.take(&mut bytes).map_err(io::Error::other)? {
-            activity.begin();
+            activity.begin(&account);
+            let mut reserved = account.reserve(server.largest_reply(&record));
             let to = replies.clone();
             // The thread that writes ends with the last of its senders, and not before.
-            let respond = move |reply| drop(to.send(reply));
+            let respond = move |reply: Option<Arc<Vec<u8>>>| {
+                let reply = reply.map(|reply| {
+                    reserved.set(reply.len());
+                    (reply, reserved)
+                });
+                drop(to.send(reply));
+            };
             server.submit(endpoints, record, Box::new(respond));
         }
         // Between records a client may be silent, as long as nobody else needs its place.
@@ -261,7 +270,7 @@ fn late(record_time: Duration) -> io::Error {
 /// Writes replies until no call can bring another.
 fn write_replies(mut stream: &TcpStream, queue: &Receiver<Reply>, activity: &Activity) {
     for reply in queue {
-        if let Some(reply) = reply {
+        if let Some((reply, _reserved)) = reply {
             let written = stream
                 .write_all(&record::header(&reply))
                 .and_then(|()| stream.write_all(&reply));

@@ -5,6 +5,9 @@ use std::net::IpAddr;
 use super::message::Credentials;
 use crate::xdr::{DecodeError, Reader};
 
+/// Bytes of results without file data: attributes, names and the targets of links.
+pub const SMALL_RESULTS: usize = 8192;
+
 /// The two addresses of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Endpoints {
@@ -59,6 +62,12 @@ pub trait Program: Send + Sync {
     fn is_postponed(&self, results: &[u8]) -> bool {
         let _ = results;
         false
+    }
+
+    /// Bytes of the largest results that `procedure` may have with these arguments.
+    fn largest_results(&self, procedure: u32, args: Reader<'_>) -> usize {
+        let _ = (procedure, args);
+        SMALL_RESULTS
     }
 
     /// Executes a procedure and appends its results to `reply`.

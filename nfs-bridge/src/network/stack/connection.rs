@@ -15,6 +15,7 @@ use super::{StackConfig, address, since};
 use crate::network::admission::{RECORD_TIME, REPLY_TIME, Standing};
 use crate::network::{MAX_CALLS, MAX_RECORD};
 use crate::rpc::record::{self, Assembler};
+use crate::rpc::reply_budget::{ReplyAccount, Reservation};
 use crate::rpc::server::Server;
 
 /// How long a client may take to complete the handshake. Machines at the switch take microseconds,
@@ -36,8 +37,9 @@ pub(super) struct Connection {
     /// Calls without a reply.
     calls: usize,
     /// Replies with their headers, and how much of the first is sent.
-    replies: VecDeque<Vec<u8>>,
+    replies: VecDeque<(Vec<u8>, Reservation)>,
     sent: usize,
+    account: ReplyAccount,
     /// When the client took a part of a reply last, or had taken all before.
     taken: Instant,
     /// When bytes came or went last.
@@ -57,7 +59,7 @@ enum Ending {
 
 impl Connection {
     /// A connection whose handshake has begun.
-    pub(super) fn new(id: u64, handle: SocketHandle, now: Instant) -> Self {
+    pub(super) fn new(id: u64, handle: SocketHandle, account: ReplyAccount, now: Instant) -> Self {
         Self {
             id,
             handle,
@@ -69,6 +71,7 @@ impl Connection {
             calls: 0,
             replies: VecDeque::new(),
             sent: 0,
+            account,
             taken: now,
             last: now,
         }
@@ -98,15 +101,15 @@ impl Connection {
     }
 
     /// Takes the reply to a call.
-    pub(super) fn reply(&mut self, reply: Option<Arc<Vec<u8>>>, now: Instant) {
+    pub(super) fn reply(&mut self, reply: Option<(Arc<Vec<u8>>, Reservation)>, now: Instant) {
         self.calls -= 1;
         self.last = now;
-        if let Some(reply) = reply {
+        if let Some((reply, reserved)) = reply {
             if self.replies.is_empty() {
                 self.taken = now;
             }
             let framed = [&record::header(&reply)[..], &reply].concat();
-            self.replies.push_back(framed);
+            self.replies.push_back((framed, reserved));
         }
     }
 
@@ -148,7 +151,10 @@ impl Connection {
         };
         let endpoints = config.endpoints(address(client.addr));
         // Replies that the client does not take count as well.
-        while socket.can_recv() && self.calls + self.replies.len() < MAX_CALLS && server.has_room()
+        while socket.can_recv()
+            && self.calls + self.replies.len() < MAX_CALLS
+            && self.account.has_room()
+            && server.has_room()
         {
             let taken = socket.recv(|bytes| {
                 let mut rest = &*bytes;
@@ -161,7 +167,14 @@ impl Connection {
                 self.record = None;
                 self.calls += 1;
                 let (id, outbox) = (self.id, Arc::clone(outbox));
-                let respond = move |reply| outbox.put(id, reply);
+                let mut reserved = self.account.reserve(server.largest_reply(&record));
+                let respond = move |reply: Option<Arc<Vec<u8>>>| {
+                    let reply = reply.map(|reply| {
+                        reserved.set(reply.len());
+                        (reply, reserved)
+                    });
+                    outbox.put(id, reply);
+                };
                 server.submit(endpoints, record, Box::new(respond));
             }
         }
@@ -178,7 +191,7 @@ impl Connection {
     }
 
     fn send(&mut self, socket: &mut tcp::Socket<'_>, now: Instant) -> Result<(), Ending> {
-        while let Some(reply) = self.replies.front() {
+        while let Some((reply, _)) = self.replies.front() {
             let rest = reply.get(self.sent..).unwrap_or_default();
             match socket.send_slice(rest) {
                 Ok(0) | Err(_) if since(self.taken, now) >= REPLY_TIME => {

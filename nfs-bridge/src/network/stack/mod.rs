@@ -366,7 +366,8 @@ impl Stack {
             is_listening
         });
         for handle in begun {
-            let connection = Connection::new(self.next_id, handle, now);
+            let account = self.server.reply_account();
+            let connection = Connection::new(self.next_id, handle, account, now);
             self.connections.push(connection);
             self.next_id += 1;
             self.limit_handshakes();

@@ -11,12 +11,13 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::OwnedFd;
 
 use crate::rpc::client::SendDatagram;
+use crate::rpc::reply_budget::Reservation;
 
 /// Most datagrams that wait to be sent.
 const MAX_DATAGRAMS: usize = 1024;
 
 /// A reply of a worker to a connection.
-pub(super) type Reply = (u64, Option<Arc<Vec<u8>>>);
+pub(super) type Reply = (u64, Option<(Arc<Vec<u8>>, Reservation)>);
 
 /// Where other threads put what is to be sent.
 pub struct Outbox {
@@ -64,7 +65,7 @@ impl Outbox {
         self.wake();
     }
 
-    pub(super) fn put(&self, connection: u64, reply: Option<Arc<Vec<u8>>>) {
+    pub(super) fn put(&self, connection: u64, reply: Option<(Arc<Vec<u8>>, Reservation)>) {
         self.replies.lock().push((connection, reply));
         self.wake();
     }

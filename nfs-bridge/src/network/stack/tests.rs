@@ -9,6 +9,8 @@ use crate::network::admission::MAX_PER_CLIENT;
 use crate::network::line::Line;
 use crate::network::switch::SwitchSockets;
 use crate::portmap::Portmap;
+use crate::rpc::program::{CallError, Caller, Program};
+use crate::xdr::Reader;
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 1);
 const PORT: u16 = 2049;
@@ -76,6 +78,37 @@ impl Machine {
     }
 }
 
+/// A program whose replies are long.
+struct LongReplies;
+
+/// Bytes of each.
+const LONG: usize = 1 << 20;
+
+impl Program for LongReplies {
+    fn number(&self) -> u32 {
+        7
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn largest_results(&self, _: u32, _: Reader<'_>) -> usize {
+        LONG
+    }
+
+    fn call(
+        &self,
+        _: Caller<'_>,
+        _: u32,
+        _: Reader<'_>,
+        reply: &mut Vec<u8>,
+    ) -> Result<(), CallError> {
+        reply.resize(reply.len() + LONG, 0);
+        Ok(())
+    }
+}
+
 /// A stack, and machines at its switch.
 struct Fixture {
     stack: Stack,
@@ -103,7 +136,9 @@ impl Fixture {
             portmap_port: PMAP_PORT,
         };
         let switch = port(config.mac, links).switch;
-        let server = Arc::new(Server::new(vec![Arc::new(Portmap::new(Vec::new()))]));
+        let programs: [Arc<dyn Program>; 2] =
+            [Arc::new(Portmap::new(Vec::new())), Arc::new(LongReplies)];
+        let server = Arc::new(Server::new(programs.to_vec()));
         server.start(1).unwrap();
         let outbox = Arc::new(Outbox::new().unwrap());
         let client = RpcClient::start(Box::new(Arc::clone(&outbox))).unwrap();
@@ -139,8 +174,7 @@ impl Fixture {
     /// Whether a call on this connection gets a reply, and not the connection's end.
     fn is_served(&mut self, machine: usize, handle: SocketHandle) -> bool {
         // The port mapper's NULL.
-        let call = [40 | 1 << 31, 7, 0, 2, 100_000, 2, 0, 0, 0, 0, 0_u32];
-        let call: Vec<u8> = call.iter().flat_map(|word| word.to_be_bytes()).collect();
+        let call = call(100_000, 2);
         let socket = self.machines[machine].socket(handle);
         if socket.send_slice(&call) != Ok(call.len()) {
             return false;
@@ -160,6 +194,31 @@ impl Fixture {
         open.filter(|handle| machine.socket(**handle).may_recv())
             .count()
     }
+}
+
+/// The call of a procedure 0, with its header.
+fn call(program: u32, version: u32) -> Vec<u8> {
+    let words = [40 | 1 << 31, 7, 0, 2, program, version, 0, 0, 0, 0, 0];
+    words.iter().flat_map(|word| word.to_be_bytes()).collect()
+}
+
+#[test]
+fn a_client_that_takes_no_replies_costs_few_of_them_and_is_disconnected() {
+    let mut fixture = Fixture::new(1);
+    let (silent, client) = (fixture.connect(0), fixture.connect(0));
+    let calls = call(7, 1).repeat(50);
+    let socket = fixture.machines[0].socket(silent);
+    assert_eq!(socket.send_slice(&calls), Ok(calls.len()));
+    let end = fixture.now + Duration::from_millis(500).into();
+    fixture.until("time", |fixture| fixture.now >= end);
+    let account = fixture.stack.server.reply_account();
+    let held = account.all_reserved();
+    assert!((7 * LONG..=9 * LONG).contains(&held), "{held}");
+    assert!(fixture.is_served(0, client));
+    fixture.now += Duration::from_secs(31).into();
+    fixture.until("its end", |_| account.all_reserved() == 0);
+    fixture.until("its end", |fixture| fixture.stack.connections.len() == 1);
+    assert!(fixture.is_served(0, client));
 }
 
 #[test]
