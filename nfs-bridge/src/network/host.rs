@@ -88,7 +88,7 @@ pub fn answer(server: Arc<Server>, socket: UdpSocket) -> io::Result<()> {
                 let _ = to.send_to(&reply, peer);
             }
         };
-        let endpoints = endpoints(peer.ip(), own.local_addr());
+        let endpoints = endpoints(peer, own.local_addr());
         server.execute(endpoints, record, Box::new(respond));
     })
 }
@@ -151,15 +151,16 @@ pub fn exchange(
                 let _ = to.send_to(&reply, peer);
             }
         };
-        let endpoints = endpoints(peer.ip(), own.local_addr());
+        let endpoints = endpoints(peer, own.local_addr());
         server.submit(endpoints, datagram.to_vec(), Box::new(respond));
     })
 }
 
-fn endpoints(client: IpAddr, local: io::Result<SocketAddr>) -> Endpoints {
+fn endpoints(client: SocketAddr, local: io::Result<SocketAddr>) -> Endpoints {
     let unknown = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     Endpoints {
-        client,
+        client: client.ip(),
+        client_port: client.port(),
         server: local.map_or(unknown, |local| local.ip().to_canonical()),
     }
 }
@@ -179,7 +180,7 @@ fn begin(
     let begun = thread::Builder::new()
         .name("nfs_client".to_owned())
         .spawn(move || {
-            if let Err(error) = serve(&server, &stream, peer.ip(), &activity, RECORD_TIME) {
+            if let Err(error) = serve(&server, &stream, peer, &activity, RECORD_TIME) {
                 rate_limited!(debug, "{peer}: {}", error_chain(&error));
             }
             all.remove(id);
@@ -195,7 +196,7 @@ fn begin(
 fn serve(
     server: &Server,
     stream: &Arc<TcpStream>,
-    client: IpAddr,
+    client: SocketAddr,
     activity: &Arc<Activity>,
     record_time: Duration,
 ) -> io::Result<()> {
@@ -300,7 +301,7 @@ mod tests {
             let (_, activity) = connections.add(&stream, peer).unwrap();
             let server = Server::new(Vec::new());
             let ended = thread::spawn(move || {
-                let served = serve(&server, &stream, peer.ip(), &activity, limit);
+                let served = serve(&server, &stream, peer, &activity, limit);
                 (served, activity)
             });
             (client, ended)

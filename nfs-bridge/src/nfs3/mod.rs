@@ -213,7 +213,7 @@ impl<'a> Context<'a> {
     /// The inode of a handle.
     fn object(&self, handle: &[u8]) -> Result<Object<'a>> {
         let handle = FileHandle::from_bytes(handle).ok_or(nfsstat3::NFS3ERR_BADHANDLE)?;
-        let (_, rule) = self.share.export(handle, self.caller.address)?;
+        let (_, rule) = self.share.export(handle, self.caller)?;
         let rule = *rule;
         let connection = self.connection()?;
         let identity = rule.identity(self.caller.credentials);

@@ -13,6 +13,8 @@ pub const SMALL_RESULTS: usize = 8192;
 pub struct Endpoints {
     /// The client's.
     pub client: IpAddr,
+    /// The client's port.
+    pub client_port: u16,
     /// The server's, as the client knows it; unspecified if the system does not tell.
     pub server: IpAddr,
 }
@@ -22,6 +24,8 @@ pub struct Endpoints {
 pub struct Caller<'a> {
     /// The address that it called from.
     pub address: IpAddr,
+    /// The port that it called from.
+    pub port: u16,
     /// The address that it called, or an unspecified one.
     pub server: IpAddr,
     /// Who it says it is.

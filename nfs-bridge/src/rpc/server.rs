@@ -182,6 +182,7 @@ impl Server {
 fn run(program: &dyn Program, endpoints: Endpoints, call: &Call<'_>) -> (Vec<u8>, bool) {
     let caller = Caller {
         address: endpoints.client,
+        port: endpoints.client_port,
         server: endpoints.server,
         credentials: &call.credentials,
     };

@@ -18,7 +18,6 @@ pub mod store;
 
 use std::collections::HashSet;
 use std::ffi::CString;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use gangplank_fuse::Attr;
@@ -34,6 +33,7 @@ use self::handle::FileHandle;
 use self::listing::Listings;
 use self::store::{Place, Store};
 use crate::exports::{Export, Exports, Rule};
+use crate::rpc::program::Caller;
 
 /// Most directories above an inode.
 const MAX_DEPTH: usize = 4096;
@@ -153,12 +153,17 @@ impl Share {
     /// The export of a handle, and what the client may do in it.
     ///
     /// # Errors
-    /// `NFS3ERR_STALE` if it is not exported any more, `NFS3ERR_ACCES` if not to this client.
-    pub fn export(&self, handle: FileHandle, client: IpAddr) -> Result<(&Export, &Rule)> {
+    /// `NFS3ERR_STALE` if it is not exported any more, `NFS3ERR_ACCES` if not to this client, and
+    /// `NFS3ERR_PERM`, as Linux' server says, if not from this port.
+    pub fn export(&self, handle: FileHandle, caller: Caller<'_>) -> Result<(&Export, &Rule)> {
         let export = self.exports.by_id(handle.export);
         let export = export.ok_or(nfsstat3::NFS3ERR_STALE)?;
-        let rule = export.rule(client).ok_or(nfsstat3::NFS3ERR_ACCES)?;
-        Ok((export, rule))
+        let rule = export.rule(caller.address);
+        let rule = rule.ok_or(nfsstat3::NFS3ERR_ACCES)?;
+        match rule.permits_port(caller.port) {
+            true => Ok((export, rule)),
+            false => Err(nfsstat3::NFS3ERR_PERM.into()),
+        }
     }
 
     /// Locks an inode, so that attributes before and after a change differ by this change alone, as

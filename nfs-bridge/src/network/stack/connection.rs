@@ -11,7 +11,7 @@ use smoltcp::socket::tcp;
 use smoltcp::time::Instant;
 
 use super::outbox::Outbox;
-use super::{StackConfig, address, since};
+use super::{StackConfig, peer, since};
 use crate::network::admission::{RECORD_TIME, REPLY_TIME, Standing};
 use crate::network::{MAX_CALLS, MAX_RECORD};
 use crate::rpc::record::{self, Assembler};
@@ -149,7 +149,7 @@ impl Connection {
         let Some(client) = socket.remote_endpoint() else {
             return Ok(());
         };
-        let endpoints = config.endpoints(address(client.addr));
+        let endpoints = config.endpoints(peer(client));
         // Replies that the client does not take count as well.
         while socket.can_recv()
             && self.calls + self.replies.len() < MAX_CALLS

@@ -21,7 +21,7 @@ use smoltcp::iface::{Config, Interface, PollIngressSingleResult, SocketHandle, S
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::{tcp, udp};
 use smoltcp::time::Instant;
-use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, Ipv4Cidr};
+use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, IpEndpoint, Ipv4Cidr};
 
 use self::connection::Connection;
 pub use self::outbox::Outbox;
@@ -71,9 +71,10 @@ pub struct StackConfig {
 }
 
 impl StackConfig {
-    const fn endpoints(&self, client: IpAddr) -> Endpoints {
+    const fn endpoints(&self, client: SocketAddr) -> Endpoints {
         Endpoints {
-            client,
+            client: client.ip(),
+            client_port: client.port(),
             server: IpAddr::V4(self.address),
         }
     }
@@ -306,7 +307,7 @@ impl Stack {
             let reply = Arc::new(Mutex::new(None));
             let place = Arc::clone(&reply);
             let respond = move |reply| *place.lock() = reply;
-            let endpoints = self.config.endpoints(address(from.endpoint.addr));
+            let endpoints = self.config.endpoints(peer(from.endpoint));
             self.for_datagrams
                 .execute(endpoints, &record, Box::new(respond));
             if let Some(reply) = reply.lock().take() {
@@ -319,8 +320,7 @@ impl Stack {
     fn exchange_datagrams(&mut self) {
         let socket = self.sockets.get_mut::<udp::Socket<'_>>(self.datagrams);
         while let Ok((datagram, from)) = socket.recv() {
-            let client = address(from.endpoint.addr);
-            let peer = SocketAddr::new(client, from.endpoint.port);
+            let peer = peer(from.endpoint);
             if client::is_reply(datagram) {
                 self.client.received(peer, datagram);
                 continue;
@@ -338,7 +338,7 @@ impl Stack {
                     outbox.put_datagram(peer, reply.to_vec());
                 }
             };
-            let endpoints = self.config.endpoints(client);
+            let endpoints = self.config.endpoints(peer);
             let datagram = datagram.to_vec();
             self.server.submit(endpoints, datagram, Box::new(respond));
         }
@@ -491,6 +491,10 @@ impl Stack {
 fn since(earlier: Instant, later: Instant) -> Duration {
     let micros = later.total_micros() - earlier.total_micros();
     Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+}
+
+fn peer(endpoint: IpEndpoint) -> SocketAddr {
+    SocketAddr::new(address(endpoint.addr), endpoint.port)
 }
 
 fn address(address: IpAddress) -> IpAddr {

@@ -24,8 +24,8 @@ use nfs3_types::{nfs3, portmap};
 
 use crate::client::{Client, Fixture, results, some, what};
 
-/// Everything, to everybody.
-const OPEN: &str = "/ *(rw,no_root_squash)\n";
+/// Everything, to everybody, from any port.
+const OPEN: &str = "/ *(rw,insecure,no_root_squash)\n";
 
 fn getattr(client: &mut Client, object: &nfs_fh3) -> Result<fattr3> {
     let args = GETATTR3args::from(object.clone());
@@ -371,8 +371,9 @@ fn a_listing_goes_on_after_a_restart_and_shows_each_name_once() -> Result<()> {
 
 #[test]
 fn rules_decide_who_changes_what() -> Result<()> {
-    let rules = "/open 127.0.0.1(rw)\n/read 127.0.0.0/8(ro)\n/other 10.0.0.0/8(rw)\n\
-                 /open/inner 127.0.0.1(rw,all_squash,anonuid=4321,anongid=8765)\n";
+    let rules = "/open 127.0.0.1(rw,insecure)\n/read 127.0.0.0/8(ro,insecure)\n\
+                 /other 10.0.0.0/8(rw)\n\
+                 /open/inner 127.0.0.1(rw,insecure,all_squash,anonuid=4321,anongid=8765)\n";
     let fixture = Fixture::new(rules)?;
     for name in ["open", "open/inner", "read", "other"] {
         let path = fixture.share.path().join(name);
@@ -423,6 +424,28 @@ fn rules_decide_who_changes_what() -> Result<()> {
             bail!("another user changed the mode")
         };
         ensure!(status == nfsstat3::NFS3ERR_PERM);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_port_that_any_user_may_call_from_is_refused_unless_the_rule_permits_it() -> Result<()> {
+    let fixture = Fixture::new("/secure *(rw)\n/insecure *(rw,insecure)\n")?;
+    for name in ["secure", "insecure"] {
+        fs::create_dir(fixture.share.path().join(name))?;
+    }
+    let mut user = fixture.server.client(0, 0)?;
+    let insecure = user.mount("/insecure")?;
+    getattr(&mut user, &insecure)?;
+    let refused = user.mount("/secure").unwrap_err().to_string();
+    ensure!(refused == "MNT3ERR_ACCES", "{refused}");
+    if rustix::process::geteuid().is_root() {
+        let mut kernel = fixture.server.client_from_reserved_port()?;
+        let secure = kernel.mount("/secure")?;
+        getattr(&mut kernel, &secure)?;
+        // The handle alone is of no use.
+        let refused = getattr(&mut user, &secure).unwrap_err().to_string();
+        ensure!(refused == "NFS3ERR_PERM", "{refused}");
     }
     Ok(())
 }
