@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A directory is a path below the share's root. The first client of an export that matches decides.
-//! Without options a client gets `ro` and `root_squash`, as in exports(5).
+//! Without options a client gets `ro`, `root_squash` and `secure`, as in exports(5).
 
 use std::fmt;
 use std::net::IpAddr;
@@ -17,6 +17,9 @@ use gangplank_service::fnv::fnv_1a;
 
 use crate::identity::{Identity, NOBODY};
 use crate::rpc::message::Credentials;
+
+/// Ports below this one are reserved (`IPPORT_RESERVED`).
+const RESERVED_PORTS: u16 = 1024;
 
 /// Most exports. Each is shown to everybody who asks.
 const MAX_EXPORTS: usize = 256;
@@ -53,6 +56,12 @@ pub struct Rule {
     pub client: ClientSpec,
     /// Whether it may change nothing.
     pub read_only: bool,
+    /// Whether it has to call from a reserved port.
+    ///
+    /// Callers say themselves who they are, which is believed of a client's kernel, and not of
+    /// every program there: on most systems root alone has these ports. At the server's own
+    /// address this is as important, since guests have users and programs as other machines do.
+    pub secure: bool,
     /// Whose ids are mapped.
     pub squash: Squash,
     /// The user that anonymous callers are.
@@ -215,6 +224,7 @@ impl Rule {
         Self {
             client,
             read_only: true,
+            secure: true,
             squash: Squash::Root,
             anonymous_uid: NOBODY,
             anonymous_gid: NOBODY,
@@ -251,6 +261,8 @@ impl Rule {
             match option.split_once('=').unwrap_or((option, "")) {
                 ("ro", "") => self.read_only = true,
                 ("rw", "") => self.read_only = false,
+                ("secure", "") => self.secure = true,
+                ("insecure", "") => self.secure = false,
                 ("root_squash", "") => self.squash = Squash::Root,
                 ("no_root_squash", "") => self.squash = Squash::None,
                 ("all_squash", "") => self.squash = Squash::All,
@@ -260,6 +272,12 @@ impl Rule {
             }
         }
         Ok(self)
+    }
+
+    /// Whether a client may call from a port.
+    #[must_use]
+    pub const fn permits_port(&self, port: u16) -> bool {
+        !self.secure || port < RESERVED_PORTS
     }
 
     /// Who a caller is in the share.
@@ -394,6 +412,15 @@ mod tests {
         assert!(all.groups.is_empty());
         let none = rule("*(no_root_squash)").identity(&Credentials::None);
         assert_eq!(none.uid, NOBODY);
+    }
+
+    #[test]
+    fn clients_call_from_reserved_ports_unless_the_rule_says_otherwise() {
+        let permits = |word, port| Rule::parse(word).unwrap().permits_port(port);
+        for word in ["*", "*(rw)", "*(secure)", "*(insecure,secure)"] {
+            assert!(permits(word, 1023) && !permits(word, 1024), "{word}");
+        }
+        assert!(permits("*(insecure)", u16::MAX));
     }
 
     #[test]

@@ -43,7 +43,8 @@ impl Mount3 {
         }
     }
 
-    fn mount(&self, client: IpAddr, path: &[u8]) -> Result<FileHandle, Failure> {
+    fn mount(&self, caller: Caller<'_>, path: &[u8]) -> Result<FileHandle, Failure> {
+        let client = caller.address.to_canonical();
         if !path.starts_with(b"/") {
             return Err(nfsstat3::NFS3ERR_NOENT.into());
         }
@@ -54,6 +55,17 @@ impl Mount3 {
         let found = exports.containing(&names);
         let (export, below) = found.ok_or(nfsstat3::NFS3ERR_ACCES)?;
         let rule = export.rule(client).ok_or(nfsstat3::NFS3ERR_ACCES)?;
+        if !rule.permits_port(caller.port) {
+            rate_limited!(
+                warn,
+                "{client}: calls from port {}, and {} may from ports below 1024 alone, unless its \
+                 options have insecure",
+                caller.port,
+                rule.client
+            );
+            // As rpc.mountd of Linux says.
+            return Err(nfsstat3::NFS3ERR_ACCES.into());
+        }
         let connection = self.share.connection()?;
         let handle = (|| {
             let mut node = self.share.root(&connection, export)?;
@@ -62,7 +74,7 @@ impl Mount3 {
                 if FileType::from_raw_mode(attr.mode) != FileType::Directory {
                     return Err(nfsstat3::NFS3ERR_NOTDIR.into());
                 }
-                self.share.remember(&child, node.handle, name, attr.nlink);
+                self.share.remember(&child, node.handle, name, &attr);
                 node = child;
             }
             Ok(node.handle)
@@ -78,8 +90,9 @@ impl Mount3 {
         Ok(handle)
     }
 
-    fn mount_results(&self, client: IpAddr, path: &[u8], reply: &mut Vec<u8>) {
-        let results = match self.mount(client, path) {
+    fn mount_results(&self, caller: Caller<'_>, path: &[u8], reply: &mut Vec<u8>) {
+        let client = caller.address.to_canonical();
+        let results = match self.mount(caller, path) {
             Ok(handle) => mountres3::Ok(mountres3_ok {
                 fhandle: fhandle3(Opaque::owned(handle.to_bytes().to_vec())),
                 auth_flavors: vec![auth_flavor::AUTH_UNIX as u32],
@@ -156,7 +169,7 @@ impl Program for Mount3 {
             P::MOUNTPROC3_NULL => {}
             P::MOUNTPROC3_MNT => {
                 let path = args.opaque(MNTPATHLEN)?;
-                self.mount_results(client, path, reply);
+                self.mount_results(caller, path, reply);
             }
             P::MOUNTPROC3_DUMP => put(reply, &self.mounts()),
             P::MOUNTPROC3_UMNT => {

@@ -83,6 +83,7 @@ mod tests {
         let mut reply = Vec::new();
         let caller = Caller {
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            port: 1023,
             server: IpAddr::V4(Ipv4Addr::LOCALHOST),
             credentials: &Credentials::None,
         };

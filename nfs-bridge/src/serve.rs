@@ -4,7 +4,6 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use gangplank_sandbox::seccomp::Seccomp;
@@ -19,6 +18,7 @@ use crate::config::{ConfigError, FileConfig};
 use crate::exports::{ExportError, Exports, Rule};
 use crate::mount3::Mount3;
 use crate::network::config::{NetworkArgs, NetworkError, OwnNetwork};
+use crate::network::connections::Connections;
 use crate::network::host::{self, HostDatagrams};
 use crate::nfs3::Nfs3;
 use crate::nlm::locks::Locks;
@@ -225,7 +225,7 @@ impl HostSockets {
         for_datagrams: &Arc<Server>,
         client: &Arc<RpcClient>,
     ) -> io::Result<()> {
-        let connections = Arc::new(AtomicUsize::new(0));
+        let connections = Arc::new(Connections::default());
         for listener in self.streams {
             host::accept(Arc::clone(server), listener, Arc::clone(&connections))?;
         }

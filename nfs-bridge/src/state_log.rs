@@ -61,5 +61,17 @@ pub fn replace(
     let new = path.with_added_extension("new");
     let file = write(&new).map_err(failed("write", &new))?;
     std::fs::rename(&new, path).map_err(failed("replace", path))?;
+    if let Some(directory) = path.parent() {
+        sync_directory(directory)?;
+    }
     Ok(file)
+}
+
+/// Has the names in a directory written to its disk.
+///
+/// # Errors
+/// [`LogError::File`].
+pub fn sync_directory(directory: &Path) -> Result<(), LogError> {
+    let synced = File::open(directory).and_then(|directory| directory.sync_all());
+    synced.map_err(failed("write", directory))
 }

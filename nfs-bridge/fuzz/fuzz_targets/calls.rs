@@ -61,6 +61,7 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
 
 const ENDPOINTS: Endpoints = Endpoints {
     client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+    client_port: 1023,
     server: IpAddr::V4(Ipv4Addr::LOCALHOST),
 };
 

@@ -1,6 +1,6 @@
 //! The host's sockets: TCP, and UDP for the port mapper and for locks.
 
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,16 +10,15 @@ use std::time::Duration;
 
 use gangplank_service::{error_chain, rate_limited};
 use log::debug;
-use parking_lot::{Condvar, Mutex};
 
-use super::{MAX_CALLS, MAX_CONNECTIONS, MAX_DATAGRAM, MAX_DATAGRAM_CALLS, MAX_RECORD};
+use super::admission::{RECORD_TIME, REPLY_TIME};
+use super::connections::{Activity, Connections};
+use super::{MAX_DATAGRAM, MAX_DATAGRAM_CALLS, MAX_RECORD};
 use crate::rpc::client::{self, RpcClient, SendDatagram};
 use crate::rpc::program::Endpoints;
 use crate::rpc::record::{self, Assembler};
+use crate::rpc::reply_budget::Reservation;
 use crate::rpc::server::Server;
-
-/// How long a client may take to receive a part of a reply.
-const WRITE_LIMIT: Duration = Duration::from_secs(30);
 
 /// Wait after a failed accept, which lacks descriptors or memory.
 const ACCEPT_WAIT: Duration = Duration::from_millis(100);
@@ -28,14 +27,7 @@ const ACCEPT_WAIT: Duration = Duration::from_millis(100);
 const READ_SIZE: usize = 64 << 10;
 
 /// The reply to a call, if it has one.
-type Reply = Option<Arc<Vec<u8>>>;
-
-/// Calls of a connection whose replies are not written yet.
-#[derive(Debug, Default)]
-struct Calls {
-    count: Mutex<usize>,
-    finished: Condvar,
-}
+type Reply = Option<(Arc<Vec<u8>>, Reservation)>;
 
 /// Accepts connections on a thread of its own.
 ///
@@ -44,7 +36,7 @@ struct Calls {
 pub fn accept(
     server: Arc<Server>,
     listener: TcpListener,
-    connections: Arc<AtomicUsize>,
+    connections: Arc<Connections>,
 ) -> io::Result<()> {
     thread::Builder::new()
         .name("nfs_accept".to_owned())
@@ -96,7 +88,7 @@ pub fn answer(server: Arc<Server>, socket: UdpSocket) -> io::Result<()> {
                 let _ = to.send_to(&reply, peer);
             }
         };
-        let endpoints = endpoints(peer.ip(), own.local_addr());
+        let endpoints = endpoints(peer, own.local_addr());
         server.execute(endpoints, record, Box::new(respond));
     })
 }
@@ -159,15 +151,16 @@ pub fn exchange(
                 let _ = to.send_to(&reply, peer);
             }
         };
-        let endpoints = endpoints(peer.ip(), own.local_addr());
+        let endpoints = endpoints(peer, own.local_addr());
         server.submit(endpoints, datagram.to_vec(), Box::new(respond));
     })
 }
 
-fn endpoints(client: IpAddr, local: io::Result<SocketAddr>) -> Endpoints {
+fn endpoints(client: SocketAddr, local: io::Result<SocketAddr>) -> Endpoints {
     let unknown = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     Endpoints {
-        client,
+        client: client.ip(),
+        client_port: client.port(),
         server: local.map_or(unknown, |local| local.ip().to_canonical()),
     }
 }
@@ -176,45 +169,46 @@ fn begin(
     server: &Arc<Server>,
     stream: TcpStream,
     peer: SocketAddr,
-    connections: &Arc<AtomicUsize>,
+    connections: &Arc<Connections>,
 ) {
-    if connections.fetch_add(1, Ordering::Relaxed) >= MAX_CONNECTIONS {
-        connections.fetch_sub(1, Ordering::Relaxed);
-        rate_limited!(
-            warn,
-            "{peer}: refused, there are {MAX_CONNECTIONS} connections already"
-        );
+    let stream = Arc::new(stream);
+    let Some((id, activity)) = connections.add(&stream, peer) else {
         return;
-    }
+    };
     let server = Arc::clone(server);
-    let counted = Arc::clone(connections);
+    let all = Arc::clone(connections);
     let begun = thread::Builder::new()
         .name("nfs_client".to_owned())
         .spawn(move || {
-            if let Err(error) = serve(&server, stream, peer.ip()) {
+            if let Err(error) = serve(&server, &stream, peer, &activity, RECORD_TIME) {
                 rate_limited!(debug, "{peer}: {}", error_chain(&error));
             }
-            counted.fetch_sub(1, Ordering::Relaxed);
+            all.remove(id);
         });
     if let Err(error) = begun {
-        connections.fetch_sub(1, Ordering::Relaxed);
+        connections.remove(id);
         rate_limited!(warn, "{peer}: cannot start a thread: {error}");
     }
 }
 
 /// Serves a connection until the client closes it, or breaks the rules. Another thread writes the
 /// replies, so that a client that does not take its replies holds up nobody else.
-fn serve(server: &Server, stream: TcpStream, client: IpAddr) -> io::Result<()> {
+fn serve(
+    server: &Server,
+    stream: &Arc<TcpStream>,
+    client: SocketAddr,
+    activity: &Arc<Activity>,
+    record_time: Duration,
+) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    stream.set_write_timeout(Some(WRITE_LIMIT))?;
-    let calls = Arc::new(Calls::default());
+    stream.set_write_timeout(Some(REPLY_TIME))?;
     let (replies, queue) = mpsc::channel();
-    let (writing, written) = (stream.try_clone()?, Arc::clone(&calls));
+    let (writing, written) = (Arc::clone(stream), Arc::clone(activity));
     thread::Builder::new()
         .name("nfs_reply".to_owned())
         .spawn(move || write_replies(&writing, &queue, &written))?;
     let endpoints = endpoints(client, stream.local_addr());
-    let served = read_calls(server, &stream, endpoints, &calls, &replies);
+    let served = read_calls(server, stream, endpoints, activity, &replies, record_time);
     // Replies that are still to come have nobody to receive them.
     let _ = stream.shutdown(Shutdown::Both);
     served
@@ -224,31 +218,60 @@ fn read_calls(
     server: &Server,
     mut stream: &TcpStream,
     endpoints: Endpoints,
-    calls: &Calls,
+    activity: &Activity,
     replies: &Sender<Reply>,
+    record_time: Duration,
 ) -> io::Result<()> {
+    let account = server.reply_account();
     let mut assembler = Assembler::new(MAX_RECORD);
     let mut buffer = vec![0; READ_SIZE];
+    let mut has_limit = false;
     loop {
-        let len = stream.read(&mut buffer)?;
-        if len == 0 {
-            return Ok(());
-        }
+        let len = match stream.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(len) => len,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(late(record_time)),
+            Err(error) => return Err(error),
+        };
         let mut bytes = buffer.get(..len).unwrap_or_default();
         while let Some(record) = assembler.take(&mut bytes).map_err(io::Error::other)? {
-            calls.begin();
+            activity.begin(&account);
+            let mut reserved = account.reserve(server.largest_reply(&record));
             let to = replies.clone();
             // The thread that writes ends with the last of its senders, and not before.
-            let respond = move |reply| drop(to.send(reply));
+            let respond = move |reply: Option<Arc<Vec<u8>>>| {
+                let reply = reply.map(|reply| {
+                    reserved.set(reply.len());
+                    (reply, reserved)
+                });
+                drop(to.send(reply));
+            };
             server.submit(endpoints, record, Box::new(respond));
+        }
+        // Between records a client may be silent, as long as nobody else needs its place.
+        let left = match activity.received(assembler.has_part()) {
+            None => None,
+            Some(begun) => match record_time.checked_sub(begun.elapsed()) {
+                None | Some(Duration::ZERO) => return Err(late(record_time)),
+                left => left,
+            },
+        };
+        if left.is_some() || has_limit {
+            stream.set_read_timeout(left)?;
+            has_limit = left.is_some();
         }
     }
 }
 
+fn late(record_time: Duration) -> io::Error {
+    let message = format!("a record was not whole within {record_time:?}");
+    io::Error::new(ErrorKind::TimedOut, message)
+}
+
 /// Writes replies until no call can bring another.
-fn write_replies(mut stream: &TcpStream, queue: &Receiver<Reply>, calls: &Calls) {
+fn write_replies(mut stream: &TcpStream, queue: &Receiver<Reply>, activity: &Activity) {
     for reply in queue {
-        if let Some(reply) = reply {
+        if let Some((reply, _reserved)) = reply {
             let written = stream
                 .write_all(&record::header(&reply))
                 .and_then(|()| stream.write_all(&reply));
@@ -257,21 +280,46 @@ fn write_replies(mut stream: &TcpStream, queue: &Receiver<Reply>, calls: &Calls)
                 let _ = stream.shutdown(Shutdown::Both);
             }
         }
-        calls.finish();
+        activity.finish();
     }
 }
 
-impl Calls {
-    /// Counts a call. Waits while the client has too many.
-    fn begin(&self) {
-        let mut count = self.count.lock();
-        self.finished
-            .wait_while(&mut count, |count| *count >= MAX_CALLS);
-        *count += 1;
-    }
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
 
-    fn finish(&self) {
-        *self.count.lock() -= 1;
-        self.finished.notify_one();
+    use super::*;
+
+    #[test]
+    fn a_client_that_does_not_complete_a_record_is_disconnected_and_a_silent_one_is_not() {
+        let limit = Duration::from_millis(300);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let connected = || {
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (stream, peer) = listener.accept().unwrap();
+            let (stream, connections) = (Arc::new(stream), Connections::default());
+            let (_, activity) = connections.add(&stream, peer).unwrap();
+            let server = Server::new(Vec::new());
+            let ended = thread::spawn(move || {
+                let served = serve(&server, &stream, peer, &activity, limit);
+                (served, activity)
+            });
+            (client, ended)
+        };
+        let (silent, silent_ended) = connected();
+        let (mut slow, slow_ended) = connected();
+        let started = Instant::now();
+        // A record of 100 bytes, each of which comes in time.
+        slow.write_all(&(100_u32 | 1 << 31).to_be_bytes()).unwrap();
+        while !slow_ended.is_finished() {
+            let _ = slow.write_all(&[0]);
+            thread::sleep(limit / 20);
+            assert!(started.elapsed() < limit * 4, "not within {limit:?}");
+        }
+        let (served, _) = slow_ended.join().unwrap();
+        assert_eq!(served.unwrap_err().kind(), ErrorKind::TimedOut);
+        assert!(!silent_ended.is_finished());
+        drop(silent);
+        silent_ended.join().unwrap().0.unwrap();
     }
 }

@@ -1,6 +1,8 @@
 //! How calls arrive: over the host's sockets, or over a network stack of this program's own.
 
+mod admission;
 pub mod config;
+pub mod connections;
 pub mod host;
 mod line;
 pub mod link;

@@ -215,7 +215,7 @@ impl<'a> Object<'a> {
     /// The new inode of an entry, with the attributes that the client wants beside the mode.
     fn finish(&self, name: &[u8], entry: EntryOut, changes: Changes) -> Result<(Arc<Node>, Attr)> {
         let (node, attr) = self.connection.entry(self.export(), entry)?;
-        self.remember(&node, name, attr.nlink);
+        self.remember(&node, name, &attr);
         let made = self.of(&node);
         // The ids that the client names are those that the caller has anyway, unless it is root.
         let changes = Changes {
@@ -265,7 +265,7 @@ impl<'a> Object<'a> {
                     let (session, access) = (&self.connection.session, Access::Write);
                     let flags = OFlags::RDWR.bits();
                     files.keep(session, &node, access, Handle::new(open.fh), flags);
-                    self.remember(&node, name, attr.nlink);
+                    self.remember(&node, name, &attr);
                     let changes = Changes {
                         mode: None,
                         // It is empty already.

@@ -172,7 +172,7 @@ impl Object<'_> {
                 Ok(None) => None,
                 Ok(Some(told)) => match self.connection.entry(self.export(), told) {
                     Ok((node, attr)) => {
-                        self.remember(&node, &entry.name, attr.nlink);
+                        self.remember(&node, &entry.name, &attr);
                         Some((node.handle, attr))
                     }
                     Err(_) => None,

@@ -32,7 +32,7 @@ use nfs3_types::xdr_codec::Pack;
 use self::attributes::{post_op, wcc};
 use crate::exports::Rule;
 use crate::identity::Identity;
-use crate::rpc::program::{CallError, Caller, Program};
+use crate::rpc::program::{CallError, Caller, Program, SMALL_RESULTS};
 use crate::share::Share;
 use crate::share::connection::{Connection, Node};
 use crate::share::error::{Failure, Result};
@@ -93,6 +93,27 @@ impl Program for Nfs3 {
                 | P::NFSPROC3_RENAME
                 | P::NFSPROC3_LINK)
         )
+    }
+
+    fn largest_results(&self, procedure: u32, mut args: Reader<'_>) -> usize {
+        use NFS_PROGRAM as P;
+        // What comes before the number of bytes that the client has room for.
+        let before: usize = match P::try_from(procedure) {
+            Ok(P::NFSPROC3_READ) => 8,
+            Ok(P::NFSPROC3_READDIR) => 16,
+            Ok(P::NFSPROC3_READDIRPLUS) => 20,
+            _ => return SMALL_RESULTS,
+        };
+        let mut count = || {
+            handle(&mut args)?;
+            for _ in 0..before / 4 {
+                args.u32()?;
+            }
+            args.u32()
+        };
+        // Malformed arguments have no results.
+        let count = count().unwrap_or(0).min(MAX_IO);
+        usize::try_from(count).unwrap_or(0) + SMALL_RESULTS
     }
 
     fn is_postponed(&self, results: &[u8]) -> bool {
@@ -192,7 +213,7 @@ impl<'a> Context<'a> {
     /// The inode of a handle.
     fn object(&self, handle: &[u8]) -> Result<Object<'a>> {
         let handle = FileHandle::from_bytes(handle).ok_or(nfsstat3::NFS3ERR_BADHANDLE)?;
-        let (_, rule) = self.share.export(handle, self.caller.address)?;
+        let (_, rule) = self.share.export(handle, self.caller)?;
         let rule = *rule;
         let connection = self.connection()?;
         let identity = rule.identity(self.caller.credentials);

@@ -17,6 +17,7 @@ use crate::identity::{EXECUTE, WRITE};
 use crate::share::component;
 use crate::share::connection::Node;
 use crate::share::error::{Failure, Result};
+use crate::share::store::Place;
 use crate::xdr::Reader;
 
 /// What REMOVE and RMDIR remove.
@@ -170,7 +171,7 @@ impl Object<'_> {
     /// Looks a name up that is not "." or "..", and remembers where it is.
     pub(super) fn child(&self, name: &[u8]) -> Result<(Arc<Node>, Attr)> {
         let (node, attr) = self.connection.lookup(&self.node, &component(name)?)?;
-        self.remember(&node, name, attr.nlink);
+        self.remember(&node, name, &attr);
         Ok((node, attr))
     }
 
@@ -184,8 +185,22 @@ impl Object<'_> {
     }
 
     /// Remembers that an inode is in this directory.
-    pub(super) fn remember(&self, node: &Node, name: &[u8], links: u32) {
-        self.share.remember(node, self.handle(), name, links);
+    pub(super) fn remember(&self, node: &Node, name: &[u8], attr: &Attr) {
+        self.share.remember(node, self.handle(), name, attr);
+    }
+
+    /// Notes that an inode has lost its name in this directory. `attr` is of before.
+    fn unlinked(&self, node: &Node, attr: &Attr, name: &[u8]) {
+        let (share, connection) = (self.share, &self.connection);
+        share.unlinked(connection, node, attr, self.handle(), name);
+    }
+
+    /// A name in this directory.
+    fn place(&self, name: &[u8]) -> Place {
+        Place {
+            parent: self.handle(),
+            name: name.into(),
+        }
     }
 
     fn remove(&self, directory: &Attr, name: &[u8], removal: Removal) -> Result<()> {
@@ -204,16 +219,8 @@ impl Object<'_> {
             Removal::File => self.session.unlink(self.node.id, &name_for_daemon)?,
             Removal::Directory => self.session.rmdir(self.node.id, &name_for_daemon)?,
         }
-        self.forget_if_gone(&node, &attr);
+        self.unlinked(&node, &attr, name);
         Ok(())
-    }
-
-    /// Forgets an inode that has just lost a name, if it was its last.
-    fn forget_if_gone(&self, node: &Node, attr: &Attr) {
-        let is_directory = FileType::from_raw_mode(attr.mode) == FileType::Directory;
-        if is_directory || attr.nlink <= 1 {
-            self.share.removed(&self.connection, node);
-        }
     }
 
     fn rename(&self, attr: &Attr, old: &[u8], to: &Self, to_attr: &Attr, new: &[u8]) -> Result<()> {
@@ -239,19 +246,22 @@ impl Object<'_> {
         match replaced {
             // Two names of one file: nothing happens (rename(2)).
             Some((replaced, _)) if replaced.handle == node.handle => return Ok(()),
-            Some((replaced, replaced_attr)) => to.forget_if_gone(&replaced, &replaced_attr),
+            Some((replaced, replaced_attr)) => to.unlinked(&replaced, &replaced_attr, new),
             None => {}
         }
-        self.share.moved(&node, to.handle(), new);
+        self.share.moved(&node, &self.place(old), to.place(new));
         Ok(())
     }
 
     fn link(&self, directory: &Attr, name: &[u8], file: &Self) -> Result<()> {
         check_directory(directory)?;
-        let name = new_name(name)?;
+        let name_for_daemon = new_name(name)?;
         self.identity.check(directory, WRITE | EXECUTE)?;
-        let entry = self.session.link(file.node.id, self.node.id, &name)?;
-        self.connection.entry(self.export(), entry)?;
+        let entry = self
+            .session
+            .link(file.node.id, self.node.id, &name_for_daemon)?;
+        let (node, attr) = self.connection.entry(self.export(), entry)?;
+        self.remember(&node, name, &attr);
         Ok(())
     }
 }

@@ -81,7 +81,7 @@ impl Nlm4 {
         let handle = FileHandle::from_bytes(args.lock.handle).ok_or(Status::StaleHandle)?;
         let (_, rule) = self
             .share
-            .export(handle, caller.address)
+            .export(handle, caller)
             .map_err(|failure| locks::status(&failure))?;
         if rule.read_only && args.exclusive {
             return Err(Status::ReadOnly);

@@ -11,4 +11,5 @@ pub mod message;
 pub mod program;
 pub mod record;
 pub mod replay;
+pub mod reply_budget;
 pub mod server;

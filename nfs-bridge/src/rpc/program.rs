@@ -5,11 +5,16 @@ use std::net::IpAddr;
 use super::message::Credentials;
 use crate::xdr::{DecodeError, Reader};
 
+/// Bytes of results without file data: attributes, names and the targets of links.
+pub const SMALL_RESULTS: usize = 8192;
+
 /// The two addresses of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Endpoints {
     /// The client's.
     pub client: IpAddr,
+    /// The client's port.
+    pub client_port: u16,
     /// The server's, as the client knows it; unspecified if the system does not tell.
     pub server: IpAddr,
 }
@@ -19,6 +24,8 @@ pub struct Endpoints {
 pub struct Caller<'a> {
     /// The address that it called from.
     pub address: IpAddr,
+    /// The port that it called from.
+    pub port: u16,
     /// The address that it called, or an unspecified one.
     pub server: IpAddr,
     /// Who it says it is.
@@ -59,6 +66,12 @@ pub trait Program: Send + Sync {
     fn is_postponed(&self, results: &[u8]) -> bool {
         let _ = results;
         false
+    }
+
+    /// Bytes of the largest results that `procedure` may have with these arguments.
+    fn largest_results(&self, procedure: u32, args: Reader<'_>) -> usize {
+        let _ = (procedure, args);
+        SMALL_RESULTS
     }
 
     /// Executes a procedure and appends its results to `reply`.

@@ -89,6 +89,12 @@ impl Assembler {
         }
     }
 
+    /// Whether a part of a record has come.
+    #[must_use]
+    pub fn has_part(&self) -> bool {
+        self.fragments > 0 || !self.header.is_empty()
+    }
+
     fn begin(&mut self, header: u32) -> Result<(), RecordError> {
         let too_long = RecordError::TooLong { limit: self.limit };
         let len = usize::try_from(header & !LAST).map_err(|_| too_long)?;
@@ -143,6 +149,9 @@ mod tests {
                 found.extend(take_all(&mut assembler, piece));
             }
             prop_assert_eq!(found, records);
+            prop_assert!(!assembler.has_part());
+            take_all(&mut assembler, &[0]);
+            prop_assert!(assembler.has_part());
         }
     }
 

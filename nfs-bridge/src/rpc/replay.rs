@@ -3,21 +3,34 @@
 //!
 //! A client sends a call again when its connection was lost before the reply. A second REMOVE would
 //! fail, and a second WRITE could overwrite what came later. A call is known again by the client's
-//! address, its number (xid) and a hash of the whole record, and not by the port, since a client
-//! may come back from another.
+//! address, its number (xid) and a hash of the whole record.
+//!
+//! Linux' server compares the client's port as well, since it hashes no more than the first 256
+//! bytes of the arguments (`fs/nfsd/nfscache.c`). Its own client comes back from the same port, but
+//! others do not. With all bytes hashed, which include the credentials, the port tells nothing more
+//! about a call, so it is left out.
+//!
+//! The number of replies is limited for all clients together. Beyond that limit, those go that are
+//! older than two minutes, as with Linux. If there are none, the oldest reply goes of the client
+//! that has most. So a client that is busy loses its own, and not those of another.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 /// Takes a reply; `None` if there is none.
 pub type Responder = Box<dyn FnOnce(Option<Arc<Vec<u8>>>) + Send>;
 
-/// Most replies that are kept.
+/// Most replies that are kept, of all clients.
 const MAX_REPLIES: usize = 4096;
+
+/// How long a reply is kept at least, as far as the client has no more of them than others (Linux:
+/// `RC_EXPIRE`). Clients repeat calls each minute.
+const KEPT: Duration = Duration::from_secs(120);
 
 /// Longest reply that is kept, in bytes. Those of calls that change something are far shorter.
 const MAX_REPLY: usize = 2048;
@@ -42,8 +55,45 @@ enum Entry {
 #[derive(Default)]
 struct Entries {
     by_key: HashMap<ReplayKey, Entry>,
-    /// The finished calls, oldest first.
-    done: VecDeque<ReplayKey>,
+    /// The finished calls of each client, oldest first, and when they finished.
+    done: HashMap<IpAddr, VecDeque<(ReplayKey, Instant)>>,
+    /// How many these are.
+    count: usize,
+}
+
+impl Entries {
+    /// Keeps the reply to a call that is running. Returns what waits for it.
+    fn keep(&mut self, key: ReplayKey, reply: &Arc<Vec<u8>>, now: Instant) -> Option<Entry> {
+        let own = self.done.entry(key.address).or_default();
+        own.push_back((key, now));
+        self.count += 1;
+        let before = self.by_key.insert(key, Entry::Done(Arc::clone(reply)));
+        if self.count > MAX_REPLIES {
+            self.drop_one(now);
+        }
+        before
+    }
+
+    /// Drops the old replies, or the oldest one of the client that has most.
+    fn drop_one(&mut self, now: Instant) {
+        let mut dropped = Vec::new();
+        let expired = |(_, finished): &mut (ReplayKey, Instant)| now - *finished >= KEPT;
+        for own in self.done.values_mut() {
+            while let Some((old, _)) = own.pop_front_if(expired) {
+                dropped.push(old);
+            }
+        }
+        if dropped.is_empty() {
+            let largest = self.done.values_mut().max_by_key(|own| own.len());
+            let oldest = largest.and_then(VecDeque::pop_front);
+            dropped.extend(oldest.map(|(oldest, _)| oldest));
+        }
+        self.done.retain(|_, own| !own.is_empty());
+        self.count -= dropped.len();
+        for key in dropped {
+            self.by_key.remove(&key);
+        }
+    }
 }
 
 /// The replies to the last calls that changed something.
@@ -69,6 +119,7 @@ impl ReplayCache {
         record: &[u8],
         respond: Responder,
     ) -> Option<(ReplayKey, Responder)> {
+        let address = address.to_canonical();
         let hash = self.hasher.hash_one(record);
         let key = ReplayKey { address, xid, hash };
         let mut entries = self.entries.lock();
@@ -100,16 +151,10 @@ impl ReplayCache {
     pub fn finish(&self, key: ReplayKey, reply: &Arc<Vec<u8>>, keep: bool) {
         let mut entries = self.entries.lock();
         let before = if keep && reply.len() <= MAX_REPLY {
-            entries.done.push_back(key);
-            entries.by_key.insert(key, Entry::Done(Arc::clone(reply)))
+            entries.keep(key, reply, Instant::now())
         } else {
             entries.by_key.remove(&key)
         };
-        if entries.done.len() > MAX_REPLIES
-            && let Some(oldest) = entries.done.pop_front()
-        {
-            entries.by_key.remove(&oldest);
-        }
         drop(entries);
         if let Some(Entry::Running(waiting)) = before {
             for respond in waiting {
@@ -167,14 +212,50 @@ mod tests {
     }
 
     #[test]
-    fn old_replies_are_dropped() {
+    fn a_busy_client_loses_its_own_replies_and_not_those_of_others() {
         let cache = ReplayCache::default();
-        for xid in 0..10_000 {
-            let (key, _) = cache.begin(CLIENT, xid, b"x", responder().0).unwrap();
-            cache.finish(key, &Arc::new(Vec::new()), true);
+        let others: Vec<_> = (1..=100)
+            .map(|host| IpAddr::from([10, 0, 2, host]))
+            .collect();
+        let call = |client, xid: u32| {
+            let begun = cache.begin(client, xid, b"x", responder().0);
+            if let Some((key, _)) = &begun {
+                cache.finish(*key, &Arc::new(Vec::new()), true);
+            }
+            begun.is_some()
+        };
+        for other in &others {
+            assert!(call(*other, 1));
         }
+        for xid in 0..10_000 {
+            assert!(call(CLIENT, xid));
+        }
+        for other in &others {
+            assert!(!call(*other, 1), "{other}");
+        }
+        assert!(!call(CLIENT, 9_999));
+        assert!(call(CLIENT, 0));
         let entries = cache.entries.lock();
         assert_eq!(entries.by_key.len(), MAX_REPLIES);
-        assert_eq!(entries.done.len(), MAX_REPLIES);
+        assert_eq!(entries.count, MAX_REPLIES);
+    }
+
+    #[test]
+    fn old_replies_go_first() {
+        let mut entries = Entries::default();
+        let now = Instant::now();
+        let key = |host: u8, xid| ReplayKey {
+            address: IpAddr::from([10, 0, 2, host]),
+            xid,
+            hash: 0,
+        };
+        let reply = Arc::new(Vec::new());
+        for (host, xid, seconds) in [(1, 1, 0), (2, 1, 10), (1, 2, 119), (1, 3, 121)] {
+            entries.keep(key(host, xid), &reply, now + Duration::from_secs(seconds));
+        }
+        entries.drop_one(now + Duration::from_secs(131));
+        assert!(!entries.by_key.contains_key(&key(1, 1)));
+        assert!(!entries.by_key.contains_key(&key(2, 1)));
+        assert_eq!((entries.count, entries.done.len()), (2, 1));
     }
 }

@@ -9,8 +9,9 @@ use nfs3_types::rpc::accept_stat;
 use parking_lot::{Condvar, Mutex};
 
 use super::message::{self, BadCall, Call};
-use super::program::{CallError, Caller, Endpoints, Program};
+use super::program::{CallError, Caller, Endpoints, Program, SMALL_RESULTS};
 use super::replay::{ReplayCache, Responder};
+use super::reply_budget::{ReplyAccount, ReplyBudget};
 
 /// Most bytes of records that wait or are executed, over all connections. Readers of connections
 /// wait beyond it.
@@ -34,6 +35,7 @@ struct Queue {
 pub struct Server {
     programs: Vec<Arc<dyn Program>>,
     replays: ReplayCache,
+    replies: Arc<ReplyBudget>,
     queue: Mutex<Queue>,
     queued: Condvar,
     finished: Condvar,
@@ -52,6 +54,7 @@ impl Server {
         Self {
             programs,
             replays: ReplayCache::default(),
+            replies: Arc::default(),
             queue: Mutex::default(),
             queued: Condvar::new(),
             finished: Condvar::new(),
@@ -70,6 +73,24 @@ impl Server {
                 .spawn(move || server.work())?;
         }
         Ok(())
+    }
+
+    /// The account of the replies to a new connection.
+    #[must_use]
+    pub fn reply_account(&self) -> ReplyAccount {
+        ReplyAccount::new(&self.replies)
+    }
+
+    /// Bytes of the largest reply that a record may have, without file data or with it.
+    #[must_use]
+    pub fn largest_reply(&self, record: &[u8]) -> usize {
+        let Ok(call) = Call::parse(record) else {
+            return SMALL_RESULTS;
+        };
+        let program = self.program(&call);
+        program.map_or(SMALL_RESULTS, |program| {
+            program.largest_results(call.procedure, call.args)
+        })
     }
 
     /// Whether a record can be queued without waiting.
@@ -161,6 +182,7 @@ impl Server {
 fn run(program: &dyn Program, endpoints: Endpoints, call: &Call<'_>) -> (Vec<u8>, bool) {
     let caller = Caller {
         address: endpoints.client,
+        port: endpoints.client_port,
         server: endpoints.server,
         credentials: &call.credentials,
     };

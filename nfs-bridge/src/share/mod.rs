@@ -11,16 +11,19 @@ pub mod connector;
 pub mod error;
 pub mod files;
 pub mod handle;
+mod handle_log;
 pub mod listing;
+mod place_table;
 pub mod store;
 
 use std::collections::HashSet;
 use std::ffi::CString;
-use std::net::IpAddr;
 use std::sync::Arc;
 
+use gangplank_fuse::Attr;
 use nfs3_types::nfs3::nfsstat3;
 use parking_lot::{Mutex, MutexGuard};
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use self::connection::{Connection, Node};
@@ -30,6 +33,7 @@ use self::handle::FileHandle;
 use self::listing::Listings;
 use self::store::{Place, Store};
 use crate::exports::{Export, Exports, Rule};
+use crate::rpc::program::Caller;
 
 /// Most directories above an inode.
 const MAX_DEPTH: usize = 4096;
@@ -149,12 +153,17 @@ impl Share {
     /// The export of a handle, and what the client may do in it.
     ///
     /// # Errors
-    /// `NFS3ERR_STALE` if it is not exported any more, `NFS3ERR_ACCES` if not to this client.
-    pub fn export(&self, handle: FileHandle, client: IpAddr) -> Result<(&Export, &Rule)> {
+    /// `NFS3ERR_STALE` if it is not exported any more, `NFS3ERR_ACCES` if not to this client, and
+    /// `NFS3ERR_PERM`, as Linux' server says, if not from this port.
+    pub fn export(&self, handle: FileHandle, caller: Caller<'_>) -> Result<(&Export, &Rule)> {
         let export = self.exports.by_id(handle.export);
         let export = export.ok_or(nfsstat3::NFS3ERR_STALE)?;
-        let rule = export.rule(client).ok_or(nfsstat3::NFS3ERR_ACCES)?;
-        Ok((export, rule))
+        let rule = export.rule(caller.address);
+        let rule = rule.ok_or(nfsstat3::NFS3ERR_ACCES)?;
+        match rule.permits_port(caller.port) {
+            true => Ok((export, rule)),
+            false => Err(nfsstat3::NFS3ERR_PERM.into()),
+        }
     }
 
     /// Locks an inode, so that attributes before and after a change differ by this change alone, as
@@ -208,31 +217,42 @@ impl Share {
         Ok(node)
     }
 
-    /// Remembers where an inode is, before its handle is given out. A file with several names stays
-    /// remembered by the first.
-    pub fn remember(&self, node: &Node, parent: FileHandle, name: &[u8], links: u32) {
-        let known = links > 1 && self.store.place(node.handle).is_some();
-        if !known {
-            self.store.put(node.handle, parent, name);
+    /// Remembers where an inode is, before its handle is given out.
+    pub fn remember(&self, node: &Node, parent: FileHandle, name: &[u8], attr: &Attr) {
+        match may_have_links(attr) {
+            true => self.store.add(node.handle, parent, name),
+            false => self.store.put(node.handle, parent, name),
         }
     }
 
     /// Notes that an inode was moved.
-    pub fn moved(&self, node: &Node, parent: FileHandle, name: &[u8]) {
-        self.store.put(node.handle, parent, name);
+    pub fn moved(&self, node: &Node, from: &Place, to: Place) {
+        self.store.moved(node.handle, from, to);
     }
 
-    /// Forgets an inode that was removed for good.
-    pub fn removed(&self, connection: &Connection, node: &Node) {
-        self.store.remove(node.handle);
-        connection.forget(node);
+    /// Notes that an inode has lost a name. `attr` is of before. If it was the last, it is
+    /// forgotten.
+    pub fn unlinked(
+        &self,
+        connection: &Connection,
+        node: &Node,
+        attr: &Attr,
+        parent: FileHandle,
+        name: &[u8],
+    ) {
+        if may_have_links(attr) {
+            self.store.unlinked(node.handle, parent, name);
+        } else {
+            self.store.remove(node.handle);
+            connection.forget(node);
+        }
     }
 
     /// The directory that an inode was last seen in; of an export's root it is the root itself.
     #[must_use]
     pub fn parent(&self, node: &Node) -> FileHandle {
-        let place = self.store.place(node.handle);
-        place.map_or(node.handle, |place| place.parent)
+        let places = self.store.places(node.handle);
+        places.first().map_or(node.handle, |place| place.parent)
     }
 
     /// The node of a handle. Looks it up by its path if the daemon has forgotten it.
@@ -241,22 +261,46 @@ impl Share {
     /// `NFS3ERR_STALE` if it cannot be found, or is another inode by now.
     pub fn resolve(&self, connection: &Connection, handle: FileHandle) -> Result<Arc<Node>> {
         if let Some(node) = connection.known(handle) {
+            self.store.touch(handle);
             return Ok(node);
         }
         let export = self.exports.by_id(handle.export);
         let root = self.root(connection, export.ok_or(nfsstat3::NFS3ERR_STALE)?)?;
+        if handle == root.handle {
+            return Ok(root);
+        }
+        for place in self.store.places(handle) {
+            match self.resolve_at(connection, &root, handle, place) {
+                // Another link may be there.
+                Err(Failure::Refused(nfsstat3::NFS3ERR_STALE)) => {}
+                done => return done,
+            }
+        }
+        Err(nfsstat3::NFS3ERR_STALE.into())
+    }
+
+    /// The node of a handle whose inode was at `place`.
+    fn resolve_at(
+        &self,
+        connection: &Connection,
+        root: &Arc<Node>,
+        handle: FileHandle,
+        place: Place,
+    ) -> Result<Arc<Node>> {
         // Up, until a directory is known.
-        let mut below = Vec::new();
-        let mut seen = HashSet::new();
-        let mut at = handle;
+        let mut seen = HashSet::from([handle]);
+        let mut at = place.parent;
+        let mut below = vec![(handle, place)];
         let mut node = loop {
             if at == root.handle {
-                break root;
+                break Arc::clone(root);
             }
             if let Some(node) = connection.known(at) {
                 break node;
             }
-            let place = self.store.place(at).ok_or(nfsstat3::NFS3ERR_STALE)?;
+            // A directory has one place.
+            let place = self.store.places(at).into_iter().next();
+            let place = place.ok_or(nfsstat3::NFS3ERR_STALE)?;
             if below.len() > MAX_DEPTH || !seen.insert(at) {
                 return Err(nfsstat3::NFS3ERR_STALE.into());
             }
@@ -272,7 +316,7 @@ impl Share {
     }
 
     /// The inode `wanted` in the directory `parent`, by the name that it had, or else by its
-    /// number.
+    /// number. If it is not there, its place is forgotten.
     fn find_child(
         &self,
         connection: &Connection,
@@ -296,12 +340,23 @@ impl Share {
         };
         for entry in entries.iter().filter(|entry| entry.ino == wanted.ino) {
             if let Some(node) = child(&entry.name)? {
-                self.store.put(wanted, parent.handle, &entry.name);
+                let found = Place {
+                    parent: parent.handle,
+                    name: entry.name.as_slice().into(),
+                };
+                self.store.moved(wanted, place, found);
                 return Ok(node);
             }
         }
+        // A client that finds it elsewhere has it remembered there.
+        self.store.forget(wanted, place);
         Err(nfsstat3::NFS3ERR_STALE.into())
     }
+}
+
+/// Whether an inode may have another link. Directories have none, whatever their number.
+fn may_have_links(attr: &Attr) -> bool {
+    attr.nlink > 1 && FileType::from_raw_mode(attr.mode) != FileType::Directory
 }
 
 fn is_absent(failure: &Failure) -> bool {

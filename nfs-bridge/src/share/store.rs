@@ -1,78 +1,67 @@
-//! Where the inodes are that clients have handles of: the parent and the name of each.
+//! Where the inodes are that clients have handles of: the parent and the name of each, and another
+//! one if it has several links.
 //!
 //! A daemon forgets its nodes when it restarts, and this program when it does. A handle is then
-//! found again by its path. The store is a log in a file, so that a process that is killed leaves
-//! all that it gave out. Each record is written before the handle is given out:
-//!
-//! ```text
-//!   length of what follows the check   u32, big-endian
-//!   check                              u32, big-endian, of what follows
-//!   inode                              export u32, ino u64, birth u64
-//!   parent                             ino u64, birth u64; absent in a removal
-//!   name                               the remaining bytes
-//! ```
-//!
-//! At the start the log is written anew without what was removed or moved since. A record that a
-//! crash of the host cut off ends the log.
+//! found again by its path. Each change is written to a log before the handle is given out, so that
+//! a process that is killed leaves all that it gave out. The log is written anew when most of it is
+//! of no use any more.
 
-use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
 use std::path::Path;
 
-use gangplank_service::fnv::checksum;
 use gangplank_service::{error_chain, rate_limited};
 use parking_lot::Mutex;
 
 use super::handle::FileHandle;
-use crate::state_log::{self, LogError, failed};
-use crate::xdr::Reader;
+use super::handle_log::{self, HandleLog, record};
+pub use super::place_table::Place;
+use super::place_table::PlaceTable;
+use crate::state_log::{LogError, failed};
 
-/// The first bytes of the log: this layout.
-const MAGIC: &[u8] = b"gangplank-nfs handles 1\n";
-
-/// Bytes of an inode in a record.
-const INODE: usize = 20;
-
-/// Longest record, in bytes, with a name of 255 bytes and room for longer ones.
-const MAX_RECORD: usize = 4096;
-
-/// Most inodes that are remembered. Each takes about 100 bytes of memory.
+/// Most inodes that are remembered. Each takes about 130 bytes of memory.
+///
+/// When there are more, those that clients have not used for longest are forgotten: a client that
+/// goes on with such a file gets ESTALE once the daemon does not know it either, and looks it up by
+/// its path, as it does after the removal of a file. To refuse new files instead would stop all
+/// clients, and to forget new ones would lose those in use.
 const MAX_PLACES: usize = 4 << 20;
 
-/// A directory and a name in it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
-    /// The directory, in the same export.
-    pub parent: FileHandle,
-    /// The name.
-    pub name: Box<[u8]>,
-}
-
 /// The places of inodes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Store {
     state: Mutex<State>,
     /// Locked as long as the store is used.
     _lock: Option<File>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    places: HashMap<FileHandle, Place>,
-    log: Option<File>,
-    /// The log lacks what could not be written.
-    is_incomplete: bool,
+    table: PlaceTable,
+    log: Option<HandleLog>,
+    /// Bytes of the records of all places.
+    live: u64,
+}
+
+impl Default for Store {
+    /// A store without a log.
+    fn default() -> Self {
+        Self {
+            state: Mutex::new(State::new(MAX_PLACES)),
+            _lock: None,
+        }
+    }
 }
 
 impl Store {
-    /// Reads the log `handles` in `directory`, and writes it anew.
+    /// Reads the log of handles in `directory`, and writes it anew.
     ///
     /// # Errors
     /// [`LogError`].
     pub fn open(directory: &Path) -> Result<Self, LogError> {
-        let path = directory.join("handles");
-        // A file of its own, because the log is replaced.
+        Self::with_limit(directory, MAX_PLACES)
+    }
+
+    fn with_limit(directory: &Path, limit: usize) -> Result<Self, LogError> {
         let lock_path = directory.join("handles.lock");
         let lock = OpenOptions::new()
             .create(true)
@@ -87,70 +76,147 @@ impl Store {
                 return Err(failed("lock", &lock_path)(source));
             }
         }
-        let places = match state_log::read(&path)? {
-            None => HashMap::new(),
-            Some(bytes) => match bytes.strip_prefix(MAGIC) {
-                Some(records) => read_log(records),
-                None => {
-                    let expected = "file handles";
-                    return Err(LogError::Foreign { path, expected });
-                }
-            },
-        };
-        let log = state_log::replace(&path, |new| write_log(new, &places))?;
-        let state = State {
-            places,
-            log: Some(log),
-            is_incomplete: false,
-        };
+        let (log, records) = HandleLog::open(directory)?;
+        let mut state = State::new(limit);
+        for (handle, places) in records {
+            state.set(handle, places);
+        }
+        state.log = Some(log);
+        state.rewrite().map_err(failed("write", directory))?;
         Ok(Self {
             state: Mutex::new(state),
             _lock: Some(lock),
         })
     }
 
-    /// The place of an inode.
+    /// The places of an inode, the one first that it was seen at first.
     #[must_use]
-    pub fn place(&self, handle: FileHandle) -> Option<Place> {
-        self.state.lock().places.get(&handle).cloned()
+    pub fn places(&self, handle: FileHandle) -> Vec<Place> {
+        self.state.lock().table.get(handle)
     }
 
-    /// Remembers that `handle` is in `parent` by `name`.
+    /// Notes that a client uses an inode.
+    pub fn touch(&self, handle: FileHandle) {
+        self.state.lock().table.touch(handle);
+    }
+
+    /// Remembers that an inode is in `parent` by `name`, and nowhere else.
     pub fn put(&self, handle: FileHandle, parent: FileHandle, name: &[u8]) {
-        let mut state = self.state.lock();
-        let known = state.places.get(&handle);
-        if known.is_some_and(|place| place.parent == parent && *place.name == *name) {
-            return;
-        }
-        if known.is_none() && state.places.len() >= MAX_PLACES {
-            rate_limited!(
-                warn,
-                "{MAX_PLACES} file handles are remembered; further ones end with the daemon"
-            );
-            return;
-        }
-        let name = name.into();
-        state.append(handle, Some(&Place { parent, name }));
+        let place = place(parent, name);
+        self.change(handle, |places| *places = vec![place]);
+    }
+
+    /// Remembers that an inode is in `parent` by `name`, and perhaps elsewhere.
+    pub fn add(&self, handle: FileHandle, parent: FileHandle, name: &[u8]) {
+        let place = place(parent, name);
+        self.change(handle, |places| {
+            if !places.contains(&place) {
+                places.push(place);
+            }
+        });
+    }
+
+    /// Notes that an inode is at `to` instead of `from`.
+    pub fn moved(&self, handle: FileHandle, from: &Place, to: Place) {
+        self.change(handle, |places| {
+            places.retain(|place| *place != to);
+            match places.iter_mut().find(|place| *place == from) {
+                Some(place) => *place = to,
+                None => places.push(to),
+            }
+        });
+    }
+
+    /// Notes that an inode is not in `parent` by `name` any more, but still elsewhere. The last
+    /// place stays: the other link may be in the same directory, where it is found by its number.
+    pub fn unlinked(&self, handle: FileHandle, parent: FileHandle, name: &[u8]) {
+        let place = place(parent, name);
+        self.change(handle, |places| {
+            if places.len() > 1 {
+                places.retain(|other| *other != place);
+            }
+        });
+    }
+
+    /// Forgets a place at which an inode was not found.
+    pub fn forget(&self, handle: FileHandle, place: &Place) {
+        self.change(handle, |places| places.retain(|other| other != place));
     }
 
     /// Forgets an inode that was removed.
     pub fn remove(&self, handle: FileHandle) {
+        self.change(handle, Vec::clear);
+    }
+
+    fn change(&self, handle: FileHandle, change: impl FnOnce(&mut Vec<Place>)) {
         let mut state = self.state.lock();
-        if state.places.contains_key(&handle) {
-            state.append(handle, None);
+        let before = state.table.get(handle);
+        let mut places = before.clone();
+        change(&mut places);
+        places.truncate(2);
+        if places != before {
+            state.append(handle, &places);
+            state.set(handle, places);
         }
     }
 }
 
+fn place(parent: FileHandle, name: &[u8]) -> Place {
+    Place {
+        parent,
+        name: name.into(),
+    }
+}
+
+/// Bytes of an inode's record in the log; 0 if it has none.
+fn record_len(places: &[Place]) -> u64 {
+    match places {
+        [] => 0,
+        places => u64::try_from(handle_log::record_len(places)).unwrap_or(0),
+    }
+}
+
 impl State {
-    /// Changes the place of an inode, in memory and in the log.
-    fn append(&mut self, handle: FileHandle, place: Option<&Place>) {
-        if let Some(log) = &mut self.log
-            && !self.is_incomplete
-            && let Err(error) = log.write_all(&record(handle, place))
-        {
-            // What follows a record that is cut off would not be read.
-            self.is_incomplete = true;
+    fn new(limit: usize) -> Self {
+        Self {
+            table: PlaceTable::new(limit),
+            log: None,
+            live: 0,
+        }
+    }
+
+    /// Changes the places of an inode in memory.
+    fn set(&mut self, handle: FileHandle, places: Vec<Place>) {
+        let before = self.table.get(handle);
+        self.live += record_len(&places);
+        self.live -= record_len(&before);
+        self.table.set(handle, places);
+        let forgotten = self.table.evict();
+        if forgotten.is_empty() {
+            return;
+        }
+        for places in &forgotten {
+            self.live -= record_len(places);
+        }
+        rate_limited!(
+            warn,
+            "the table of file handles is full: {} are forgotten that clients have not used for \
+             longest",
+            forgotten.len()
+        );
+        // In the log, too, since it does not tell which are used.
+        self.shorten_log();
+    }
+
+    /// Changes the places of an inode in the log, before they change in memory.
+    fn append(&mut self, handle: FileHandle, places: &[Place]) {
+        let Some(log) = &mut self.log else { return };
+        if log.is_long(self.live) {
+            // It is rare, and waiting for it keeps the log no longer than it may be.
+            self.shorten_log();
+        }
+        let Some(log) = &mut self.log else { return };
+        if let Err(error) = log.append(&record(handle, places.iter())) {
             rate_limited!(
                 warn,
                 "the log of file handles cannot be written, and new handles end with this \
@@ -158,80 +224,23 @@ impl State {
                 error_chain(&error)
             );
         }
-        match place {
-            Some(place) => self.places.insert(handle, place.clone()),
-            None => self.places.remove(&handle),
-        };
     }
-}
 
-fn record(handle: FileHandle, place: Option<&Place>) -> Vec<u8> {
-    let mut content = Vec::with_capacity(64);
-    content.extend(handle.export.to_be_bytes());
-    content.extend(handle.ino.to_be_bytes());
-    content.extend(handle.birth.to_be_bytes());
-    if let Some(place) = place {
-        content.extend(place.parent.ino.to_be_bytes());
-        content.extend(place.parent.birth.to_be_bytes());
-        content.extend(&*place.name);
-    }
-    let len = u32::try_from(content.len()).unwrap_or(u32::MAX);
-    let check = checksum(&content).to_be_bytes();
-    [&len.to_be_bytes()[..], &check, &content].concat()
-}
-
-/// The places in a log, up to its end or the first damaged record.
-fn read_log(bytes: &[u8]) -> HashMap<FileHandle, Place> {
-    let mut places = HashMap::new();
-    let mut rest = bytes;
-    while let Some((handle, place, after)) = read_record(rest) {
-        rest = after;
-        match place {
-            Some(place) if places.len() < MAX_PLACES => drop(places.insert(handle, place)),
-            Some(_) => {}
-            None => drop(places.remove(&handle)),
+    fn shorten_log(&mut self) {
+        if let Err(error) = self.rewrite() {
+            rate_limited!(
+                warn,
+                "the log of file handles cannot be shortened: {}",
+                error_chain(&error)
+            );
         }
     }
-    places
-}
 
-fn read_record(bytes: &[u8]) -> Option<(FileHandle, Option<Place>, &[u8])> {
-    let mut reader = Reader::new(bytes);
-    let len = usize::try_from(reader.u32().ok()?).ok()?;
-    let check = reader.u32().ok()?;
-    let (content, after) = reader.rest().split_at_checked(len)?;
-    if !(INODE..=MAX_RECORD).contains(&len) || checksum(content) != check {
-        return None;
+    fn rewrite(&mut self) -> std::io::Result<()> {
+        let all = self.table.iter();
+        let records = all.map(|(handle, places)| record(handle, places));
+        self.log.as_mut().map_or(Ok(()), |log| log.rewrite(records))
     }
-    let mut reader = Reader::new(content);
-    let handle = FileHandle {
-        export: reader.u32().ok()?,
-        ino: reader.u64().ok()?,
-        birth: reader.u64().ok()?,
-    };
-    if reader.rest().is_empty() {
-        return Some((handle, None, after));
-    }
-    let parent = FileHandle {
-        export: handle.export,
-        ino: reader.u64().ok()?,
-        birth: reader.u64().ok()?,
-    };
-    let name = reader.rest().into();
-    Some((handle, Some(Place { parent, name }), after))
-}
-
-fn write_log(path: &Path, places: &HashMap<FileHandle, Place>) -> io::Result<File> {
-    let file = File::create(path)?;
-    let mut writer = io::BufWriter::new(&file);
-    writer.write_all(MAGIC)?;
-    for (handle, place) in places {
-        writer.write_all(&record(*handle, Some(place)))?;
-    }
-    writer.flush()?;
-    drop(writer);
-    file.sync_data()?;
-    Ok(file)
 }
 
 #[cfg(test)]
@@ -254,30 +263,94 @@ mod tests {
         store.put(handle(3), handle(2), b"\xff no UTF-8");
         store.put(handle(4), handle(2), b"removed");
         store.put(handle(3), handle(1), b"moved");
+        store.add(handle(5), handle(1), b"one");
+        store.add(handle(5), handle(2), b"two");
         store.remove(handle(4));
         drop(store);
         for _ in 0..2 {
             let store = Store::open(directory.path()).unwrap();
-            assert_eq!(&*store.place(handle(2)).unwrap().name, b"directory");
-            let moved = store.place(handle(3)).unwrap();
-            assert_eq!((moved.parent, &*moved.name), (handle(1), &b"moved"[..]));
-            assert_eq!(store.place(handle(4)), None);
+            assert_eq!(store.places(handle(2)), [place(handle(1), b"directory")]);
+            assert_eq!(store.places(handle(3)), [place(handle(1), b"moved")]);
+            assert_eq!(store.places(handle(4)), []);
+            let both = [place(handle(1), b"one"), place(handle(2), b"two")];
+            assert_eq!(store.places(handle(5)), both);
         }
     }
 
     #[test]
-    fn a_record_that_was_cut_off_ends_the_log_and_loses_nothing_before() {
+    fn links_of_a_file_are_known_as_they_come_and_go() {
+        let store = Store::default();
+        let at = |name: &[u8]| place(handle(1), name);
+        let file = handle(2);
+        for name in [b"a", b"b", b"a", b"c"] {
+            store.add(file, handle(1), name);
+        }
+        // Two are remembered, so that names that come in turns are not written each time.
+        assert_eq!(store.places(file), [at(b"a"), at(b"b")]);
+        store.unlinked(file, handle(1), b"c");
+        store.unlinked(file, handle(1), b"a");
+        assert_eq!(store.places(file), [at(b"b")]);
+        store.unlinked(file, handle(1), b"b");
+        assert_eq!(store.places(file), [at(b"b")], "the only one that is known");
+        store.add(file, handle(1), b"d");
+        store.moved(file, &at(b"b"), at(b"e"));
+        assert_eq!(store.places(file), [at(b"e"), at(b"d")]);
+        store.moved(file, &at(b"e"), at(b"d"));
+        assert_eq!(store.places(file), [at(b"d")]);
+        store.forget(file, &at(b"other"));
+        assert_eq!(store.places(file), [at(b"d")]);
+        store.forget(file, &at(b"d"));
+        assert_eq!(store.places(file), []);
+        store.moved(file, &at(b"x"), at(b"y"));
+        assert_eq!(store.places(file), [at(b"y")]);
+    }
+
+    #[test]
+    fn the_log_does_not_grow_with_changes_that_mean_nothing_any_more() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path()).unwrap();
-        store.put(handle(2), handle(1), b"whole");
-        store.put(handle(3), handle(1), b"cut off");
+        store.put(handle(2), handle(1), b"kept");
+        let size = || {
+            let files = std::fs::read_dir(directory.path()).unwrap();
+            files
+                .map(|file| file.unwrap().metadata().unwrap().len())
+                .sum::<u64>()
+        };
+        let mut largest = 0;
+        for number in 0..30_000_u64 {
+            store.put(handle(3), handle(1), number.to_string().as_bytes());
+            store.put(handle(number + 4), handle(1), b"short-lived");
+            store.remove(handle(number + 4));
+            if number % 1000 == 0 {
+                largest = size().max(largest);
+            }
+        }
+        assert!((1 << 19..2 << 20).contains(&largest), "{largest}");
         drop(store);
-        let path = directory.path().join("handles");
-        let bytes = std::fs::read(&path).unwrap();
-        std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
         let store = Store::open(directory.path()).unwrap();
-        assert!(store.place(handle(2)).is_some());
-        assert_eq!(store.place(handle(3)), None);
+        assert_eq!(store.places(handle(2)), [place(handle(1), b"kept")]);
+        assert_eq!(store.places(handle(3)), [place(handle(1), b"29999")]);
+        assert_eq!(store.state.lock().table.len(), 2);
+        assert!(size() < 1000, "{}", size());
+    }
+
+    #[test]
+    fn a_full_store_keeps_what_is_used_and_takes_what_is_new_also_after_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::with_limit(directory.path(), 1000).unwrap();
+        for ino in 2..10_000 {
+            store.put(handle(ino), handle(1), b"name");
+            store.touch(handle(2));
+        }
+        let check = |store: &Store| {
+            assert_eq!(store.places(handle(2)).len(), 1);
+            assert_eq!(store.places(handle(9999)).len(), 1);
+            assert_eq!(store.places(handle(3)), []);
+            assert!(store.state.lock().table.len() <= 1000);
+        };
+        check(&store);
+        drop(store);
+        check(&Store::with_limit(directory.path(), 1000).unwrap());
     }
 
     #[test]

@@ -91,7 +91,11 @@ pub(crate) fn gangplank(disk: &Path) -> Result<Server> {
     command
         .args(["serve", "--listen", "127.0.0.1:2049", "--backend"])
         .arg(daemon.socket())
-        .args(["--client", "127.0.0.1(rw,no_root_squash)", "--state"])
+        .args([
+            "--client",
+            "127.0.0.1(rw,insecure,no_root_squash)",
+            "--state",
+        ])
         .arg(state.path())
         .stdin(Stdio::null())
         .stdout(Stdio::null())

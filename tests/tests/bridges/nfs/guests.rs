@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use gangplank_tests::guest::initramfs::AGENT;
 use gangplank_tests::guest::{Guest, Options, Role};
 use gangplank_tests::nfs::{CLIENT_MODULES, SERVER};
@@ -85,18 +86,41 @@ pub(crate) fn an_owner_writes_a_file_of_mode_0444(fixture: &mut Fixture) -> Resu
     Ok(())
 }
 
-/// Each of 5000 names is listed once, also while others are removed meanwhile.
+/// Each of 5000 names is listed once, while others are made and removed on the host all the time.
 pub(crate) fn a_large_directory_is_listed_whole(fixture: &mut Fixture) -> Result<()> {
     let directory = fixture.host_path("many");
     fs::create_dir(&directory)?;
     for number in 0..5000 {
         fs::write(directory.join(format!("name-{number}")), "")?;
     }
-    fixture.guest.sh_within(
-        "cd /nfs/many && test $(ls | wc -l) = 5000 && test $(ls | sort -u | wc -l) = 5000 && \
-         cd / && rm -r /nfs/many",
-        PATIENT,
-    )?;
+    let is_listed = AtomicBool::new(false);
+    let (rounds, listed) = thread::scope(|scope| {
+        let churn = scope.spawn(|| -> Result<u64> {
+            let mut rounds = 0;
+            while !is_listed.load(Ordering::Relaxed) {
+                for number in 0..500 {
+                    fs::write(directory.join(format!("other-{number}")), "")?;
+                }
+                for number in 0..500 {
+                    fs::remove_file(directory.join(format!("other-{number}")))?;
+                }
+                rounds += 1;
+            }
+            Ok(rounds)
+        });
+        let listed = fixture.guest.sh_within(
+            "cd /nfs/many && for i in 1 2 3; do ls >/tmp/listed 2>/dev/null; \
+             test $(grep -c ^name- /tmp/listed) = 5000 && \
+             test $(grep ^name- /tmp/listed | sort -u | wc -l) = 5000 || exit 1; done",
+            PATIENT,
+        );
+        is_listed.store(true, Ordering::Relaxed);
+        (churn.join(), listed)
+    });
+    listed?;
+    let rounds = rounds.map_err(|_| anyhow!("the thread panicked"))??;
+    ensure!(rounds > 3, "nothing changed meanwhile: {rounds}");
+    fixture.guest.sh_within("rm -r /nfs/many", PATIENT)?;
     ensure!(!directory.exists());
     Ok(())
 }
@@ -130,21 +154,28 @@ pub(crate) fn a_guest_has_its_root_by_nfs(fixture: &mut Fixture) -> Result<()> {
     fixture.guest.sh("rm -r /nfs/root").map(drop)
 }
 
-/// The server is killed in the middle of a write, and returns. The program in the guest goes on,
-/// and the file is whole. Handles that the guest has from before are valid.
+/// The server is killed in the middle of a write, three times, and returns. The program in the
+/// guest goes on, and the file is whole. Handles that the guest has from before are valid.
 pub(crate) fn a_write_survives_the_servers_death(fixture: &mut Fixture) -> Result<()> {
     fixture.guest.sh(
         "cd /nfs && mkdir -p kept/deep && echo before >kept/deep/file && \
          exec 5<kept/deep/file && \
-         dd if=/dev/urandom of=/tmp/source bs=1M count=24 && \
-         (cp /tmp/source /nfs/copy && sync && echo done >/tmp/copied) >/dev/null 2>&1 &
-         sleep 1",
+         dd if=/dev/urandom of=/tmp/source bs=1M count=64 && \
+         (cp /tmp/source /nfs/copy && sync && echo done >/tmp/copied) >/dev/null 2>&1 &",
     )?;
-    for _ in 0..3 {
+    let copy = fixture.host_path("copy");
+    for mib in [4, 20, 36] {
+        let deadline = Instant::now() + PATIENT;
+        let written = || fs::metadata(&copy).map_or(0, |copy| copy.len());
+        while written() < mib << 20 {
+            ensure!(Instant::now() < deadline, "{} bytes written", written());
+            thread::sleep(Duration::from_millis(1));
+        }
+        fixture.server.kill();
+        ensure!(written() < 64 << 20, "the write was over before the death");
         fixture.server.restart()?;
         // User Mode Linux connects its card when it is brought up.
         fixture.guest.sh("ifconfig vec0 down && ifconfig vec0 up")?;
-        thread::sleep(Duration::from_millis(500));
     }
     fixture.guest.sh_within(
         "while ! [ -e /tmp/copied ]; do sleep 1; done; \

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -18,6 +18,7 @@ use nfs3_types::rpc::{
 };
 use nfs3_types::xdr_codec::{Opaque, Pack, Unpack, Void};
 use nfs3_types::{mount, portmap};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType};
 use tempfile::TempDir;
 
@@ -112,9 +113,24 @@ impl Server {
 
     /// A connection of root from another address of this machine.
     pub(crate) fn client_from(&self, address: &str) -> Result<Client> {
+        self.client_at(SocketAddr::new(address.parse()?, 0))
+    }
+
+    /// A connection of root from a reserved port, which needs root.
+    pub(crate) fn client_from_reserved_port(&self) -> Result<Client> {
+        let mut ports = (600..1024).rev();
+        loop {
+            let port = ports.next().context("all reserved ports are in use")?;
+            match self.client_at(SocketAddr::from(([127, 0, 0, 1], port))) {
+                Err(error) if error.downcast_ref() == Some(&Errno::ADDRINUSE) => {}
+                connected => return connected,
+            }
+        }
+    }
+
+    fn client_at(&self, from: SocketAddr) -> Result<Client> {
         let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
-        let from: IpAddr = address.parse()?;
-        rustix::net::bind(&socket, &SocketAddr::new(from, 0))?;
+        rustix::net::bind(&socket, &from)?;
         rustix::net::connect(&socket, &self.address())?;
         Self::on(TcpStream::from(socket), 0, 0)
     }
@@ -132,6 +148,15 @@ impl Server {
             auth,
             xid: 1,
         })
+    }
+
+    /// Bytes of the files in which it keeps its state.
+    pub(crate) fn state_size(&self) -> Result<u64> {
+        let mut size = 0;
+        for file in fs::read_dir(self.dir.path().join("state"))? {
+            size += file?.metadata()?.len();
+        }
+        Ok(size)
     }
 
     /// The peak of its memory, in KiB.

@@ -1,30 +1,35 @@
 //! A network stack of this program's own, with an address of its own: ARP, ICMP echo, UDP and TCP
 //! by smoltcp, on the virtual switch. One thread does all of it.
 
-use std::collections::VecDeque;
+mod connection;
+mod outbox;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
 use gangplank_service::rate_limited;
-use log::debug;
 use parking_lot::Mutex;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::fd::OwnedFd;
-use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use smoltcp::iface::{Config, Interface, PollIngressSingleResult, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::{tcp, udp};
 use smoltcp::time::Instant;
-use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, Ipv4Cidr};
+use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, IpEndpoint, Ipv4Cidr};
 
+use self::connection::Connection;
+pub use self::outbox::Outbox;
+use super::admission::{Admission, admit};
 use super::switch::{Mac, Switch};
-use super::{MAX_CALLS, MAX_CONNECTIONS, MAX_DATAGRAM, MAX_DATAGRAM_CALLS, MAX_RECORD};
-use crate::rpc::client::{self, RpcClient, SendDatagram};
+use super::{MAX_CONNECTIONS, MAX_DATAGRAM, MAX_DATAGRAM_CALLS};
+use crate::rpc::client::{self, RpcClient};
 use crate::rpc::program::Endpoints;
-use crate::rpc::record::{self, Assembler};
 use crate::rpc::server::Server;
 
 /// Bytes of each TCP buffer. The receive buffer is the window.
@@ -42,8 +47,9 @@ const KEEP_ALIVE: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(3
 /// Wait before frames are offered again to a machine that did not take them.
 const FRAME_RETRY: Duration = Duration::from_micros(200);
 
-/// Most datagrams that wait to be sent.
-const MAX_DATAGRAMS: usize = 1024;
+/// Most handshakes at once, beside the connections. When another begins, the oldest one ends of the
+/// address that has most of them.
+const MAX_HANDSHAKES: usize = 32;
 
 /// The stack's settings.
 #[derive(Debug, Clone, Copy)]
@@ -65,71 +71,12 @@ pub struct StackConfig {
 }
 
 impl StackConfig {
-    const fn endpoints(&self, client: IpAddr) -> Endpoints {
+    const fn endpoints(&self, client: SocketAddr) -> Endpoints {
         Endpoints {
-            client,
+            client: client.ip(),
+            client_port: client.port(),
             server: IpAddr::V4(self.address),
         }
-    }
-}
-
-/// A reply of a worker to a connection.
-type Reply = (u64, Option<Arc<Vec<u8>>>);
-
-/// Where other threads put what is to be sent.
-pub struct Outbox {
-    replies: Mutex<Vec<Reply>>,
-    /// Datagrams from the port of NFS, and to where.
-    datagrams: Mutex<VecDeque<(SocketAddr, Vec<u8>)>>,
-    /// Calls by datagrams without a reply.
-    datagram_calls: AtomicUsize,
-    wakeup: OwnedFd,
-}
-
-impl std::fmt::Debug for Outbox {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Outbox").finish_non_exhaustive()
-    }
-}
-
-impl SendDatagram for Arc<Outbox> {
-    fn send(&self, _: IpAddr, to: SocketAddr, datagram: Vec<u8>) {
-        self.put_datagram(to, datagram);
-    }
-}
-
-impl Outbox {
-    /// An empty one.
-    ///
-    /// # Errors
-    /// The system lacks a resource.
-    pub fn new() -> io::Result<Self> {
-        Ok(Self {
-            replies: Mutex::default(),
-            datagrams: Mutex::default(),
-            datagram_calls: AtomicUsize::new(0),
-            wakeup: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
-        })
-    }
-
-    fn put_datagram(&self, to: SocketAddr, datagram: Vec<u8>) {
-        let mut datagrams = self.datagrams.lock();
-        // Beyond it they are lost, as in any network.
-        if datagrams.len() < MAX_DATAGRAMS {
-            datagrams.push_back((to, datagram));
-        }
-        drop(datagrams);
-        self.wake();
-    }
-
-    fn put(&self, connection: u64, reply: Option<Arc<Vec<u8>>>) {
-        self.replies.lock().push((connection, reply));
-        self.wake();
-    }
-
-    fn wake(&self) {
-        // The counter is full at 2^64 - 1 alone.
-        let _ = rustix::io::write(&self.wakeup, &1_u64.to_ne_bytes());
     }
 }
 
@@ -180,19 +127,6 @@ impl Device for Port {
     }
 }
 
-/// A TCP socket: it listens, or is a connection.
-struct Connection {
-    id: u64,
-    handle: SocketHandle,
-    port: u16,
-    assembler: Assembler,
-    /// Calls without a reply.
-    calls: usize,
-    /// Replies with their headers, and how much of the first is sent.
-    replies: VecDeque<Vec<u8>>,
-    sent: usize,
-}
-
 /// The stack.
 pub struct Stack {
     config: StackConfig,
@@ -208,6 +142,9 @@ pub struct Stack {
     portmap: SocketHandle,
     /// That of the other programs.
     datagrams: SocketHandle,
+    /// Sockets that listen, with their ports.
+    listening: Vec<(u16, SocketHandle)>,
+    /// Connections, and handshakes that have begun.
     connections: Vec<Connection>,
     next_id: u64,
     outbox: Arc<Outbox>,
@@ -272,11 +209,12 @@ impl Stack {
             sockets,
             portmap,
             datagrams,
+            listening: Vec::new(),
             connections: Vec::new(),
             next_id: 0,
             outbox,
         };
-        stack.keep_listening();
+        stack.keep_listening(Instant::now());
         Ok(stack)
     }
 
@@ -289,32 +227,54 @@ impl Stack {
             .name("nfs_network".to_owned())
             .spawn(move || {
                 loop {
-                    self.step();
+                    self.step(Instant::now());
                     self.wait();
                 }
             })?;
         Ok(())
     }
 
-    fn step(&mut self) {
+    fn step(&mut self, now: Instant) {
         self.port.switch.exchange();
-        self.take_replies();
+        self.take_replies(now);
         // Twice, so that what the sockets have to say after the frames goes out now.
         for _ in 0..2 {
-            self.interface
-                .poll(Instant::now(), &mut self.port, &mut self.sockets);
+            self.receive_frames(now);
+            self.interface.poll(now, &mut self.port, &mut self.sockets);
             self.answer_port_mapper();
             self.exchange_datagrams();
-            self.serve_connections();
+            self.admit_connections(now);
+            self.serve_connections(now);
         }
-        self.keep_listening();
         self.port.switch.flush();
+    }
+
+    /// Takes the frames that have come. After each, as many sockets listen as before, so that no
+    /// number of handshakes that begin at once has another refused.
+    fn receive_frames(&mut self, now: Instant) {
+        loop {
+            let (port, sockets) = (&mut self.port, &mut self.sockets);
+            match self.interface.poll_ingress_single(now, port, sockets) {
+                PollIngressSingleResult::None => return,
+                PollIngressSingleResult::PacketProcessed => {}
+                PollIngressSingleResult::SocketStateChanged => self.keep_listening(now),
+            }
+        }
     }
 
     /// Waits for frames, replies, or the time when the stack has something to do.
     fn wait(&mut self) {
-        let delay = self.interface.poll_delay(Instant::now(), &self.sockets);
-        let mut delay = delay.map(|delay| Duration::from_micros(delay.total_micros()));
+        let now = Instant::now();
+        let delay = self.interface.poll_delay(now, &self.sockets);
+        let mut delay = delay.map(Duration::from);
+        let deadlines = self.connections.iter().filter_map(|connection| {
+            let socket = self.sockets.get::<tcp::Socket<'_>>(connection.handle);
+            connection.deadline(socket)
+        });
+        if let Some(deadline) = deadlines.min() {
+            let left = since(now, deadline);
+            delay = Some(delay.map_or(left, |delay| delay.min(left)));
+        }
         if self.port.switch.has_waiting_datagrams() {
             delay = Some(delay.map_or(FRAME_RETRY, |delay| delay.min(FRAME_RETRY)));
         }
@@ -326,17 +286,13 @@ impl Stack {
         let _ = rustix::io::read(&self.outbox.wakeup, &mut [0; 8]);
     }
 
-    fn take_replies(&mut self) {
+    fn take_replies(&mut self, now: Instant) {
         let replies = std::mem::take(&mut *self.outbox.replies.lock());
         for (id, reply) in replies {
             let connection = self.connections.iter_mut().find(|other| other.id == id);
             // Otherwise the client has gone.
             if let Some(connection) = connection {
-                connection.calls -= 1;
-                if let Some(reply) = reply {
-                    let framed = [&record::header(&reply)[..], &reply].concat();
-                    connection.replies.push_back(framed);
-                }
+                connection.reply(reply, now);
             }
         }
     }
@@ -351,7 +307,7 @@ impl Stack {
             let reply = Arc::new(Mutex::new(None));
             let place = Arc::clone(&reply);
             let respond = move |reply| *place.lock() = reply;
-            let endpoints = self.config.endpoints(address(from.endpoint.addr));
+            let endpoints = self.config.endpoints(peer(from.endpoint));
             self.for_datagrams
                 .execute(endpoints, &record, Box::new(respond));
             if let Some(reply) = reply.lock().take() {
@@ -364,8 +320,7 @@ impl Stack {
     fn exchange_datagrams(&mut self) {
         let socket = self.sockets.get_mut::<udp::Socket<'_>>(self.datagrams);
         while let Ok((datagram, from)) = socket.recv() {
-            let client = address(from.endpoint.addr);
-            let peer = SocketAddr::new(client, from.endpoint.port);
+            let peer = peer(from.endpoint);
             if client::is_reply(datagram) {
                 self.client.received(peer, datagram);
                 continue;
@@ -383,7 +338,7 @@ impl Stack {
                     outbox.put_datagram(peer, reply.to_vec());
                 }
             };
-            let endpoints = self.config.endpoints(client);
+            let endpoints = self.config.endpoints(peer);
             let datagram = datagram.to_vec();
             self.server.submit(endpoints, datagram, Box::new(respond));
         }
@@ -399,22 +354,29 @@ impl Stack {
         }
     }
 
-    /// Keeps sockets listening, as long as more connections are allowed.
-    fn keep_listening(&mut self) {
-        let mut ports = vec![self.config.nfs_port];
-        if self.config.portmap_port != self.config.nfs_port {
-            ports.push(self.config.portmap_port);
+    /// Replaces the sockets whose handshake has begun by others that listen.
+    fn keep_listening(&mut self, now: Instant) {
+        let mut begun = Vec::new();
+        let sockets = &self.sockets;
+        self.listening.retain(|(_, handle)| {
+            let is_listening = sockets.get::<tcp::Socket<'_>>(*handle).is_listening();
+            if !is_listening {
+                begun.push(*handle);
+            }
+            is_listening
+        });
+        for handle in begun {
+            let account = self.server.reply_account();
+            let connection = Connection::new(self.next_id, handle, account, now);
+            self.connections.push(connection);
+            self.next_id += 1;
+            self.limit_handshakes();
         }
+        let mut ports = vec![self.config.nfs_port, self.config.portmap_port];
+        ports.dedup();
         for port in ports {
-            let listening = self.connections.iter().filter(|connection| {
-                let socket = self.sockets.get::<tcp::Socket<'_>>(connection.handle);
-                connection.port == port && socket.is_listening()
-            });
+            let listening = self.listening.iter().filter(|(other, _)| *other == port);
             for _ in listening.count()..LISTENING {
-                if self.connections.len() >= MAX_CONNECTIONS {
-                    rate_limited!(warn, "there are {MAX_CONNECTIONS} connections; no further");
-                    return;
-                }
                 self.listen(port);
             }
         }
@@ -430,92 +392,109 @@ impl Stack {
             rate_limited!(warn, "cannot listen at port {port}: {error:?}");
             return;
         }
-        self.connections.push(Connection {
-            id: self.next_id,
-            handle: self.sockets.add(socket),
-            port,
-            assembler: Assembler::new(MAX_RECORD),
-            calls: 0,
-            replies: VecDeque::new(),
-            sent: 0,
-        });
-        self.next_id += 1;
+        self.listening.push((port, self.sockets.add(socket)));
     }
 
-    fn serve_connections(&mut self) {
+    /// Ends a handshake if there are too many.
+    fn limit_handshakes(&mut self) {
+        let sockets = &self.sockets;
+        let in_handshake = |connection: &Connection| {
+            let socket = sockets.get::<tcp::Socket<'_>>(connection.handle);
+            let peer = socket.remote_endpoint().map(|peer| address(peer.addr));
+            peer.filter(|_| socket.state() == tcp::State::SynReceived)
+        };
+        let mut counts = HashMap::new();
+        for client in self.connections.iter().filter_map(in_handshake) {
+            *counts.entry(client).or_insert(0_usize) += 1;
+        }
+        if counts.values().sum::<usize>() <= MAX_HANDSHAKES {
+            return;
+        }
+        let most = counts.iter().max_by_key(|(_, count)| **count);
+        let most = most.map(|(client, _)| *client);
+        // The oldest are first.
+        let mut connections = self.connections.iter();
+        if let Some(index) = connections.position(|connection| in_handshake(connection) == most) {
+            let ended = self.connections.remove(index);
+            self.sockets.remove(ended.handle);
+        }
+    }
+
+    /// Gives a place to each connection whose handshake is complete, perhaps that of another.
+    fn admit_connections(&mut self, now: Instant) {
+        for index in 0..self.connections.len() {
+            let Some(new) = self.connections.get(index).filter(|new| !new.is_admitted) else {
+                continue;
+            };
+            let socket = self.sockets.get::<tcp::Socket<'_>>(new.handle);
+            let is_complete = socket.is_active() && socket.state() != tcp::State::SynReceived;
+            let Some(client) = socket.remote_endpoint().filter(|_| is_complete) else {
+                continue;
+            };
+            let handle = new.handle;
+            let admitted = self.connections.iter().filter(|other| other.is_admitted);
+            let (handles, standings): (Vec<_>, Vec<_>) = admitted
+                .filter_map(|other| {
+                    let socket = self.sockets.get::<tcp::Socket<'_>>(other.handle);
+                    let client = socket.remote_endpoint().filter(|_| socket.is_open())?;
+                    let standing = other.standing(address(client.addr), now);
+                    Some((other.handle, standing))
+                })
+                .unzip();
+            let closed = match admit(&standings, address(client.addr)) {
+                Admission::Free => None,
+                Admission::Replaces(index) => handles.get(index).copied(),
+                Admission::Refused => {
+                    rate_limited!(
+                        warn,
+                        "{client}: refused, {} of {MAX_CONNECTIONS} connections are taken",
+                        standings.len()
+                    );
+                    Some(handle)
+                }
+            };
+            if let Some(closed) = closed {
+                self.sockets.get_mut::<tcp::Socket<'_>>(closed).abort();
+            }
+            if let Some(new) = self.connections.get_mut(index) {
+                new.is_admitted = closed != Some(handle);
+            }
+        }
+    }
+
+    fn serve_connections(&mut self, now: Instant) {
         let (server, outbox, config) = (&self.server, &self.outbox, self.config);
-        let mut closed = Vec::new();
-        for connection in &mut self.connections {
-            let socket = self.sockets.get_mut::<tcp::Socket<'_>>(connection.handle);
-            if !socket.is_open() {
-                closed.push(connection.handle);
-                continue;
+        let sockets = &mut self.sockets;
+        self.connections.retain_mut(|connection| {
+            let socket = sockets.get_mut::<tcp::Socket<'_>>(connection.handle);
+            let is_over = match socket.state() {
+                // The client has reset it in the handshake.
+                tcp::State::Listen => true,
+                tcp::State::SynReceived => connection.is_abandoned(now),
+                // A closed socket is kept until it has told its peer.
+                _ if !socket.is_open() => std::mem::replace(&mut connection.was_closed, true),
+                _ if !connection.is_admitted => false,
+                _ => {
+                    connection.serve(socket, server, outbox, config, now);
+                    false
+                }
+            };
+            if is_over {
+                sockets.remove(connection.handle);
             }
-            if let Err(error) = connection.receive(socket, server, outbox, config) {
-                debug!("a connection ends: {error}");
-                socket.abort();
-                continue;
-            }
-            connection.send(socket);
-            // The client has said all, and has got all.
-            let is_done = connection.calls == 0 && connection.replies.is_empty();
-            if socket.state() == tcp::State::CloseWait && !socket.can_recv() && is_done {
-                socket.close();
-            }
-        }
-        for handle in closed {
-            self.sockets.remove(handle);
-            self.connections
-                .retain(|connection| connection.handle != handle);
-        }
+            !is_over
+        });
     }
 }
 
-impl Connection {
-    /// Takes calls, as long as more are allowed.
-    fn receive(
-        &mut self,
-        socket: &mut tcp::Socket<'_>,
-        server: &Arc<Server>,
-        outbox: &Arc<Outbox>,
-        config: StackConfig,
-    ) -> Result<(), record::RecordError> {
-        let Some(client) = socket.remote_endpoint() else {
-            return Ok(());
-        };
-        let endpoints = config.endpoints(address(client.addr));
-        // Replies that the client does not take count as well.
-        while socket.can_recv() && self.calls + self.replies.len() < MAX_CALLS && server.has_room()
-        {
-            let taken = socket.recv(|bytes| {
-                let mut rest = &*bytes;
-                let taken = self.assembler.take(&mut rest);
-                (bytes.len() - rest.len(), taken)
-            });
-            let Ok(taken) = taken else { return Ok(()) };
-            if let Some(record) = taken? {
-                self.calls += 1;
-                let (id, outbox) = (self.id, Arc::clone(outbox));
-                let respond = move |reply| outbox.put(id, reply);
-                server.submit(endpoints, record, Box::new(respond));
-            }
-        }
-        Ok(())
-    }
+/// Time from one instant to another; zero if that is earlier.
+fn since(earlier: Instant, later: Instant) -> Duration {
+    let micros = later.total_micros() - earlier.total_micros();
+    Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+}
 
-    fn send(&mut self, socket: &mut tcp::Socket<'_>) {
-        while let Some(reply) = self.replies.front() {
-            let rest = reply.get(self.sent..).unwrap_or_default();
-            match socket.send_slice(rest) {
-                Ok(0) | Err(_) => return,
-                Ok(len) => self.sent += len,
-            }
-            if self.sent >= reply.len() {
-                self.replies.pop_front();
-                self.sent = 0;
-            }
-        }
-    }
+fn peer(endpoint: IpEndpoint) -> SocketAddr {
+    SocketAddr::new(address(endpoint.addr), endpoint.port)
 }
 
 fn address(address: IpAddress) -> IpAddr {
