@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 
 use gangplank_rings::{QueueError, SplitQueue};
 use gangplank_vhost_backend::{Memory, Ring};
-use gangplank_vhost_user::client::{CONFIG_LEN, FsConfig, TAG_LEN};
+use gangplank_vhost_user::client::FsConfig;
 use gangplank_vhost_user::feature;
 
 use crate::daemon::{Daemon, DaemonError, Limits};
@@ -245,14 +245,9 @@ impl Device {
                 None => return Ok(None),
             }
         }
-        let mut bytes = [0; CONFIG_LEN];
-        let count = u32::from(self.request_queues()).to_le_bytes();
-        let tag = self.tag.iter().flat_map(|tag| tag.bytes());
-        let tag = tag.chain(std::iter::repeat(0)).take(TAG_LEN);
-        for (to, from) in bytes.iter_mut().zip(tag.chain(count)) {
-            *to = from;
-        }
-        Ok(Some(FsConfig::new(bytes)))
+        let queues = self.request_queues().into();
+        let tag = self.tag.as_deref().unwrap_or_default();
+        Ok(Some(FsConfig::with(tag.as_bytes(), queues)))
     }
 
     /// The rings that are ready, with the memory they are in, and where each stopped.
