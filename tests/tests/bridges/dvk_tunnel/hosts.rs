@@ -1,4 +1,4 @@
-//! A User Mode Linux guest on one host, and its daemon on another.
+//! A guest on one host, and its daemon on another.
 
 use std::fs;
 use std::thread;
@@ -17,20 +17,20 @@ use gangplank_tests::tools;
 use tempfile::TempDir;
 
 const TESTS: &[(&str, Test)] = &[
-    ("hosts::programs_pass", programs_pass),
-    ("hosts::fsx_passes", fsx_passes),
-    ("hosts::git_clones", git_clones),
-    ("hosts::a_cut_link_loses_nothing", a_cut_link_loses_nothing),
+    ("programs_pass", programs_pass),
+    ("fsx_passes", fsx_passes),
+    ("git_clones", git_clones),
+    ("a_cut_link_loses_nothing", a_cut_link_loses_nothing),
     (
-        "hosts::a_lost_server_is_an_error_until_the_guest_mounts_anew",
+        "a_lost_server_is_an_error_until_the_guest_mounts_anew",
         a_lost_server_is_an_error_until_the_guest_mounts_anew,
     ),
     (
-        "hosts::requests_fail_after_the_limit",
+        "requests_fail_after_the_limit",
         requests_fail_after_the_limit,
     ),
     (
-        "hosts::a_session_is_freed_when_its_node_is_gone",
+        "a_session_is_freed_when_its_node_is_gone",
         a_session_is_freed_when_its_node_is_gone,
     ),
 ];
@@ -49,14 +49,14 @@ struct Fixture {
 }
 
 impl Fixture {
-    fn new() -> Result<Self> {
+    fn new(machine: Machine) -> Result<Self> {
         let share = tempfile::Builder::new()
             .prefix("gangplank-share-")
             .tempdir()?;
         let daemon = Daemon::start(&daemon::Options::new(share.path()).arguments(&["--xattr"]))?;
         let between = Between::Hosts(Hosts::new(1)?);
         let tunnel = Tunnel::start(between, daemon.socket(), "vq_idle_s 15;", &["--limit=6"])?;
-        let options = Options::new(Machine::Uml)
+        let options = Options::new(machine)
             .share(&tunnel.socket(), TAG)
             .program("guest-check", &tools::guest_check(tools::host_arch())?)
             .program("fsx", &tools::fsx()?);
@@ -71,9 +71,10 @@ impl Fixture {
     }
 }
 
-pub(crate) fn run(runner: &mut Runner) {
+pub(crate) fn run(runner: &mut Runner, prefix: &str, machine: Machine) {
     let mut fixture = None;
     for (name, test) in TESTS {
+        let name = &format!("{prefix}::{name}");
         if !User::is_root() {
             runner.skip(name, "needs root");
             continue;
@@ -81,7 +82,7 @@ pub(crate) fn run(runner: &mut Runner) {
         runner.run(name, || {
             let fixture = match &mut fixture {
                 Some(fixture) => fixture,
-                empty => empty.insert(Fixture::new()?),
+                empty => empty.insert(Fixture::new(machine)?),
             };
             test(fixture).map_err(|error| {
                 error.context(format!(

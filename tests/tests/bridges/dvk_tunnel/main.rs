@@ -14,11 +14,13 @@ use gangplank_tests::runner::Runner;
 fn main() -> ExitCode {
     let mut runner = Runner::from_arguments();
     hostile::run(&mut runner);
-    hosts::run(&mut runner);
+    hosts::run(&mut runner, "uml_hosts", Machine::Uml);
+    hosts::run(&mut runner, "qemu_hosts", Machine::QemuX86_64);
     let setting = Setting {
         is_tunnelled: true,
         ..Setting::default()
     };
-    guest_suite::run_in(&mut runner, "uml", Machine::Uml, setting, &[]);
+    guest_suite::run_in(&mut runner, "uml", Machine::Uml, setting.clone(), &[]);
+    guest_suite::run_in(&mut runner, "qemu", Machine::QemuX86_64, setting, &[]);
     runner.finish()
 }
