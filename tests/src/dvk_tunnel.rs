@@ -206,6 +206,13 @@ impl Tunnel {
         )
     }
 
+    /// The process ids of server and tunnel.
+    #[must_use]
+    pub fn pids(&self) -> Vec<u32> {
+        let both = [&self.server, &self.tunnel];
+        both.into_iter().flatten().map(Child::id).collect()
+    }
+
     /// Kills the server.
     pub fn kill_server(&mut self) {
         if let Some(mut child) = self.server.take() {

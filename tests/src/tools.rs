@@ -115,6 +115,26 @@ pub fn frontend_for(arch: Arch) -> Result<PathBuf> {
     workspace_program("gangplank-frontend", "gangplank-frontend", arch)
 }
 
+/// The library that lets User Mode Linux run where it has no room for the host's registers.
+///
+/// # Errors
+/// When it does not build.
+#[cfg(target_arch = "x86_64")]
+pub fn uml_registers() -> Result<PathBuf> {
+    static DONE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let build = || -> Result<PathBuf> {
+        packages::run(
+            Command::new(cargo())
+                .current_dir(cache::workspace())
+                .args(["build", "--quiet", "--locked"])
+                .args(["--package", "gangplank-uml-registers"]),
+        )?;
+        Ok(cache::target_dir().join("debug/libgangplank_uml_registers.so"))
+    };
+    let built = DONE.get_or_init(|| build().map_err(|error| format!("{error:#}")));
+    built.clone().map_err(anyhow::Error::msg)
+}
+
 /// virtiofsd 1.14.0, another project's daemon: `$VIRTIOFSD_BIN`, or a build from crates.io, which
 /// needs a C linker and the host's libseccomp and libcap-ng.
 ///

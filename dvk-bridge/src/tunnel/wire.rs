@@ -30,11 +30,11 @@ use crate::abi::{M7, Message};
 /// The version of these messages.
 pub const VERSION: i32 = 1;
 
-/// Bytes of a request at most, and of a reply: what DVK copies at once (`d_max_copylen`).
-pub const MAX_BYTES: u32 = 1 << 20;
+/// Bytes of file data in a request or reply at most: what DVK copies at once (`d_max_copylen`).
+pub const MAX_DATA: u32 = 1 << 20;
 
-/// Bytes of file data in a request or reply at most. Headers and arguments have a page.
-pub const MAX_DATA: u32 = MAX_BYTES - 4096;
+/// Bytes of a request at most, and of a reply. Headers and arguments have a page.
+pub const MAX_BYTES: u32 = MAX_DATA + 4096;
 
 /// Slots of a session at most.
 pub const MAX_SLOTS: u16 = 64;

@@ -6,6 +6,7 @@ pub mod initramfs;
 pub mod kernel;
 mod qemu;
 mod qmp;
+mod registers;
 mod uml;
 
 use std::path::{Path, PathBuf};
@@ -240,7 +241,7 @@ impl Options {
             kernel.image = copy;
         }
         let command = match self.machine {
-            Machine::Uml => uml::command(&kernel, self, &initrd, dir.path()),
+            Machine::Uml => uml::command(&kernel, self, &initrd, dir.path())?,
             Machine::QemuX86_64 | Machine::QemuAarch64 => {
                 qemu::command(&kernel, self, &initrd, dir.path())?
             }

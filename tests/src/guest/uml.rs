@@ -4,8 +4,11 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use anyhow::Result;
+
 use super::Options;
 use super::kernel::Kernel;
+use super::registers;
 use crate::network::{self, CARD, TAP};
 use crate::process;
 
@@ -14,7 +17,15 @@ const VIRTIO_ID_FS: u32 = 26;
 
 /// A command that boots `kernel` with its console on standard input and output. `dir` is the
 /// guest's own directory on the host.
-pub(super) fn command(kernel: &Kernel, options: &Options, initrd: &Path, dir: &Path) -> Command {
+///
+/// # Errors
+/// As [`registers::prepare`].
+pub(super) fn command(
+    kernel: &Kernel,
+    options: &Options,
+    initrd: &Path,
+    dir: &Path,
+) -> Result<Command> {
     let mut command = match &options.network {
         Some(namespace) => {
             let mut command = network::command(namespace, &kernel.image);
@@ -27,6 +38,7 @@ pub(super) fn command(kernel: &Kernel, options: &Options, initrd: &Path, dir: &P
         }
         None => process::tied(&kernel.image, options.user),
     };
+    registers::prepare(&mut command, dir)?;
     command
         .arg(format!("mem={}M", options.memory_mib))
         .arg(format!("initrd={}", initrd.display()))
@@ -45,7 +57,7 @@ pub(super) fn command(kernel: &Kernel, options: &Options, initrd: &Path, dir: &P
             share.socket.display()
         ));
     }
-    command
+    Ok(command)
 }
 
 /// The directory of the guest's memory file: `/dev/shm`, or the default directory for temporary

@@ -12,7 +12,9 @@ use crate::tunnel::wire::MAX_BYTES;
 const FIRST: u32 = 0x1000_0000;
 
 /// Bytes of the address space that a request has.
-const WINDOW: u32 = 4 * MAX_BYTES;
+const WINDOW: u32 = 4 << 20;
+
+const _: () = assert!(WINDOW >= 2 * MAX_BYTES);
 
 /// Windows. Each is used again only after all others, so that a late copy of an earlier request
 /// reaches no later one.

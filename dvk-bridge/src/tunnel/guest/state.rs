@@ -493,3 +493,6 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

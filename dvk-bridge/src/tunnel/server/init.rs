@@ -51,7 +51,7 @@ mod tests {
     #[test]
     fn sizes_beyond_a_copy_are_lowered_and_nothing_else_changes() {
         for (max_write, max_pages, wanted) in
-            [(1 << 20, 256, (MAX_DATA, 255)), (4096, 32, (4096, 32))]
+            [(1 << 21, 512, (MAX_DATA, 256)), (4096, 32, (4096, 32))]
         {
             let init = InitOut {
                 max_write,
