@@ -127,7 +127,7 @@ fn open(
         Ok(answer) => {
             let mut state = shared.state.lock();
             state.fail(Fatal::Server(format!("answers {answer:?} to a new guest")));
-            shared.finished(&state);
+            shared.finished(&mut state);
             return false;
         }
         Err(error) => error_chain(&error),

@@ -16,6 +16,7 @@
 mod args;
 mod command;
 mod device;
+mod job;
 mod link;
 mod memory;
 mod serve;

@@ -31,38 +31,71 @@ pub(super) struct Shared {
     pub(super) state: Mutex<State>,
     /// The session, the number of requests in flight, or the end has changed.
     pub(super) changed: Condvar,
-    /// There are requests for a worker.
-    requests: Condvar,
-    /// There are requests for the worker of the high-priority ring.
-    urgent: Condvar,
+    /// What each worker waits for, by its number.
+    workers: Vec<Condvar>,
     /// Readable after a fault, for the guest's thread.
     wakeup: OwnedFd,
 }
 
 impl Shared {
     pub(super) fn new(number: u64, options: Options) -> std::io::Result<Self> {
+        let workers = (0..=options.queues).map(|_| Condvar::new()).collect();
         Ok(Self {
             number,
             state: Mutex::new(State::new(options.limit)),
             options,
             changed: Condvar::new(),
-            requests: Condvar::new(),
-            urgent: Condvar::new(),
+            workers,
             wakeup: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
         })
     }
 
-    /// What the worker with endpoint number `index` waits for.
-    pub(super) const fn waits_of(&self, index: u16) -> &Condvar {
-        match index {
-            0 => &self.urgent,
-            _ => &self.requests,
+    /// Lets worker number `index` wait until it is woken or `until` has come.
+    pub(super) fn wait(
+        &self,
+        state: &mut MutexGuard<'_, State>,
+        index: u16,
+        until: Option<Instant>,
+    ) {
+        let Some(worker) = self.workers.get(usize::from(index)) else {
+            return;
+        };
+        state.idle.push(index);
+        match until {
+            Some(until) => {
+                // A time that has passed is found again.
+                let _ = worker.wait_until(state, until);
+            }
+            None => worker.wait(state),
+        }
+        state.idle.retain(|idle| *idle != index);
+    }
+
+    /// Wakes a worker for each of `count` requests, those that have worked last first: their memory
+    /// is warm.
+    fn notify_requests(&self, state: &mut MutexGuard<'_, State>, count: usize) {
+        for _ in 0..count {
+            let Some(at) = state
+                .idle
+                .iter()
+                .rposition(|index| state.sends_requests(*index))
+            else {
+                return;
+            };
+            self.notify_worker(state.idle.remove(at));
+        }
+    }
+
+    fn notify_worker(&self, index: u16) {
+        if let Some(worker) = self.workers.get(usize::from(index)) {
+            worker.notify_one();
         }
     }
 
     pub(super) fn notify_workers(&self) {
-        self.requests.notify_all();
-        self.urgent.notify_all();
+        for worker in &self.workers {
+            worker.notify_one();
+        }
     }
 
     pub(super) fn notify_all(&self) {
@@ -71,7 +104,7 @@ impl Shared {
     }
 
     /// A worker has finished with a request, or found a fault.
-    pub(super) fn finished(&self, state: &MutexGuard<'_, State>) {
+    pub(super) fn finished(&self, state: &mut MutexGuard<'_, State>) {
         if state.fatal.is_some() || state.session == Session::Lost {
             self.notify_all();
             // A full counter wakes the thread as well.
@@ -80,7 +113,7 @@ impl Shared {
             self.notify_all();
         } else if state.waiting() > 0 {
             // A slot has become free.
-            self.requests.notify_one();
+            self.notify_requests(state, 1);
         }
     }
 
@@ -208,8 +241,7 @@ impl Shared {
             }
             connection.check_pace()?;
             let mut state = self.state.lock();
-            let before = state.waiting();
-            state.take_requests();
+            let taken = state.take_requests();
             if let Some(fatal) = state.fatal.take() {
                 // The other threads still see that they have to end.
                 state.is_ending = true;
@@ -222,19 +254,14 @@ impl Shared {
                     .filter_map(|ring| ring.kick.as_ref()?.try_clone().ok())
                     .collect();
             }
-            let added = state.waiting().saturating_sub(before);
-            drop(state);
-            match added {
-                0 => {}
-                1 => {
-                    self.requests.notify_one();
-                    self.urgent.notify_one();
+            if matches!(state.session, Session::Open(_)) {
+                self.notify_requests(&mut state, taken.requests);
+                if taken.urgent > 0 {
+                    self.notify_worker(0);
                 }
-                _ => self.notify_workers(),
-            }
-            if added > 0 {
-                // The link may have to open a session.
-                self.changed.notify_all();
+            } else if taken.urgent + taken.requests > 0 {
+                // The link has to open a session, and workers to watch the requests' time.
+                self.notify_all();
             }
         }
     }

@@ -10,6 +10,7 @@ use gangplank_vhost_backend::{Memory, Ring};
 use gangplank_vhost_user::client::FsConfig;
 use gangplank_vhost_user::feature;
 
+use super::job::{Class, Job, Next, Outcome, Place, Taken};
 use crate::tunnel::wire::{HIPRIO_SLOT, MAX_BYTES};
 
 /// Wait before a request that takes long is asked for again; it doubles up to the second one.
@@ -58,88 +59,11 @@ pub(super) enum Session {
     Lost,
 }
 
-/// Which requests a worker sends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Class {
-    /// Those of the high-priority ring.
-    Urgent,
-    /// All others.
-    Request,
-}
-
-/// A request that was taken off its ring.
-#[derive(Debug)]
-pub(super) struct Job {
-    pub(super) ring: usize,
-    pub(super) head: u16,
-    pub(super) chain: Arc<Chain>,
-    pub(super) readable: u32,
-    pub(super) writable: u32,
-    /// Its place in the session, once it was sent.
-    pub(super) place: Option<Place>,
-    /// When it fails unless the server is heard of.
-    pub(super) deadline: Instant,
-    /// When it is sent, or asked for, next.
-    due: Instant,
-    pause: Duration,
-}
-
-impl Job {
-    const fn class(&self) -> Class {
-        match self.ring {
-            0 => Class::Urgent,
-            _ => Class::Request,
-        }
-    }
-}
-
-/// Where a request is in a session.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
-    session: u32,
-    pub(super) slot: u16,
-    /// Its number in the slot.
-    pub(super) number: u32,
-}
-
-impl Place {
-    /// The session.
-    pub(super) const fn session(&self) -> u32 {
-        self.session
-    }
-}
-
 /// A slot of the session.
 #[derive(Clone, Copy, Debug, Default)]
 struct Slot {
     number: u32,
     is_used: bool,
-}
-
-/// What a worker does next.
-#[derive(Debug)]
-pub(super) enum Next {
-    /// Send this request, which has this place.
-    Send(Job, Place),
-    /// Wait, at most until then.
-    Wait(Option<Instant>),
-    /// End.
-    End,
-}
-
-/// How sending a request ended.
-#[derive(Debug)]
-pub(super) enum Outcome {
-    /// The reply has this many bytes.
-    Done(u32),
-    /// The server has it, and the daemon has not replied.
-    Pending,
-    /// The server was not reached.
-    Unreached,
-    /// The session is lost.
-    Lost,
-    /// The guest's connection is to be closed.
-    Fatal(Fatal),
 }
 
 /// What has happened to a guest.
@@ -170,6 +94,8 @@ pub(super) struct State {
     /// The device's configuration as the server tells it.
     pub(super) config: Option<FsConfig>,
     waiting: Vec<Job>,
+    /// The workers that wait, the last one last.
+    pub(super) idle: Vec<u16>,
     slots: Vec<Slot>,
     /// A ring that the guest wants back: its requests fail after this time.
     pub(super) stopping: Option<(usize, Instant)>,
@@ -194,6 +120,7 @@ impl State {
             session: Session::Closed,
             config: None,
             waiting: Vec::new(),
+            idle: Vec::new(),
             slots: Vec::new(),
             stopping: None,
             unused: Vec::new(),
@@ -254,7 +181,19 @@ impl State {
     }
 
     /// Takes the requests off all rings.
-    pub(super) fn take_requests(&mut self) {
+    pub(super) fn take_requests(&mut self) -> Taken {
+        let before = self.waiting.len();
+        self.take_from_all();
+        let taken = self.waiting.get(before..).unwrap_or_default();
+        let urgent = taken.iter().filter(|job| job.class() == Class::Urgent);
+        let urgent = urgent.count();
+        Taken {
+            urgent,
+            requests: taken.len() - urgent,
+        }
+    }
+
+    fn take_from_all(&mut self) {
         for index in 0..self.rings.len() {
             if let Err(error) = self.take_from(index) {
                 if matches!(error, QueueError::Memory(_)) {
@@ -400,6 +339,11 @@ impl State {
     fn is_given_up(&self, job: &Job, now: Instant) -> bool {
         let stopping = self.stopping;
         stopping.is_some_and(|(ring, until)| ring == job.ring && until <= now)
+    }
+
+    /// Whether worker number `index` sends requests of the request rings.
+    pub(super) const fn sends_requests(&self, index: u16) -> bool {
+        index > 0 && index <= self.queues
     }
 
     fn free_slot(&self, class: Class) -> Option<usize> {

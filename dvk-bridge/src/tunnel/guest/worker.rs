@@ -7,24 +7,20 @@ use log::debug;
 use rustix::io::Errno;
 
 use super::behind;
+use super::job::{Job, Next, Outcome, Place};
 use super::memory::RequestMemory;
 use super::serve::Shared;
-use super::state::{Fatal, Job, Next, Outcome, Place};
+use super::state::Fatal;
 use crate::endpoint::{BoundEndpoint, SharedBuffers};
 use crate::tunnel::wire::{Answer, Call, Request};
 
 /// Works with endpoint number `index` until the guest has gone.
 pub(super) fn run(shared: &Shared, index: u16, endpoint: &dyn BoundEndpoint) {
-    let waits = shared.waits_of(index);
     let mut state = shared.state.lock();
     loop {
         match state.next(index) {
             Next::End => return,
-            Next::Wait(None) => waits.wait(&mut state),
-            Next::Wait(Some(until)) => {
-                // A time that has passed is found again.
-                let _ = waits.wait_until(&mut state, until);
-            }
+            Next::Wait(until) => shared.wait(&mut state, index, until),
             Next::Send(job, place) => {
                 let memory = state.memory.clone();
                 drop(state);
@@ -38,7 +34,7 @@ pub(super) fn run(shared: &Shared, index: u16, endpoint: &dyn BoundEndpoint) {
                 });
                 state = shared.state.lock();
                 state.finish(job, place, outcome);
-                shared.finished(&state);
+                shared.finished(&mut state);
             }
         }
     }
@@ -53,7 +49,7 @@ fn send(
     bytes: &RequestMemory<'_>,
 ) -> Outcome {
     let call = Call::Request(Request {
-        session: place.session(),
+        session: place.session,
         slot: place.slot,
         number: place.number,
         readable: job.readable,

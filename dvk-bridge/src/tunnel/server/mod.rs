@@ -17,7 +17,7 @@ use std::time::Duration;
 use gangplank_driver::{self as driver, Driver};
 use gangplank_service::{error_chain, rate_limited};
 use log::{debug, info};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use rustix::io::Errno;
 use serde_json::{Value, json};
 
@@ -70,6 +70,7 @@ pub struct Server {
     options: Options,
     endpoints: Vec<Arc<dyn BoundEndpoint>>,
     sessions: Mutex<HashMap<u32, Arc<Session>>>,
+    guests_changed: Condvar,
     /// Held while a session is made, which connects to the daemon.
     opening: Mutex<()>,
     opened: AtomicU64,
@@ -84,6 +85,7 @@ impl Server {
             options,
             endpoints,
             sessions: Mutex::default(),
+            guests_changed: Condvar::new(),
             opening: Mutex::new(()),
             opened: AtomicU64::new(0),
             refused: AtomicU64::new(0),
@@ -94,14 +96,14 @@ impl Server {
     pub fn run(&self, stop: &AtomicBool) {
         let unbound = AtomicBool::new(false);
         thread::scope(|scope| {
-            // A guest has one exchange at a time with each endpoint. So with a thread for each guest
-            // no guest waits for another.
+            // A guest has one exchange at a time with each endpoint. So with a thread for each guest,
+            // and one for the next, no guest waits for another.
             for endpoint in &self.endpoints {
-                for _ in 0..self.options.guests.max(1) {
+                for number in 0..=self.options.guests {
                     let (endpoint, unbound) = (&**endpoint, &unbound);
                     let thread = thread::Builder::new().name("tunnel".to_owned());
                     let started = thread.spawn_scoped(scope, move || {
-                        self.receive(endpoint, stop, unbound);
+                        self.receive(endpoint, number, stop, unbound);
                     });
                     if let Err(error) = started {
                         rate_limited!(warn, "cannot start a thread for tunnels: {error}");
@@ -122,8 +124,17 @@ impl Server {
         });
     }
 
-    fn receive(&self, endpoint: &dyn BoundEndpoint, stop: &AtomicBool, unbound: &AtomicBool) {
+    fn receive(
+        &self,
+        endpoint: &dyn BoundEndpoint,
+        number: usize,
+        stop: &AtomicBool,
+        unbound: &AtomicBool,
+    ) {
         while !stop.load(Ordering::Relaxed) {
+            if !self.is_needed(number) {
+                continue;
+            }
             match endpoint.receive(RECV_TIMEOUT) {
                 Ok(Delivery::Request {
                     request, message, ..
@@ -153,6 +164,16 @@ impl Server {
                 }
             }
         }
+    }
+
+    /// Waits a moment if there are fewer guests than `number`. Returns whether there are not.
+    fn is_needed(&self, number: usize) -> bool {
+        let mut sessions = self.sessions.lock();
+        if sessions.len() < number {
+            // A change is found after the time as well.
+            let _ = self.guests_changed.wait_for(&mut sessions, RECV_TIMEOUT);
+        }
+        sessions.len() >= number
     }
 
     fn answer(&self, endpoint: &dyn BoundEndpoint, id: RequestId, message: &Message) -> Answer {
@@ -286,6 +307,7 @@ impl Server {
         let session = Arc::new(Session::new(number, generation, client, driver, slots));
         sessions.insert(number, Arc::clone(&session));
         drop(sessions);
+        self.guests_changed.notify_all();
         self.opened.fetch_add(1, Ordering::Relaxed);
         rate_limited!(info, "{socket}: a guest behind endpoint {client} is served");
         Ok(session)

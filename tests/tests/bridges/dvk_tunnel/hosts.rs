@@ -12,6 +12,7 @@ use gangplank_tests::guest::{Guest, Machine, Options};
 use gangplank_tests::guest_suite::programs;
 use gangplank_tests::hosts::Hosts;
 use gangplank_tests::process::User;
+use gangplank_tests::relay::Relay;
 use gangplank_tests::runner::Runner;
 use gangplank_tests::tools;
 use tempfile::TempDir;
@@ -33,6 +34,10 @@ const TESTS: &[(&str, Test)] = &[
         "a_session_is_freed_when_its_node_is_gone",
         a_session_is_freed_when_its_node_is_gone,
     ),
+    (
+        "a_lost_tunnel_behind_a_relay_is_an_error_until_the_guest_mounts_anew",
+        a_lost_tunnel_behind_a_relay_is_an_error_until_the_guest_mounts_anew,
+    ),
 ];
 
 type Test = fn(&mut Fixture) -> Result<()>;
@@ -42,6 +47,7 @@ const SLOW: Duration = Duration::from_secs(120);
 
 /// The guest, its tunnel, and the share on the other host.
 struct Fixture {
+    machine: Machine,
     guest: Guest,
     tunnel: Tunnel,
     daemon: Daemon,
@@ -63,6 +69,7 @@ impl Fixture {
         let mut guest = Guest::boot(&options)?;
         guest.mount(TAG, "/mnt")?;
         Ok(Self {
+            machine,
             guest,
             tunnel,
             daemon,
@@ -187,4 +194,27 @@ fn a_session_is_freed_when_its_node_is_gone(fixture: &mut Fixture) -> Result<()>
     tunnel.wait_for_server("guest behind endpoint 120:", true)?;
     tunnel.kill_tunnel();
     tunnel.wait_for_server("guest behind endpoint 120:", false)
+}
+
+/// A tunnel that is killed before a guest behind a relay: the guest keeps its device, its requests
+/// fail, and a new mount works through the next tunnel.
+fn a_lost_tunnel_behind_a_relay_is_an_error_until_the_guest_mounts_anew(
+    fixture: &mut Fixture,
+) -> Result<()> {
+    let tunnel = &mut fixture.tunnel;
+    tunnel.kill_tunnel();
+    tunnel.start_tunnel()?;
+    let relay = Relay::start(&tunnel.socket(), &[])?;
+    let mut guest = Guest::boot(&Options::new(fixture.machine).share(&relay.socket(), TAG))?;
+    guest.mount(TAG, "/mnt")?;
+    guest.sh("echo behind >/mnt/behind && sync")?;
+    tunnel.kill_tunnel();
+    let seen = guest.run("ls /mnt/nothing", SLOW)?;
+    ensure!(seen.text.contains("not connected"), "{}", seen.text);
+    tunnel.start_tunnel()?;
+    guest.sh_within("umount /mnt", SLOW)?;
+    guest.mount(TAG, "/mnt")?;
+    let read = guest.sh("cat /mnt/behind")?;
+    ensure!(read == "behind\n", "it read {read}");
+    Ok(())
 }

@@ -173,7 +173,7 @@ fn a_lost_session_refuses_all_until_the_guest_opens_another() {
     assert_eq!((guest.used(), state.session), (3, Session::Closed));
     state.opened(8, 4, 1);
     let (_, place) = sent(&mut state).unwrap();
-    assert_eq!(place.session(), 8);
+    assert_eq!(place.session, 8);
 }
 
 #[test]
