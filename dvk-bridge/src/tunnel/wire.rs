@@ -16,8 +16,8 @@
 //! ```
 //!
 //! - `generation` is a random number of the guest's device. A server that knows it gives the same
-//!   session again. `config` is the address of [`CONFIG_LEN`] bytes, into which the server copies the
-//!   device's configuration space.
+//!   session again. `config` is the address of [`CONFIG_LEN`] bytes, into which the server copies
+//!   the device's configuration space.
 //! - A request's readable bytes are at `address`, and its writable bytes follow them. Slot 0 is the
 //!   high-priority queue's. `number` grows with each new request in the slot; the same number is
 //!   the same request.

@@ -9,8 +9,8 @@
 //! Only messages pass through the relay, a few dozen when a guest starts. Requests and data go
 //! between guest and daemon directly.
 //!
-//! - `guest` serves a guest's connection, and `device` keeps what its messages set up, so that it can
-//!   set up any daemon at any time. `device::replacement` replaces a daemon by another.
+//! - `guest` serves a guest's connection, and `device` keeps what its messages set up, so that it
+//!   can set up any daemon at any time. `device::replacement` replaces a daemon by another.
 //! - `daemon` is the connection to a daemon.
 //! - After a daemon has died, `device::loss` replies to the requests that it had, in the guest's
 //!   memory.

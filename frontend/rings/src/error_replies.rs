@@ -186,8 +186,8 @@ pub fn opens_session(chain: &Chain, memory: &dyn Memory) -> Result<bool, QueueEr
     Ok(request.is_some_and(|request| request.opcode() == Ok(Opcode::Init)))
 }
 
-/// Writes an error reply into a chain that was taken from its ring, if the chain holds a request and
-/// has room. Returns the length written.
+/// Writes an error reply into a chain that was taken from its ring, if the chain holds a request
+/// and has room. Returns the length written.
 ///
 /// # Errors
 /// As [`reply_errors`].

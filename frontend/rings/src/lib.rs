@@ -5,8 +5,8 @@
 //! all that come after them with errors ([`reply_errors`]), so that the guest does not wait without
 //! end.
 //!
-//! The tunnel over DVK, whose daemon has no access to the guest's memory, takes chains one by one and
-//! gives them back ([`SplitQueue::take`], [`SplitQueue::give_back`]).
+//! The tunnel over DVK, whose daemon has no access to the guest's memory, takes chains one by one
+//! and gives them back ([`SplitQueue::take`], [`SplitQueue::give_back`]).
 //!
 //! - `memory` is how the guest's memory is reached, which is the caller's business.
 //! - `split_queue` reads and writes one ring in it.

@@ -1,7 +1,7 @@
 //! A guest's memory: the table of its regions, and access to single bytes.
 //!
-//! Nothing is mapped: memory is read and written by its descriptor. A guest that truncates its memory
-//! then causes an error; a mapping would end the process by SIGBUS.
+//! Nothing is mapped: memory is read and written by its descriptor. A guest that truncates its
+//! memory then causes an error; a mapping would end the process by SIGBUS.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

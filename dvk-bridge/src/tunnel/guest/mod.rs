@@ -10,8 +10,8 @@
 //! ```
 //!
 //! While the server cannot be reached, requests wait, each up to a limit. When a session is lost,
-//! because the server or its daemon has ended, all requests fail with ENOTCONN until the guest mounts
-//! anew, as behind the relay.
+//! because the server or its daemon has ended, all requests fail with ENOTCONN until the guest
+//! mounts anew, as behind the relay.
 
 mod args;
 mod command;

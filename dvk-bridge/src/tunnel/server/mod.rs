@@ -1,8 +1,8 @@
 //! The server of tunnels: puts the requests of guests elsewhere on the queues of a driver.
 //!
 //! Each guest has a session, with a connection to the daemon of its own. A session outlives broken
-//! connections between the nodes. It ends when its tunnel says so, when another guest opens one at the
-//! same endpoint, when the daemon is lost, or when nothing was heard of it for a while.
+//! connections between the nodes. It ends when its tunnel says so, when another guest opens one at
+//! the same endpoint, when the daemon is lost, or when nothing was heard of it for a while.
 
 mod init;
 mod session;
@@ -96,8 +96,8 @@ impl Server {
     pub fn run(&self, stop: &AtomicBool) {
         let unbound = AtomicBool::new(false);
         thread::scope(|scope| {
-            // A guest has one exchange at a time with each endpoint. So with a thread for each guest,
-            // and one for the next, no guest waits for another.
+            // A guest has one exchange at a time with each endpoint. So with a thread for each
+            // guest, and one for the next, no guest waits for another.
             for endpoint in &self.endpoints {
                 for number in 0..=self.options.guests {
                     let (endpoint, unbound) = (&**endpoint, &unbound);

@@ -15,8 +15,8 @@ use crate::abi::Endpoint;
 use crate::endpoint::{BoundEndpoint, RequestId};
 use crate::tunnel::wire::{Answer, HIPRIO_SLOT, Request};
 
-/// How long a request is waited for when it arrives. Then its endpoints are free for others, and the
-/// tunnel asks again.
+/// How long a request is waited for when it arrives. Then its endpoints are free for others, and
+/// the tunnel asks again.
 const ANSWER_WAIT: Duration = Duration::from_millis(50);
 
 /// How long a request waits for an entry of the driver's ring.

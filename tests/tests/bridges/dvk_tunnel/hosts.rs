@@ -113,8 +113,8 @@ fn fsx_passes(fixture: &mut Fixture) -> Result<()> {
     fixture.guest.sh_within(command, SLOW).map(drop)
 }
 
-/// The guest reads a repository that git(1) of the host has made, and a clone that the host makes of
-/// the guest's copy is whole.
+/// The guest reads a repository that git(1) of the host has made, and a clone that the host makes
+/// of the guest's copy is whole.
 fn git_clones(fixture: &mut Fixture) -> Result<()> {
     let repository = fixture.share.path().join("repository");
     fs::create_dir(&repository)?;
@@ -151,8 +151,8 @@ fn a_cut_link_loses_nothing(fixture: &mut Fixture) -> Result<()> {
     Ok(())
 }
 
-/// The server is killed and started again: files of the old mount are errors and not lost, and a new
-/// mount works.
+/// The server is killed and started again: files of the old mount are errors and not lost, and a
+/// new mount works.
 fn a_lost_server_is_an_error_until_the_guest_mounts_anew(fixture: &mut Fixture) -> Result<()> {
     let Fixture { guest, tunnel, .. } = fixture;
     guest.sh("echo kept >/mnt/kept && sync")?;

@@ -1,5 +1,5 @@
-//! A guest's virtqueues over DVK: the suite of guests through a tunnel at a switch, and a guest whose
-//! daemon is on another host. The other host needs root.
+//! A guest's virtqueues over DVK: the suite of guests through a tunnel at a switch, and a guest
+//! whose daemon is on another host. The other host needs root.
 
 mod hostile;
 mod hosts;

@@ -9,8 +9,8 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::*;
 
-/// Where the parts of request ring 1 are in the guest's memory. Request `n` and its room for a reply
-/// follow at [`BUFFERS`].
+/// Where the parts of request ring 1 are in the guest's memory. Request `n` and its room for a
+/// reply follow at [`BUFFERS`].
 const DESCRIPTORS: u64 = 0x1000;
 const AVAILABLE: u64 = 0x2000;
 const USED: u64 = 0x3000;
