@@ -6,11 +6,15 @@ use log::LevelFilter;
 
 use crate::dump::DumpArgs;
 use crate::forward::ForwardArgs;
+#[cfg(target_pointer_width = "64")]
+use crate::manual::TUNNEL;
 use crate::manual::{MOUNT, PROGRAM};
 use crate::rhostfs::mount::MountArgs;
 use crate::rhostfs::service::ServeArgs;
 use crate::status::StatusArgs;
 use crate::switch::SwitchArgs;
+#[cfg(target_pointer_width = "64")]
+use crate::tunnel::guest::TunnelArgs;
 
 /// The command line.
 #[derive(Clone, Debug, Parser)]
@@ -46,6 +50,10 @@ pub enum Command {
     Mount(MountArgs),
     /// Serve a share to DVS machines, as their rhostfs
     Serve(ServeArgs),
+    /// Offer a guest a share that is elsewhere, as a virtio-fs device
+    #[cfg(target_pointer_width = "64")]
+    #[command(long_about = TUNNEL.long_about())]
+    Tunnel(TunnelArgs),
     /// Let a server elsewhere serve the processes of this machine's DVK
     Forward(ForwardArgs),
     /// Connect programs of this host by endpoints

@@ -18,3 +18,5 @@ pub mod sandbox;
 pub mod server_addr;
 pub mod status;
 pub mod switch;
+#[cfg(target_pointer_width = "64")]
+pub mod tunnel;

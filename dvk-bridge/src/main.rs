@@ -7,6 +7,8 @@ use clap::Parser;
 use gangplank_dvk::args::{Args, Command};
 use gangplank_dvk::rhostfs::service::ServeError;
 use gangplank_dvk::rhostfs::{mount, service};
+#[cfg(target_pointer_width = "64")]
+use gangplank_dvk::tunnel;
 use gangplank_dvk::{dump, forward, status, switch};
 use gangplank_service::{error_chain, logging, signals};
 use log::LevelFilter;
@@ -28,6 +30,10 @@ fn main() -> ExitCode {
             let served = service::run(args, seccomp);
             status = served.as_ref().map_or_else(ServeError::status, |()| 0);
             served.map_err(|error| error_chain(&error))
+        }
+        #[cfg(target_pointer_width = "64")]
+        Command::Tunnel(args) => {
+            tunnel::guest::run(args, seccomp).map_err(|error| error_chain(&error))
         }
         Command::Forward(args) => forward::run(args, seccomp).map_err(|error| error_chain(&error)),
         Command::Switch(args) => switch::run(args, seccomp).map_err(|error| error_chain(&error)),

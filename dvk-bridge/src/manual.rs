@@ -56,6 +56,7 @@ pub const MANUALS: &[(&str, Manual)] = &[
     ("mount", MOUNT),
     ("serve", SERVE),
     ("switch", SWITCH),
+    ("tunnel", TUNNEL),
 ];
 
 /// The manual of `serve`.
@@ -91,6 +92,36 @@ pub const FORWARD: Manual = Manual {
     examples: &[(
         "Forward to the server at node 1:",
         "gangplank-dvk forward --peer 192.168.7.1:1 --node 5 --address 192.168.7.5",
+    )],
+    see_also: SEE_ALSO,
+};
+
+/// The manual of `tunnel`.
+pub const TUNNEL: Manual = Manual {
+    description: &[
+        "Offers a guest of this machine a virtio-fs device, and carries its requests over DVK \
+         endpoints to a `gangplank-dvk serve` on another machine, which has a block `virtqueue` in \
+         its configuration and the daemon. The guest can be one of QEMU, User Mode Linux, the Bao \
+         device model, or the relay.",
+        "Guest, tunnel, server and daemon may start in any order. While the server cannot be \
+         reached, requests wait. When server or daemon have ended, requests fail with ENOTCONN \
+         until the guest mounts anew.",
+    ],
+    exit_status: &[
+        ("0", "Told to end by SIGTERM or SIGINT."),
+        ("1", "It failed; standard error says why."),
+        ("2", "The command line is wrong."),
+    ],
+    files: &[],
+    environment: PROGRAM.environment,
+    signals: &[(
+        "SIGTERM, SIGINT",
+        "The guest's device ends, and the program.",
+    )],
+    examples: &[(
+        "Offer a guest the share of node 1, whose block virtqueue has vq_ep 4:",
+        "gangplank-dvk tunnel --listen guest.sock --peer 192.168.7.1:1 --node 2 --address \
+         192.168.7.2 --endpoint 4",
     )],
     see_also: SEE_ALSO,
 };

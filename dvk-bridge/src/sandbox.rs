@@ -6,6 +6,7 @@
 //! | `switch` | nothing |
 //! | `serve` | memory to share with a daemon; what its carriers need |
 //! | `forward` | what its carriers need |
+//! | `tunnel` | what its carriers need |
 //! | `mount` | mounting, until it has mounted; unmounting |
 //! | `dump` | TCP with `--listen` |
 //! | `status` | nothing |

@@ -122,6 +122,7 @@ impl Topology {
 /// A running switch. It is killed on drop; its socket's file remains.
 pub struct Switch {
     child: Child,
+    socket: PathBuf,
     log: PathBuf,
 }
 
@@ -140,7 +141,11 @@ impl Switch {
             .stdout(Stdio::null())
             .stderr(File::create(&log)?);
         let child = process::spawn(command).context("starting the switch")?;
-        let mut switch = Self { child, log };
+        let mut switch = Self {
+            child,
+            socket: socket.to_owned(),
+            log,
+        };
         let deadline = Instant::now() + LIMIT;
         while UnixStream::connect(socket).is_err() {
             if let Some(status) = switch.child.try_wait()? {
@@ -154,6 +159,12 @@ impl Switch {
             std::thread::sleep(Duration::from_millis(5));
         }
         Ok(switch)
+    }
+
+    /// Its socket.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// Its process ID.

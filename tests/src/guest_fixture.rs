@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 use crate::daemon::{self, Daemon, TAG};
+use crate::dvk_tunnel::Tunnel;
 use crate::guest::{self, Guest, Machine};
 use crate::process::{self, User};
 use crate::relay::Relay;
@@ -23,13 +24,15 @@ const LEAVING: Duration = Duration::from_secs(10);
 /// The directory where the guest mounts the first share.
 pub const MOUNT: &str = "/mnt";
 
-/// The daemons that serve the guest, and whether a relay is before them.
+/// The daemons that serve the guest, and what is before them.
 #[derive(Clone, Debug, Default)]
 pub struct Setting {
     /// Another daemon than gangplankd, with virtiofsd's options.
     pub program: Option<PathBuf>,
     /// Whether the guest is connected by a relay.
     pub is_relayed: bool,
+    /// Whether the guest is connected by a tunnel over DVK, at a switch.
+    pub is_tunnelled: bool,
     /// Further arguments of the daemons.
     pub arguments: &'static [&'static str],
     /// The ordinary user who runs the daemons and the guest and owns the share; `None` is the
@@ -39,10 +42,11 @@ pub struct Setting {
     pub is_brief: bool,
 }
 
-/// A daemon, and the relay before it.
+/// A daemon, and the relay or the tunnel before it.
 struct Post {
     daemon: Daemon,
     relay: Option<Relay>,
+    tunnel: Option<Tunnel>,
 }
 
 /// A guest with the daemons that serve it and the host directory they share.
@@ -211,26 +215,38 @@ impl Post {
             .is_relayed
             .then(|| Relay::start(daemon.socket(), &[]))
             .transpose()?;
-        Ok(Self { daemon, relay })
+        let tunnel = setting
+            .is_tunnelled
+            .then(|| Tunnel::at_switch(daemon.socket()))
+            .transpose()?;
+        Ok(Self {
+            daemon,
+            relay,
+            tunnel,
+        })
     }
 
     /// The socket for the guest.
     fn socket(&self) -> PathBuf {
-        match &self.relay {
-            Some(relay) => relay.socket(),
-            None => self.daemon.socket().to_owned(),
+        match (&self.relay, &self.tunnel) {
+            (Some(relay), _) => relay.socket(),
+            (None, Some(tunnel)) => tunnel.socket(),
+            (None, None) => self.daemon.socket().to_owned(),
         }
     }
 
     fn runs(&mut self) -> Result<bool> {
         let relay = self.relay.as_mut().map_or(Ok(true), Relay::is_running)?;
-        Ok(relay && self.daemon.is_running()?)
+        let tunnel = self.tunnel.as_mut();
+        let tunnel = tunnel.map_or(Ok(true), Tunnel::tunnel_runs)?;
+        Ok(relay && tunnel && self.daemon.is_running()?)
     }
 
     fn log(&self) -> String {
-        match &self.relay {
-            Some(relay) => format!("{}\nits relay's:\n{}", self.daemon.log(), relay.log()),
-            None => self.daemon.log(),
+        match (&self.relay, &self.tunnel) {
+            (Some(relay), _) => format!("{}\nits relay's:\n{}", self.daemon.log(), relay.log()),
+            (None, Some(tunnel)) => format!("{}\n{}", self.daemon.log(), tunnel.log()),
+            (None, None) => self.daemon.log(),
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod driver;
 pub mod dvk;
 pub mod dvk_device;
 pub mod dvk_peer;
+pub mod dvk_tunnel;
 pub mod faulty_fs;
 pub mod git;
 pub mod guest;

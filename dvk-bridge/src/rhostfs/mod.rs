@@ -11,3 +11,5 @@ pub mod service;
 #[cfg(not(target_pointer_width = "64"))]
 #[path = "unserved.rs"]
 pub mod service;
+#[cfg(target_pointer_width = "64")]
+mod tunnels;

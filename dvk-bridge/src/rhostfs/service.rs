@@ -16,6 +16,8 @@ use serde_json::{Value, json};
 
 use super::config::{Block, CarrierKind, Config, ConfigError, Fault};
 use super::server::{Server, StartError};
+use super::tunnels::{self, ServedTunnels};
+use crate::abi::{DcId, Endpoint};
 use crate::carrier::device::{self, Device, DeviceError};
 use crate::carrier::local::{Local, LocalError};
 use crate::carrier::node::{Node, NodeConfig, NodeError};
@@ -177,7 +179,18 @@ pub fn run(args: &ServeArgs, seccomp: Seccomp) -> Result<(), ServeError> {
     let reporting = servers
         .iter()
         .map(|server| Arc::clone(server) as Arc<dyn Report>);
-    let parts: Vec<_> = carriers.parts().chain(reporting).collect();
+    let virtqueues = config.virtqueues.into_iter();
+    let virtqueues: Vec<_> = virtqueues
+        .map(|block| Arc::new(ServedTunnels::new(block)))
+        .collect();
+    let tunnels_reporting = virtqueues
+        .iter()
+        .map(|tunnels| Arc::clone(tunnels) as Arc<dyn Report>);
+    let parts: Vec<_> = carriers
+        .parts()
+        .chain(reporting)
+        .chain(tunnels_reporting)
+        .collect();
     let status = args.status.as_ref().zip(listener);
     let status =
         status.map(|(path, listener)| StatusServer::start_at(path, listener, parts.clone()));
@@ -187,6 +200,14 @@ pub fn run(args: &ServeArgs, seccomp: Seccomp) -> Result<(), ServeError> {
         let (carriers, stop, tell) = (Arc::clone(&carriers), Arc::clone(&stop), tell.clone());
         threads.push(start("rhostfs", move || {
             let served = server.serve(&carriers, &stop);
+            // The receiver is gone when the program ends.
+            let _ = tell.send(served.err());
+        })?);
+    }
+    for tunnels in virtqueues {
+        let (carriers, stop, tell) = (Arc::clone(&carriers), Arc::clone(&stop), tell.clone());
+        threads.push(start("virtqueue", move || {
+            let served = tunnels.serve(&carriers, &stop);
             // The receiver is gone when the program ends.
             let _ = tell.send(served.err());
         })?);
@@ -205,6 +226,9 @@ pub fn run(args: &ServeArgs, seccomp: Seccomp) -> Result<(), ServeError> {
 fn tell(config: &Config) -> Result<(), ServeError> {
     for block in &config.servers {
         print(&described(block))?;
+    }
+    for block in &config.virtqueues {
+        print(&tunnels::described(block))?;
     }
     Ok(())
 }
@@ -226,16 +250,14 @@ fn plan(config: &Config) -> Value {
             "endpoint": block.endpoint.raw(),
             "root": block.options.root,
             "socket": block.options.socket.to_string_lossy(),
-            "carrier": match block.carrier_kind {
-                CarrierKind::Node => "node",
-                CarrierKind::Local => "local",
-                CarrierKind::Device => "device",
-            },
+            "carrier": block.carrier_kind.name(),
         })
     });
+    let virtqueues = config.virtqueues.iter().map(tunnels::plan);
     json!({
         "valid": true,
         "servers": servers.collect::<Vec<_>>(),
+        "virtqueues": virtqueues.collect::<Vec<_>>(),
         "node": config.node.as_ref().map(|node| node.id.raw()),
         "switch": config.local.as_ref().map(|local| local.socket.to_string_lossy()),
         "warnings": config.warnings.iter().map(fault).collect::<Vec<_>>(),
@@ -286,9 +308,14 @@ fn start(
 }
 
 /// The first server that uses a carrier.
-fn first_on(config: &Config, carrier_kind: CarrierKind) -> Option<&Block> {
-    let mut servers = config.servers.iter();
-    servers.find(|block| block.carrier_kind == carrier_kind)
+fn first_on(config: &Config, carrier_kind: CarrierKind) -> Option<&str> {
+    let servers = config.servers.iter();
+    let servers = servers.map(|block| (&block.name, block.carrier_kind));
+    let virtqueues = config.virtqueues.iter();
+    let virtqueues = virtqueues.map(|block| (&block.name, block.carrier_kind));
+    let mut all = servers.chain(virtqueues);
+    all.find(|(_, kind)| *kind == carrier_kind)
+        .map(|(name, _)| name.as_str())
 }
 
 /// The node that this program becomes.
@@ -299,10 +326,10 @@ fn node_of(config: &Config) -> Option<&NodeConfig> {
 
 /// Opens the kernel's DVK if a server uses it.
 fn open_device(config: &Config) -> Result<Option<Device>, ServeError> {
-    let device = first_on(config, CarrierKind::Device).map(|block| {
+    let device = first_on(config, CarrierKind::Device).map(|server| {
         let device = Device::open(Path::new(device::PATH));
         device.map_err(|source| ServeError::Device {
-            server: block.name.clone(),
+            server: server.to_owned(),
             source,
         })
     });
@@ -310,7 +337,7 @@ fn open_device(config: &Config) -> Result<Option<Device>, ServeError> {
 }
 
 /// The carriers of the servers.
-struct Carriers {
+pub(super) struct Carriers {
     node: Option<Arc<Node>>,
     local: Option<Arc<Local>>,
     device: Option<Arc<Device>>,
@@ -329,14 +356,18 @@ impl Carriers {
         })
     }
 
-    fn get(&self, block: &Block) -> Result<&dyn Carrier, ServeError> {
-        let carrier = match block.carrier_kind {
+    pub(super) fn get(
+        &self,
+        server: &str,
+        carrier_kind: CarrierKind,
+    ) -> Result<&dyn Carrier, ServeError> {
+        let carrier = match carrier_kind {
             CarrierKind::Node => self.node.as_deref().map(|node| node as &dyn Carrier),
             CarrierKind::Local => self.local.as_deref().map(|local| local as &dyn Carrier),
             CarrierKind::Device => self.device.as_deref().map(|device| device as &dyn Carrier),
         };
         carrier.ok_or_else(|| ServeError::NoCarrier {
-            server: block.name.clone(),
+            server: server.to_owned(),
         })
     }
 
@@ -367,7 +398,9 @@ impl Served {
     /// Runs the server in its thread.
     fn serve(&self, carriers: &Carriers, stop: &AtomicBool) -> Result<(), ServeError> {
         let block = &self.block;
-        let Some(endpoint) = bind(block, carriers.get(block)?, stop)? else {
+        let carrier = carriers.get(&block.name, block.carrier_kind)?;
+        let place = (block.dc, block.endpoint);
+        let Some(endpoint) = bind(&block.name, place, carrier, stop)? else {
             return Ok(());
         };
         let server = Server::start(endpoint, &block.options);
@@ -411,24 +444,25 @@ impl Report for Served {
 
 /// Binds a server's endpoint as soon as its carrier is available. Returns `None` if the program
 /// ends before.
-fn bind(
-    block: &Block,
+pub(super) fn bind(
+    name: &str,
+    (dc, endpoint): (DcId, Endpoint),
     carrier: &dyn Carrier,
     stop: &AtomicBool,
 ) -> Result<Option<Arc<dyn BoundEndpoint>>, ServeError> {
     let mut complained = false;
     while !stop.load(Ordering::Relaxed) {
-        match carrier.bind(block.dc, block.endpoint, &block.name) {
+        match carrier.bind(dc, endpoint, name) {
             Ok(endpoint) => return Ok(Some(endpoint)),
             Err(error @ (EndpointError::NotConnected { .. } | EndpointError::TimedOut { .. })) => {
                 if !complained {
-                    warn!("{}: {error}; retrying", block.name);
+                    warn!("{name}: {error}; retrying");
                 }
                 complained = true;
                 thread::sleep(BIND_RETRY_INTERVAL);
             }
             Err(source) => {
-                let server = block.name.clone();
+                let server = name.to_owned();
                 return Err(ServeError::Bind { server, source });
             }
         }

@@ -136,23 +136,35 @@ impl Core {
         buffers: RequestBuffers,
         limit: Duration,
     ) -> Result<u16> {
+        let submitted = self.try_submit(number, buffers, limit)?;
+        submitted.ok_or(Error::Full {
+            opcode,
+            queue: number,
+            limit,
+        })
+    }
+
+    /// As [`Self::submit`]; None if no slot has become free in time.
+    pub(super) fn try_submit(
+        &self,
+        number: usize,
+        buffers: RequestBuffers,
+        limit: Duration,
+    ) -> Result<Option<u16>> {
         let queue = self.queue(number)?;
         let overflow = Slots::overflow(&self.memory, &buffers)?;
         let mut buffers = Some((buffers, overflow));
         let submitted = self.wait_until(queue, limit, |slots| slots.submit(&mut buffers));
-        let (slot, kick) = submitted.map_err(|error| match error {
-            WaitError::Late => Error::Full {
-                opcode,
-                queue: number,
-                limit,
-            },
-            WaitError::Broken(error) => error,
-        })?;
+        let (slot, kick) = match submitted {
+            Ok(submitted) => submitted,
+            Err(WaitError::Late) => return Ok(None),
+            Err(WaitError::Broken(error)) => return Err(error),
+        };
         if kick {
             // A full counter is a pending kick already.
             let _ = queue.kick.write(1);
         }
-        Ok(slot)
+        Ok(Some(slot))
     }
 
     /// Waits for the reply in `slot`.
@@ -163,12 +175,23 @@ impl Core {
         opcode: Opcode,
         limit: Duration,
     ) -> Result<UsedRequest> {
+        let answer = self.try_answer(number, slot, limit)?;
+        answer.ok_or(Error::Late { opcode, limit })
+    }
+
+    /// As [`Self::answer`]; None if the reply has not come in time.
+    pub(super) fn try_answer(
+        &self,
+        number: usize,
+        slot: u16,
+        limit: Duration,
+    ) -> Result<Option<UsedRequest>> {
         let queue = self.queue(number)?;
-        let answer = self.wait_until(queue, limit, |slots| slots.take_answer(slot));
-        answer.map_err(|error| match error {
-            WaitError::Late => Error::Late { opcode, limit },
-            WaitError::Broken(error) => error,
-        })
+        match self.wait_until(queue, limit, |slots| slots.take_answer(slot)) {
+            Ok(answer) => Ok(Some(answer)),
+            Err(WaitError::Late) => Ok(None),
+            Err(WaitError::Broken(error)) => Err(error),
+        }
     }
 
     /// Waits until the daemon has finished with every request on a queue, at most `limit`.

@@ -74,6 +74,10 @@ impl FakeDaemon {
         }
     }
 
+    pub(crate) fn driver(&self) -> &Driver {
+        &self.driver
+    }
+
     pub(crate) fn session(&self) -> FuseSession {
         self.driver.session(&InitOptions::default()).unwrap()
     }

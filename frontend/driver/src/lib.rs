@@ -13,6 +13,9 @@
 //! the daemon has put it ([`Data`]), or is sent from the [`Buffer`] that a file was read into, and
 //! is never copied.
 //!
+//! A program that carries requests of a guest elsewhere submits their bytes as they are
+//! ([`Driver::submit_raw`]). It opens no session of its own.
+//!
 //! The driver does not trust the daemon: it checks what the daemon writes into a ring or a reply. A
 //! daemon that breaks the rules or closes the connection turns every call into [`Error::Broken`].
 //! Every wait has a limit.
@@ -30,6 +33,7 @@ mod fuse_session;
 mod memory;
 mod options;
 mod pending;
+mod raw;
 mod reply;
 mod request;
 pub mod ring;
@@ -44,6 +48,7 @@ pub use fuse_session::{FuseSession, InitOptions};
 pub use memory::Buffer;
 pub use options::{Options, WaitMode};
 pub use pending::Pending;
+pub use raw::{RawReply, RawRequest};
 pub use reply::Data;
 pub use request::Call;
 pub use sender::Caller;

@@ -9,11 +9,11 @@
 //! Only messages pass through the relay, a few dozen when a guest starts. Requests and data go
 //! between guest and daemon directly.
 //!
-//! - `guest` takes the guest's messages, and `device` keeps what they set up, so that it can set up
-//!   any daemon at any time. `device::replacement` replaces a daemon by another.
+//! - `guest` serves a guest's connection, and `device` keeps what its messages set up, so that it
+//!   can set up any daemon at any time. `device::replacement` replaces a daemon by another.
 //! - `daemon` is the connection to a daemon.
 //! - After a daemon has died, `device::loss` replies to the requests that it had, in the guest's
-//!   `memory`.
+//!   memory.
 //! - `holder` keeps descriptors for daemons whose processes have all ended.
 //! - `serve` is the program: its sockets, and an operator's commands (`control`). `sandbox`
 //!   confines it.
@@ -24,8 +24,6 @@ mod daemon;
 mod device;
 mod guest;
 mod holder;
-mod memory;
-mod ring;
 mod sandbox;
 mod serve;
 

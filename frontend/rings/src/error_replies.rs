@@ -115,8 +115,7 @@ pub fn reclaim_inflight(queue: &SplitQueue<'_>) -> Result<Reclaimed, QueueError>
     for head in &guess.heads {
         // FUSE_INIT gets an error as well. A guest sends it alone, so this one breaks the protocol.
         let chain = queue.chain(*head)?;
-        let request = chain.read(queue.memory())?.map(header);
-        let len = request.map_or(Ok(0), |request| reply(&chain, queue.memory(), &request))?;
+        let len = refuse(&chain, queue.memory())?;
         queue.complete(*head, len)?;
     }
     Ok(Reclaimed::At {
@@ -178,6 +177,25 @@ fn reply_error(queue: &SplitQueue<'_>, head: u16) -> Result<Progress, QueueError
     Ok(Progress::All)
 }
 
+/// Whether the chain holds a request that opens a session.
+///
+/// # Errors
+/// As [`reply_errors`].
+pub fn opens_session(chain: &Chain, memory: &dyn Memory) -> Result<bool, QueueError> {
+    let request = chain.read(memory)?.map(header);
+    Ok(request.is_some_and(|request| request.opcode() == Ok(Opcode::Init)))
+}
+
+/// Writes an error reply into a chain that was taken from its ring, if the chain holds a request
+/// and has room. Returns the length written.
+///
+/// # Errors
+/// As [`reply_errors`].
+pub fn refuse(chain: &Chain, memory: &dyn Memory) -> Result<u32, QueueError> {
+    let request = chain.read(memory)?.map(header);
+    request.map_or(Ok(0), |request| reply(chain, memory, &request))
+}
+
 /// Writes the reply to a request if its chain has room. Returns the length written.
 fn reply(chain: &Chain, memory: &dyn Memory, request: &InHeader) -> Result<u32, QueueError> {
     let unique = Unique::new(request.unique);
@@ -186,7 +204,7 @@ fn reply(chain: &Chain, memory: &dyn Memory, request: &InHeader) -> Result<u32, 
         Ok(Opcode::Destroy) => OutHeader::ok(unique, 0),
         _ => OutHeader::error(unique, Errno::NOTCONN.raw_os_error()),
     };
-    match chain.write(memory, reply.as_bytes())? {
+    match chain.write_at(memory, 0, reply.as_bytes())? {
         true => Ok(reply.len),
         false => Ok(0),
     }

@@ -5,6 +5,9 @@
 //! all that come after them with errors ([`reply_errors`]), so that the guest does not wait without
 //! end.
 //!
+//! The tunnel over DVK, whose daemon has no access to the guest's memory, takes chains one by one
+//! and gives them back ([`SplitQueue::take`], [`SplitQueue::give_back`]).
+//!
 //! - `memory` is how the guest's memory is reached, which is the caller's business.
 //! - `split_queue` reads and writes one ring in it.
 //! - `inflight` tells which requests a lost daemon had.
@@ -16,7 +19,8 @@ mod memory;
 mod split_queue;
 
 pub use error_replies::{
-    Progress, Reclaimed, is_drained, reclaim_inflight, reply_errors, wait_until_stable,
+    Progress, Reclaimed, is_drained, opens_session, reclaim_inflight, refuse, reply_errors,
+    wait_until_stable,
 };
 pub use memory::Memory;
-pub use split_queue::{Addresses, QueueError, SplitQueue};
+pub use split_queue::{Addresses, Chain, QueueError, SplitQueue};

@@ -1,7 +1,8 @@
 //! A split virtqueue from the device's side, read and written a few bytes at a time (virtio 1.2,
 //! 2.7).
 //!
-//! It is not made for speed: a frontend works on a ring only when a daemon is replaced or lost.
+//! It is not made for speed. A frontend works on a ring when a daemon is replaced or lost, and the
+//! tunnel over DVK always, where each request takes several messages over a network.
 
 use std::io;
 use std::sync::atomic::{Ordering, fence};
@@ -18,6 +19,9 @@ const WRITE: u16 = 2;
 
 /// Descriptor flag: the buffer is a table of descriptors (`VIRTQ_DESC_F_INDIRECT`).
 const INDIRECT: u16 = 4;
+
+/// Flag of the available ring: the driver wants no signals (`VIRTQ_AVAIL_F_NO_INTERRUPT`).
+const NO_INTERRUPT: u16 = 1;
 
 /// Bytes of a descriptor.
 const DESCRIPTOR_LEN: u64 = 16;
@@ -68,7 +72,7 @@ struct Piece {
 
 /// A chain of descriptors: buffers that the device reads, and buffers that it writes.
 #[derive(Debug, Default)]
-pub(crate) struct Chain {
+pub struct Chain {
     readable: Vec<Piece>,
     writable: Vec<Piece>,
 }
@@ -149,6 +153,41 @@ impl<'a> SplitQueue<'a> {
         Ok(self.memory.write(self.addresses.used + 2, &next)?)
     }
 
+    /// Takes the chain in available entry `base`, with its head, and moves `base` on. If there is
+    /// none, asks the driver to kick for the next.
+    ///
+    /// # Errors
+    /// The driver breaks the ring's rules, or the guest's memory cannot be read or written.
+    pub fn take(&self, base: &mut u16) -> Result<Option<(u16, Chain)>, QueueError> {
+        if self.waiting(*base)? == 0 {
+            self.ask_for_kick(*base)?;
+            if self.waiting(*base)? == 0 {
+                return Ok(None);
+            }
+        }
+        let head = self.available_head(*base)?;
+        let chain = self.chain(head)?;
+        *base = base.wrapping_add(1);
+        Ok(Some((head, chain)))
+    }
+
+    /// Adds a chain to the used ring, with `len` bytes written into it. Returns whether the driver
+    /// asks for a signal.
+    ///
+    /// # Errors
+    /// The guest's memory cannot be read or written.
+    pub fn give_back(&self, head: u16, len: u32) -> Result<bool, QueueError> {
+        let index = self.used_index()?;
+        self.complete(head, len)?;
+        // The driver asks for signals before it looks at the used index for the last time.
+        fence(Ordering::SeqCst);
+        if self.event_idx {
+            let event = self.addresses.available + 4 + u64::from(self.size) * 2;
+            return Ok(self.memory.read_u16(event)? == index);
+        }
+        Ok(self.memory.read_u16(self.addresses.available)? & NO_INTERRUPT == 0)
+    }
+
     /// Asks the driver to kick when it makes entry `index` available. The caller then has to look
     /// for entries that came meanwhile.
     pub(crate) fn ask_for_kick(&self, index: u16) -> Result<(), QueueError> {
@@ -213,6 +252,47 @@ impl<'a> SplitQueue<'a> {
 }
 
 impl Chain {
+    /// Bytes that the device reads.
+    #[must_use]
+    pub fn readable_len(&self) -> u64 {
+        total(&self.readable)
+    }
+
+    /// Bytes that the device may write.
+    #[must_use]
+    pub fn writable_len(&self) -> u64 {
+        total(&self.writable)
+    }
+
+    /// Fills `bytes` from offset `from` of what the device reads. Returns whether there was enough.
+    ///
+    /// # Errors
+    /// As [`Memory::read`].
+    pub fn read_at(&self, memory: &dyn Memory, from: u64, bytes: &mut [u8]) -> io::Result<bool> {
+        let pieces = behind(&self.readable, from);
+        let wanted = bytes.len();
+        let filled = walk(&pieces, wanted, |address, from, len| {
+            memory.read(address, bytes.get_mut(from..from + len).unwrap_or_default())
+        })?;
+        Ok(filled == wanted)
+    }
+
+    /// Writes `bytes` at offset `from` of what the device writes. Returns whether there was room;
+    /// without, nothing is written.
+    ///
+    /// # Errors
+    /// As [`Memory::write`].
+    pub fn write_at(&self, memory: &dyn Memory, from: u64, bytes: &[u8]) -> io::Result<bool> {
+        let pieces = behind(&self.writable, from);
+        if total(&pieces) < u64::try_from(bytes.len()).unwrap_or(u64::MAX) {
+            return Ok(false);
+        }
+        walk(&pieces, bytes.len(), |address, from, len| {
+            memory.write(address, bytes.get(from..from + len).unwrap_or_default())
+        })?;
+        Ok(true)
+    }
+
     /// The first `N` bytes that the device reads; None if there are fewer.
     pub(crate) fn read<const N: usize>(&self, memory: &dyn Memory) -> io::Result<Option<[u8; N]>> {
         let mut bytes = [0; N];
@@ -232,18 +312,27 @@ impl Chain {
         })?;
         Ok((filled == N).then_some(bytes))
     }
+}
 
-    /// Writes `bytes` if there is room for all of them. Returns whether there was.
-    pub(crate) fn write(&self, memory: &dyn Memory, bytes: &[u8]) -> io::Result<bool> {
-        let room: u64 = self.writable.iter().map(|piece| u64::from(piece.len)).sum();
-        if room < u64::try_from(bytes.len()).unwrap_or(u64::MAX) {
-            return Ok(false);
-        }
-        walk(&self.writable, bytes.len(), |address, from, len| {
-            memory.write(address, bytes.get(from..from + len).unwrap_or_default())
-        })?;
-        Ok(true)
-    }
+/// Bytes of all pieces.
+fn total(pieces: &[Piece]) -> u64 {
+    pieces.iter().map(|piece| u64::from(piece.len)).sum()
+}
+
+/// What of `pieces` follows their first `skip` bytes.
+fn behind(pieces: &[Piece], skip: u64) -> Vec<Piece> {
+    let mut left = skip;
+    let rest = pieces.iter().filter_map(|piece| {
+        let skipped = left.min(u64::from(piece.len));
+        left -= skipped;
+        let skipped_len = u32::try_from(skipped).ok()?;
+        (skipped_len < piece.len).then_some(Piece {
+            // A piece that wraps around is refused when it is reached.
+            address: piece.address.saturating_add(skipped),
+            len: piece.len - skipped_len,
+        })
+    });
+    rest.collect()
 }
 
 /// Calls `each` with address, offset and length of each piece's part, up to `wanted` bytes in all.
@@ -380,8 +469,8 @@ pub(crate) mod tests {
         );
         assert!(chain.read::<8>(&driver.memory).unwrap().is_none());
         assert!(chain.peek::<17>(&driver.memory).unwrap().is_none());
-        assert!(!chain.write(&driver.memory, &[1; 17]).unwrap());
-        assert!(chain.write(&driver.memory, &[1; 16]).unwrap());
+        assert!(!chain.write_at(&driver.memory, 0, &[1; 17]).unwrap());
+        assert!(chain.write_at(&driver.memory, 0, &[1; 16]).unwrap());
         assert_eq!(driver.reply(3), [1; 16]);
         assert_eq!(chain.peek(&driver.memory).unwrap(), Some([1; 16]));
         queue.complete(head, 16).unwrap();
@@ -430,5 +519,30 @@ pub(crate) mod tests {
         driver.descriptor(0, u64::MAX, 16, 0, 0);
         let chain = chain(&driver, 0).unwrap();
         assert!(chain.read::<8>(&driver.memory).is_err());
+    }
+
+    #[test]
+    fn a_taken_chain_is_copied_at_any_offset_and_given_back_once() {
+        let mut driver = Driver::new(8);
+        let request: Vec<u8> = (0..56).collect();
+        driver.request(3, &request, true);
+        driver.offer(3);
+        let queue = driver.queue(true);
+        let mut base = 0;
+        let (head, chain) = queue.take(&mut base).unwrap().unwrap();
+        assert_eq!((head, base), (3, 1));
+        assert_eq!((chain.readable_len(), chain.writable_len()), (56, 16));
+        let mut part = [0; 10];
+        assert!(chain.read_at(&driver.memory, 46, &mut part).unwrap());
+        assert_eq!(part.as_slice(), request.get(46..).unwrap());
+        assert!(!chain.read_at(&driver.memory, 47, &mut part).unwrap());
+        assert!(chain.write_at(&driver.memory, 4, &[7; 12]).unwrap());
+        assert!(!chain.write_at(&driver.memory, 5, &[8; 12]).unwrap());
+        assert_eq!(driver.reply(3)[4..], [7; 12]);
+        // The driver's used event is 0: it asks for a signal of the first chain alone.
+        assert!(queue.give_back(3, 16).unwrap());
+        assert!(!queue.give_back(3, 16).unwrap());
+        assert_eq!(driver.used(0), (3, 16));
+        assert!(queue.take(&mut base).unwrap().is_none());
     }
 }

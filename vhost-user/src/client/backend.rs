@@ -30,6 +30,18 @@ impl FsConfig {
         Self { bytes }
     }
 
+    /// The configuration with this tag, of which [`TAG_LEN`] bytes count, and request queues.
+    #[must_use]
+    pub fn with(tag: &[u8], request_queues: u32) -> Self {
+        let mut bytes = [0; CONFIG_LEN];
+        let count = request_queues.to_le_bytes();
+        let tag = tag.iter().copied().chain(std::iter::repeat(0));
+        for (to, from) in bytes.iter_mut().zip(tag.take(TAG_LEN).chain(count)) {
+            *to = from;
+        }
+        Self { bytes }
+    }
+
     /// Its bytes on the wire.
     #[must_use]
     pub const fn bytes(&self) -> &[u8; CONFIG_LEN] {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::entries::{Choice, Entries, YES_NO, first_word};
 use super::fault::{Fault, Location};
 use super::parser::Line;
-use super::{Block, CarrierKind, Config};
+use super::{Block, CarrierKind, Config, VirtqueueBlock, virtqueue};
 use crate::abi::{DcId, DcLimits, Endpoint, Generation, NodeId};
 use crate::carrier::local::LocalConfig;
 use crate::carrier::node::{NodeConfig, PeerConfig};
@@ -44,7 +44,7 @@ const PEER_KEYS: &[&str] = &[
 const LOCAL_KEYS: &[&str] = &["local_socket", "local_switch_uid"];
 const DC_KEYS: &[&str] = &["dc_id", "dc_procs", "dc_tasks", "dc_sysprocs"];
 
-const CARRIER_KINDS: Choice<'static, CarrierKind> = &[
+pub(super) const CARRIER_KINDS: Choice<'static, CarrierKind> = &[
     ("node", CarrierKind::Node),
     ("local", CarrierKind::Local),
     ("device", CarrierKind::Device),
@@ -69,6 +69,7 @@ const LAST_PORT_BASE: u32 = 65_535 - 31;
 #[derive(Default)]
 struct Blocks {
     servers: Vec<Entries<'static>>,
+    virtqueues: Vec<Entries<'static>>,
     peers: Vec<Entries<'static>>,
     dcs: Vec<Entries<'static>>,
     node: Option<Entries<'static>>,
@@ -88,12 +89,16 @@ pub(super) fn check(
     for entries in &blocks.servers {
         servers.extend(server(entries, &dcs, socket, faults));
     }
-    for (index, (block, at)) in servers.iter().enumerate() {
-        let same =
-            |(other, _): &&(Block, _)| (block.dc, block.endpoint) == (other.dc, other.endpoint);
-        if let Some((other, _)) = servers.iter().take(index).find(same) {
+    let mut virtqueues = Vec::new();
+    for entries in &blocks.virtqueues {
+        virtqueues.extend(virtqueue::check(entries, &dcs, socket, faults));
+    }
+    let used = used_endpoints(&servers, &virtqueues);
+    for (index, server) in used.iter().enumerate() {
+        let meets = |other: &&UsedEndpoints<'_>| server.meets(other);
+        if let Some(other) = used.iter().take(index).find(meets) {
             let what = format!("{} has the same container and endpoint", other.name);
-            faults.push(Fault::new(at, block.name.clone(), what));
+            faults.push(Fault::new(server.at, server.name, what));
         }
     }
     let mut node = node(&blocks, faults);
@@ -101,19 +106,19 @@ pub(super) fn check(
         .local
         .as_ref()
         .and_then(|entries| local(entries, faults));
-    for (block, at) in &servers {
-        let lacks = match block.carrier_kind {
+    for server in &used {
+        let lacks = match server.carrier_kind {
             CarrierKind::Node if blocks.node.is_none() => "a block `node` that defines this node",
             CarrierKind::Local if blocks.local.is_none() => "a block `local` that names the switch",
             _ => continue,
         };
         faults.push(Fault::new(
-            at,
-            block.name.clone(),
+            server.at,
+            server.name,
             format!("its carrier needs {lacks}"),
         ));
     }
-    if blocks.servers.is_empty() && faults.is_empty() {
+    if blocks.servers.is_empty() && blocks.virtqueues.is_empty() && faults.is_empty() {
         let at = Location {
             file: file.into(),
             line: 1,
@@ -121,17 +126,19 @@ pub(super) fn check(
         faults.push(Fault::new(
             &at,
             "rhs",
-            "no block `rhs` defines a share to serve",
+            "no block `rhs` or `virtqueue` defines a share to serve",
         ));
     }
+    let dcs = dimensions(&used, &dcs);
     if let Some(node) = &mut node {
-        node.dcs = dimensions(&servers, &dcs);
+        node.dcs.clone_from(&dcs);
     }
     if let Some(local) = &mut local {
-        local.dcs = dimensions(&servers, &dcs);
+        local.dcs.clone_from(&dcs);
     }
     Config {
-        dcs: dimensions(&servers, &dcs),
+        dcs,
+        virtqueues: virtqueues.into_iter().map(|(block, _)| block).collect(),
         servers: servers.into_iter().map(|(block, _)| block).collect(),
         node,
         local,
@@ -154,6 +161,10 @@ fn sort(lines: &[Line], faults: &mut Vec<Fault>) -> Blocks {
                 let read = Entries::read(line, SERVER_KEYS, SERVER_ALIASES, faults);
                 blocks.servers.extend(read);
             }
+            "virtqueue" => {
+                let read = Entries::read(line, virtqueue::KEYS, &[], faults);
+                blocks.virtqueues.extend(read);
+            }
             "peer" => blocks
                 .peers
                 .extend(Entries::read(line, PEER_KEYS, &[], faults)),
@@ -167,7 +178,7 @@ fn sort(lines: &[Line], faults: &mut Vec<Fault>) -> Blocks {
                 blocks.local = Entries::read(line, LOCAL_KEYS, &[], faults);
             }
             _ => {
-                let what = "unknown block: use rhs, node, peer, local, dc or include";
+                let what = "unknown block: use rhs, virtqueue, node, peer, local, dc or include";
                 faults.push(Fault::new(&line.at, word, what));
             }
         }
@@ -203,16 +214,85 @@ fn containers(blocks: &[Entries<'_>], faults: &mut Vec<Fault>) -> HashMap<DcId, 
     dcs
 }
 
-/// The dimensions of the servers' containers, [`DcLimits::USUAL`] unless configured.
-fn dimensions<A>(servers: &[(Block, A)], dcs: &HashMap<DcId, DcLimits>) -> HashMap<DcId, DcLimits> {
-    let limits = |dc: DcId| dcs.get(&dc).copied().unwrap_or(DcLimits::USUAL);
-    servers
-        .iter()
-        .map(|(block, _)| (block.dc, limits(block.dc)))
-        .collect()
+/// The endpoints of a server of either kind.
+struct UsedEndpoints<'a> {
+    name: &'a str,
+    at: &'a Location,
+    dc: DcId,
+    carrier_kind: CarrierKind,
+    endpoints: &'a [Endpoint],
 }
 
-fn dc_id(entries: &Entries<'_>, key: &str, faults: &mut Vec<Fault>) -> Option<DcId> {
+impl UsedEndpoints<'_> {
+    /// Whether both have an endpoint in common.
+    fn meets(&self, other: &Self) -> bool {
+        let mut own = self.endpoints.iter();
+        self.dc == other.dc && own.any(|endpoint| other.endpoints.contains(endpoint))
+    }
+}
+
+fn used_endpoints<'a>(
+    servers: &'a [(Block, Location)],
+    virtqueues: &'a [(VirtqueueBlock, Location)],
+) -> Vec<UsedEndpoints<'a>> {
+    let servers = servers.iter().map(|(block, at)| UsedEndpoints {
+        name: &block.name,
+        at,
+        dc: block.dc,
+        carrier_kind: block.carrier_kind,
+        endpoints: std::slice::from_ref(&block.endpoint),
+    });
+    let virtqueues = virtqueues.iter().map(|(block, at)| UsedEndpoints {
+        name: &block.name,
+        at,
+        dc: block.dc,
+        carrier_kind: block.carrier_kind,
+        endpoints: &block.endpoints,
+    });
+    servers.chain(virtqueues).collect()
+}
+
+/// The dimensions of the servers' containers, [`DcLimits::USUAL`] unless configured.
+fn dimensions(
+    servers: &[UsedEndpoints<'_>],
+    dcs: &HashMap<DcId, DcLimits>,
+) -> HashMap<DcId, DcLimits> {
+    let dcs_of = servers.iter().map(|server| server.dc);
+    dcs_of.map(|dc| (dc, limits_of(Some(dc), dcs))).collect()
+}
+
+/// The dimensions of a container.
+pub(super) fn limits_of(dc: Option<DcId>, dcs: &HashMap<DcId, DcLimits>) -> DcLimits {
+    let known = dc.and_then(|dc| dcs.get(&dc)).copied();
+    known.unwrap_or(DcLimits::USUAL)
+}
+
+/// The last endpoint that a server can have: a user process may not copy from and to its clients.
+pub(super) fn last_server_endpoint(limits: DcLimits) -> u32 {
+    let last = limits
+        .sysprocs
+        .saturating_sub(limits.tasks)
+        .saturating_sub(1);
+    u32::try_from(last).unwrap_or_default()
+}
+
+/// The daemon's socket: that of the block, or else `socket`.
+pub(super) fn daemon_socket(
+    entries: &Entries<'_>,
+    key: &str,
+    socket: Option<&Path>,
+    faults: &mut Vec<Fault>,
+) -> Option<PathBuf> {
+    if entries.has(key) {
+        return entries.quoted(key, faults).map(PathBuf::from);
+    }
+    if socket.is_none() {
+        entries.missing(key, faults);
+    }
+    socket.map(Path::to_owned)
+}
+
+pub(super) fn dc_id(entries: &Entries<'_>, key: &str, faults: &mut Vec<Fault>) -> Option<DcId> {
     if !entries.has(key) {
         entries.missing(key, faults);
         return None;
@@ -239,22 +319,13 @@ fn server(
     faults: &mut Vec<Fault>,
 ) -> Option<(Block, Location)> {
     let dc = dc_id(entries, "rhs_dcid", faults);
-    let limits = dc
-        .and_then(|dc| dcs.get(&dc))
-        .copied()
-        .unwrap_or(DcLimits::USUAL);
+    let limits = limits_of(dc, dcs);
     for key in ["rhs_ep", "rhs_dir"] {
         if !entries.has(key) {
             entries.missing(key, faults);
         }
     }
-    // A user process may not copy from and to its clients.
-    let last = limits
-        .sysprocs
-        .saturating_sub(limits.tasks)
-        .saturating_sub(1);
-    let last = u32::try_from(last).unwrap_or_default();
-    let slot = entries.number("rhs_ep", 0, last, faults);
+    let slot = entries.number("rhs_ep", 0, last_server_endpoint(limits), faults);
     let endpoint = slot
         .and_then(|slot| i32::try_from(slot).ok())
         .map(Endpoint::from_raw);
@@ -262,13 +333,7 @@ fn server(
     if let Some(Err(why)) = root.map(server::check_root) {
         entries.wrong("rhs_dir", why, faults);
     }
-    let socket = match entries.has("rhs_socket") {
-        true => entries.quoted("rhs_socket", faults).map(PathBuf::from),
-        false => socket.map(Path::to_owned),
-    };
-    if socket.is_none() && !entries.has("rhs_socket") {
-        entries.missing("rhs_socket", faults);
-    }
+    let socket = daemon_socket(entries, "rhs_socket", socket, faults);
     let carrier_kind = entries.choice("rhs_carrier", CARRIER_KINDS, faults);
     let mut options = server::Options::new(socket.clone().unwrap_or_default());
     options.root = root.unwrap_or("/").to_owned();

@@ -125,6 +125,46 @@ fn several_servers_have_their_own_options() {
 }
 
 #[test]
+fn a_virtqueue_block_has_a_range_of_endpoints_that_no_other_server_has() {
+    let block = "virtqueue V { vq_dcid 0; vq_ep 4; vq_socket \"/s\"; vq_carrier local;";
+    let local = "local L { local_socket \"/l\"; };\n";
+    let whole = format!("{local}{block} vq_queues 2; vq_guests 3; vq_idle_s 60; }};");
+    let config = load(&whole).unwrap();
+    let [virtqueue] = config.virtqueues.as_slice() else {
+        panic!("{config:?}");
+    };
+    assert_eq!(virtqueue.endpoints, [4, 5, 6].map(Endpoint::from_raw));
+    let options = &virtqueue.options;
+    assert_eq!((options.queues, options.guests), (2, 3));
+    assert_eq!(options.idle.as_secs(), 60);
+    assert!(config.servers.is_empty());
+    assert_eq!(config.local.unwrap().dcs[&virtqueue.dc], DcLimits::USUAL);
+
+    let rhs =
+        "rhs A { rhs_dcid 0; rhs_ep 6; rhs_dir \"/\"; rhs_socket \"/s\"; rhs_carrier local; };";
+    assert_faults(
+        &format!("{whole}\n{rhs}"),
+        &["2: V: A has the same container and endpoint"],
+    );
+    assert_faults(
+        &format!("{local}{block} vq_queues 26; }};"),
+        &["2: vq_ep 4: its endpoints 4 to 30 go beyond 29, the last possible one"],
+    );
+    assert_faults(
+        "virtqueue V {\n vq_carrier node; };",
+        &[
+            "1: vq_dcid: it is missing in V",
+            "1: vq_ep: it is missing in V",
+            "1: vq_socket: it is missing in V",
+        ],
+    );
+    assert_faults(
+        &format!("{block} }};"),
+        &["1: V: its carrier needs a block `local` that names the switch"],
+    );
+}
+
+#[test]
 fn missing_keys_are_named() {
     assert_faults(
         "rhs A {\n rhs_carrier node; };\npeer B { };\nlocal C { };",
@@ -229,7 +269,10 @@ fn an_endpoint_is_a_system_process_and_served_once() {
 
 #[test]
 fn a_file_has_blocks_and_nothing_else() {
-    assert_faults("", &["1: rhs: no block `rhs` defines a share to serve"]);
+    assert_faults(
+        "",
+        &["1: rhs: no block `rhs` or `virtqueue` defines a share to serve"],
+    );
     assert_faults("rhs;", &["1: rhs: expected a block"]);
     assert_faults("rhs A 1;", &["1: rhs: expected a block"]);
 }

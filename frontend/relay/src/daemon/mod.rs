@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use gangplank_service::connect_timeout::connect_timeout;
 use gangplank_service::rate_limited;
+use gangplank_vhost_backend::{Memory, Ring, Signal};
 use gangplank_vhost_user::client::{CONFIG_LEN, FsConfig};
 use gangplank_vhost_user::connection::{CallError, Connection, check_acknowledgement};
 use gangplank_vhost_user::feature;
@@ -23,8 +24,6 @@ use gangplank_vhost_user::message::{
 
 pub(super) use self::error::DaemonError;
 pub(super) use self::probe::listens_at;
-use super::memory::Memory;
-use super::ring::{Ring, Signal};
 
 /// Protocol features that the relay takes where the daemon offers them.
 const WANTED: ProtocolFeatures = ProtocolFeatures::MQ

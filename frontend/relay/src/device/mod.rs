@@ -27,12 +27,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gangplank_rings::{QueueError, SplitQueue};
-use gangplank_vhost_user::client::{CONFIG_LEN, FsConfig, TAG_LEN};
+use gangplank_vhost_backend::{Memory, Ring};
+use gangplank_vhost_user::client::FsConfig;
 use gangplank_vhost_user::feature;
 
 use crate::daemon::{Daemon, DaemonError, Limits};
-use crate::memory::Memory;
-use crate::ring::Ring;
 
 pub(crate) use self::replacement::{Files, ReplaceError};
 
@@ -94,17 +93,18 @@ pub(super) enum Fatal {
 }
 
 /// Why a guest's message, or an operator's command, is refused.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum RequestError {
-    /// The daemon failed.
-    #[error(transparent)]
-    Daemon(#[from] DaemonError),
-    /// The protocol does not allow it.
-    #[error("{0}")]
-    Invalid(String),
-    /// The device cannot go on.
-    #[error(transparent)]
-    Fatal(#[from] Fatal),
+pub(super) type RequestError = gangplank_vhost_backend::RequestError<Fatal>;
+
+impl From<DaemonError> for RequestError {
+    fn from(error: DaemonError) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+impl From<Fatal> for RequestError {
+    fn from(fatal: Fatal) -> Self {
+        Self::Fatal(fatal)
+    }
 }
 
 /// What has happened to a device.
@@ -207,15 +207,8 @@ impl Device {
             .collect()
     }
 
-    /// GET_FEATURES.
-    pub(super) fn offered(&self) -> u64 {
-        self.daemon().map_or(OFFERED_FEATURES, |daemon| {
-            OFFERED_FEATURES & daemon.offered()
-        })
-    }
-
     /// The device's request queues. The number does not change after the first call.
-    pub(super) fn num_request_queues(&mut self) -> u16 {
+    fn request_queues(&mut self) -> u16 {
         if let Some(queues) = self.queues {
             return queues;
         }
@@ -233,7 +226,7 @@ impl Device {
 
     /// The device's configuration. If only a daemon knows the tag, waits for a daemon; None if none
     /// connects in time.
-    pub(super) fn config(&mut self) -> Result<Option<FsConfig>, Fatal> {
+    fn awaited_config(&mut self) -> Result<Option<FsConfig>, Fatal> {
         // User Mode Linux reads the tag byte by byte, with one question each.
         let until = *self
             .tag_awaited_until
@@ -252,14 +245,9 @@ impl Device {
                 None => return Ok(None),
             }
         }
-        let mut bytes = [0; CONFIG_LEN];
-        let count = u32::from(self.num_request_queues()).to_le_bytes();
-        let tag = self.tag.iter().flat_map(|tag| tag.bytes());
-        let tag = tag.chain(std::iter::repeat(0)).take(TAG_LEN);
-        for (to, from) in bytes.iter_mut().zip(tag.chain(count)) {
-            *to = from;
-        }
-        Ok(Some(FsConfig::new(bytes)))
+        let queues = self.request_queues().into();
+        let tag = self.tag.as_deref().unwrap_or_default();
+        Ok(Some(FsConfig::with(tag.as_bytes(), queues)))
     }
 
     /// The rings that are ready, with the memory they are in, and where each stopped.

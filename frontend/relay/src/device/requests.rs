@@ -3,16 +3,35 @@
 
 use std::os::fd::OwnedFd;
 
+use gangplank_vhost_backend::{Memory, Ring, Signal};
+use gangplank_vhost_user::client::FsConfig;
 use gangplank_vhost_user::feature;
 
-use super::{Device, OFFERED_FEATURES, Phase, RequestError};
+use super::{Device, Fatal, OFFERED_FEATURES, Phase, RequestError};
 use crate::daemon::{Daemon, DaemonError};
-use crate::memory::Memory;
-use crate::ring::{Ring, Signal};
 
-impl Device {
-    /// SET_FEATURES.
-    pub(crate) fn set_features(&mut self, features: u64) -> Result<(), RequestError> {
+impl gangplank_vhost_backend::Device for Device {
+    type Fatal = Fatal;
+
+    fn guest(&self) -> u64 {
+        self.guest
+    }
+
+    fn offered(&self) -> u64 {
+        self.daemon().map_or(OFFERED_FEATURES, |daemon| {
+            OFFERED_FEATURES & daemon.offered()
+        })
+    }
+
+    fn num_request_queues(&mut self) -> u16 {
+        self.request_queues()
+    }
+
+    fn config(&mut self) -> Result<Option<FsConfig>, RequestError> {
+        Ok(self.awaited_config()?)
+    }
+
+    fn set_features(&mut self, features: u64) -> Result<(), RequestError> {
         let foreign = features & !OFFERED_FEATURES;
         if foreign != 0 {
             return Err(RequestError::Invalid(format!(
@@ -29,8 +48,7 @@ impl Device {
         self.with_daemon(|daemon, _| daemon.set_features(features))
     }
 
-    /// SET_MEM_TABLE.
-    pub(crate) fn set_memory(&mut self, memory: Memory) -> Result<(), RequestError> {
+    fn set_memory(&mut self, memory: Memory) -> Result<(), RequestError> {
         let memory = self.memory.insert(memory);
         let told = match &mut self.phase {
             Phase::Served(daemon) => daemon.set_memory(memory),
@@ -39,24 +57,7 @@ impl Device {
         told.or_else(|error| self.failed(error))
     }
 
-    /// Ring number `index`.
-    fn ring_mut(&mut self, index: u32) -> Result<&mut Ring, RequestError> {
-        let count = usize::from(self.num_request_queues()) + 1;
-        let index = usize::try_from(index).unwrap_or(usize::MAX);
-        if index >= count {
-            return Err(RequestError::Invalid(format!(
-                "it names ring {index}, but the device has {count} rings"
-            )));
-        }
-        if self.rings.len() < count {
-            self.rings.resize_with(count, Ring::default);
-        }
-        let ring = self.rings.get_mut(index);
-        ring.ok_or_else(|| RequestError::Invalid(format!("there is no ring {index}")))
-    }
-
-    /// SET_VRING_ADDR.
-    pub(crate) fn set_addresses(&mut self, index: u32, payload: &[u8]) -> Result<(), RequestError> {
+    fn set_addresses(&mut self, index: u32, payload: &[u8]) -> Result<(), RequestError> {
         self.stop_ring_if_started(index)?;
         let memory = self.memory.take();
         let ring = self.ring_mut(index);
@@ -74,12 +75,10 @@ impl Device {
         }
     }
 
-    /// Changes a ring, which no daemon may have meanwhile. `change` returns whether its value is
-    /// allowed.
-    pub(crate) fn change(
+    fn change(
         &mut self,
         index: u32,
-        change: impl FnOnce(&mut Ring) -> bool,
+        change: &mut dyn FnMut(&mut Ring) -> bool,
     ) -> Result<(), RequestError> {
         self.stop_ring_if_started(index)?;
         if !change(self.ring_mut(index)?) {
@@ -90,8 +89,7 @@ impl Device {
         self.start_ring_if_ready(index)
     }
 
-    /// SET_VRING_CALL and SET_VRING_ERR, which a daemon takes at any time.
-    pub(crate) fn set_signal(
+    fn set_signal(
         &mut self,
         index: u32,
         signal: Signal,
@@ -110,16 +108,14 @@ impl Device {
         })
     }
 
-    /// GET_VRING_BASE: stops the ring, and returns where it stopped.
-    pub(crate) fn stop_ring(&mut self, index: u32) -> Result<u16, RequestError> {
+    fn stop_ring(&mut self, index: u32) -> Result<u16, RequestError> {
         self.stop_ring_if_started(index)?;
         let ring = self.ring_mut(index)?;
         ring.kick = None;
         Ok(ring.base)
     }
 
-    /// RESET_DEVICE: the driver has forgotten the device's state, and device and daemon do as well.
-    pub(crate) fn reset(&mut self) -> Result<(), RequestError> {
+    fn reset(&mut self) -> Result<(), RequestError> {
         for index in 0..self.ring_count() {
             self.stop_ring_if_started(index)?;
         }
@@ -141,6 +137,24 @@ impl Device {
             // A daemon without RESET_DEVICE forgets when its connection is closed.
             Phase::Served(_) | Phase::Waiting | Phase::Lost => Ok(()),
         }
+    }
+}
+
+impl Device {
+    /// Ring number `index`.
+    fn ring_mut(&mut self, index: u32) -> Result<&mut Ring, RequestError> {
+        let count = usize::from(self.request_queues()) + 1;
+        let index = usize::try_from(index).unwrap_or(usize::MAX);
+        if index >= count {
+            return Err(RequestError::Invalid(format!(
+                "it names ring {index}, but the device has {count} rings"
+            )));
+        }
+        if self.rings.len() < count {
+            self.rings.resize_with(count, Ring::default);
+        }
+        let ring = self.rings.get_mut(index);
+        ring.ok_or_else(|| RequestError::Invalid(format!("there is no ring {index}")))
     }
 
     fn start_ring_if_ready(&mut self, index: u32) -> Result<(), RequestError> {

@@ -16,7 +16,7 @@ use crate::control::{Command, GuestCommand};
 use crate::daemon::Limits;
 use crate::device::{Device, DeviceOptions};
 use crate::guest::{Guest, GuestError};
-use crate::memory::tests::file;
+use crate::tests::file;
 
 /// A guest's end of a relay that runs in this process.
 pub(crate) struct FakeGuest {

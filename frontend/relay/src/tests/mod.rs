@@ -48,3 +48,10 @@ const NEGOTIATION: [FrontendReq; 6] = [
     FrontendReq::GET_QUEUE_NUM,
     FrontendReq::GET_CONFIG,
 ];
+
+/// A file of `len` bytes.
+fn file(len: u64) -> std::fs::File {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(len).unwrap();
+    file
+}

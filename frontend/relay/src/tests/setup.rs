@@ -11,7 +11,7 @@ use super::fake_daemon::{Behaviour, FakeDaemon};
 use super::fake_guest::FakeGuest;
 use super::{FEATURES, NEGOTIATION, RING, soon};
 use crate::guest::GuestError;
-use crate::memory::tests::file;
+use crate::tests::file;
 
 #[test]
 fn guest_is_told_what_the_daemon_tells_and_its_rings_arrive_in_order() {

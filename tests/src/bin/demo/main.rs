@@ -11,6 +11,7 @@ mod dvk;
 mod nfs;
 mod shell;
 mod story;
+mod tunnel;
 
 use std::process::ExitCode;
 
@@ -31,6 +32,8 @@ enum Play {
     Guest(Machine),
     /// Three guests, one of them by DVK.
     Dvk,
+    /// One guest, whose daemon is on another host.
+    Tunnel,
     /// One guest, by NFS.
     Nfs,
     /// One guest, whose worker is killed.
@@ -43,7 +46,7 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!(
                 "demo: {error}\nusage: demo [uml|qemu-x86_64|qemu-aarch64] [--shell]\n       demo \
-                 dvk|nfs|crash"
+                 dvk|tunnel|nfs|crash"
             );
             return ExitCode::from(2);
         }
@@ -68,13 +71,16 @@ fn parse(words: impl Iterator<Item = String>) -> Result<Arguments> {
             "qemu-x86_64" => arguments.play = Play::Guest(Machine::QemuX86_64),
             "qemu-aarch64" => arguments.play = Play::Guest(Machine::QemuAarch64),
             "dvk" => arguments.play = Play::Dvk,
+            "tunnel" => arguments.play = Play::Tunnel,
             "nfs" => arguments.play = Play::Nfs,
             "crash" => arguments.play = Play::Crash,
             "--shell" => arguments.shell = true,
             other => bail!("'{other}' is neither a guest nor an option"),
         }
     }
-    if let (Play::Dvk | Play::Nfs | Play::Crash, true) = (arguments.play, arguments.shell) {
+    if let (Play::Dvk | Play::Tunnel | Play::Nfs | Play::Crash, true) =
+        (arguments.play, arguments.shell)
+    {
         bail!("there is a shell only in one guest that nothing disturbs");
     }
     Ok(arguments)
@@ -94,6 +100,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         (Play::Guest(machine), true) => shell::give(machine, share.path(), &daemon)?,
         (Play::Guest(machine), false) => story::tell(machine, share.path(), &daemon)?,
         (Play::Crash, _) => crash::tell(share.path(), &daemon)?,
+        (Play::Tunnel, _) => tunnel::tell(share.path(), &daemon)?,
         (Play::Nfs, _) => nfs::tell(share.path(), &daemon)?,
         (Play::Dvk, _) => dvk::tell(share.path(), &daemon)?,
     }

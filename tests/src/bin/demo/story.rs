@@ -109,7 +109,7 @@ pub(crate) fn said(text: &str) {
 }
 
 /// Runs `command` in the guest and shows it with what it printed.
-fn typed(guest: &mut Guest, command: &str) -> Result<String> {
+pub(crate) fn typed(guest: &mut Guest, command: &str) -> Result<String> {
     println!("   guest# {command}");
     let output = guest.sh(command)?;
     said(&output);

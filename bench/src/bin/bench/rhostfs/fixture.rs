@@ -10,6 +10,7 @@ use gangplank_dvk::carrier::node::{Node, NodeConfig, PeerConfig};
 use gangplank_dvk::endpoint::Carrier;
 use gangplank_tests::daemon::{self, Daemon};
 use gangplank_tests::dvk::{CLIENT_NODE, Mount, SERVER_NODE, Server, Switch, Topology};
+use gangplank_tests::dvk_tunnel::{Between, Tunnel};
 use gangplank_tests::process::User;
 use tempfile::TempDir;
 
@@ -27,12 +28,15 @@ const CLIENT: Endpoint = Endpoint::from_raw(11);
 const PORTS: u16 = 15_000;
 /// Ports of a server's node and its client's.
 const PORTS_EACH: u16 = 64;
+/// Ports of all servers and clients of a run.
+const PORTS_OF_A_RUN: u16 = 3 * PORTS_EACH;
 
 /// The measured routes, and what they run on.
 pub(crate) struct Fixture {
     /// The routes. They drop first, because they have files open in the mounts.
     routes: Vec<Route>,
     _mounts: Vec<Mount>,
+    _tunnels: Vec<Tunnel>,
     _servers: Vec<Server>,
     _switch: Switch,
     _daemon: Daemon,
@@ -57,7 +61,7 @@ impl Fixture {
         let socket = dir.path().join("dvk.sock");
         let switch = Switch::start(&socket)?;
         let at_switch = Topology::switch(socket.clone());
-        let ports = PORTS + u16::try_from(std::process::id() % 64)? * 2 * PORTS_EACH;
+        let ports = PORTS + u16::try_from(std::process::id() % 64)? * PORTS_OF_A_RUN;
         let nodes = [ports, ports + PORTS_EACH].map(Topology::loopback);
         let [for_client, for_mount] = &nodes;
         let server = |topology| Server::start(topology, daemon.socket());
@@ -92,6 +96,30 @@ impl Fixture {
                 processes: with(&[node.pid()]),
             },
         ];
+        let mut tunnels = Vec::new();
+        let tunnel_switch = Switch::start(&dir.path().join("tunnel.sock"))?;
+        for (name, switch, between) in [
+            (
+                "tunnel-local",
+                Some(tunnel_switch.pid()),
+                Between::Switch(tunnel_switch),
+            ),
+            (
+                "tunnel-node",
+                None,
+                Between::Loopback(ports + 2 * PORTS_EACH),
+            ),
+        ] {
+            let tunnel = Tunnel::start(between, daemon.socket(), "", &[])?;
+            let driven = Driven::open(&tunnel.socket(), LARGE);
+            let others: Vec<u32> = tunnel.pids().into_iter().chain(switch).collect();
+            routes.push(Route {
+                name,
+                access: Box::new(driven.with_context(|| tunnel.log())?),
+                processes: with(&others),
+            });
+            tunnels.push(tunnel);
+        }
         let mut servers = vec![local, node];
         let mut mounts = Vec::new();
         if User::is_root() && Path::new("/dev/fuse").exists() {
@@ -120,6 +148,7 @@ impl Fixture {
         Ok(Self {
             routes,
             _mounts: mounts,
+            _tunnels: tunnels,
             _servers: servers,
             _switch: switch,
             _daemon: daemon,
@@ -158,6 +187,8 @@ fn meaning(name: &str) -> &'static str {
         "virtio-fs" => "gangplankd by the driver that the rhostfs server has",
         "rhostfs-local" => "gangplank-dvk serve by a switch, behind it gangplankd",
         "rhostfs-node" => "gangplank-dvk serve over TCP, behind it gangplankd",
+        "tunnel-local" => "gangplank-dvk tunnel by a switch, before it the driver",
+        "tunnel-node" => "gangplank-dvk tunnel over TCP, before it the driver",
         "mount-local" => "gangplank-dvk mount by a switch",
         "mount-node" => "gangplank-dvk mount over TCP",
         _ => "",

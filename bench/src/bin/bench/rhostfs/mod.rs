@@ -6,6 +6,7 @@
 //!   virtio-fs      program ── driver ──────────────────── vring ── daemon ─ files
 //!   rhostfs-local  program ── endpoint ─ switch ─ server ─ vring ── daemon ─ files
 //!   rhostfs-node   program ── endpoint ── TCP ─── server ─ vring ── daemon ─ files
+//!   tunnel-…       program ── driver ── vring ─ tunnel ── as one of the two above
 //!   mount-…        program ── kernel ── mount ── as one of the two above
 //! ```
 

@@ -14,7 +14,7 @@ const MAX_SIZE: u32 = 32768;
 
 /// The addresses of a ring's parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Addresses {
+struct Addresses {
     /// In the guest's monitor: descriptor table, used ring, available ring.
     user: [u64; 3],
     /// In the guest.
@@ -23,7 +23,7 @@ pub(super) struct Addresses {
 
 /// A ring's event descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Signal {
+pub enum Signal {
     /// The guest signals that buffers are available.
     Kick,
     /// The device signals that buffers are used.
@@ -34,36 +34,39 @@ pub(super) enum Signal {
 
 /// One ring.
 #[derive(Debug, Default)]
-pub(super) struct Ring {
+pub struct Ring {
     /// Its descriptors; 0 until SET_VRING_NUM.
-    pub(super) size: u16,
-    pub(super) addresses: Option<Addresses>,
+    pub size: u16,
+    addresses: Option<Addresses>,
     /// Index of the next available entry to take. It is right while the ring is stopped.
-    pub(super) base: u16,
-    pub(super) kick: Option<OwnedFd>,
-    pub(super) call: Option<OwnedFd>,
-    pub(super) error: Option<OwnedFd>,
+    pub base: u16,
+    /// [`Signal::Kick`].
+    pub kick: Option<OwnedFd>,
+    /// [`Signal::Call`].
+    pub call: Option<OwnedFd>,
+    /// [`Signal::Error`].
+    pub error: Option<OwnedFd>,
     /// SET_VRING_ENABLE has enabled it.
-    pub(super) enabled: bool,
-    /// A daemon has it: the relay has sent its kick descriptor, and not GET_VRING_BASE.
-    pub(super) is_started: bool,
-    /// Its driver broke the ring's rules while the relay worked on it.
-    pub(super) broken: bool,
+    pub enabled: bool,
+    /// Another process works on it, or a thread of this one.
+    pub is_started: bool,
+    /// Its driver broke the ring's rules while this process worked on it.
+    pub broken: bool,
 }
 
 impl Ring {
     /// Whether a daemon can start it: it is set up and enabled.
-    pub(super) fn is_ready(&self) -> bool {
+    pub fn is_ready(&self) -> bool {
         self.enabled && self.size > 0 && self.addresses.is_some() && self.kick.is_some()
     }
 
     /// The ring in the guest's memory; None if its size or addresses are missing.
-    pub(super) fn queue<'a>(&self, memory: &'a Memory, event_idx: bool) -> Option<SplitQueue<'a>> {
+    pub fn queue<'a>(&self, memory: &'a Memory, event_idx: bool) -> Option<SplitQueue<'a>> {
         SplitQueue::new(memory, self.addresses?.guest, self.size, event_idx)
     }
 
     /// SET_VRING_NUM; returns whether the size is allowed.
-    pub(super) fn set_size(&mut self, size: u32) -> bool {
+    pub fn set_size(&mut self, size: u32) -> bool {
         let possible = size.is_power_of_two() && size <= MAX_SIZE;
         if possible {
             self.size = u16::try_from(size).unwrap_or(0);
@@ -73,7 +76,7 @@ impl Ring {
 
     /// SET_VRING_ADDR's payload behind the ring's number: flags, and the addresses of descriptor
     /// table, used ring, available ring, log. Returns whether the ring lies in `memory`.
-    pub(super) fn set_addresses(&mut self, payload: &[u8], memory: &Memory) -> bool {
+    pub fn set_addresses(&mut self, payload: &[u8], memory: &Memory) -> bool {
         let word = |index: usize| {
             let bytes = payload.get(4 + index * 8..)?.first_chunk()?;
             Some(u64::from_le_bytes(*bytes))
@@ -100,7 +103,7 @@ impl Ring {
 
     /// SET_VRING_KICK, SET_VRING_CALL, SET_VRING_ERR. Without a descriptor the guest polls, or
     /// wants no signal.
-    pub(super) fn set_signal(&mut self, signal: Signal, descriptor: Option<OwnedFd>) {
+    pub fn set_signal(&mut self, signal: Signal, descriptor: Option<OwnedFd>) {
         let descriptor = descriptor.inspect(make_non_blocking);
         match signal {
             Signal::Kick => self.kick = descriptor,
@@ -109,8 +112,8 @@ impl Ring {
         }
     }
 
-    /// The payload of SET_VRING_ADDR for this ring. It has no log: the relay does not offer one.
-    pub(super) fn encode_addresses(&self, index: u32) -> Option<Vec<u8>> {
+    /// The payload of SET_VRING_ADDR for this ring. It has no log, which is not offered.
+    pub fn encode_addresses(&self, index: u32) -> Option<Vec<u8>> {
         let [descriptor, used, available] = self.addresses?.user;
         Some(payload::encode(&VringAddr {
             index,
@@ -122,22 +125,22 @@ impl Ring {
     }
 
     /// Signals the guest that buffers are used.
-    pub(super) fn signal_call(&self) {
+    pub fn signal_call(&self) {
         signal(self.call.as_ref());
     }
 
     /// Has the process that works on the ring look at it.
-    pub(super) fn signal_kick(&self) {
+    pub fn signal_kick(&self) {
         signal(self.kick.as_ref());
     }
 
     /// Signals the guest's monitor that the ring is broken.
-    pub(super) fn signal_error(&self) {
+    pub fn signal_error(&self) {
         signal(self.error.as_ref());
     }
 
     /// Resets the kick descriptor.
-    pub(super) fn take_kicks(&self) {
+    pub fn take_kicks(&self) {
         if let Some(kick) = &self.kick {
             // It fails if there was no kick.
             let _ = rustix::io::read(kick, &mut [0; 8]);
@@ -153,7 +156,7 @@ fn signal(descriptor: Option<&OwnedFd>) {
     }
 }
 
-/// The descriptors come from the guest and may be anything, so they must not block the relay.
+/// The descriptors come from the guest and may be anything, so they must not block this process.
 fn make_non_blocking(descriptor: &OwnedFd) {
     let descriptor = descriptor.as_fd();
     let set = rustix::fs::fcntl_getfl(descriptor)

@@ -1,8 +1,7 @@
 //! A guest's memory: the table of its regions, and access to single bytes.
 //!
-//! The relay maps no guest memory. It reads and writes a few bytes at a time by the descriptor, and
-//! only when a daemon is replaced or lost. A guest that truncates its memory then causes an error;
-//! a mapping would end the process by SIGBUS.
+//! Nothing is mapped: memory is read and written by its descriptor. A guest that truncates its
+//! memory then causes an error; a mapping would end the process by SIGBUS.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,7 +20,7 @@ const REGION_LEN: usize = size_of::<MemoryRegion>();
 
 /// Why a memory table is refused.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum TableError {
+pub enum TableError {
     /// The payload's length does not fit its count of regions.
     #[error("a memory table of {regions} regions has {len} bytes")]
     Length {
@@ -76,14 +75,14 @@ impl Region {
 
 /// A guest's memory table.
 #[derive(Debug)]
-pub(super) struct Memory {
+pub struct Memory {
     regions: Vec<Region>,
 }
 
 impl Memory {
     /// Reads the payload of SET_MEM_TABLE. User Mode Linux always sends two regions, even if it
     /// counts only one.
-    pub(super) fn decode(payload: &[u8], files: Vec<OwnedFd>) -> Result<Self, TableError> {
+    pub fn decode(payload: &[u8], files: Vec<OwnedFd>) -> Result<Self, TableError> {
         let count = payload
             .first_chunk()
             .map_or(0, |count| u32::from_le_bytes(*count));
@@ -139,7 +138,7 @@ impl Memory {
 
     /// The payload of SET_MEM_TABLE as every daemon takes it, and the descriptors to send beside
     /// it.
-    pub(super) fn encode(&self) -> (Vec<u8>, Vec<BorrowedFd<'_>>) {
+    pub fn encode(&self) -> (Vec<u8>, Vec<BorrowedFd<'_>>) {
         let regions = self.regions.iter();
         let table: Vec<_> = regions
             .map(|region| MemoryRegion::new(region.guest, region.len, region.user, region.offset))
@@ -151,7 +150,7 @@ impl Memory {
 
     /// The guest physical address of the `len` bytes at address `user` of the guest's monitor, if
     /// they lie in one region.
-    pub(super) fn guest_address(&self, user: u64, len: u64) -> Option<u64> {
+    pub fn guest_address(&self, user: u64, len: u64) -> Option<u64> {
         self.regions.iter().find_map(|region| {
             region.offset_in_file(region.user, user, len)?;
             Some(region.guest + (user - region.user))
@@ -208,7 +207,7 @@ impl gangplank_rings::Memory for Memory {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use std::fs::File;
 
     use gangplank_rings::Memory as _;

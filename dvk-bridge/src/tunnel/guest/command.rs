@@ -1,0 +1,284 @@
+//! `tunnel` as a program: from its command line to its end.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+use gangplank_sandbox::seccomp::Seccomp;
+use gangplank_service::unix_listener::{BindError, OwnedListener};
+use gangplank_service::{error_chain, rate_limited};
+use log::info;
+use nix::sys::signal::{SigSet, Signal};
+use parking_lot::Mutex;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::io::Errno;
+use serde_json::{Value, json};
+
+use super::args::TunnelArgs;
+use super::serve::Shared;
+use super::{Options, behind};
+use crate::abi::{DcLimits, NodeId};
+use crate::carrier::local::{Local, LocalError};
+use crate::carrier::node::{Node, NodeConfig, NodeError};
+use crate::cli_types::PeerName;
+use crate::endpoint::Carrier;
+use crate::sandbox::{self, Needs};
+use crate::server_addr::ServerAddr;
+use crate::status::{self, Report, StatusError, StatusServer};
+
+/// Why `tunnel` did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum TunnelError {
+    /// The socket for guests cannot be created.
+    #[error(transparent)]
+    Listen(#[from] BindError),
+    /// The own endpoints are not in the container.
+    #[error(
+        "the endpoints {first} to {last} are not all in a container: choose others by \
+         --client-endpoint"
+    )]
+    Endpoints {
+        /// The first one.
+        first: i32,
+        /// The last one.
+        last: i32,
+    },
+    /// This process cannot be a node.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// The switch cannot be used.
+    #[error(transparent)]
+    Local(#[from] LocalError),
+    /// The status socket cannot be created.
+    #[error(transparent)]
+    Status(#[from] StatusError),
+    /// The program cannot be confined.
+    #[error(transparent)]
+    Sandbox(#[from] gangplank_sandbox::Error),
+    /// The command line names no server.
+    #[error("no server is given: use --peer and --node, or --switch")]
+    NoServer,
+    /// The system refused an operation.
+    #[error("cannot {what}")]
+    System {
+        /// The operation.
+        what: &'static str,
+        /// The error of the system.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Serves guests until SIGTERM or SIGINT.
+///
+/// # Errors
+///
+/// [`TunnelError`].
+pub fn run(args: &TunnelArgs, seccomp: Seccomp) -> Result<(), TunnelError> {
+    let failed = |what| {
+        move |source: Errno| TunnelError::System {
+            what,
+            source: source.into(),
+        }
+    };
+    // Before any thread starts, so that all threads leave the signals to the one that waits for
+    // them.
+    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGUSR1]);
+    signals
+        .thread_block()
+        .map_err(|errno| TunnelError::System {
+            what: "take over signals",
+            source: errno.into(),
+        })?;
+    let options = args.options();
+    let last = behind(options.client, options.queues);
+    if !DcLimits::USUAL.contains(last) {
+        return Err(TunnelError::Endpoints {
+            first: options.client.raw(),
+            last: last.raw(),
+        });
+    }
+    let listener = OwnedListener::bind(&args.listen, None)?;
+    let status_listener = args.status.as_deref().map(status::listen).transpose()?;
+    let needs_node = match args.server_addr.server_addr() {
+        Some(ServerAddr::Node(node, server)) => Some(node_config(args, node, server)),
+        _ => None,
+    };
+    let sockets = [Some(&args.listen), args.status.as_ref()];
+    let needs = Needs {
+        sockets: sockets
+            .into_iter()
+            .flatten()
+            .map(PathBuf::as_path)
+            .collect(),
+        connects: needs_node.is_none(),
+        node: needs_node.as_ref(),
+        ..Needs::default()
+    };
+    sandbox::confine(seccomp, &needs)?;
+    let there = ServerCarrier::start(args)?;
+    let tunnel = Arc::new(Tunnel::new(&args.listen));
+    let parts: Vec<Arc<dyn Report>> = vec![tunnel.clone(), there.report()];
+    let status = args.status.as_ref().zip(status_listener);
+    let status =
+        status.map(|(path, listener)| StatusServer::start_at(path, listener, parts.clone()));
+    let _status = status.transpose()?;
+    let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+    let stop = Arc::new(eventfd(0, flags).map_err(failed("make an eventfd"))?);
+    let stopped = Arc::clone(&stop);
+    // Not joined: without a signal it waits for ever.
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            if let Ok(signal) = status::await_end(&signals, &parts) {
+                info!("{signal}: ending");
+                // It fails only if the counter is full, which wakes the thread as well.
+                let _ = rustix::io::write(&*stopped, &1u64.to_ne_bytes());
+            }
+        })
+        .map_err(|source| TunnelError::System {
+            what: "start a thread",
+            source,
+        })?;
+    info!(
+        "guests connect at {}, to endpoint {} of container {} at {}",
+        args.listen.display(),
+        args.endpoint,
+        args.dc,
+        there.name(args)
+    );
+    tunnel.serve(&listener, &options, &*there.carrier(), &stop)
+}
+
+/// The node that this program becomes.
+fn node_config(args: &TunnelArgs, node: NodeId, server: &PeerName) -> NodeConfig {
+    let dcs = [(args.dc, DcLimits::USUAL)].into();
+    // The peer is the only one, so it has the other endpoints of the server as well.
+    let known = (args.dc, args.endpoint);
+    args.server_addr.as_node(node, server, known, dcs)
+}
+
+/// The carrier to the server.
+enum ServerCarrier {
+    Node(Arc<Node>),
+    Switch(Arc<Local>),
+}
+
+impl ServerCarrier {
+    fn start(args: &TunnelArgs) -> Result<Self, TunnelError> {
+        let addr = args.server_addr.server_addr();
+        Ok(match addr.ok_or(TunnelError::NoServer)? {
+            ServerAddr::Switch(socket) => {
+                let dcs = [(args.dc, DcLimits::USUAL)].into();
+                let config = args.server_addr.at_switch(socket, dcs);
+                Self::Switch(Arc::new(Local::start(config)?))
+            }
+            ServerAddr::Node(node, server) => {
+                Self::Node(Arc::new(Node::start(node_config(args, node, server))?))
+            }
+        })
+    }
+
+    fn carrier(&self) -> Arc<dyn Carrier> {
+        match self {
+            Self::Node(node) => node.clone(),
+            Self::Switch(local) => local.clone(),
+        }
+    }
+
+    fn report(&self) -> Arc<dyn Report> {
+        match self {
+            Self::Node(node) => node.clone(),
+            Self::Switch(local) => local.clone(),
+        }
+    }
+
+    fn name(&self, args: &TunnelArgs) -> String {
+        match args.server_addr.server_addr() {
+            Some(ServerAddr::Node(_, peer)) => format!("node {} at {}", peer.node, peer.host),
+            Some(ServerAddr::Switch(socket)) => format!("the switch at {}", socket.display()),
+            None => String::new(),
+        }
+    }
+}
+
+/// The guests of a tunnel, one after another.
+struct Tunnel {
+    socket: PathBuf,
+    guest: Mutex<Option<Arc<Shared>>>,
+}
+
+impl Tunnel {
+    fn new(socket: &Path) -> Self {
+        Self {
+            socket: socket.to_owned(),
+            guest: Mutex::new(None),
+        }
+    }
+
+    fn serve(
+        &self,
+        listener: &OwnedListener,
+        options: &Options,
+        carrier: &dyn Carrier,
+        stop: &OwnedFd,
+    ) -> Result<(), TunnelError> {
+        let failed = |what| move |source| TunnelError::System { what, source };
+        for number in 1.. {
+            let mut awaited = [
+                PollFd::new(listener, PollFlags::IN),
+                PollFd::new(stop, PollFlags::IN),
+            ];
+            match poll(&mut awaited, None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(failed("wait for guests")(errno.into())),
+            }
+            let [_, ended] = &awaited;
+            if !ended.revents().is_empty() {
+                break;
+            }
+            let socket = match listener.accept() {
+                Ok((socket, _)) => socket,
+                // The guest has gone again.
+                Err(error) => {
+                    rate_limited!(debug, "cannot accept a guest: {error}");
+                    continue;
+                }
+            };
+            let prepared = socket.set_nonblocking(true);
+            prepared.map_err(failed("prepare a guest's connection"))?;
+            let guest = Shared::new(number, options.clone());
+            let guest = Arc::new(guest.map_err(failed("make an eventfd"))?);
+            *self.guest.lock() = Some(Arc::clone(&guest));
+            rate_limited!(info, "guest {number} has connected");
+            match guest.serve(socket, carrier, stop) {
+                Ok(()) => rate_limited!(info, "guest {number} has gone"),
+                Err(error) => {
+                    rate_limited!(error, "guest {number} is dropped: {}", error_chain(&error));
+                }
+            }
+            *self.guest.lock() = None;
+        }
+        Ok(())
+    }
+}
+
+impl Report for Tunnel {
+    fn report(&self, to: &mut String) {
+        to.push_str(&format!("guests connect at {}\n", self.socket.display()));
+        match &*self.guest.lock() {
+            Some(guest) => guest.report(to),
+            None => to.push_str("  no guest\n"),
+        }
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "kind": "tunnel",
+            "socket": self.socket.to_string_lossy(),
+            "guest": self.guest.lock().as_ref().map(|guest| guest.json()),
+        })
+    }
+}

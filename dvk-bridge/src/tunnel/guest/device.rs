@@ -1,0 +1,228 @@
+//! The guest's device: what the messages of its connection set up.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gangplank_vhost_backend::{Device, Memory, RequestError, Ring, Signal};
+use gangplank_vhost_user::client::FsConfig;
+use gangplank_vhost_user::feature;
+
+use super::serve::Shared;
+use super::state::{Fatal, State};
+
+/// Virtio features that the tunnel offers guests.
+const OFFERED_FEATURES: u64 =
+    feature::VERSION_1 | feature::INDIRECT_DESC | feature::EVENT_IDX | feature::PROTOCOL_FEATURES;
+
+/// Request queues of a device at most: the protocol numbers 256 rings.
+const MAX_QUEUES: u16 = 255;
+
+/// How long a guest that asks for its configuration waits for the server.
+const CONFIG_WAIT: Duration = Duration::from_secs(10);
+
+/// How long the requests of a ring get to end when the guest wants the ring back.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+
+type Refusal = RequestError<Fatal>;
+
+/// One guest's device.
+pub(super) struct TunnelDevice<'a> {
+    shared: &'a Shared,
+    /// Fixed once the guest has asked for it.
+    queues: Option<u16>,
+    /// When a guest that asks for its configuration gets none.
+    config_until: Option<Instant>,
+}
+
+impl<'a> TunnelDevice<'a> {
+    pub(super) const fn new(shared: &'a Shared) -> Self {
+        Self {
+            shared,
+            queues: None,
+            config_until: None,
+        }
+    }
+
+    /// The configuration that the server tells, if it does in time.
+    fn told(&mut self) -> Option<FsConfig> {
+        let until = *self
+            .config_until
+            .get_or_insert_with(|| Instant::now() + CONFIG_WAIT);
+        let mut state = self.shared.state.lock();
+        let is_awaited = |state: &mut State| state.config.is_none() && state.fatal.is_none();
+        let changed = &self.shared.changed;
+        while is_awaited(&mut state) && !changed.wait_until(&mut state, until).timed_out() {}
+        state.config
+    }
+
+    fn queues(&mut self) -> u16 {
+        if let Some(queues) = self.queues {
+            return queues;
+        }
+        let told = self.told().map(|config| config.num_request_queues());
+        let told = told.and_then(|queues| u16::try_from(queues).ok());
+        let queues = told.unwrap_or(1).clamp(1, MAX_QUEUES);
+        self.queues = Some(queues);
+        queues
+    }
+
+    /// Stops a ring if it is started: waits for its requests, and refuses those that take long.
+    /// Calls `change` with it.
+    fn with_stopped<R>(
+        &mut self,
+        index: u32,
+        change: impl FnOnce(&mut Ring, Option<&Memory>) -> R,
+    ) -> Result<R, Refusal> {
+        let count = usize::from(self.queues()) + 1;
+        let at = usize::try_from(index).unwrap_or(usize::MAX);
+        if at >= count {
+            return Err(RequestError::Invalid(format!(
+                "it names ring {index}, but the device has {count} rings"
+            )));
+        }
+        let mut state = self.shared.state.lock();
+        if state.rings.len() < count {
+            state.rings.resize_with(count, Ring::default);
+            state.in_flight.resize(count, 0);
+        }
+        stop(self.shared, &mut state, at);
+        let memory = state.memory.clone();
+        let is_set_up = state.features.is_some();
+        state.setup += 1;
+        let Some(ring) = state.rings.get_mut(at) else {
+            return Err(RequestError::Invalid(format!("there is no ring {index}")));
+        };
+        let done = change(ring, memory.as_deref());
+        ring.is_started = is_set_up && ring.is_ready();
+        if ring.is_started {
+            // Requests may be in it already.
+            ring.signal_kick();
+        }
+        Ok(done)
+    }
+}
+
+/// Waits until ring `at` has no requests in flight.
+fn stop(shared: &Shared, state: &mut parking_lot::MutexGuard<'_, State>, at: usize) {
+    if let Some(ring) = state.rings.get_mut(at) {
+        ring.is_started = false;
+    }
+    let until = Instant::now() + STOP_LIMIT;
+    while state.in_flight.get(at).is_some_and(|count| *count > 0) && state.fatal.is_none() {
+        state.stopping = Some((at, until));
+        shared.notify_workers();
+        shared.changed.wait_for(state, STOP_LIMIT);
+    }
+    state.stopping = None;
+}
+
+fn not_allowed(index: u32) -> Refusal {
+    RequestError::Invalid(format!(
+        "it sets ring {index} to a value that is not allowed"
+    ))
+}
+
+impl Device for TunnelDevice<'_> {
+    type Fatal = Fatal;
+
+    fn guest(&self) -> u64 {
+        self.shared.number
+    }
+
+    fn offered(&self) -> u64 {
+        OFFERED_FEATURES
+    }
+
+    fn num_request_queues(&mut self) -> u16 {
+        self.queues()
+    }
+
+    fn config(&mut self) -> Result<Option<FsConfig>, Refusal> {
+        let queues = self.queues().into();
+        let tag = match &self.shared.options.tag {
+            Some(tag) => Some(tag.clone().into_bytes()),
+            None => self.told().map(|config| config.tag().to_vec()),
+        };
+        Ok(tag.map(|tag| FsConfig::with(&tag, queues)))
+    }
+
+    fn set_features(&mut self, features: u64) -> Result<(), Refusal> {
+        let foreign = features & !OFFERED_FEATURES;
+        if foreign != 0 || features & feature::PROTOCOL_FEATURES == 0 {
+            return Err(RequestError::Invalid(format!(
+                "it takes the features {features:#x} of {OFFERED_FEATURES:#x}, where \
+                 VHOST_USER_F_PROTOCOL_FEATURES is needed"
+            )));
+        }
+        self.shared.state.lock().features = Some(features);
+        Ok(())
+    }
+
+    fn set_memory(&mut self, memory: Memory) -> Result<(), Refusal> {
+        self.shared.state.lock().memory = Some(Arc::new(memory));
+        Ok(())
+    }
+
+    fn set_addresses(&mut self, index: u32, payload: &[u8]) -> Result<(), Refusal> {
+        let rest = payload.get(4..).unwrap_or_default();
+        let is_inside = self.with_stopped(index, |ring, memory| {
+            memory.is_some_and(|memory| ring.set_addresses(rest, memory))
+        })?;
+        match is_inside {
+            true => Ok(()),
+            false => Err(RequestError::Invalid(format!(
+                "ring {index} does not lie in the guest's memory"
+            ))),
+        }
+    }
+
+    fn change(
+        &mut self,
+        index: u32,
+        change: &mut dyn FnMut(&mut Ring) -> bool,
+    ) -> Result<(), Refusal> {
+        match self.with_stopped(index, |ring, _| change(ring))? {
+            true => Ok(()),
+            false => Err(not_allowed(index)),
+        }
+    }
+
+    fn set_signal(
+        &mut self,
+        index: u32,
+        signal: Signal,
+        descriptor: Option<OwnedFd>,
+    ) -> Result<(), Refusal> {
+        let at = usize::try_from(index).unwrap_or(usize::MAX);
+        let count = usize::from(self.queues()) + 1;
+        let mut state = self.shared.state.lock();
+        if state.rings.len() < count {
+            state.rings.resize_with(count, Ring::default);
+            state.in_flight.resize(count, 0);
+        }
+        match state.rings.get_mut(at) {
+            Some(ring) => ring.set_signal(signal, descriptor),
+            None => return Err(not_allowed(index)),
+        }
+        Ok(())
+    }
+
+    fn stop_ring(&mut self, index: u32) -> Result<u16, Refusal> {
+        self.with_stopped(index, |ring, _| {
+            ring.kick = None;
+            ring.base
+        })
+    }
+
+    fn reset(&mut self) -> Result<(), Refusal> {
+        let mut state = self.shared.state.lock();
+        for at in 0..state.rings.len() {
+            stop(self.shared, &mut state, at);
+        }
+        state.reset();
+        drop(state);
+        self.shared.notify_all();
+        Ok(())
+    }
+}

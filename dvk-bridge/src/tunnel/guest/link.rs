@@ -1,0 +1,179 @@
+//! Opens the guest's session at the server, keeps it, and closes it.
+
+use std::time::{Duration, Instant};
+
+use gangplank_service::{error_chain, rate_limited};
+use gangplank_vhost_user::client::FsConfig;
+use log::debug;
+use rustix::io::Errno;
+
+use super::serve::Shared;
+use super::state::{Fatal, Session};
+use crate::endpoint::{BoundEndpoint, EndpointError, SharedBuffers};
+use crate::tunnel::wire::{Answer, CONFIG_LEN, Call, MAX_SLOTS};
+
+/// Time between two signs of life.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Wait before the next attempt to open a session.
+const RETRY_INTERVAL: Duration = Duration::from_millis(300);
+
+/// Time that the server has to open a session, for which it connects to the daemon.
+const OPEN_LIMIT: Duration = Duration::from_secs(10);
+
+/// Time that the server has to close a session when the guest has gone.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
+
+/// Works until the guest has gone. `endpoint` is the first one.
+pub(super) fn run(shared: &Shared, endpoint: &dyn BoundEndpoint) {
+    let mut generation = random();
+    let mut complained = false;
+    loop {
+        let mut state = shared.state.lock();
+        if state.is_ending || state.fatal.is_some() {
+            if let Session::Open(session) = state.session {
+                state.unused.push(session);
+            }
+            let unused = std::mem::take(&mut state.unused);
+            drop(state);
+            for session in unused {
+                close(shared, endpoint, session);
+            }
+            return;
+        }
+        let unused = std::mem::take(&mut state.unused);
+        let session = state.session;
+        if unused.is_empty() && session == Session::Lost {
+            shared.changed.wait(&mut state);
+            continue;
+        }
+        drop(state);
+        for session in unused {
+            close(shared, endpoint, session);
+        }
+        match session {
+            Session::Closed => {
+                if open(shared, endpoint, generation, &mut complained) {
+                    generation = random();
+                } else {
+                    sleep(shared, session, RETRY_INTERVAL);
+                }
+            }
+            Session::Open(open) => {
+                sleep(shared, session, PING_INTERVAL);
+                ping(shared, endpoint, open);
+            }
+            Session::Lost => {}
+        }
+    }
+}
+
+/// Sleeps while the session is `session`.
+fn sleep(shared: &Shared, session: Session, limit: Duration) {
+    let until = Instant::now() + limit;
+    let mut state = shared.state.lock();
+    let is_idle = |state: &super::state::State| {
+        let is_ending = state.is_ending || state.fatal.is_some();
+        !is_ending && state.session == session && state.unused.is_empty()
+    };
+    while is_idle(&state) && !shared.changed.wait_until(&mut state, until).timed_out() {}
+}
+
+/// A number that no other device has.
+fn random() -> u64 {
+    // Without randomness, the process and the time differ from those of other devices.
+    getrandom::u64().unwrap_or_else(|_| {
+        let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+        u64::from(std::process::id()) << 32 ^ u64::from(since.subsec_nanos())
+    })
+}
+
+/// Tries to open a session. Returns whether it is open.
+fn open(
+    shared: &Shared,
+    endpoint: &dyn BoundEndpoint,
+    generation: u64,
+    complained: &mut bool,
+) -> bool {
+    let mut config = [0; CONFIG_LEN as usize];
+    let mut buffers = SharedBuffers::new();
+    let call = Call::Open {
+        generation,
+        slots: MAX_SLOTS,
+        config: buffers.writable(&mut config),
+    };
+    let asked = ask(shared, endpoint, &call, &mut buffers, OPEN_LIMIT);
+    drop(buffers);
+    let why = match asked {
+        Ok(Some(Answer::Opened {
+            session,
+            queues,
+            slots,
+            resumed,
+        })) => {
+            *complained = false;
+            debug!("session {session:#x} has {slots} slots, resumed: {resumed}");
+            let mut state = shared.state.lock();
+            let config = FsConfig::new(config);
+            if !config.tag().is_empty() {
+                state.config = Some(config);
+            }
+            state.opened(session, slots, queues.min(shared.options.queues));
+            drop(state);
+            shared.notify_all();
+            return true;
+        }
+        Ok(Some(Answer::Refused(errno))) => format!("it refuses: {errno}"),
+        Ok(answer) => {
+            let mut state = shared.state.lock();
+            state.fail(Fatal::Server(format!("answers {answer:?} to a new guest")));
+            shared.finished(&mut state);
+            return false;
+        }
+        Err(error) => error_chain(&error),
+    };
+    if !std::mem::replace(complained, true) {
+        rate_limited!(warn, "cannot open a session at the server, retrying: {why}");
+    }
+    false
+}
+
+fn ping(shared: &Shared, endpoint: &dyn BoundEndpoint, session: u32) {
+    let call = Call::Ping { session };
+    let asked = ask(
+        shared,
+        endpoint,
+        &call,
+        &mut SharedBuffers::new(),
+        PING_INTERVAL,
+    );
+    if let Ok(Some(Answer::Refused(Errno::STALE | Errno::NOTCONN))) = asked {
+        shared.state.lock().lose(session);
+        shared.notify_all();
+    }
+}
+
+fn close(shared: &Shared, endpoint: &dyn BoundEndpoint, session: u32) {
+    let call = Call::Close { session };
+    if let Err(error) = ask(
+        shared,
+        endpoint,
+        &call,
+        &mut SharedBuffers::new(),
+        CLOSE_LIMIT,
+    ) {
+        // The server frees the session when nothing was heard of it for a while.
+        debug!("{}", error_chain(&error));
+    }
+}
+
+fn ask(
+    shared: &Shared,
+    endpoint: &dyn BoundEndpoint,
+    call: &Call,
+    buffers: &mut SharedBuffers<'_>,
+    limit: Duration,
+) -> Result<Option<Answer>, EndpointError> {
+    let message = endpoint.sendrec(shared.options.server, &call.encode(), buffers, limit)?;
+    Ok(Answer::decode(&message, call))
+}

@@ -1,0 +1,306 @@
+//! One guest, from its connection to its end.
+
+use std::fmt::Write;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use gangplank_service::rate_limited;
+use gangplank_vhost_backend::{Connection, GuestError};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
+use serde_json::{Value, json};
+
+use super::device::TunnelDevice;
+use super::state::{Fatal, Session, State};
+use super::{Options, behind, link, worker};
+use crate::endpoint::{BoundEndpoint, Carrier, EndpointError};
+use crate::status::Report;
+
+/// Wait before the next bind of an endpoint whose carrier is not available yet.
+const BIND_RETRY_INTERVAL: Duration = Duration::from_millis(200);
+
+/// One guest, as its threads share it.
+pub(super) struct Shared {
+    /// The guest's number, for logs.
+    pub(super) number: u64,
+    pub(super) options: Options,
+    pub(super) state: Mutex<State>,
+    /// The session, the number of requests in flight, or the end has changed.
+    pub(super) changed: Condvar,
+    /// What each worker waits for, by its number.
+    workers: Vec<Condvar>,
+    /// Readable after a fault, for the guest's thread.
+    wakeup: OwnedFd,
+}
+
+impl Shared {
+    pub(super) fn new(number: u64, options: Options) -> std::io::Result<Self> {
+        let workers = (0..=options.queues).map(|_| Condvar::new()).collect();
+        Ok(Self {
+            number,
+            state: Mutex::new(State::new(options.limit)),
+            options,
+            changed: Condvar::new(),
+            workers,
+            wakeup: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+        })
+    }
+
+    /// Lets worker number `index` wait until it is woken or `until` has come.
+    pub(super) fn wait(
+        &self,
+        state: &mut MutexGuard<'_, State>,
+        index: u16,
+        until: Option<Instant>,
+    ) {
+        let Some(worker) = self.workers.get(usize::from(index)) else {
+            return;
+        };
+        state.idle.push(index);
+        match until {
+            Some(until) => {
+                // A time that has passed is found again.
+                let _ = worker.wait_until(state, until);
+            }
+            None => worker.wait(state),
+        }
+        state.idle.retain(|idle| *idle != index);
+    }
+
+    /// Wakes a worker for each of `count` requests, those that have worked last first: their memory
+    /// is warm.
+    fn notify_requests(&self, state: &mut MutexGuard<'_, State>, count: usize) {
+        for _ in 0..count {
+            let Some(at) = state
+                .idle
+                .iter()
+                .rposition(|index| state.sends_requests(*index))
+            else {
+                return;
+            };
+            self.notify_worker(state.idle.remove(at));
+        }
+    }
+
+    fn notify_worker(&self, index: u16) {
+        if let Some(worker) = self.workers.get(usize::from(index)) {
+            worker.notify_one();
+        }
+    }
+
+    pub(super) fn notify_workers(&self) {
+        for worker in &self.workers {
+            worker.notify_one();
+        }
+    }
+
+    pub(super) fn notify_all(&self) {
+        self.notify_workers();
+        self.changed.notify_all();
+    }
+
+    /// A worker has finished with a request, or found a fault.
+    pub(super) fn finished(&self, state: &mut MutexGuard<'_, State>) {
+        if state.fatal.is_some() || state.session == Session::Lost {
+            self.notify_all();
+            // A full counter wakes the thread as well.
+            let _ = rustix::io::write(&self.wakeup, &1u64.to_ne_bytes());
+        } else if state.stopping.is_some() || state.session == Session::Closed {
+            self.notify_all();
+        } else if state.waiting() > 0 {
+            // A slot has become free.
+            self.notify_requests(state, 1);
+        }
+    }
+
+    /// Serves the guest until it hangs up or `stop` is readable.
+    pub(super) fn serve(
+        &self,
+        socket: UnixStream,
+        carrier: &dyn Carrier,
+        stop: &OwnedFd,
+    ) -> Result<(), GuestError<Fatal>> {
+        let Some(endpoints) = self.bind(carrier, &socket, stop)? else {
+            return Ok(());
+        };
+        thread::scope(|scope| {
+            for (index, endpoint) in (0..).zip(&endpoints) {
+                let endpoint = &**endpoint;
+                let thread = thread::Builder::new().name(format!("tunnel_{index}"));
+                let started =
+                    thread.spawn_scoped(scope, move || worker::run(self, index, endpoint));
+                self.must_start(started);
+            }
+            if let Some(first) = endpoints.first() {
+                let thread = thread::Builder::new().name("tunnel_link".to_owned());
+                let all = &endpoints;
+                let started = thread.spawn_scoped(scope, move || {
+                    link::run(self, &**first);
+                    // This ends all exchanges.
+                    for endpoint in all {
+                        endpoint.unbind();
+                    }
+                });
+                self.must_start(started);
+            }
+            let served = self.serve_connection(socket, stop);
+            self.state.lock().is_ending = true;
+            self.notify_all();
+            served
+        })
+    }
+
+    fn must_start<T>(&self, started: std::io::Result<T>) {
+        if let Err(source) = started {
+            let what = "start a thread for a guest";
+            self.state.lock().fail(Fatal::System { what, source });
+        }
+    }
+
+    /// Binds the tunnel's endpoints. `None` if the guest has gone, or the program ends, before.
+    fn bind(
+        &self,
+        carrier: &dyn Carrier,
+        socket: &UnixStream,
+        stop: &OwnedFd,
+    ) -> Result<Option<Vec<Arc<dyn BoundEndpoint>>>, GuestError<Fatal>> {
+        let mut endpoints = Vec::new();
+        let mut is_logged = false;
+        while endpoints.len() <= usize::from(self.options.queues) {
+            let index = u16::try_from(endpoints.len()).unwrap_or(u16::MAX);
+            let endpoint = behind(self.options.client, index);
+            match carrier.bind(self.options.dc, endpoint, "tunnel") {
+                Ok(bound) => endpoints.push(bound),
+                Err(
+                    error @ (EndpointError::NotConnected { .. } | EndpointError::TimedOut { .. }),
+                ) => {
+                    if !std::mem::replace(&mut is_logged, true) {
+                        rate_limited!(warn, "{error}; retrying");
+                    }
+                    let mut awaited = [
+                        PollFd::new(socket, PollFlags::RDHUP),
+                        PollFd::new(stop, PollFlags::IN),
+                    ];
+                    let pause = Timespec::try_from(BIND_RETRY_INTERVAL).ok();
+                    if poll(&mut awaited, pause.as_ref()).map_err(GuestError::Wait)? > 0 {
+                        return Ok(None);
+                    }
+                }
+                Err(error) => {
+                    let why = format!("cannot be asked: {error}");
+                    return Err(GuestError::Fatal(Fatal::Server(why)));
+                }
+            }
+        }
+        Ok(Some(endpoints))
+    }
+
+    fn serve_connection(
+        &self,
+        socket: UnixStream,
+        stop: &OwnedFd,
+    ) -> Result<(), GuestError<Fatal>> {
+        let mut connection = Connection::new(socket);
+        let mut device = TunnelDevice::new(self);
+        let mut kicks = Vec::new();
+        let mut setup = None;
+        loop {
+            let mut awaited = vec![
+                PollFd::new(&connection, PollFlags::IN),
+                PollFd::new(&self.wakeup, PollFlags::IN),
+                PollFd::new(stop, PollFlags::IN),
+            ];
+            awaited.extend(kicks.iter().map(|kick| PollFd::new(kick, PollFlags::IN)));
+            let end = connection.message_end();
+            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+            // One millisecond more, so that the deadline is over when poll returns.
+            let left = left.map(|left| left + Duration::from_millis(1));
+            let left = left.and_then(|left| Timespec::try_from(left).ok());
+            match poll(&mut awaited, left.as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(GuestError::Wait(errno)),
+            }
+            let is_ready = |at: usize| {
+                let ready = awaited.get(at).map(|ready| ready.revents());
+                ready.is_some_and(|ready| !ready.is_empty())
+            };
+            let (has_message, is_woken, is_stopped) = (is_ready(0), is_ready(1), is_ready(2));
+            if is_stopped {
+                return Ok(());
+            }
+            if is_woken {
+                // It resets the counter, and fails only if that is 0.
+                let _ = rustix::io::read(&self.wakeup, &mut [0; 8]);
+            }
+            if has_message && !connection.take_messages(&mut device)? {
+                return Ok(());
+            }
+            connection.check_pace()?;
+            let mut state = self.state.lock();
+            let taken = state.take_requests();
+            if let Some(fatal) = state.fatal.take() {
+                // The other threads still see that they have to end.
+                state.is_ending = true;
+                return Err(GuestError::Fatal(fatal));
+            }
+            if setup != Some(state.setup) {
+                setup = Some(state.setup);
+                let started = state.rings.iter().filter(|ring| ring.is_started);
+                kicks = started
+                    .filter_map(|ring| ring.kick.as_ref()?.try_clone().ok())
+                    .collect();
+            }
+            if matches!(state.session, Session::Open(_)) {
+                self.notify_requests(&mut state, taken.requests);
+                if taken.urgent > 0 {
+                    self.notify_worker(0);
+                }
+            } else if taken.urgent + taken.requests > 0 {
+                // The link has to open a session, and workers to watch the requests' time.
+                self.notify_all();
+            }
+        }
+    }
+}
+
+impl Report for Shared {
+    fn report(&self, to: &mut String) {
+        let state = self.state.lock();
+        let session = match state.session {
+            Session::Closed => "no session yet".to_owned(),
+            Session::Open(session) => format!("session {session:#x}"),
+            Session::Lost => "session lost; requests are refused until it mounts anew".to_owned(),
+        };
+        let in_flight: usize = state.in_flight.iter().sum();
+        let counters = state.counters;
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            to,
+            "  guest {}: {session}; {in_flight} requests in flight, {} replied, {} refused, \
+             {} exchanges failed, {} sessions lost",
+            self.number, counters.replied, counters.refused, counters.unreached, counters.losses
+        );
+    }
+
+    fn json(&self) -> Value {
+        let state = self.state.lock();
+        let counters = state.counters;
+        json!({
+            "guest": self.number,
+            "session": match state.session {
+                Session::Closed => "closed",
+                Session::Open(_) => "open",
+                Session::Lost => "lost",
+            },
+            "in_flight": state.in_flight.iter().sum::<usize>(),
+            "replied": counters.replied,
+            "refused": counters.refused,
+            "exchanges_failed": counters.unreached,
+            "sessions_lost": counters.losses,
+        })
+    }
+}

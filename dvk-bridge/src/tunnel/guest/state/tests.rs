@@ -1,0 +1,186 @@
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+
+use gangplank_fuse::{InHeader, Opcode, OutHeader};
+use gangplank_vhost_backend::Signal;
+use rustix::event::{EventfdFlags, eventfd};
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::*;
+
+/// Where the parts of request ring 1 are in the guest's memory. Request `n` and its room for a
+/// reply follow at [`BUFFERS`].
+const DESCRIPTORS: u64 = 0x1000;
+const AVAILABLE: u64 = 0x2000;
+const USED: u64 = 0x3000;
+const BUFFERS: u64 = 0x4000;
+const SIZE: u32 = 8;
+
+/// A guest with one request ring.
+struct Guest {
+    memory: File,
+    offered: u16,
+}
+
+impl Guest {
+    fn new(limit: Duration) -> (Self, State) {
+        let memory = tempfile::tempfile().unwrap();
+        memory.set_len(0x1_0000).unwrap();
+        let table: Vec<u8> = [1, 0, 0x1_0000, 0, 0]
+            .into_iter()
+            .flat_map(u64::to_le_bytes)
+            .collect();
+        let shared = OwnedFd::from(memory.try_clone().unwrap());
+        let mut state = State::new(limit);
+        let decoded = Memory::decode(&table, vec![shared]).unwrap();
+        let mut ring = Ring::default();
+        assert!(ring.set_size(SIZE));
+        let mut addresses = 0u32.to_le_bytes().to_vec();
+        for word in [DESCRIPTORS, USED, AVAILABLE, 0] {
+            addresses.extend_from_slice(&word.to_le_bytes());
+        }
+        assert!(ring.set_addresses(&addresses, &decoded));
+        let kick = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+        ring.set_signal(Signal::Kick, Some(kick));
+        ring.is_started = true;
+        state.memory = Some(Arc::new(decoded));
+        state.features = Some(0);
+        state.rings = vec![Ring::default(), ring];
+        state.in_flight = vec![0, 0];
+        (Self { memory, offered: 0 }, state)
+    }
+
+    fn write(&self, at: u64, bytes: &[u8]) {
+        self.memory.write_all_at(bytes, at).unwrap();
+    }
+
+    /// Offers a request with `room` bytes for its reply.
+    fn offer(&mut self, opcode: Opcode, room: u32) {
+        let number = u64::from(self.offered);
+        let header = InHeader {
+            len: 40,
+            opcode: opcode as u32,
+            unique: number,
+            ..InHeader::default()
+        };
+        let at = BUFFERS + number * 0x100;
+        self.write(at, header.as_bytes());
+        let first = self.offered * 2;
+        for (index, address, len, flags, next) in [
+            (first, at, 40, 1_u16, first + 1),
+            (first + 1, at + 0x80, room, 2, 0),
+        ] {
+            let mut descriptor = address.to_le_bytes().to_vec();
+            descriptor.extend_from_slice(&u32::to_le_bytes(len));
+            descriptor.extend_from_slice(&flags.to_le_bytes());
+            descriptor.extend_from_slice(&next.to_le_bytes());
+            self.write(DESCRIPTORS + u64::from(index) * 16, &descriptor);
+        }
+        self.write(AVAILABLE + 4 + number * 2, &first.to_le_bytes());
+        self.offered += 1;
+        self.write(AVAILABLE + 2, &self.offered.to_le_bytes());
+    }
+
+    /// How many requests have come back.
+    fn used(&self) -> u16 {
+        let mut bytes = [0; 2];
+        self.memory.read_exact_at(&mut bytes, USED + 2).unwrap();
+        u16::from_le_bytes(bytes)
+    }
+
+    /// The errno in the reply to request `number`.
+    fn error(&self, number: u64) -> i32 {
+        let mut bytes = [0; 16];
+        let at = BUFFERS + number * 0x100 + 0x80;
+        self.memory.read_exact_at(&mut bytes, at).unwrap();
+        OutHeader::read_from_bytes(&bytes).unwrap().error
+    }
+}
+
+fn sent(state: &mut State) -> Option<(Job, Place)> {
+    match state.next(1) {
+        Next::Send(job, place) => Some((job, place)),
+        Next::Wait(_) | Next::End => None,
+    }
+}
+
+const LONG: Duration = Duration::from_secs(60);
+
+#[test]
+fn a_request_that_is_not_finished_is_asked_for_in_its_place_and_others_go_on() {
+    let (mut guest, mut state) = Guest::new(LONG);
+    state.opened(7, 4, 1);
+    guest.offer(Opcode::Setlkw, 16);
+    guest.offer(Opcode::Lookup, 16);
+    state.take_requests();
+    let (first, place) = sent(&mut state).unwrap();
+    state.finish(first, place, Outcome::Pending);
+    let (second, other) = sent(&mut state).unwrap();
+    assert_ne!(place.slot, other.slot);
+    state.finish(second, other, Outcome::Done(16));
+    assert_eq!((guest.used(), state.counters.replied), (1, 1));
+    std::thread::sleep(FIRST_PAUSE);
+    let (_, again) = sent(&mut state).unwrap();
+    assert_eq!((again.slot, again.number), (place.slot, place.number));
+}
+
+#[test]
+fn a_slot_is_used_again_with_the_next_number() {
+    let (mut guest, mut state) = Guest::new(LONG);
+    state.opened(7, 2, 1);
+    guest.offer(Opcode::Lookup, 16);
+    guest.offer(Opcode::Lookup, 16);
+    state.take_requests();
+    let (job, place) = sent(&mut state).unwrap();
+    assert!(sent(&mut state).is_none(), "the only slot is in use");
+    state.finish(job, place, Outcome::Done(16));
+    let (_, next) = sent(&mut state).unwrap();
+    assert_eq!((next.slot, next.number), (place.slot, place.number + 1));
+}
+
+#[test]
+fn a_request_that_does_not_reach_the_server_fails_after_the_limit() {
+    let (mut guest, mut state) = Guest::new(Duration::from_millis(60));
+    state.opened(7, 4, 1);
+    guest.offer(Opcode::Lookup, 16);
+    state.take_requests();
+    let (job, place) = sent(&mut state).unwrap();
+    state.finish(job, place, Outcome::Unreached);
+    assert!(sent(&mut state).is_none() && guest.used() == 0, "it waits");
+    std::thread::sleep(Duration::from_millis(70));
+    assert!(sent(&mut state).is_none());
+    assert_eq!((guest.used(), guest.error(0)), (1, -libc::ENOTCONN));
+    assert_eq!(state.in_flight, [0, 0]);
+}
+
+#[test]
+fn a_lost_session_refuses_all_until_the_guest_opens_another() {
+    let (mut guest, mut state) = Guest::new(LONG);
+    state.opened(7, 4, 1);
+    for opcode in [Opcode::Lookup, Opcode::Read] {
+        guest.offer(opcode, 16);
+    }
+    state.take_requests();
+    let (job, place) = sent(&mut state).unwrap();
+    state.finish(job, place, Outcome::Lost);
+    assert_eq!((guest.used(), state.session), (2, Session::Lost));
+    guest.offer(Opcode::Getattr, 16);
+    state.take_requests();
+    assert_eq!((guest.used(), guest.error(2)), (3, -libc::ENOTCONN));
+    guest.offer(Opcode::Init, 16);
+    state.take_requests();
+    assert_eq!((guest.used(), state.session), (3, Session::Closed));
+    state.opened(8, 4, 1);
+    let (_, place) = sent(&mut state).unwrap();
+    assert_eq!(place.session, 8);
+}
+
+#[test]
+fn a_request_longer_than_a_copy_is_fatal() {
+    let (mut guest, mut state) = Guest::new(LONG);
+    guest.offer(Opcode::Read, MAX_BYTES + 1);
+    state.take_requests();
+    assert!(matches!(state.fatal, Some(Fatal::Lengths { .. })));
+    assert!(matches!(state.next(1), Next::End));
+}

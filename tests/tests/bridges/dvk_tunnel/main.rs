@@ -1,0 +1,26 @@
+//! A guest's virtqueues over DVK: the suite of guests through a tunnel at a switch, and a guest
+//! whose daemon is on another host. The other host needs root.
+
+mod hostile;
+mod hosts;
+
+use std::process::ExitCode;
+
+use gangplank_tests::guest::Machine;
+use gangplank_tests::guest_fixture::Setting;
+use gangplank_tests::guest_suite;
+use gangplank_tests::runner::Runner;
+
+fn main() -> ExitCode {
+    let mut runner = Runner::from_arguments();
+    hostile::run(&mut runner);
+    hosts::run(&mut runner, "uml_hosts", Machine::Uml);
+    hosts::run(&mut runner, "qemu_hosts", Machine::QemuX86_64);
+    let setting = Setting {
+        is_tunnelled: true,
+        ..Setting::default()
+    };
+    guest_suite::run_in(&mut runner, "uml", Machine::Uml, setting.clone(), &[]);
+    guest_suite::run_in(&mut runner, "qemu", Machine::QemuX86_64, setting, &[]);
+    runner.finish()
+}
