@@ -43,6 +43,8 @@ pub struct Tunnel {
     server_keys: String,
     arguments: Vec<String>,
     dir: TempDir,
+    /// The directory of the switch's socket, if it is of this tunnel alone.
+    switch_dir: Option<TempDir>,
 }
 
 impl Tunnel {
@@ -68,6 +70,7 @@ impl Tunnel {
             server_keys: server_keys.to_owned(),
             arguments: arguments.iter().map(|&word| word.to_owned()).collect(),
             dir,
+            switch_dir: None,
         };
         started.start_server()?;
         started.start_tunnel()?;
@@ -79,13 +82,13 @@ impl Tunnel {
     /// # Errors
     /// As [`Tunnel::start`].
     pub fn at_switch(daemon: &Path) -> Result<Self> {
-        let socket = tempfile::Builder::new()
+        let dir = tempfile::Builder::new()
             .prefix("gangplank-switch-")
-            .tempdir()?
-            .keep()
-            .join("dvk.sock");
-        let switch = Switch::start(&socket)?;
-        Self::start(Between::Switch(switch), daemon, "", &[])
+            .tempdir()?;
+        let switch = Switch::start(&dir.path().join("dvk.sock"))?;
+        let mut tunnel = Self::start(Between::Switch(switch), daemon, "", &[])?;
+        tunnel.switch_dir = Some(dir);
+        Ok(tunnel)
     }
 
     /// What is between both.
