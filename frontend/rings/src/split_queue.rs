@@ -252,6 +252,12 @@ impl<'a> SplitQueue<'a> {
 }
 
 impl Chain {
+    /// The pieces of its buffers.
+    #[must_use]
+    pub fn pieces(&self) -> usize {
+        self.readable.len() + self.writable.len()
+    }
+
     /// Bytes that the device reads.
     #[must_use]
     pub fn readable_len(&self) -> u64 {

@@ -10,8 +10,8 @@
 //! others do not. With all bytes hashed, which include the credentials, the port tells nothing more
 //! about a call, so it is left out.
 //!
-//! The number of replies is limited for all clients together. Beyond that limit, those go that are
-//! older than two minutes, as with Linux. If there are none, the oldest reply goes of the client
+//! A reply counts for two minutes, as with Linux. The number of replies is limited for all clients
+//! together. Beyond that limit, the older ones go. If there are none, the oldest reply goes of the client
 //! that has most. So a client that is busy loses its own, and not those of another.
 
 use std::collections::{HashMap, VecDeque};
@@ -28,7 +28,7 @@ pub type Responder = Box<dyn FnOnce(Option<Arc<Vec<u8>>>) + Send>;
 /// Most replies that are kept, of all clients.
 const MAX_REPLIES: usize = 4096;
 
-/// How long a reply is kept at least, as far as the client has no more of them than others (Linux:
+/// How long a reply is kept, as far as the client has no more of them than others (Linux:
 /// `RC_EXPIRE`). Clients repeat calls each minute.
 const KEPT: Duration = Duration::from_secs(120);
 
@@ -49,7 +49,8 @@ pub struct ReplayKey {
 enum Entry {
     /// It is being executed. Its repetitions wait.
     Running(Vec<Responder>),
-    Done(Arc<Vec<u8>>),
+    /// It has this reply since then.
+    Done(Arc<Vec<u8>>, Instant),
 }
 
 #[derive(Default)]
@@ -67,11 +68,25 @@ impl Entries {
         let own = self.done.entry(key.address).or_default();
         own.push_back((key, now));
         self.count += 1;
-        let before = self.by_key.insert(key, Entry::Done(Arc::clone(reply)));
+        let before = self.by_key.insert(key, Entry::Done(Arc::clone(reply), now));
         if self.count > MAX_REPLIES {
             self.drop_one(now);
         }
         before
+    }
+
+    /// Drops the reply to a call if it is old: a client that uses its numbers again, such as one
+    /// that has booted, means another call.
+    fn expire(&mut self, key: ReplayKey, now: Instant) {
+        if let Some(Entry::Done(_, finished)) = self.by_key.get(&key)
+            && now.saturating_duration_since(*finished) >= KEPT
+        {
+            self.by_key.remove(&key);
+            self.count -= 1;
+            if let Some(own) = self.done.get_mut(&key.address) {
+                own.retain(|(other, _)| *other != key);
+            }
+        }
     }
 
     /// Drops the old replies, or the oldest one of the client that has most.
@@ -123,6 +138,7 @@ impl ReplayCache {
         let hash = self.hasher.hash_one(record);
         let key = ReplayKey { address, xid, hash };
         let mut entries = self.entries.lock();
+        entries.expire(key, Instant::now());
         match entries.by_key.get_mut(&key) {
             None => {
                 entries.by_key.insert(key, Entry::Running(Vec::new()));
@@ -137,7 +153,7 @@ impl ReplayCache {
                 respond(None);
                 None
             }
-            Some(Entry::Done(reply)) => {
+            Some(Entry::Done(reply, _)) => {
                 let reply = Arc::clone(reply);
                 drop(entries);
                 respond(Some(reply));
@@ -191,6 +207,23 @@ mod tests {
         let (late, got_late) = responder();
         assert!(cache.begin(CLIENT, 1, b"remove", late).is_none());
         assert_eq!(got_late.recv().unwrap().unwrap().as_slice(), b"done");
+    }
+
+    #[test]
+    fn an_old_reply_does_not_answer_a_call_that_looks_the_same() {
+        let mut entries = Entries::default();
+        let key = ReplayKey {
+            address: CLIENT,
+            xid: 1,
+            hash: 2,
+        };
+        let finished = Instant::now();
+        entries.keep(key, &Arc::default(), finished);
+        entries.expire(key, finished + KEPT - Duration::from_secs(1));
+        assert!(entries.by_key.contains_key(&key));
+        entries.expire(key, finished + KEPT);
+        assert!(entries.by_key.is_empty() && entries.count == 0);
+        assert!(entries.done.values().all(VecDeque::is_empty));
     }
 
     #[test]

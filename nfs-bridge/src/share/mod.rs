@@ -316,7 +316,8 @@ impl Share {
     }
 
     /// The inode `wanted` in the directory `parent`, by the name that it had, or else by its
-    /// number. If it is not there, its place is forgotten.
+    /// number. If it is not there, its place stays: it may come back, as below a file system that
+    /// the host has not mounted yet.
     fn find_child(
         &self,
         connection: &Connection,
@@ -349,7 +350,6 @@ impl Share {
             }
         }
         // A client that finds it elsewhere has it remembered there.
-        self.store.forget(wanted, place);
         Err(nfsstat3::NFS3ERR_STALE.into())
     }
 }

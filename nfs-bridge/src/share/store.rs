@@ -138,11 +138,6 @@ impl Store {
         });
     }
 
-    /// Forgets a place at which an inode was not found.
-    pub fn forget(&self, handle: FileHandle, place: &Place) {
-        self.change(handle, |places| places.retain(|other| other != place));
-    }
-
     /// Forgets an inode that was removed.
     pub fn remove(&self, handle: FileHandle) {
         self.change(handle, Vec::clear);
@@ -297,9 +292,7 @@ mod tests {
         assert_eq!(store.places(file), [at(b"e"), at(b"d")]);
         store.moved(file, &at(b"e"), at(b"d"));
         assert_eq!(store.places(file), [at(b"d")]);
-        store.forget(file, &at(b"other"));
-        assert_eq!(store.places(file), [at(b"d")]);
-        store.forget(file, &at(b"d"));
+        store.remove(file);
         assert_eq!(store.places(file), []);
         store.moved(file, &at(b"x"), at(b"y"));
         assert_eq!(store.places(file), [at(b"y")]);

@@ -13,6 +13,13 @@ use gangplank_vhost_user::feature;
 use super::job::{Class, Job, Next, Outcome, Place, Taken};
 use crate::tunnel::wire::{HIPRIO_SLOT, MAX_BYTES};
 
+/// Chains that are taken off a ring at once.
+const BATCH: usize = 128;
+
+/// Pieces of a chain at most: twice the pages of the longest request or reply, and some for headers.
+/// A chain of more costs memory, and no driver makes it.
+const MAX_PIECES: usize = 600;
+
 /// Wait before a request that takes long is asked for again; it doubles up to the second one.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LAST_PAUSE: Duration = Duration::from_millis(100);
@@ -83,6 +90,8 @@ pub(super) struct Counters {
 #[derive(Debug)]
 pub(super) struct State {
     limit: Duration,
+    /// When the server was last heard of.
+    heard: Instant,
     pub(super) rings: Vec<Ring>,
     pub(super) memory: Option<Arc<Memory>>,
     pub(super) features: Option<u64>,
@@ -109,9 +118,10 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) const fn new(limit: Duration) -> Self {
+    pub(super) fn new(limit: Duration) -> Self {
         Self {
             limit,
+            heard: Instant::now(),
             rings: Vec::new(),
             memory: None,
             features: None,
@@ -223,15 +233,22 @@ impl State {
         let Some(queue) = ring.queue(&memory, event_idx) else {
             return Ok(());
         };
+        let before = self.in_flight.get(index).copied().unwrap_or_default();
         let mut taken = Vec::new();
         let mut base = ring.base;
-        // The driver may offer more while this looks. They have kicked then.
-        while taken.len() < usize::from(queue.size())
+        while taken.len() < BATCH
             && let Some((head, chain)) = queue.take(&mut base)?
         {
+            if before + taken.len() >= usize::from(queue.size()) {
+                return Err(QueueError::Overrun(1));
+            }
+            if chain.pieces() > MAX_PIECES {
+                return Err(QueueError::Chain);
+            }
             taken.push((head, chain));
         }
-        if taken.len() == usize::from(queue.size()) {
+        if taken.len() == BATCH {
+            // There may be more. Others come first.
             ring.signal_kick();
         }
         ring.base = base;
@@ -301,7 +318,7 @@ impl State {
         };
         let now = Instant::now();
         while let Some(at) = self.waiting.iter().position(|job| {
-            job.class() == class && (job.deadline <= now || self.is_given_up(job, now))
+            job.class() == class && (self.end_of(job) <= now || self.is_given_up(job, now))
         }) {
             let job = self.waiting.remove(at);
             self.refuse(&job);
@@ -322,6 +339,7 @@ impl State {
                 job.place = free.and_then(|slot| self.occupy(session, slot));
             }
             if let Some(place) = job.place {
+                job.deadline = self.end_of(&job);
                 return Next::Send(job, place);
             }
             self.waiting.push(job);
@@ -330,9 +348,15 @@ impl State {
         let stopping = self.stopping.map(|(_, until)| until);
         let times = jobs.flat_map(|job| {
             let due = session.map(|_| job.due);
-            [Some(job.deadline), due, stopping]
+            [Some(self.end_of(job)), due, stopping]
         });
         Next::Wait(times.flatten().filter(|time| *time > now).min())
+    }
+
+    /// When a request fails. While the server is heard of, it waits: for a slot, for instance, which
+    /// requests for locks may hold.
+    fn end_of(&self, job: &Job) -> Instant {
+        job.deadline.max(self.heard + self.limit)
     }
 
     /// Whether the guest has wanted the ring back for too long.
@@ -379,6 +403,9 @@ impl State {
     pub(super) fn finish(&mut self, mut job: Job, place: Place, outcome: Outcome) {
         let now = Instant::now();
         let is_current = self.session == Session::Open(place.session);
+        if matches!(outcome, Outcome::Done(_) | Outcome::Pending) {
+            self.heard = now;
+        }
         match outcome {
             Outcome::Done(written) => {
                 self.release(&job);

@@ -184,3 +184,68 @@ fn a_request_longer_than_a_copy_is_fatal() {
     assert!(matches!(state.fatal, Some(Fatal::Lengths { .. })));
     assert!(matches!(state.next(1), Next::End));
 }
+
+#[test]
+fn a_request_that_waits_for_a_slot_fails_only_when_the_server_is_silent() {
+    let (mut guest, mut state) = Guest::new(LONG);
+    state.opened(7, 2, 1);
+    guest.offer(Opcode::Setlkw, 16);
+    guest.offer(Opcode::Lookup, 16);
+    state.take_requests();
+    let (lock, place) = sent(&mut state).unwrap();
+    let now = Instant::now();
+    state.waiting[0].deadline = now;
+    state.heard = now.checked_sub(LONG).unwrap();
+    state.finish(lock, place, Outcome::Pending);
+    assert!(sent(&mut state).is_none(), "the only slot is in use");
+    assert_eq!(state.counters.refused, 0);
+    state.heard = now.checked_sub(LONG).unwrap();
+    assert!(sent(&mut state).is_none());
+    assert_eq!(state.counters.refused, 1);
+    assert_eq!(guest.error(1), -libc::ENOTCONN);
+}
+
+#[test]
+fn a_ring_whose_driver_offers_more_than_it_holds_is_stopped() {
+    let (mut guest, mut state) = Guest::new(LONG);
+    for _ in 0..4 {
+        guest.offer(Opcode::Lookup, 16);
+    }
+    for offered in [4, 8] {
+        guest.write(AVAILABLE + 2, &u16::to_le_bytes(offered));
+        state.take_requests();
+        assert!(!state.rings[1].broken);
+    }
+    // The first of them comes a third time.
+    guest.write(AVAILABLE + 2, &9_u16.to_le_bytes());
+    state.take_requests();
+    assert!(state.rings[1].broken);
+    assert_eq!(state.in_flight[1], 8);
+}
+
+#[test]
+fn a_ring_with_a_chain_of_very_many_pieces_is_stopped() {
+    let (mut guest, mut state) = Guest::new(LONG);
+    guest.offer(Opcode::Lookup, 16);
+    let pieces = u16::try_from(MAX_PIECES + 1).unwrap();
+    let table = 0x8000_u64;
+    let descriptor = |address: u64, len: u32, flags: u16, next: u16| {
+        let mut bytes = address.to_le_bytes().to_vec();
+        bytes.extend_from_slice(&len.to_le_bytes());
+        bytes.extend_from_slice(&flags.to_le_bytes());
+        bytes.extend_from_slice(&next.to_le_bytes());
+        bytes
+    };
+    for index in 0..pieces {
+        let flags = u16::from(index + 1 < pieces);
+        let at = table + u64::from(index) * 16;
+        guest.write(at, &descriptor(BUFFERS, 1, flags, index + 1));
+    }
+    guest.write(
+        DESCRIPTORS,
+        &descriptor(table, u32::from(pieces) * 16, 4, 0),
+    );
+    state.take_requests();
+    assert!(state.rings[1].broken);
+    assert_eq!(state.waiting(), 0);
+}
