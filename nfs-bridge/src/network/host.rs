@@ -204,13 +204,17 @@ fn serve(
     stream.set_write_timeout(Some(REPLY_TIME))?;
     let (replies, queue) = mpsc::channel();
     let (writing, written) = (Arc::clone(stream), Arc::clone(activity));
-    thread::Builder::new()
+    let writer = thread::Builder::new()
         .name("nfs_reply".to_owned())
         .spawn(move || write_replies(&writing, &queue, &written))?;
     let endpoints = endpoints(client, stream.local_addr());
     let served = read_calls(server, stream, endpoints, activity, &replies, record_time);
     // Replies that are still to come have nobody to receive them.
     let _ = stream.shutdown(Shutdown::Both);
+    drop(replies);
+    // The connection counts until its calls have run: otherwise one client could have any number of
+    // them wait, with a connection after the other.
+    let _ = writer.join();
     served
 }
 
