@@ -192,9 +192,10 @@ impl InodeTable {
         }
         let inode = shard.slab.get(key).ok_or_else(stale)?;
         let number = inode.descriptor.get().ok_or_else(stale)?;
+        let opened = process::adopt(number)?;
         // The budget counts it since this worker began.
         let permit = Permit::of_counted(&self.budget, PermitFor::Inode);
-        let descriptor = Arc::new(Descriptor::new(process::adopt(number)?, permit));
+        let descriptor = Arc::new(Descriptor::new(opened, permit));
         hold(&mut shard, key, &descriptor);
         Ok(descriptor)
     }

@@ -363,10 +363,12 @@ impl OpenFiles {
         if let Some(file) = table.held(key) {
             return Ok(Arc::clone(file));
         }
+        // A lost file has none.
+        let number = record.descriptor.get().ok_or_else(bad_handle)?;
+        let opened = process::adopt(number)?;
         // The budget counts it since this worker began.
         let permit = Permit::of_counted(&self.budget, PermitFor::File);
-        let number = record.descriptor.get().ok_or_else(bad_handle)?;
-        let descriptor = Descriptor::new(process::adopt(number)?, permit);
+        let descriptor = Descriptor::new(opened, permit);
         let file = Arc::new(OpenFile::from_record(record, descriptor));
         if let Some(held) = table.held_mut(key) {
             *held = Some(Arc::clone(&file));

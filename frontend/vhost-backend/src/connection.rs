@@ -214,7 +214,7 @@ impl Connection {
         }
     }
 
-    /// Takes up to [`MAX_MESSAGES_IN_A_ROW`] messages. Returns false when the guest has hung up.
+    /// Takes up to 64 messages. Returns false when the guest has hung up.
     ///
     /// # Errors
     /// The connection is to be closed.
