@@ -34,8 +34,8 @@ pub struct Config {
     pub max_guests: Option<usize>,
     /// The limit of a guest's open descriptors in force, once it is known.
     pub open_files: Option<u64>,
-    /// How long the session of a guest is kept whose connection was lost, if the daemon does not end
-    /// with its guests: see [`Self::keep_session`].
+    /// How long the session of a guest is kept whose connection was lost, if the daemon does not
+    /// end with its guests: see [`Self::keep_session`].
     pub keep_session: Duration,
     /// Deaths of a guest's workers within a minute at which it is given up.
     pub max_crashes: usize,

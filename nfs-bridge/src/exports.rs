@@ -6,8 +6,8 @@
 //! /pub                        *(ro,all_squash,anonuid=1000,anongid=1000)
 //! ```
 //!
-//! A directory is a path below the share's root. The first client of an export that matches decides.
-//! Without options a client gets `ro`, `root_squash` and `secure`, as in exports(5).
+//! A directory is a path below the share's root. The first client of an export that matches
+//! decides. Without options a client gets `ro`, `root_squash` and `secure`, as in exports(5).
 
 use std::fmt;
 use std::net::IpAddr;

@@ -1,5 +1,5 @@
-//! The guests that are connected, or whose sessions are kept, and how the acceptor notices that one has gone: by the end of its
-//! keeper, whoever's child that is.
+//! The guests that are connected, or whose sessions are kept, and how the acceptor notices that one
+//! has gone: by the end of its keeper, whoever's child that is.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -53,8 +53,8 @@ impl Guest {
         }
     }
 
-    /// Tells the supervisor of the guest, so that it outlives the acceptor. Its keeper is `process`,
-    /// and asks at the other end of `holder` for descriptors to be held.
+    /// Tells the supervisor of the guest, so that it outlives the acceptor. Its keeper is
+    /// `process`, and asks at the other end of `holder` for descriptors to be held.
     pub(super) fn register(
         &self,
         process: Pid,

@@ -1,5 +1,5 @@
-//! How a frontend that connects again finds its guest's session: by the memory in which it keeps the
-//! requests in flight.
+//! How a frontend that connects again finds its guest's session: by the memory in which it keeps
+//! the requests in flight.
 //!
 //! Each guest's processes pass that file, and the acceptor notes which one it is. Whoever passes
 //! the file of another guest has got it from that one's frontend, or is that frontend: nothing else

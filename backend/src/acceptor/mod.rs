@@ -7,8 +7,9 @@
 //! descriptors in a connection, such as a socket with `SO_LINGER`, whose last close waits. The
 //! kernel does not wait when a process ends.
 //!
-//! Keepers are the supervisor's children, and it has copies of all that the acceptor has of them. So
-//! when an acceptor dies, of whatever, all guests go on, and the next one controls their keepers.
+//! Keepers are the supervisor's children, and it has copies of all that the acceptor has of them.
+//! So when an acceptor dies, of whatever, all guests go on, and the next one controls their
+//! keepers.
 
 mod accepting;
 mod guests;

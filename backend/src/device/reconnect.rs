@@ -3,10 +3,11 @@
 //! One that keeps the requests in flight (`INFLIGHT_SHMFD`) is recognised by that memory, and finds
 //! its guest's session again ([`KeptSession`]).
 //!
-//! Another one goes on without a handshake. QEMU's `vhost-user-fs` device does not notice that its character device has a new connection
-//! (`-chardev socket,reconnect=1`). It says nothing until the guest resets the device. Then it
-//! stops the rings (SET_VRING_ENABLE, GET_VRING_BASE) and sets the device up again (SET_FEATURES,
-//! memory, rings), in the protocol that it has negotiated on its first connection.
+//! Another one goes on without a handshake. QEMU's `vhost-user-fs` device does not notice that its
+//! character device has a new connection (`-chardev socket,reconnect=1`). It says nothing until the
+//! guest resets the device. Then it stops the rings (SET_VRING_ENABLE, GET_VRING_BASE) and sets the
+//! device up again (SET_FEATURES, memory, rings), in the protocol that it has negotiated on its
+//! first connection.
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;

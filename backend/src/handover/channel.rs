@@ -98,8 +98,8 @@ pub enum Message {
         /// The keeper's process id, as the supervisor sees it.
         process: i32,
     },
-    /// From a new keeper to its acceptor: the guest that it was to take over has gone. On the channel
-    /// of [`Message::Inflight`]: nobody has the session, or gives it up.
+    /// From a new keeper to its acceptor: the guest that it was to take over has gone. On the
+    /// channel of [`Message::Inflight`]: nobody has the session, or gives it up.
     Gone,
     /// Instead of [`Message::End`]: there are no more descriptors, but not all that the guest had
     /// have arrived.
@@ -129,11 +129,11 @@ pub enum Message {
     Inflight,
     /// From a keeper to its acceptor: whether the guest's connection is lost, and its session kept.
     Disconnected(bool),
-    /// From a guest's processes to the supervisor, as [`Message::Unhold`]: hold nothing of the guest
-    /// any more.
+    /// From a guest's processes to the supervisor, as [`Message::Unhold`]: hold nothing of the
+    /// guest any more.
     UnholdGuest(u64),
-    /// From an acceptor to the keeper of such a session, with the channel to the processes that have
-    /// the frontend's next connection.
+    /// From an acceptor to the keeper of such a session, with the channel to the processes that
+    /// have the frontend's next connection.
     Reconnected {
         /// The number that the guest has got with that connection.
         number: u64,

@@ -1,9 +1,9 @@
 //! What a keeper does while its guest has no connection, and its session is kept: the frontend may
 //! come back, as Cloud Hypervisor does, and its guest has noticed nothing.
 //!
-//! No worker runs then. What the state knows of the frontend's descriptors is closed; copies that the
-//! last worker made are closed by the next one. The guest's inodes, open files and locks stay, and so do its requests in flight, which the next worker
-//! finishes.
+//! No worker runs then. What the state knows of the frontend's descriptors is closed; copies that
+//! the last worker made are closed by the next one. The guest's inodes, open files and locks stay,
+//! and so do its requests in flight, which the next worker finishes.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};

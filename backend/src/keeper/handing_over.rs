@@ -46,8 +46,8 @@ impl Keeper<'_> {
         }
     }
 
-    /// Stops the worker, if there is one, and sends all of its descriptors. Returns when the successor has failed;
-    /// otherwise the process is killed.
+    /// Stops the worker, if there is one, and sends all of its descriptors. Returns when the
+    /// successor has failed; otherwise the process is killed.
     pub(super) fn hand_over(&self, worker: Option<Pid>, successor: &Channel) -> io::Result<Ended> {
         if let Some(worker) = worker {
             // The next worker finds everything as after any other death.

@@ -10,8 +10,8 @@
 //!            └──── next <── dies ────┘ ten times within a minute ──> keeper ends
 //! ```
 //!
-//! If only the connection is lost, of a frontend that keeps its requests in flight, the keeper waits
-//! a while for the frontend's next connection (`disconnected.rs`, `new_connection.rs`).
+//! If only the connection is lost, of a frontend that keeps its requests in flight, the keeper
+//! waits a while for the frontend's next connection (`disconnected.rs`, `new_connection.rs`).
 //!
 //! A keeper has no acceptor of its own: it ends when its guest has gone, or when the acceptor shuts
 //! the channel between them down or no process has the other end any more. So it outlives an

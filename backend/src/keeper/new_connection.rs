@@ -50,7 +50,8 @@ fn deadline() -> Option<Instant> {
 }
 
 /// Gives the connection of the guest whose state is in `arena` to the keeper at the other end of
-/// `channel`, which has sent [`Message::Take`]. The calling process must touch the connection no more then.
+/// `channel`, which has sent [`Message::Take`]. The calling process must touch the connection no
+/// more then.
 ///
 /// # Errors
 /// The keeper does not take it, and the guest keeps it.

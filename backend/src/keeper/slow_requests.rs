@@ -18,8 +18,8 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// How often a worker looks, if the share's storage may hang.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// How often it looks otherwise: a disk ends by an error, but other storage may be mounted below the
-/// share. An idle guest should cost no processor time.
+/// How often it looks otherwise: a disk ends by an error, but other storage may be mounted below
+/// the share. An idle guest should cost no processor time.
 const LOCAL_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How long a request may take for the guest to be handed over at once: the worker, which is killed

@@ -37,8 +37,8 @@ use crate::trace::Tracer;
 /// wait for the end of its old connection.
 const FIND_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often the session is looked for, if the processes that have it end, or are interrupted, while
-/// they answer.
+/// How often the session is looked for, if the processes that have it end, or are interrupted,
+/// while they answer.
 const FIND_ATTEMPTS: usize = 5;
 
 /// The time between two attempts.

@@ -278,8 +278,8 @@ impl RingRequests {
         slots.any(|slot| slot.is_in_flight_and_running().1)
     }
 
-    /// The chains of `heads` were taken by another daemon, oldest first, and no others. The next one
-    /// has the index `next` of the available ring.
+    /// The chains of `heads` were taken by another daemon, oldest first, and no others. The next
+    /// one has the index `next` of the available ring.
     pub fn set_taken(&self, heads: &[u16], next: u16) {
         self.clear();
         // Positions go on increasing, with room for a whole ring before the next one.

@@ -124,8 +124,8 @@ pub fn reclaim_inflight(queue: &SplitQueue<'_>) -> Result<Reclaimed, QueueError>
     })
 }
 
-/// Waits until the used index stops changing, at most two seconds: threads of a daemon that is being
-/// killed may still complete requests.
+/// Waits until the used index stops changing, at most two seconds: threads of a daemon that is
+/// being killed may still complete requests.
 ///
 /// # Errors
 /// As [`reply_errors`].

@@ -11,8 +11,8 @@
 //! about a call, so it is left out.
 //!
 //! A reply counts for two minutes, as with Linux. The number of replies is limited for all clients
-//! together. Beyond that limit, the older ones go. If there are none, the oldest reply goes of the client
-//! that has most. So a client that is busy loses its own, and not those of another.
+//! together. Beyond that limit, the older ones go. If there are none, the oldest reply goes of the
+//! client that has most. So a client that is busy loses its own, and not those of another.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};

@@ -164,9 +164,9 @@ impl<M: Messages> Backend<M> {
         })
     }
 
-    /// Takes over a connection on which another process agreed on `facts`. It sends nothing: if this
-    /// process were killed before it had read a reply, the next one would take that reply for its
-    /// own.
+    /// Takes over a connection on which another process agreed on `facts`. It sends nothing: if
+    /// this process were killed before it had read a reply, the next one would take that reply for
+    /// its own.
     ///
     /// # Errors
     /// [`Error::Misuse`] if the connection is to another daemon.

@@ -16,8 +16,8 @@ use crate::tunnel::wire::{HIPRIO_SLOT, MAX_BYTES};
 /// Chains that are taken off a ring at once.
 const BATCH: usize = 128;
 
-/// Pieces of a chain at most: twice the pages of the longest request or reply, and some for headers.
-/// A chain of more costs memory, and no driver makes it.
+/// Pieces of a chain at most: twice the pages of the longest request or reply, and some for
+/// headers. A chain of more costs memory, and no driver makes it.
 const MAX_PIECES: usize = 600;
 
 /// Wait before a request that takes long is asked for again; it doubles up to the second one.
@@ -353,8 +353,8 @@ impl State {
         Next::Wait(times.flatten().filter(|time| *time > now).min())
     }
 
-    /// When a request fails. While the server is heard of, it waits: for a slot, for instance, which
-    /// requests for locks may hold.
+    /// When a request fails. While the server is heard of, it waits: for a slot, for instance,
+    /// which requests for locks may hold.
     fn end_of(&self, job: &Job) -> Instant {
         job.deadline.max(self.heard + self.limit)
     }

@@ -81,8 +81,8 @@ impl Device {
         Ok(device)
     }
 
-    /// Connects again, and sets the device up as it was. The connection before ends meanwhile, if it
-    /// has not ended.
+    /// Connects again, and sets the device up as it was. The connection before ends meanwhile, if
+    /// it has not ended.
     pub(super) fn reconnect(
         &mut self,
         socket: &Path,
