@@ -16,6 +16,7 @@ pub mod manual;
 pub mod rhostfs;
 pub mod sandbox;
 pub mod server_addr;
+pub mod server_carrier;
 pub mod status;
 pub mod switch;
 #[cfg(target_pointer_width = "64")]

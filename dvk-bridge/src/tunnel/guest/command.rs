@@ -1,5 +1,6 @@
 //! `tunnel` as a program: from its command line to its end.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -19,13 +20,10 @@ use serde_json::{Value, json};
 use super::args::TunnelArgs;
 use super::serve::Shared;
 use super::{Options, behind};
-use crate::abi::{DcLimits, NodeId};
-use crate::carrier::local::{Local, LocalError};
-use crate::carrier::node::{Node, NodeConfig, NodeError};
-use crate::cli_types::PeerName;
+use crate::abi::DcLimits;
 use crate::endpoint::Carrier;
 use crate::sandbox::{self, Needs};
-use crate::server_addr::ServerAddr;
+use crate::server_carrier::{ServerCarrier, ServerCarrierError};
 use crate::status::{self, Report, StatusError, StatusServer};
 
 /// Why `tunnel` did not start, or ended.
@@ -45,21 +43,15 @@ pub enum TunnelError {
         /// The last one.
         last: i32,
     },
-    /// This process cannot be a node.
+    /// The server cannot be reached from here.
     #[error(transparent)]
-    Node(#[from] NodeError),
-    /// The switch cannot be used.
-    #[error(transparent)]
-    Local(#[from] LocalError),
+    Server(#[from] ServerCarrierError),
     /// The status socket cannot be created.
     #[error(transparent)]
     Status(#[from] StatusError),
     /// The program cannot be confined.
     #[error(transparent)]
     Sandbox(#[from] gangplank_sandbox::Error),
-    /// The command line names no server.
-    #[error("no server is given: use --peer and --node, or --switch")]
-    NoServer,
     /// The system refused an operation.
     #[error("cannot {what}")]
     System {
@@ -102,10 +94,10 @@ pub fn run(args: &TunnelArgs, seccomp: Seccomp) -> Result<(), TunnelError> {
     }
     let listener = OwnedListener::bind(&args.listen, None)?;
     let status_listener = args.status.as_deref().map(status::listen).transpose()?;
-    let needs_node = match args.server_addr.server_addr() {
-        Some(ServerAddr::Node(node, server)) => Some(node_config(args, node, server)),
-        _ => None,
-    };
+    // The peer is the only one, so it has the other endpoints of the server as well.
+    let server = (args.dc, args.endpoint);
+    let dcs = HashMap::from([(args.dc, DcLimits::USUAL)]);
+    let needs_node = ServerCarrier::node(&args.server_addr, server, dcs.clone());
     let sockets = [Some(&args.listen), args.status.as_ref()];
     let needs = Needs {
         sockets: sockets
@@ -118,7 +110,7 @@ pub fn run(args: &TunnelArgs, seccomp: Seccomp) -> Result<(), TunnelError> {
         ..Needs::default()
     };
     sandbox::confine(seccomp, &needs)?;
-    let there = ServerCarrier::start(args)?;
+    let there = ServerCarrier::start(&args.server_addr, server, dcs)?;
     let tunnel = Arc::new(Tunnel::new(&args.listen));
     let parts: Vec<Arc<dyn Report>> = vec![tunnel.clone(), there.report()];
     let status = args.status.as_ref().zip(status_listener);
@@ -147,61 +139,9 @@ pub fn run(args: &TunnelArgs, seccomp: Seccomp) -> Result<(), TunnelError> {
         args.listen.display(),
         args.endpoint,
         args.dc,
-        there.name(args)
+        ServerCarrier::name(&args.server_addr)
     );
     tunnel.serve(&listener, &options, &*there.carrier(), &stop)
-}
-
-/// The node that this program becomes.
-fn node_config(args: &TunnelArgs, node: NodeId, server: &PeerName) -> NodeConfig {
-    let dcs = [(args.dc, DcLimits::USUAL)].into();
-    // The peer is the only one, so it has the other endpoints of the server as well.
-    let known = (args.dc, args.endpoint);
-    args.server_addr.as_node(node, server, known, dcs)
-}
-
-/// The carrier to the server.
-enum ServerCarrier {
-    Node(Arc<Node>),
-    Switch(Arc<Local>),
-}
-
-impl ServerCarrier {
-    fn start(args: &TunnelArgs) -> Result<Self, TunnelError> {
-        let addr = args.server_addr.server_addr();
-        Ok(match addr.ok_or(TunnelError::NoServer)? {
-            ServerAddr::Switch(socket) => {
-                let dcs = [(args.dc, DcLimits::USUAL)].into();
-                let config = args.server_addr.at_switch(socket, dcs);
-                Self::Switch(Arc::new(Local::start(config)?))
-            }
-            ServerAddr::Node(node, server) => {
-                Self::Node(Arc::new(Node::start(node_config(args, node, server))?))
-            }
-        })
-    }
-
-    fn carrier(&self) -> Arc<dyn Carrier> {
-        match self {
-            Self::Node(node) => node.clone(),
-            Self::Switch(local) => local.clone(),
-        }
-    }
-
-    fn report(&self) -> Arc<dyn Report> {
-        match self {
-            Self::Node(node) => node.clone(),
-            Self::Switch(local) => local.clone(),
-        }
-    }
-
-    fn name(&self, args: &TunnelArgs) -> String {
-        match args.server_addr.server_addr() {
-            Some(ServerAddr::Node(_, peer)) => format!("node {} at {}", peer.node, peer.host),
-            Some(ServerAddr::Switch(socket)) => format!("the switch at {}", socket.display()),
-            None => String::new(),
-        }
-    }
 }
 
 /// The guests of a tunnel, one after another.
