@@ -52,6 +52,12 @@ impl Case {
     pub fn end(&self) -> String {
         format!(".trace-end-{}", self.id)
     }
+
+    /// The name that is looked up after the file was read again.
+    #[must_use]
+    pub fn reread(&self) -> String {
+        format!(".trace-reread-{}", self.id)
+    }
 }
 
 impl Display for Case {

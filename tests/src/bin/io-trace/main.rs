@@ -71,7 +71,7 @@ fn run() -> Result<()> {
         let Some((_, script)) = SCRIPTS.iter().find(|(name, _)| *name == case.script) else {
             bail!("no script is called {}", case.script);
         };
-        // The name never exists; its look-up notifies the server.
+        // The names never exist; their look-ups notify the server.
         let _ = directory.join(case.begin()).exists();
         let mut trace = Trace::default();
         let done = script(&directory, &case, &mut trace);
@@ -81,6 +81,7 @@ fn run() -> Result<()> {
         }
         trace.print(case.id);
         print_blocks(&directory.join(case.file()), case.id);
+        let _ = directory.join(case.reread()).exists();
     }
     Ok(())
 }

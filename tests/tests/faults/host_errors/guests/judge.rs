@@ -135,7 +135,7 @@ pub(super) fn check_reread(mode: Mode, plan: &Plan, outcome: &Outcome) -> Result
     if mode.writes_back() && plan.case.script == "append" && plan.fault.is_some() {
         return Ok(());
     }
-    let blocks = describe(&outcome.content);
+    let blocks = describe(&outcome.reread);
     let blocks: Vec<String> = blocks
         .iter()
         .map(|word| format!("block = {word}"))

@@ -29,10 +29,16 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub(super) struct Outcome {
     /// The calls of the script.
     pub(super) lines: Vec<String>,
-    /// The blocks of the file as they were read at the end, without caches.
-    pub(super) blocks: Vec<String>,
-    /// The content of the file then.
+    /// The content of the file when the script had ended.
     pub(super) content: Vec<u8>,
+    /// The blocks of the file as they were read after that, without caches.
+    pub(super) blocks: Vec<String>,
+    /// The content of the file when they had been read.
+    ///
+    /// Only this is comparable with them: the guest's kernel returns the first error of a close
+    /// while it still has writes of the file in flight (`fuse_flush` in fs/fuse/file.c), which the
+    /// host may carry out after the script, and which a read waits for.
+    pub(super) reread: Vec<u8>,
 }
 
 /// Where io-trace runs.
@@ -69,7 +75,7 @@ pub(super) fn run(
     mut site: TraceSite<'_>,
 ) -> Result<Vec<Outcome>> {
     let base = run * 10_000;
-    let contents = Arc::new(Mutex::new(HashMap::new()));
+    let contents = Arc::new(Mutex::new(Contents::default()));
     prepare_each(control, plans, base, &contents);
     let mut outcomes: Vec<Outcome> = plans.iter().map(|_| Outcome::default()).collect();
     for batch in plans.chunks(BATCH) {
@@ -88,8 +94,11 @@ pub(super) fn run(
     }
     let mut contents = contents.lock();
     for (outcome, plan) in outcomes.iter_mut().zip(plans) {
-        let content = contents.remove(&(base + plan.case.id));
+        let id = base + plan.case.id;
+        let content = contents.ended.remove(&id);
         outcome.content = content.with_context(|| format!("{plan:?} has not ended"))?;
+        let content = contents.reread.remove(&id);
+        outcome.reread = content.with_context(|| format!("{plan:?} was not read again"))?;
     }
     Ok(outcomes)
 }
@@ -102,10 +111,18 @@ fn numbered(plan: &Plan, base: u32) -> Case {
     }
 }
 
-type Contents = Arc<Mutex<HashMap<u32, Vec<u8>>>>;
+/// The contents of the files, by the numbers of their cases.
+#[derive(Default)]
+struct Contents {
+    /// When the script had ended.
+    ended: HashMap<u32, Vec<u8>>,
+    /// When the file had been read again.
+    reread: HashMap<u32, Vec<u8>>,
+}
 
-/// Makes files and sets rules when a case begins, and removes both when it ends.
-fn prepare_each(control: &Control, plans: &[Plan], base: u32, contents: &Contents) {
+/// Makes files and sets rules when a case begins, removes the rules when its script ends, and keeps
+/// the contents of the files.
+fn prepare_each(control: &Control, plans: &[Plan], base: u32, contents: &Arc<Mutex<Contents>>) {
     let (inner, contents) = (control.clone(), Arc::clone(contents));
     let plans: Vec<Plan> = plans.to_vec();
     let begun = Mutex::new(None);
@@ -130,8 +147,11 @@ fn prepare_each(control: &Control, plans: &[Plan], base: u32, contents: &Content
             "end" if *begun == Some(id) => {
                 inner.clear();
                 let content = inner.content(&case.file()).unwrap_or_default();
-                let mut contents = contents.lock();
-                contents.entry(id).or_insert(content);
+                contents.lock().ended.entry(id).or_insert(content);
+            }
+            "reread" if *begun == Some(id) => {
+                let content = inner.content(&case.file()).unwrap_or_default();
+                contents.lock().reread.entry(id).or_insert(content);
             }
             _ => {}
         }
