@@ -27,7 +27,7 @@ pub(super) struct Notifier {
     writing: BlockedThread,
     /// The connection ends: a signal without room is dropped.
     ending: AtomicBool,
-    is_pipe: AtomicBool,
+    is_stream: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -56,14 +56,15 @@ impl Notifier {
             write_mode: WriteMode::of(kind),
             file,
         });
-        let is_pipe = kind == Some(FileType::Fifo);
-        self.is_pipe.store(is_pipe, Ordering::Relaxed);
+        let is_stream = matches!(kind, Some(FileType::Fifo | FileType::Socket));
+        self.is_stream.store(is_stream, Ordering::Relaxed);
         *self.target.lock() = target;
     }
 
-    /// Whether the descriptor is a pipe: User Mode Linux has pipes, and nobody else.
-    pub(super) fn is_pipe(&self) -> bool {
-        self.is_pipe.load(Ordering::Relaxed)
+    /// Whether the descriptor is a socket or a pipe. User Mode Linux has a pair of sockets
+    /// (`os_pipe`, arch/um/os-Linux/file.c), and virtual machines have eventfds.
+    pub(super) fn is_stream(&self) -> bool {
+        self.is_stream.load(Ordering::Relaxed)
     }
 
     /// Signals once, if there is a descriptor. Waits while an eventfd has no room, until

@@ -3,19 +3,19 @@
 //! User Mode Linux before 6.17 can lose an interrupt that arrives while its processor goes idle: the
 //! interrupt is handled, and the process sleeps all the same until its next timer tick, some
 //! milliseconds later (`os_idle_sleep`, `arch/um/os-Linux/time.c`). A reply within some 30 us hits
-//! that moment again and again. So the worker looks, while it polls for the next request, whether
-//! the driver has taken what was returned: `used_event` then is the device's index (virtio 1.2,
-//! 2.7.7). If it has not, another signal ends the sleep.
+//! that moment again and again. So the worker looks, while it polls for the next request and before
+//! it sleeps, whether the driver has taken what was returned: `used_event` then is the device's
+//! index (virtio 1.2, 2.7.7). If it has not, another signal ends the sleep.
 //!
-//! Only for drivers whose call descriptor is a pipe, as only that of User Mode Linux is. Virtual
-//! machines look at pending interrupts when a processor halts.
+//! Only for drivers whose call descriptor is a socket or a pipe, as only that of User Mode Linux
+//! is. Virtual machines look at pending interrupts when a processor halts.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 /// How long a driver has to take a reply. A signal that was not needed costs it an interrupt: with
-/// half of this, more is lost than won.
-const PATIENCE: Duration = Duration::from_micros(30);
+/// a quarter of this, half of the creations of files are lost, with half of it a tenth.
+const PATIENCE: Duration = Duration::from_micros(60);
 
 /// Most signals for one reply after the first.
 const MAX_REMINDERS: u32 = 4;
@@ -34,6 +34,30 @@ impl Reminder {
     pub(super) fn signalled(&self) {
         self.signalled.set(Some(Instant::now()));
         self.repeated.set(0);
+    }
+
+    /// Waits, before the worker sleeps, until the driver has taken the replies, which `has_untaken`
+    /// tells, has been signalled often enough, or has a new request. Returns whether it has one.
+    ///
+    /// `has_request` also calls [`Reminder::look`]. The wait takes as long as the guest needs to
+    /// wake up, at most `PATIENCE` for each signal.
+    pub(super) fn wait(
+        &self,
+        has_request: impl Fn() -> bool,
+        has_untaken: impl Fn() -> bool,
+    ) -> bool {
+        while self.signalled.get().is_some() {
+            if !has_untaken() {
+                self.signalled.set(None);
+                return false;
+            }
+            // The guest may be waiting for this CPU.
+            std::thread::yield_now();
+            if has_request() {
+                return true;
+            }
+        }
+        false
     }
 
     /// Signals again with `signal` if the driver has had time for the last signal and has still
@@ -86,5 +110,35 @@ mod tests {
             sent += signals(&reminder, true);
         }
         assert_eq!(sent, MAX_REMINDERS);
+    }
+
+    /// Waits as a worker does. Returns whether a request came, and the number of signals.
+    fn wait(reminder: &Reminder, untaken: &Cell<bool>, has_request: bool) -> (bool, u32) {
+        let sent = Cell::new(0);
+        let has_request = || {
+            reminder.look(|| untaken.get(), || sent.set(sent.get() + 1));
+            has_request
+        };
+        (reminder.wait(has_request, || untaken.get()), sent.get())
+    }
+
+    #[test]
+    fn a_worker_does_not_sleep_before_its_driver_has_woken_up() {
+        let reminder = Reminder::default();
+        let untaken = Cell::new(true);
+        assert_eq!(wait(&reminder, &untaken, false), (false, 0), "no reply");
+        reminder.signalled();
+        let start = Instant::now();
+        assert_eq!(wait(&reminder, &untaken, false), (false, MAX_REMINDERS));
+        assert!(start.elapsed() >= PATIENCE * MAX_REMINDERS);
+        assert_eq!(wait(&reminder, &untaken, false), (false, 0), "it gave up");
+
+        reminder.signalled();
+        untaken.set(false);
+        assert_eq!(wait(&reminder, &untaken, false), (false, 0), "it is awake");
+
+        reminder.signalled();
+        untaken.set(true);
+        assert_eq!(wait(&reminder, &untaken, true), (true, 0), "it asks again");
     }
 }

@@ -161,7 +161,7 @@ impl Vring {
         match added.and_then(|()| queue.needs_notification(&**memory)) {
             Ok(true) => {
                 self.0.call.signal();
-                self.0.call.is_pipe()
+                self.0.call.is_stream()
             }
             Ok(false) => false,
             Err(error) => {

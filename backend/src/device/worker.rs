@@ -100,14 +100,17 @@ impl Worker {
             }
             let idle = idle_since.unwrap_or_else(Instant::now);
             let reminder = &self.reminder;
+            let has_untaken = || ring.has_untaken(&memory);
             let has_request = || {
-                let untaken = || ring.has_untaken(&memory);
                 ring.has_available(&memory) || {
-                    reminder.look(untaken, || ring.signal_again());
+                    reminder.look(has_untaken, || ring.signal_again());
                     false
                 }
             };
             if served > 0 && self.scheduler.poll(idle, has_request) {
+                continue;
+            }
+            if reminder.wait(has_request, has_untaken) {
                 continue;
             }
             if !ring.allow_notifications(&memory) {

@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use gangplank_fuse::reply::Reply;
@@ -146,6 +147,21 @@ impl Uml {
     }
 
     fn call(&mut self, node: NodeId, operation: Operation<'_>) -> Result<Vec<u8>> {
+        let (unique, room) = self.send(node, operation)?;
+        let ring = self.rings.get_mut(1).context("a request ring")?;
+        ring.wait(&self.memory, gangplank_tests::driver::REPLY_LIMIT)?;
+        let (_, len) = ring.take_used(&mut self.memory)?.context("a used chain")?;
+        let bytes = self.memory.read(room, usize::try_from(len)?);
+        let reply = Reply::decode(&bytes)?;
+        ensure!(reply.unique == unique);
+        reply
+            .result
+            .map(<[u8]>::to_vec)
+            .map_err(|errno| anyhow::anyhow!("errno {errno}"))
+    }
+
+    /// Sends a request. Returns its number, and where its reply will be.
+    fn send(&mut self, node: NodeId, operation: Operation<'_>) -> Result<(Unique, u64)> {
         self.unique += 2;
         let header = RequestHeader {
             unique: Unique::new(self.unique),
@@ -172,15 +188,30 @@ impl Uml {
         let ring = self.rings.get_mut(1).context("a request ring")?;
         ring.publish_chain(&mut self.memory, &chain)?;
         ring.kick(&self.memory)?;
-        ring.wait(&self.memory, gangplank_tests::driver::REPLY_LIMIT)?;
-        let (_, len) = ring.take_used(&mut self.memory)?.context("a used chain")?;
-        let bytes = self.memory.read(room, usize::try_from(len)?);
-        let reply = Reply::decode(&bytes)?;
-        ensure!(reply.unique == header.unique);
-        reply
-            .result
-            .map(<[u8]>::to_vec)
-            .map_err(|errno| anyhow::anyhow!("errno {errno}"))
+        Ok((header.unique, room))
+    }
+
+    /// Sends a request and does not take its reply for `pause`, as if the kernel's idle loop had
+    /// lost the signal. Returns how often the daemon has signalled.
+    fn signals_for_untaken_reply(&mut self, pause: Duration) -> Result<usize> {
+        let ring = self.rings.get(1).context("a request ring")?;
+        ring.drain_call();
+        ring.ask_for_notice(&self.memory);
+        let before = ring.used_index(&self.memory);
+        self.send(NodeId::ROOT, Operation::Getattr(GetattrIn::default()))?;
+        let ring = self.rings.get_mut(1).context("a request ring")?;
+        let start = Instant::now();
+        while ring.used_index(&self.memory) == before {
+            ensure!(
+                start.elapsed() < gangplank_tests::driver::REPLY_LIMIT,
+                "no reply"
+            );
+            std::thread::yield_now();
+        }
+        std::thread::sleep(pause);
+        let signalled = ring.drain_call();
+        ring.take_used(&mut self.memory)?.context("a used chain")?;
+        Ok(signalled / size_of::<u64>())
     }
 
     /// Mounts and reads the root's attributes.
@@ -230,4 +261,25 @@ fn the_whole_dialogue_and_a_probe_again_without_a_reset() -> Result<()> {
     );
     drop(uml);
     fixture.survive(&[])
+}
+
+#[test]
+fn a_guest_that_sleeps_through_a_reply_is_signalled_a_few_times_more() -> Result<()> {
+    // The worker polls for the next request, or sleeps at once.
+    for busy_poll in ["--busy-poll=200", "--busy-poll=0"] {
+        let fixture = Fixture::new(&["--num-request-queues=1", busy_poll])?;
+        let mut uml = Uml::probe(&fixture)?;
+        uml.set_up(128)?;
+        uml.mount().with_context(|| fixture.log())?;
+        for _ in 0..10 {
+            let signals = uml.signals_for_untaken_reply(Duration::from_millis(100))?;
+            ensure!(
+                (2..=5).contains(&signals),
+                "{signals} signals with {busy_poll}"
+            );
+        }
+        drop(uml);
+        fixture.survive(&[])?;
+    }
+    Ok(())
 }
