@@ -36,7 +36,11 @@ impl SendDatagram for Nowhere {
 }
 
 static SERVER: LazyLock<Server> = LazyLock::new(|| {
-    let connector = Connector::start(PathBuf::from("/nonexistent"), Duration::from_secs(1));
+    let connector = Connector::start(
+        PathBuf::from("/nonexistent"),
+        Duration::from_secs(1),
+        Duration::ZERO,
+    );
     let connector = connector.expect("a thread");
     // Nobody may mount, so that no call waits for the daemon.
     let exports = Exports::parse("/ 192.0.2.1").expect("rules");
