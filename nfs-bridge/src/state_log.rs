@@ -56,7 +56,10 @@ pub fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LogE
 /// the number of its layout, with a space between.
 pub fn foreign(path: PathBuf, expected: &'static str, bytes: &[u8], magic: &[u8]) -> LogError {
     let name = magic.iter().rposition(|byte| *byte == b' ').unwrap_or(0);
-    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let line = bytes
+        .split(|byte| *byte == b'\n')
+        .next()
+        .unwrap_or_default();
     let number = magic
         .get(..=name)
         .and_then(|name| line.strip_prefix(name))
@@ -120,7 +123,10 @@ mod tests {
         let older = found(b"a handles 1\n\0\xff");
         assert!(matches!(older, LogError::Layout { found: 1, .. }));
         let message = older.to_string();
-        assert!(message.contains("layout 1: start that version, or move"), "{message}");
+        assert!(
+            message.contains("layout 1: start that version, or move"),
+            "{message}"
+        );
         for other in [&b"a handles\n1\n"[..], b"a handles x\n", b"b handles 1\n"] {
             assert!(matches!(found(other), LogError::Foreign { .. }));
         }

@@ -176,8 +176,7 @@ fn begin(
     let begun = thread::Builder::new()
         .name("nfs_client".to_owned())
         .spawn(move || {
-            let served =
-                stream::serve(&server, &stream, peer, &activity, RECORD_TIME, busy_poll);
+            let served = stream::serve(&server, &stream, peer, &activity, RECORD_TIME, busy_poll);
             if let Err(error) = served {
                 rate_limited!(debug, "{peer}: {}", error_chain(&error));
             }

@@ -93,11 +93,7 @@ impl Reply {
 }
 
 /// Sends all bytes of `parts`.
-fn send_all(
-    stream: &TcpStream,
-    mut parts: &mut [IoSlice<'_>],
-    flags: SendFlags,
-) -> io::Result<()> {
+fn send_all(stream: &TcpStream, mut parts: &mut [IoSlice<'_>], flags: SendFlags) -> io::Result<()> {
     // Empty parts go without a call.
     IoSlice::advance_slices(&mut parts, 0);
     while !parts.is_empty() {

@@ -86,7 +86,9 @@ impl PlaceTable {
     /// All inodes, each behind the time when it was used last.
     pub(super) fn handles(&self) -> Vec<(u64, FileHandle)> {
         let entries = self.entries.iter();
-        entries.map(|(handle, entry)| (entry.used, *handle)).collect()
+        entries
+            .map(|(handle, entry)| (entry.used, *handle))
+            .collect()
     }
 
     /// The places of an inode, if it is there. It counts as unused.

@@ -95,7 +95,12 @@ pub(crate) fn gangplank(name: &str, program: &Path, disk: &Path, port: u16) -> R
     let log = state.path().join("log");
     let mut command = process::tied(program, None);
     command
-        .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--backend"])
+        .args([
+            "serve",
+            "--listen",
+            &format!("127.0.0.1:{port}"),
+            "--backend",
+        ])
         .arg(daemon.socket())
         .args([
             "--client",
