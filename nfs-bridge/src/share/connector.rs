@@ -29,12 +29,12 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a procedure waits for the daemon.
 const CALL_WAIT: Duration = Duration::from_secs(2);
 
-/// Bytes of memory that is shared with the daemon, which the host provides as it is used: the data of
-/// all calls that may be executed at once, and of all replies that clients may leave untaken.
+/// Bytes of memory that is shared with the daemon, which the host provides as it is used: the data
+/// of all calls that may be executed at once, and of all replies that clients may leave untaken.
 const BUFFERS: u64 = 512 << 20;
 
-/// Descriptors in each ring to the daemon, a power of two. A call may have two requests in flight and
-/// take the reply to the first one later, so there are more than twice as many as threads that
+/// Descriptors in each ring to the daemon, a power of two. A call may have two requests in flight
+/// and take the reply to the first one later, so there are more than twice as many as threads that
 /// execute calls.
 const QUEUE_SIZE: u16 = 512;
 
