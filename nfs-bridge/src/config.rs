@@ -24,6 +24,7 @@ pub struct FileConfig {
     #[serde(default)]
     portmap: Vec<SocketAddr>,
     workers: Option<u16>,
+    busy_poll: Option<u16>,
     timeout: Option<u64>,
     grace: Option<u64>,
     /// Directories of the share, and their clients.
@@ -114,6 +115,7 @@ impl FileConfig {
         let ranges = [
             ("workers", config.workers.map(u64::from), 1, 256),
             ("timeout", config.timeout, 1, 3600),
+            ("busy-poll", config.busy_poll.map(u64::from), 0, 10_000),
             ("grace", config.grace, 1, 600),
             ("mtu", config.network.mtu.map(u64::from), 576, 9000),
         ];
@@ -160,6 +162,7 @@ impl FileConfig {
         or(&mut args.listen, self.listen);
         or(&mut args.portmap, self.portmap);
         args.workers = args.workers.or(self.workers);
+        args.busy_poll = args.busy_poll.or(self.busy_poll);
         args.timeout = args.timeout.or(self.timeout);
         args.grace = args.grace.or(self.grace);
         let (network, file) = (&mut args.network, self.network);
@@ -204,6 +207,10 @@ mod tests {
     fn mistakes_are_named() {
         for (text, message) in [
             ("workers = 0", "workers is 0, and has to be from 1 to 256"),
+            (
+                "busy-poll = 10001",
+                "busy-poll is 10001, and has to be from 0 to 10000",
+            ),
             ("worker = 1", "unknown field `worker`"),
             (
                 "[exports]\n\"/\" = [\"*(sync)\"]",

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use rustix::fs::FileType;
 
 use crate::rpc::program::{CallError, Caller, Program};
+use crate::rpc::reply::Reply;
 use crate::share::error::Failure;
 use crate::share::handle::FileHandle;
 use crate::share::{Share, component};
@@ -161,8 +162,9 @@ impl Program for Mount3 {
         caller: Caller<'_>,
         procedure: u32,
         mut args: Reader<'_>,
-        reply: &mut Vec<u8>,
+        reply: &mut Reply,
     ) -> Result<(), CallError> {
+        let reply = &mut reply.bytes;
         use MOUNT_PROGRAM as P;
         let client = caller.address.to_canonical();
         match P::try_from(procedure).map_err(|_| CallError::NoProcedure)? {

@@ -7,6 +7,7 @@ use nfs3_types::portmap::{PMAP_PROG, PROGRAM, VERSION, mapping};
 use nfs3_types::xdr_codec::List;
 
 use crate::rpc::program::{CallError, Caller, Program};
+use crate::rpc::reply::Reply;
 use crate::xdr::{Reader, put};
 
 /// The program.
@@ -37,8 +38,9 @@ impl Program for Portmap {
         _: Caller<'_>,
         procedure: u32,
         mut args: Reader<'_>,
-        reply: &mut Vec<u8>,
+        reply: &mut Reply,
     ) -> Result<(), CallError> {
+        let reply = &mut reply.bytes;
         use PMAP_PROG as P;
         match P::try_from(procedure).map_err(|_| CallError::NoProcedure)? {
             P::PMAPPROC_NULL => {}
@@ -80,7 +82,7 @@ mod tests {
         };
         let portmap = Portmap::new(vec![nfs]);
         let bytes: Vec<u8> = args.iter().flat_map(|word| word.to_be_bytes()).collect();
-        let mut reply = Vec::new();
+        let mut reply = Reply::default();
         let caller = Caller {
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             port: 1023,
@@ -88,7 +90,7 @@ mod tests {
             credentials: &Credentials::None,
         };
         portmap.call(caller, procedure, Reader::new(&bytes), &mut reply)?;
-        Ok(reply)
+        Ok(reply.bytes)
     }
 
     #[test]

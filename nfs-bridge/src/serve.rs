@@ -37,6 +37,9 @@ use crate::state_log::LogError;
 /// Threads that execute calls.
 const DEFAULT_WORKERS: u16 = 16;
 
+/// Microseconds for which to poll, as the daemon does.
+const DEFAULT_BUSY_POLL: u16 = 200;
+
 /// Seconds that the daemon may take for a request.
 const DEFAULT_TIMEOUT: u64 = 30;
 
@@ -95,9 +98,15 @@ pub struct ServeArgs {
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=600))]
     pub grace: Option<u64>,
 
-    /// Threads that execute calls [default: 16]
+    /// Threads that execute calls, beside one of each connection [default: 16]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub workers: Option<u16>,
+
+    /// How long to poll for the daemon's reply, and for the next call of a client at an address of
+    /// the host, before sleeping, if they are likely to come; 0 never polls [default: 200]
+    #[arg(long, value_name = "MICROSECONDS",
+          value_parser = clap::value_parser!(u16).range(0..=10_000))]
+    pub busy_poll: Option<u16>,
 
     /// Seconds that the daemon may take for one request [default: 30]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
@@ -224,10 +233,16 @@ impl HostSockets {
         server: &Arc<Server>,
         for_datagrams: &Arc<Server>,
         client: &Arc<RpcClient>,
+        busy_poll: Duration,
     ) -> io::Result<()> {
         let connections = Arc::new(Connections::default());
         for listener in self.streams {
-            host::accept(Arc::clone(server), listener, Arc::clone(&connections))?;
+            host::accept(
+                Arc::clone(server),
+                listener,
+                Arc::clone(&connections),
+                busy_poll,
+            )?;
         }
         for socket in self.datagrams.0 {
             host::exchange(Arc::clone(server), Arc::clone(client), socket)?;
@@ -291,7 +306,9 @@ pub fn run(args: &ServeArgs, seccomp: Seccomp) -> Result<(), ServeError> {
     sandbox::confine(seccomp, &OwnNetwork::paths(&args.network))?;
     let limit = Duration::from_secs(args.timeout.unwrap_or(DEFAULT_TIMEOUT));
     let workers = args.workers.unwrap_or(DEFAULT_WORKERS).into();
-    let connector = Connector::start(backend, limit);
+    let busy_poll = args.busy_poll.unwrap_or(DEFAULT_BUSY_POLL);
+    let busy_poll = Duration::from_micros(busy_poll.into());
+    let connector = Connector::start(backend, limit, busy_poll);
     let connector = connector.map_err(system("start a thread"))?;
     let share = Share::new(connector, store, exports)
         .map_err(|error| system("get random numbers")(error.into()))?;
@@ -312,7 +329,7 @@ pub fn run(args: &ServeArgs, seccomp: Seccomp) -> Result<(), ServeError> {
     let for_datagrams = Arc::new(Server::new(vec![port_mapper(port)]));
     server
         .start(workers)
-        .and_then(|()| sockets.serve(&server, &for_datagrams, &client))
+        .and_then(|()| sockets.serve(&server, &for_datagrams, &client, busy_poll))
         .map_err(system("start a thread"))?;
     let mut own_client = None;
     if let Some(own) = &mut own {

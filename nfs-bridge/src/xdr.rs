@@ -127,7 +127,13 @@ pub fn put_opaque(reply: &mut Vec<u8>, data: &[u8]) {
 
 /// Appends the zeros that follow `len` bytes of opaque data.
 pub fn pad(reply: &mut Vec<u8>, len: usize) {
-    reply.resize(reply.len() + len.next_multiple_of(4) - len, 0);
+    reply.resize(reply.len() + padding(len), 0);
+}
+
+/// How many zeros follow `len` bytes of opaque data.
+#[must_use]
+pub const fn padding(len: usize) -> usize {
+    len.wrapping_neg() % 4
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 pub mod activation;
 pub mod broken_pipe;
+pub mod busy_poll;
 #[cfg(feature = "captured-log")]
 pub mod captured_log;
 pub mod connect_timeout;

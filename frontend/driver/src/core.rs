@@ -1,7 +1,7 @@
 //! What all handles of one device share: the queues, and waiting on them.
 //!
-//! Any number of threads wait on a queue at once. One of them, the leader, sleeps on the daemon's
-//! notifications; the others sleep on a condition variable. The thread that finds replies, leader
+//! Any number of threads wait on a queue at once. One of them, the leader, polls the ring or sleeps
+//! on the daemon's notifications; the others sleep on a condition variable. The thread that finds replies, leader
 //! or not, wakes the threads that wait for them. Lock order: a queue's state, then the memory's
 //! list of free ranges. No thread holds two queues, or any lock while it sleeps.
 
@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gangplank_fuse::{Opcode, Unique};
+use gangplank_service::busy_poll::BusyPoll;
 use gangplank_vhost_user::client::{Backend, EventFd, RingAddresses, Socket};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::io::Errno;
@@ -38,12 +39,24 @@ pub(super) struct Queue {
 #[derive(Debug)]
 struct State {
     slots: Slots,
-    /// A thread sleeps on the daemon's notifications.
-    has_leader: bool,
+    leader: Leader,
+    /// Whether a leader polls before it sleeps; `None` if none does, and while one polls.
+    busy_poll: Option<BusyPoll>,
+}
+
+/// The thread that finds the replies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leader {
+    /// There is none.
+    Absent,
+    /// It polls the ring.
+    Polls,
+    /// It sleeps on the daemon's notifications.
+    Sleeps,
 }
 
 impl Queue {
-    pub(super) fn new(slots: Slots, wakeup: Wakeup) -> Result<Self> {
+    pub(super) fn new(slots: Slots, wakeup: Wakeup, waiting: WaitMode) -> Result<Self> {
         let kick = wakeup::new_eventfd().map_err(|source| Error::System {
             what: "make the eventfd that kicks a queue",
             source,
@@ -53,7 +66,11 @@ impl Queue {
             wakeup,
             state: Mutex::new(State {
                 slots,
-                has_leader: false,
+                leader: Leader::Absent,
+                busy_poll: match waiting {
+                    WaitMode::PollFirst(limit) => Some(BusyPoll::new(limit)),
+                    WaitMode::Sleep | WaitMode::BusyPoll => None,
+                },
             }),
             changed: Condvar::new(),
         })
@@ -61,6 +78,12 @@ impl Queue {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock()
+    }
+
+    /// The leader leaves. Another thread must become it.
+    fn leave(&self, state: &mut State) {
+        state.leader = Leader::Absent;
+        self.changed.notify_all();
     }
 
     /// The addresses and the size of its ring.
@@ -239,8 +262,8 @@ impl Core {
     fn collect(&self, queue: &Queue, state: &mut State) -> std::result::Result<(), Fault> {
         if state.slots.collect()? != 0 {
             queue.changed.notify_all();
-            if state.has_leader {
-                // The leader sleeps until a notification that this thread has made needless.
+            if state.leader == Leader::Sleeps {
+                // It sleeps until a notification that this thread has made needless.
                 queue.wakeup.wake();
             }
         }
@@ -254,8 +277,10 @@ impl Core {
         limit: Duration,
         mut ready: impl FnMut(&mut Slots) -> Option<R>,
     ) -> std::result::Result<R, WaitError> {
-        let deadline = Instant::now().checked_add(limit);
+        let begun = Instant::now();
+        let deadline = begun.checked_add(limit);
         let mut polls = 0_u32;
+        let (mut has_polled, mut has_slept) = (false, false);
         let mut state = queue.lock();
         loop {
             if let Err(fault) = self.collect(queue, &mut state) {
@@ -264,6 +289,9 @@ impl Core {
             }
             // A reply that has come counts, even if the daemon has closed the connection since.
             if let Some(found) = ready(&mut state.slots) {
+                if let Some(busy_poll) = state.busy_poll.as_mut().filter(|_| has_slept) {
+                    busy_poll.record_sleep(begun.elapsed());
+                }
                 return Ok(found);
             }
             if let Some(error) = self.broken() {
@@ -283,19 +311,55 @@ impl Core {
                 thread::yield_now();
                 self.sleep(queue, Duration::ZERO);
                 state = queue.lock();
-            } else if state.has_leader {
+            } else if state.leader != Leader::Absent {
                 queue.changed.wait_for(&mut state, left);
+            } else if !has_polled && let Some(busy_poll) = state.busy_poll.take() {
+                has_polled = true;
+                state.leader = Leader::Polls;
+                drop(state);
+                let (busy_poll, polled) = self.poll(queue, busy_poll, begun, &mut ready);
+                state = queue.lock();
+                state.busy_poll = Some(busy_poll);
+                queue.leave(&mut state);
+                match polled {
+                    Ok(Some(found)) => return Ok(found),
+                    Ok(None) => {}
+                    Err(fault) => {
+                        drop(state);
+                        return Err(WaitError::Broken(self.declare_broken(fault)));
+                    }
+                }
             } else if !state.slots.ask_for_notice() {
-                state.has_leader = true;
+                has_slept = true;
+                state.leader = Leader::Sleeps;
                 drop(state);
                 self.sleep(queue, left);
                 state = queue.lock();
-                state.has_leader = false;
                 state.slots.decline_notice();
-                // Another thread must become the leader if this one leaves now.
-                queue.changed.notify_all();
+                queue.leave(&mut state);
             }
         }
+    }
+
+    /// Polls the ring until `ready` returns a value, the device is broken, or polling is not likely
+    /// to succeed any more. The caller is the leader, and does not hold the queue's lock.
+    fn poll<R>(
+        &self,
+        queue: &Queue,
+        mut busy_poll: BusyPoll,
+        begun: Instant,
+        ready: &mut impl FnMut(&mut Slots) -> Option<R>,
+    ) -> (BusyPoll, std::result::Result<Option<R>, Fault>) {
+        let mut polled = Ok(None);
+        let has_come = || {
+            let mut state = queue.lock();
+            polled = self
+                .collect(queue, &mut state)
+                .map(|()| ready(&mut state.slots));
+            !matches!(polled, Ok(None)) || self.broken.get().is_some()
+        };
+        busy_poll.poll(|| begun.elapsed(), has_come);
+        (busy_poll, polled)
     }
 
     /// Sleeps until the daemon notifies or hangs up, a thread calls [`Wakeup::wake`], or `limit`

@@ -85,7 +85,7 @@ impl Driver {
             .map(|index| {
                 let ring = Ring::new(&memory, index, size, event_idx)?;
                 let slots = Slots::new(&memory, index, ring, indirect)?;
-                Queue::new(slots, Wakeup::new(&hang_up)?)
+                Queue::new(slots, Wakeup::new(&hang_up)?, options.waiting)
             })
             .collect::<Result<Vec<_>>>()?;
         let setups: Vec<_> = queues.iter().enumerate().map(ring_setup).collect();

@@ -22,6 +22,7 @@ use gangplank_nfs::rpc::client::{RpcClient, SendDatagram};
 use gangplank_nfs::rpc::message::{BadCall, Call};
 use gangplank_nfs::rpc::program::Endpoints;
 use gangplank_nfs::rpc::record::Assembler;
+use gangplank_nfs::rpc::reply::Reply;
 use gangplank_nfs::rpc::server::Server;
 use gangplank_nfs::share::Share;
 use gangplank_nfs::share::connector::Connector;
@@ -36,7 +37,11 @@ impl SendDatagram for Nowhere {
 }
 
 static SERVER: LazyLock<Server> = LazyLock::new(|| {
-    let connector = Connector::start(PathBuf::from("/nonexistent"), Duration::from_secs(1));
+    let connector = Connector::start(
+        PathBuf::from("/nonexistent"),
+        Duration::from_secs(1),
+        Duration::ZERO,
+    );
     let connector = connector.expect("a thread");
     // Nobody may mount, so that no call waits for the daemon.
     let exports = Exports::parse("/ 192.0.2.1").expect("rules");
@@ -69,8 +74,7 @@ fn execute(record: &[u8]) {
     let is_call = !matches!(Call::parse(record), Err(BadCall::NoCall));
     let replied = Arc::new(AtomicBool::new(false));
     let place = Arc::clone(&replied);
-    let respond =
-        move |reply: Option<Arc<Vec<u8>>>| place.store(reply.is_some(), Ordering::Relaxed);
+    let respond = move |reply: Option<Arc<Reply>>| place.store(reply.is_some(), Ordering::Relaxed);
     SERVER.execute(ENDPOINTS, record, Box::new(respond));
     assert_eq!(replied.load(Ordering::Relaxed), is_call);
 }

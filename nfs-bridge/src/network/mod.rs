@@ -7,6 +7,7 @@ pub mod host;
 mod line;
 pub mod link;
 pub mod stack;
+mod stream;
 mod switch;
 
 use crate::nfs3::MAX_IO;

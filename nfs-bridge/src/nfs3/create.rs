@@ -3,9 +3,9 @@
 use std::ffi::CString;
 use std::sync::Arc;
 
-use gangplank_driver::call;
+use gangplank_driver::{Pending, call};
 use gangplank_fuse::{
-    Attr, CreateIn, EntryOut, Extensions, Handle, InitFlags, MkdirIn, MknodIn, OpenOut,
+    Attr, AttrOut, CreateIn, EntryOut, Extensions, Handle, InitFlags, MkdirIn, MknodIn, OpenOut,
     SupplementaryGroups,
 };
 use nfs3_types::nfs3::{
@@ -15,7 +15,7 @@ use nfs3_types::nfs3::{
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
-use super::attributes::{Changes, Time, device, to_nfs};
+use super::attributes::{Changes, Time, device, to_nfs, wcc};
 use super::names::{check_directory, new_name};
 use super::{Context, Decoded, MAX_TEXT, Object, handle};
 use crate::identity::{EXECUTE, WRITE};
@@ -36,6 +36,25 @@ const DEFAULT_MODE: u32 = 0o600;
 
 /// Attempts to create a file that others create and remove meanwhile.
 const MAX_ATTEMPTS: usize = 8;
+
+/// What was made, or found.
+struct Made {
+    node: Arc<Node>,
+    attr: Attr,
+    /// The directory's attributes after the change, which the daemon was asked for.
+    directory: Option<Pending<AttrOut>>,
+}
+
+impl Made {
+    /// What was there before.
+    const fn found(node: Arc<Node>, attr: Attr) -> Self {
+        Self {
+            node,
+            attr,
+            directory: None,
+        }
+    }
+}
 
 /// What MKNOD makes.
 enum Special {
@@ -152,7 +171,7 @@ impl Context<'_> {
         &self,
         reply: &mut Vec<u8>,
         directory: Result<Object<'_>>,
-        make: impl FnOnce(&Object<'_>, &Attr) -> Result<(Arc<Node>, Attr)>,
+        make: impl FnOnce(&Object<'_>, &Attr) -> Result<Made>,
     ) {
         let mut failed = CREATE3resfail::default();
         let done = directory.and_then(|directory| {
@@ -161,12 +180,20 @@ impl Context<'_> {
             let made = check_directory(&before)
                 .map_err(Failure::from)
                 .and_then(|()| make(&directory, &before));
-            failed.dir_wcc = directory.wcc(Some(&before));
-            let (node, attr) = made?;
+            let Made {
+                node,
+                attr,
+                directory: asked,
+            } = made.inspect_err(|_| failed.dir_wcc = directory.wcc(Some(&before)))?;
+            let after = asked.and_then(|asked| asked.wait().ok());
+            let dir_wcc = match after {
+                Some(after) => wcc(Some(&before), Some(&after.attr), directory.export()),
+                None => directory.wcc(Some(&before)),
+            };
             Ok(CREATE3resok {
                 obj: Nfs3Option::Some(node.handle.to_nfs()),
                 obj_attributes: Nfs3Option::Some(to_nfs(&attr, directory.export())),
-                dir_wcc: std::mem::take(&mut failed.dir_wcc),
+                dir_wcc,
             })
         });
         self.put(reply, done, failed);
@@ -213,8 +240,22 @@ impl<'a> Object<'a> {
     }
 
     /// The new inode of an entry, with the attributes that the client wants beside the mode.
-    fn finish(&self, name: &[u8], entry: EntryOut, changes: Changes) -> Result<(Arc<Node>, Attr)> {
+    fn finish(&self, name: &[u8], entry: EntryOut, changes: Changes) -> Result<Made> {
+        self.finish_with(name, entry, changes, |_| ())
+    }
+
+    /// As [`Self::finish`]. `begin` uses the inode before its attributes change.
+    fn finish_with(
+        &self,
+        name: &[u8],
+        entry: EntryOut,
+        changes: Changes,
+        begin: impl FnOnce(&Arc<Node>),
+    ) -> Result<Made> {
+        // What follows does not change the directory.
+        let directory = self.ask_attributes().ok();
         let (node, attr) = self.connection.entry(self.export(), entry)?;
+        begin(&node);
         self.remember(&node, name, &attr);
         let made = self.of(&node);
         // The ids that the client names are those that the caller has anyway, unless it is root.
@@ -223,12 +264,17 @@ impl<'a> Object<'a> {
             gid: changes.gid.filter(|gid| *gid != attr.gid),
             ..changes
         };
-        if changes.is_empty() {
-            return Ok((node, attr));
-        }
-        made.change(&attr, changes)?;
-        let attr = made.attributes()?;
-        Ok((node, attr))
+        let attr = if changes.is_empty() {
+            attr
+        } else {
+            made.change(&attr, changes)?;
+            made.attributes()?
+        };
+        Ok(Made {
+            node,
+            attr,
+            directory,
+        })
     }
 
     /// Another inode, for the same caller.
@@ -243,11 +289,13 @@ impl<'a> Object<'a> {
         }
     }
 
-    fn create(&self, attr: &Attr, name: &[u8], how: createhow3) -> Result<(Arc<Node>, Attr)> {
+    fn create(&self, attr: &Attr, name: &[u8], how: createhow3) -> Result<Made> {
         let name_for_daemon = new_name(name)?;
         self.identity.check(attr, EXECUTE)?;
+        // Most names are new, and the daemon says so if one is not.
+        let mut is_new = self.identity.check(attr, WRITE).is_ok();
         for _ in 0..MAX_ATTEMPTS {
-            if let Some((node, found)) = self.child_if_any(name)? {
+            if !is_new && let Some((node, found)) = self.child_if_any(name)? {
                 return self.existing(node, found, how);
             }
             self.identity.check(attr, WRITE)?;
@@ -260,32 +308,31 @@ impl<'a> Object<'a> {
             };
             match self.create_new(attr, &name_for_daemon, mode) {
                 Ok((entry, open)) => {
-                    let (node, attr) = self.connection.entry(self.export(), entry)?;
-                    let files = &self.connection.files;
-                    let (session, access) = (&self.connection.session, Access::Write);
-                    let flags = OFlags::RDWR.bits();
-                    files.keep(session, &node, access, Handle::new(open.fh), flags);
-                    self.remember(&node, name, &attr);
                     let changes = Changes {
                         mode: None,
                         // It is empty already.
                         size: changes.size.filter(|size| *size != 0),
-                        uid: changes.uid.filter(|uid| *uid != attr.uid),
-                        gid: changes.gid.filter(|gid| *gid != attr.gid),
                         ..changes
                     };
-                    if changes.is_empty() {
-                        return Ok((node, attr));
-                    }
-                    let made = self.of(&node);
-                    made.change(&attr, changes)?;
-                    let attr = made.attributes()?;
-                    return Ok((node, attr));
+                    return self.finish_with(name, entry, changes, |node| {
+                        let files = &self.connection.files;
+                        let (session, access) = (&self.connection.session, Access::Write);
+                        let flags = OFlags::RDWR.bits();
+                        files.keep(session, node, access, Handle::new(open.fh), flags);
+                    });
                 }
-                // Another guest was faster.
+                // It exists, or another guest was faster.
                 Err(failure) if failure.is(Errno::EXIST) || failure.is(Errno::STALE) => {}
-                Err(failure) => return Err(failure),
+                // A name that exists is not in need of what was refused.
+                Err(failure) if !is_new || failure.is_daemon_lost() => return Err(failure),
+                Err(failure) => {
+                    return match self.child_if_any(name)? {
+                        Some((node, found)) => self.existing(node, found, how),
+                        None => Err(failure),
+                    };
+                }
             }
+            is_new = false;
         }
         Err(nfsstat3::NFS3ERR_JUKEBOX.into())
     }
@@ -305,7 +352,7 @@ impl<'a> Object<'a> {
     }
 
     /// CREATE of a name that exists.
-    fn existing(&self, node: Arc<Node>, attr: Attr, how: createhow3) -> Result<(Arc<Node>, Attr)> {
+    fn existing(&self, node: Arc<Node>, attr: Attr, how: createhow3) -> Result<Made> {
         match how {
             createhow3::GUARDED(_) => Err(nfsstat3::NFS3ERR_EXIST.into()),
             createhow3::EXCLUSIVE(verifier) => {
@@ -314,7 +361,7 @@ impl<'a> Object<'a> {
                 let times = verifier_as_times(verifier);
                 let same = |time, seconds| matches!(time, Time::At(at) if u64::from(at.seconds) == seconds);
                 match same(times.atime, attr.atime) && same(times.mtime, attr.mtime) {
-                    true => Ok((node, attr)),
+                    true => Ok(Made::found(node, attr)),
                     false => Err(nfsstat3::NFS3ERR_EXIST.into()),
                 }
             }
@@ -328,7 +375,7 @@ impl<'a> Object<'a> {
                 let size = Changes::from(attributes).size;
                 let found = self.of(&node);
                 if size.is_none() {
-                    return Ok((node, attr));
+                    return Ok(Made::found(node, attr));
                 }
                 found.change(
                     &attr,
@@ -338,7 +385,7 @@ impl<'a> Object<'a> {
                     },
                 )?;
                 let attr = found.attributes()?;
-                Ok((node, attr))
+                Ok(Made::found(node, attr))
             }
         }
     }

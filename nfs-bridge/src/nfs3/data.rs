@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use gangplank_driver::call;
+use gangplank_driver::{Buffer, Data, Pending, call};
 use gangplank_fuse::{Attr, FsyncFlags, FsyncIn, ReadIn, WriteFlags, WriteIn};
 use nfs3_types::nfs3::{
     COMMIT3resfail, COMMIT3resok, Nfs3Option, READ3resfail, WRITE3resfail, WRITE3resok, nfsstat3,
@@ -12,33 +12,45 @@ use rustix::fs::FileType;
 
 use super::attributes::to_nfs;
 use super::{Context, Decoded, MAX_IO, Object, handle, post_op_of};
+use crate::rpc::reply::Reply;
 use crate::share::error::Result;
 use crate::share::files::{Access, OpenFile};
 use crate::xdr::{DecodeError, Reader, pad, put};
 
+/// Most bytes of data that are copied into a reply. More data stays where the daemon has put it.
+const MAX_COPIED: usize = 32 << 10;
+
+/// A READ that the daemon has not answered, and the file that it reads.
+type PendingRead = (Arc<OpenFile>, Pending<Data>);
+
 impl Context<'_> {
-    pub(super) fn read(&self, args: &mut Reader<'_>, reply: &mut Vec<u8>) -> Decoded {
+    pub(super) fn read(&self, args: &mut Reader<'_>, reply: &mut Reply) -> Decoded {
         let object = self.object(handle(args)?);
         let (offset, count) = (args.u64()?, args.u32()?.min(MAX_IO));
-        let begun = reply.len();
+        let begun = reply.bytes.len();
         let mut attributes = post_op_attr::None;
         let done = object.and_then(|object| {
             // `put` writes no data; so the results are appended here, the data from the memory
             // that is shared with the daemon.
-            let attr = object.attributes()?;
+            let asked = object.ask_attributes()?;
+            // With the attributes. What the caller may not read is dropped here.
+            let begun = object.begin_read(offset, count)?;
+            let attr = asked.wait()?.attr;
             attributes = Nfs3Option::Some(to_nfs(&attr, object.export()));
             check_regular(&attr)?;
             object.identity.check_read(&attr)?;
-            put(reply, &nfsstat3::NFS3_OK);
-            put(reply, &attributes);
-            object.append_data(&attr, offset, count, reply)
+            put(&mut reply.bytes, &nfsstat3::NFS3_OK);
+            put(&mut reply.bytes, &attributes);
+            object.append_data(&attr, offset, count, begun, reply)
         });
         if let Err(failure) = done {
-            reply.truncate(begun);
+            reply.bytes.truncate(begun);
+            reply.data = None;
             let failed = READ3resfail {
                 file_attributes: attributes,
             };
-            self.put::<nfs3_types::xdr_codec::Void, _>(reply, Err(failure), failed);
+            let done = Err(failure);
+            self.put::<nfs3_types::xdr_codec::Void, _>(&mut reply.bytes, done, failed);
         }
         Ok(())
     }
@@ -55,8 +67,11 @@ impl Context<'_> {
         let mut failed = WRITE3resfail::default();
         let done = object.and_then(|object| {
             let _lock = object.share.lock(object.handle());
-            let before = object.attributes()?;
-            let done = object.write_data(&before, offset, data, stable);
+            let asked = object.ask_attributes()?;
+            // While the daemon looks.
+            let first = object.piece(data);
+            let before = asked.wait()?.attr;
+            let done = object.write_data(&before, offset, data, first, stable);
             failed.file_wcc = object.wcc(Some(&before));
             Ok(WRITE3resok {
                 count: done?,
@@ -108,54 +123,109 @@ impl Object<'_> {
             .open(&connection.session, &self.node, access)
     }
 
-    /// Appends count, end-of-file mark and data of a READ.
-    fn append_data(&self, attr: &Attr, offset: u64, count: u32, reply: &mut Vec<u8>) -> Result<()> {
-        let file = self.open(Access::Read)?;
+    /// Asks for the first piece of data, without waiting for it, if the file is open already.
+    fn begin_read(&self, offset: u64, count: u32) -> Result<Option<PendingRead>> {
+        let files = &self.connection.files;
+        let Some(file) = files.find(self.node.id, Access::Read) else {
+            return Ok(None);
+        };
+        let asked = self.ask_data(&file, offset, count)?;
+        Ok(asked.map(|asked| (file, asked)))
+    }
+
+    /// Asks for data, at most as much as one request takes; `None` beyond the end of all files.
+    fn ask_data(&self, file: &OpenFile, offset: u64, count: u32) -> Result<Option<Pending<Data>>> {
+        if offset.cast_signed() < 0 || count == 0 {
+            return Ok(None);
+        }
+        let wanted = count.min(self.session.max_read());
+        let buffer = self
+            .session
+            .buffer(usize::try_from(wanted).unwrap_or(usize::MAX))?;
+        let args = ReadIn {
+            fh: file.handle.get(),
+            offset,
+            ..ReadIn::default()
+        };
+        let read = call::read(self.node.id, args, buffer);
+        Ok(Some(self.session.submit(read)?))
+    }
+
+    /// Appends count, end-of-file mark and data of a READ, whose first piece may be on its way.
+    fn append_data(
+        &self,
+        attr: &Attr,
+        offset: u64,
+        count: u32,
+        begun: Option<PendingRead>,
+        reply: &mut Reply,
+    ) -> Result<()> {
+        let (file, mut begun) = match begun {
+            Some((file, asked)) => (file, Some(asked)),
+            None => (self.open(Access::Read)?, None),
+        };
         // Count, end-of-file mark and length come before the data, and are known after it.
-        let head = reply.len();
-        reply.resize(head + 12, 0);
+        let bytes = &mut reply.bytes;
+        let head = bytes.len();
+        bytes.resize(head + 12, 0);
         let mut got = 0;
         let mut ended = false;
         while got < count && !ended {
-            let wanted = (count - got).min(self.session.max_read());
-            let position = offset
-                .checked_add(got.into())
-                .filter(|position| position.cast_signed() >= 0);
-            let Some(position) = position else {
+            let asked = match begun.take() {
+                Some(asked) => Some(asked),
+                None => self.ask_data(&file, offset.saturating_add(got.into()), count - got)?,
+            };
+            let Some(asked) = asked else {
                 ended = true;
                 break;
             };
-            let buffer = self
-                .session
-                .buffer(usize::try_from(wanted).unwrap_or(usize::MAX))?;
-            let args = ReadIn {
-                fh: file.handle.get(),
-                offset: position,
-                ..ReadIn::default()
-            };
-            let data = self.session.call(call::read(self.node.id, args, buffer))?;
-            let at = reply.len();
-            reply.resize(at + data.len(), 0);
-            data.bytes()
-                .copy_to(reply.get_mut(at..).unwrap_or_default());
+            let data = asked.wait()?;
+            let is_first = got == 0;
+            let wanted = (count - got).min(self.session.max_read());
             let len = u32::try_from(data.len()).unwrap_or(wanted);
             ended = len < wanted;
             got += len;
+            if is_first && (ended || got == count) && data.len() > MAX_COPIED {
+                reply.data = Some(data);
+            } else {
+                let at = bytes.len();
+                bytes.resize(at + data.len(), 0);
+                data.bytes()
+                    .copy_to(bytes.get_mut(at..).unwrap_or_default());
+            }
         }
         let at_end = ended || offset.saturating_add(got.into()) >= attr.size;
         let mut fields = Vec::with_capacity(12);
         put(&mut fields, &got);
         put(&mut fields, &at_end);
         put(&mut fields, &got);
-        if let Some(place) = reply.get_mut(head..head + 12) {
+        if let Some(place) = bytes.get_mut(head..head + 12) {
             place.copy_from_slice(&fields);
         }
-        pad(reply, usize::try_from(got).unwrap_or(0));
+        if reply.data.is_none() {
+            pad(bytes, usize::try_from(got).unwrap_or(0));
+        }
         Ok(())
     }
 
-    /// Writes data: bytes written.
-    fn write_data(&self, attr: &Attr, offset: u64, data: &[u8], stable: stable_how) -> Result<u32> {
+    /// The first of `data` in memory of the daemon, as much as one request takes.
+    fn piece(&self, data: &[u8]) -> Result<Buffer> {
+        let limit = usize::try_from(self.session.max_write()).unwrap_or(usize::MAX);
+        let piece = data.get(..limit).unwrap_or(data);
+        let buffer = self.session.buffer(piece.len())?;
+        buffer.bytes().copy_from(piece);
+        Ok(buffer)
+    }
+
+    /// Writes data, whose first piece is in `first`: bytes written.
+    fn write_data(
+        &self,
+        attr: &Attr,
+        offset: u64,
+        data: &[u8],
+        first: Result<Buffer>,
+        stable: stable_how,
+    ) -> Result<u32> {
         check_regular(attr)?;
         self.identity.check_write(attr)?;
         let len = u64::try_from(data.len()).unwrap_or(u64::MAX);
@@ -165,11 +235,10 @@ impl Object<'_> {
         }
         let file = self.open(Access::Write)?;
         let mut written = 0;
+        let mut first = Some(first);
         while let Some(rest) = data.get(written..).filter(|rest| !rest.is_empty()) {
-            let limit = usize::try_from(self.session.max_write()).unwrap_or(usize::MAX);
-            let piece = rest.get(..limit).unwrap_or(rest);
-            let buffer = self.session.buffer(piece.len())?;
-            buffer.bytes().copy_from(piece);
+            let buffer = first.take().unwrap_or_else(|| self.piece(rest))?;
+            let len = buffer.len();
             let flags = match self.identity.uid {
                 0 => WriteFlags::empty(),
                 _ => WriteFlags::KILL_SUIDGID,
@@ -177,13 +246,13 @@ impl Object<'_> {
             let args = WriteIn {
                 fh: file.handle.get(),
                 offset: offset + u64::try_from(written).unwrap_or(0),
-                size: u32::try_from(piece.len()).unwrap_or(u32::MAX),
+                size: u32::try_from(len).unwrap_or(u32::MAX),
                 write_flags: flags.bits(),
                 ..WriteIn::default()
             };
             match self.session.call(call::write(self.node.id, args, buffer)) {
                 Ok(0) => break,
-                Ok(count) => written += usize::try_from(count).unwrap_or(0).min(piece.len()),
+                Ok(count) => written += usize::try_from(count).unwrap_or(0).min(len),
                 // The client sends the rest again, and gets the error then.
                 Err(error) if written > 0 && error.errno().is_some() => break,
                 Err(error) => return Err(error.into()),

@@ -20,8 +20,8 @@ mod names;
 use std::cell::OnceCell;
 use std::sync::Arc;
 
-use gangplank_driver::FuseSession;
-use gangplank_fuse::Attr;
+use gangplank_driver::{FuseSession, Pending};
+use gangplank_fuse::{Attr, AttrOut};
 use gangplank_service::{error_chain, rate_limited};
 use log::debug;
 use nfs3_types::nfs3::{
@@ -33,6 +33,7 @@ use self::attributes::{post_op, wcc};
 use crate::exports::Rule;
 use crate::identity::Identity;
 use crate::rpc::program::{CallError, Caller, Program, SMALL_RESULTS};
+use crate::rpc::reply::Reply;
 use crate::share::Share;
 use crate::share::connection::{Connection, Node};
 use crate::share::error::{Failure, Result};
@@ -127,16 +128,16 @@ impl Program for Nfs3 {
         caller: Caller<'_>,
         procedure: u32,
         args: Reader<'_>,
-        reply: &mut Vec<u8>,
+        reply: &mut Reply,
     ) -> std::result::Result<(), CallError> {
         let number = procedure;
         let procedure = NFS_PROGRAM::try_from(number).map_err(|_| CallError::NoProcedure)?;
-        let begun = reply.len();
+        let begun = reply.bytes.len();
         self.context(caller, procedure).run(args, reply)?;
-        let results = reply.get(begun..).unwrap_or_default();
+        let results = reply.bytes.get(begun..).unwrap_or_default();
         if self.is_postponed(results) && !self.changes(number) {
             // The daemon may have returned, and a second time does no harm.
-            reply.truncate(begun);
+            reply.bytes.truncate(begun);
             self.context(caller, procedure).run(args, reply)?;
         }
         Ok(())
@@ -172,17 +173,20 @@ fn handle<'a>(args: &mut Reader<'a>) -> std::result::Result<&'a [u8], DecodeErro
 
 impl<'a> Context<'a> {
     /// Runs the procedure.
-    fn run(&self, mut args: Reader<'_>, reply: &mut Vec<u8>) -> Decoded {
+    fn run(&self, mut args: Reader<'_>, reply: &mut Reply) -> Decoded {
         use NFS_PROGRAM as P;
         let args = &mut args;
+        if self.procedure == P::NFSPROC3_READ {
+            return self.read(args, reply);
+        }
+        let reply = &mut reply.bytes;
         match self.procedure {
-            P::NFSPROC3_NULL => {}
+            P::NFSPROC3_NULL | P::NFSPROC3_READ => {}
             P::NFSPROC3_GETATTR => self.getattr(args, reply)?,
             P::NFSPROC3_SETATTR => self.setattr(args, reply)?,
             P::NFSPROC3_LOOKUP => self.lookup(args, reply)?,
             P::NFSPROC3_ACCESS => self.access(args, reply)?,
             P::NFSPROC3_READLINK => self.readlink(args, reply)?,
-            P::NFSPROC3_READ => self.read(args, reply)?,
             P::NFSPROC3_WRITE => self.write(args, reply)?,
             P::NFSPROC3_CREATE => self.create(args, reply)?,
             P::NFSPROC3_MKDIR => self.mkdir(args, reply)?,
@@ -287,6 +291,11 @@ impl Object<'_> {
 
     fn attributes(&self) -> Result<Attr> {
         self.connection.attributes(&self.node)
+    }
+
+    /// Asks for the attributes, without waiting for them.
+    fn ask_attributes(&self) -> Result<Pending<AttrOut>> {
+        self.connection.ask_attributes(&self.node)
     }
 
     /// The attributes after an operation. They may be absent from results.

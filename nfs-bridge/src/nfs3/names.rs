@@ -3,7 +3,8 @@
 use std::ffi::CString;
 use std::sync::Arc;
 
-use gangplank_fuse::Attr;
+use gangplank_driver::Pending;
+use gangplank_fuse::{Attr, AttrOut, EntryOut};
 use nfs3_types::nfs3::{
     LINK3resfail, LINK3resok, LOOKUP3resfail, LOOKUP3resok, Nfs3Option, REMOVE3resfail,
     REMOVE3resok, RENAME3resfail, RENAME3resok, nfsstat3,
@@ -15,7 +16,7 @@ use super::attributes::to_nfs;
 use super::{Context, Decoded, MAX_TEXT, Object, handle, post_op_of};
 use crate::identity::{EXECUTE, WRITE};
 use crate::share::component;
-use crate::share::connection::Node;
+use crate::share::connection::{Connection, Node};
 use crate::share::error::{Failure, Result};
 use crate::share::store::Place;
 use crate::xdr::Reader;
@@ -33,9 +34,10 @@ impl Context<'_> {
         let name = args.opaque(MAX_TEXT)?;
         let mut dir_attributes = Nfs3Option::None;
         let done = directory.and_then(|directory| {
-            let attr = directory.attributes()?;
+            let asked = directory.ask(name)?;
+            let attr = asked.directory.wait()?.attr;
             dir_attributes = Nfs3Option::Some(to_nfs(&attr, directory.export()));
-            let (node, attr) = directory.find(&attr, name)?;
+            let (node, attr) = directory.find(&attr, name, asked.entry)?;
             Ok(LOOKUP3resok {
                 object: node.handle.to_nfs(),
                 obj_attributes: Nfs3Option::Some(to_nfs(&attr, directory.export())),
@@ -65,8 +67,9 @@ impl Context<'_> {
         let mut failed = REMOVE3resfail::default();
         let done = directory.and_then(|directory| {
             let _lock = directory.share.lock(directory.handle());
-            let before = directory.attributes()?;
-            let done = directory.remove(&before, name, removal);
+            let asked = directory.ask(name)?;
+            let before = asked.directory.wait()?.attr;
+            let done = directory.remove(&before, name, asked.entry, removal);
             failed.dir_wcc = directory.wcc(Some(&before));
             done?;
             // RMDIR has the same results.
@@ -150,9 +153,61 @@ pub(super) fn new_name(name: &[u8]) -> std::result::Result<CString, nfsstat3> {
     }
 }
 
+/// A LOOKUP that the daemon has not answered, which may bring a reference to a node.
+struct PendingLookup<'a> {
+    connection: &'a Connection,
+    /// `None` once it was waited for.
+    asked: Option<Pending<EntryOut>>,
+}
+
+impl PendingLookup<'_> {
+    /// What it has found in the directory `parent`.
+    fn wait(mut self, parent: &Node) -> Result<(Arc<Node>, Attr)> {
+        match self.asked.take() {
+            Some(asked) => self.connection.found(parent, asked),
+            None => Err(nfsstat3::NFS3ERR_SERVERFAULT.into()),
+        }
+    }
+}
+
+impl Drop for PendingLookup<'_> {
+    fn drop(&mut self) {
+        if let Some(asked) = self.asked.take() {
+            self.connection.give_back(asked);
+        }
+    }
+}
+
+/// What is asked of a directory at once: its attributes, and a name in it.
+struct Asked<'a> {
+    directory: Pending<AttrOut>,
+    /// `None` if the name is none that a daemon takes.
+    entry: Option<PendingLookup<'a>>,
+}
+
 impl Object<'_> {
-    /// Looks a name up, dots included, and remembers where it is.
-    fn find(&self, attr: &Attr, name: &[u8]) -> Result<(Arc<Node>, Attr)> {
+    /// Asks for the attributes of this directory and for a name in it, without waiting. The caller
+    /// may turn out to have no permission to know the name.
+    fn ask(&self, name: &[u8]) -> Result<Asked<'_>> {
+        let directory = self.ask_attributes()?;
+        let connection = &*self.connection;
+        let entry = match component(name) {
+            Ok(name) => Some(PendingLookup {
+                connection,
+                asked: Some(connection.ask_lookup(&self.node, &name)?),
+            }),
+            Err(_) => None,
+        };
+        Ok(Asked { directory, entry })
+    }
+
+    /// What a name stands for that was asked for, dots included. Remembers where it is.
+    fn find(
+        &self,
+        attr: &Attr,
+        name: &[u8],
+        asked: Option<PendingLookup<'_>>,
+    ) -> Result<(Arc<Node>, Attr)> {
         check_directory(attr)?;
         self.identity.check(attr, EXECUTE)?;
         match name {
@@ -164,8 +219,22 @@ impl Object<'_> {
                 let attr = self.connection.attributes(&parent)?;
                 Ok((parent, attr))
             }
-            name => self.child(name),
+            name => self.asked_child(name, asked),
         }
+    }
+
+    /// As [`Self::child`], of a name that was asked for.
+    fn asked_child(
+        &self,
+        name: &[u8],
+        asked: Option<PendingLookup<'_>>,
+    ) -> Result<(Arc<Node>, Attr)> {
+        let Some(asked) = asked else {
+            return self.child(name);
+        };
+        let (node, attr) = asked.wait(&self.node)?;
+        self.remember(&node, name, &attr);
+        Ok((node, attr))
     }
 
     /// Looks a name up that is not "." or "..", and remembers where it is.
@@ -203,14 +272,20 @@ impl Object<'_> {
         }
     }
 
-    fn remove(&self, directory: &Attr, name: &[u8], removal: Removal) -> Result<()> {
+    fn remove(
+        &self,
+        directory: &Attr,
+        name: &[u8],
+        asked: Option<PendingLookup<'_>>,
+        removal: Removal,
+    ) -> Result<()> {
         check_directory(directory)?;
         if removal == Removal::Directory && name == b".." {
             return Err(nfsstat3::NFS3ERR_EXIST.into());
         }
         let name_for_daemon = component(name)?;
         self.identity.check(directory, EXECUTE)?;
-        let (node, attr) = self.child(name)?;
+        let (node, attr) = self.asked_child(name, asked)?;
         self.identity.check_remove(directory, &attr)?;
         match removal {
             Removal::File if FileType::from_raw_mode(attr.mode) == FileType::Directory => {

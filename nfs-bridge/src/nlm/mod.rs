@@ -30,6 +30,7 @@ use self::table::{ClientId, Owner};
 use crate::nsm::Monitor;
 use crate::rpc::client::{ClientCall, RpcClient};
 use crate::rpc::program::{CallError, Caller, Program};
+use crate::rpc::reply::Reply;
 use crate::share::Share;
 use crate::share::error::Result;
 use crate::share::handle::FileHandle;
@@ -213,8 +214,9 @@ impl Program for Nlm4 {
         caller: Caller<'_>,
         procedure: u32,
         mut args: Reader<'_>,
-        reply: &mut Vec<u8>,
+        reply: &mut Reply,
     ) -> std::result::Result<(), CallError> {
+        let reply = &mut reply.bytes;
         use Procedure as P;
         let procedure = P::new(procedure).ok_or(CallError::NoProcedure)?;
         let (procedure, results_by) = procedure.message();

@@ -16,7 +16,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::state_log::{self, LogError};
+use crate::state_log::{self, LogError, foreign};
 
 /// The first line: this layout.
 const MAGIC: &str = "gangplank-nfs clients 1";
@@ -56,14 +56,13 @@ impl MonitorLog {
             });
         };
         let path = directory.join("clients");
-        let text = String::from_utf8(state_log::read(&path)?.unwrap_or_default());
-        let text = text.ok();
+        let bytes = state_log::read(&path)?.unwrap_or_default();
+        let text = str::from_utf8(&bytes).ok();
         let text = text.filter(|text| text.is_empty() || text.lines().next() == Some(MAGIC));
         let Some(text) = text else {
-            let expected = "clients";
-            return Err(LogError::Foreign { path, expected });
+            return Err(foreign(path, "clients", &bytes, MAGIC.as_bytes()));
         };
-        let (state, before) = parse(&text);
+        let (state, before) = parse(text);
         // The value is kept positive, since others take it as signed.
         let state = (state.wrapping_add(2) & 0x7fff_ffff) | 1;
         let file = state_log::replace(&path, |new| write(new, state, &before))?;

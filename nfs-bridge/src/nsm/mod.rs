@@ -18,6 +18,7 @@ pub use self::client_log::Monitored;
 use crate::nlm::locks::Locks;
 use crate::rpc::client::{ClientCall, RpcClient};
 use crate::rpc::program::{CallError, Caller, Program};
+use crate::rpc::reply::Reply;
 use crate::state_log::LogError;
 use crate::xdr::{Reader, put, put_opaque};
 
@@ -141,8 +142,9 @@ impl Program for Nsm1 {
         caller: Caller<'_>,
         procedure: u32,
         mut args: Reader<'_>,
-        reply: &mut Vec<u8>,
+        reply: &mut Reply,
     ) -> Result<(), CallError> {
+        let reply = &mut reply.bytes;
         match procedure {
             NULL => {}
             STAT => {

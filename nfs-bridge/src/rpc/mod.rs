@@ -11,5 +11,6 @@ pub mod message;
 pub mod program;
 pub mod record;
 pub mod replay;
+pub mod reply;
 pub mod reply_budget;
 pub mod server;

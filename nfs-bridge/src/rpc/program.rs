@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::message::Credentials;
+use super::reply::Reply;
 use crate::xdr::{DecodeError, Reader};
 
 /// Bytes of results without file data: attributes, names and the targets of links.
@@ -83,6 +84,6 @@ pub trait Program: Send + Sync {
         caller: Caller<'_>,
         procedure: u32,
         args: Reader<'_>,
-        reply: &mut Vec<u8>,
+        reply: &mut Reply,
     ) -> Result<(), CallError>;
 }

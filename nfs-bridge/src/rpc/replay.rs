@@ -3,7 +3,8 @@
 //!
 //! A client sends a call again when its connection was lost before the reply. A second REMOVE would
 //! fail, and a second WRITE could overwrite what came later. A call is known again by the client's
-//! address, its number (xid) and a hash of the whole record.
+//! address, its number (xid) and a hash of the whole record. The hash is a fast one with a seed of
+//! the process: each WRITE waits for it.
 //!
 //! Linux' server compares the client's port as well, since it hashes no more than the first 256
 //! bytes of the arguments (`fs/nfsd/nfscache.c`). Its own client comes back from the same port, but
@@ -15,15 +16,18 @@
 //! client that has most. So a client that is busy loses its own, and not those of another.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use foldhash::quality::RandomState;
 use parking_lot::Mutex;
 
+use super::reply::Reply;
+
 /// Takes a reply; `None` if there is none.
-pub type Responder = Box<dyn FnOnce(Option<Arc<Vec<u8>>>) + Send>;
+pub type Responder = Box<dyn FnOnce(Option<Arc<Reply>>) + Send>;
 
 /// Most replies that are kept, of all clients.
 const MAX_REPLIES: usize = 4096;
@@ -50,7 +54,7 @@ enum Entry {
     /// It is being executed. Its repetitions wait.
     Running(Vec<Responder>),
     /// It has this reply since then.
-    Done(Arc<Vec<u8>>, Instant),
+    Done(Arc<Reply>, Instant),
 }
 
 #[derive(Default)]
@@ -64,7 +68,7 @@ struct Entries {
 
 impl Entries {
     /// Keeps the reply to a call that is running. Returns what waits for it.
-    fn keep(&mut self, key: ReplayKey, reply: &Arc<Vec<u8>>, now: Instant) -> Option<Entry> {
+    fn keep(&mut self, key: ReplayKey, reply: &Arc<Reply>, now: Instant) -> Option<Entry> {
         let own = self.done.entry(key.address).or_default();
         own.push_back((key, now));
         self.count += 1;
@@ -164,7 +168,7 @@ impl ReplayCache {
 
     /// Keeps the reply of a call that was executed, and answers its repetitions. With `keep` false
     /// the next repetition is executed.
-    pub fn finish(&self, key: ReplayKey, reply: &Arc<Vec<u8>>, keep: bool) {
+    pub fn finish(&self, key: ReplayKey, reply: &Arc<Reply>, keep: bool) {
         let mut entries = self.entries.lock();
         let before = if keep && reply.len() <= MAX_REPLY {
             entries.keep(key, reply, Instant::now())
@@ -189,7 +193,7 @@ mod tests {
 
     const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-    fn responder() -> (Responder, mpsc::Receiver<Option<Arc<Vec<u8>>>>) {
+    fn responder() -> (Responder, mpsc::Receiver<Option<Arc<Reply>>>) {
         let (send, receive) = mpsc::channel();
         (Box::new(move |reply| send.send(reply).unwrap()), receive)
     }
@@ -202,11 +206,11 @@ mod tests {
         let (early, got_early) = responder();
         assert!(cache.begin(CLIENT, 1, b"remove", early).is_none());
         assert!(got_early.try_recv().is_err());
-        cache.finish(key, &Arc::new(b"done".to_vec()), true);
-        assert_eq!(got_early.recv().unwrap().unwrap().as_slice(), b"done");
+        cache.finish(key, &Arc::new(b"done".to_vec().into()), true);
+        assert_eq!(got_early.recv().unwrap().unwrap().bytes, b"done");
         let (late, got_late) = responder();
         assert!(cache.begin(CLIENT, 1, b"remove", late).is_none());
-        assert_eq!(got_late.recv().unwrap().unwrap().as_slice(), b"done");
+        assert_eq!(got_late.recv().unwrap().unwrap().bytes, b"done");
     }
 
     #[test]
@@ -230,7 +234,7 @@ mod tests {
     fn another_call_with_the_same_number_is_executed() {
         let cache = ReplayCache::default();
         let begun = cache.begin(CLIENT, 1, b"remove a", responder().0).unwrap();
-        cache.finish(begun.0, &Arc::new(Vec::new()), true);
+        cache.finish(begun.0, &Arc::default(), true);
         assert!(cache.begin(CLIENT, 1, b"remove b", responder().0).is_some());
         let other = IpAddr::V4(Ipv4Addr::BROADCAST);
         assert!(cache.begin(other, 1, b"remove a", responder().0).is_some());
@@ -240,7 +244,7 @@ mod tests {
     fn a_call_that_was_put_off_is_executed_again() {
         let cache = ReplayCache::default();
         let (key, _) = cache.begin(CLIENT, 1, b"mkdir", responder().0).unwrap();
-        cache.finish(key, &Arc::new(Vec::new()), false);
+        cache.finish(key, &Arc::default(), false);
         assert!(cache.begin(CLIENT, 1, b"mkdir", responder().0).is_some());
     }
 
@@ -253,7 +257,7 @@ mod tests {
         let call = |client, xid: u32| {
             let begun = cache.begin(client, xid, b"x", responder().0);
             if let Some((key, _)) = &begun {
-                cache.finish(*key, &Arc::new(Vec::new()), true);
+                cache.finish(*key, &Arc::default(), true);
             }
             begun.is_some()
         };
@@ -282,7 +286,7 @@ mod tests {
             xid,
             hash: 0,
         };
-        let reply = Arc::new(Vec::new());
+        let reply = Arc::default();
         for (host, xid, seconds) in [(1, 1, 0), (2, 1, 10), (1, 2, 119), (1, 3, 121)] {
             entries.keep(key(host, xid), &reply, now + Duration::from_secs(seconds));
         }

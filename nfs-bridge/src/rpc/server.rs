@@ -10,7 +10,9 @@ use parking_lot::{Condvar, Mutex};
 
 use super::message::{self, BadCall, Call};
 use super::program::{CallError, Caller, Endpoints, Program, SMALL_RESULTS};
+use super::record::RecordPool;
 use super::replay::{ReplayCache, Responder};
+use super::reply::Reply;
 use super::reply_budget::{ReplyAccount, ReplyBudget};
 
 /// Most bytes of records that wait or are executed, over all connections. Readers of connections
@@ -36,6 +38,7 @@ pub struct Server {
     programs: Vec<Arc<dyn Program>>,
     replays: ReplayCache,
     replies: Arc<ReplyBudget>,
+    records: Arc<RecordPool>,
     queue: Mutex<Queue>,
     queued: Condvar,
     finished: Condvar,
@@ -55,6 +58,7 @@ impl Server {
             programs,
             replays: ReplayCache::default(),
             replies: Arc::default(),
+            records: Arc::default(),
             queue: Mutex::default(),
             queued: Condvar::new(),
             finished: Condvar::new(),
@@ -79,6 +83,12 @@ impl Server {
     #[must_use]
     pub fn reply_account(&self) -> ReplyAccount {
         ReplyAccount::new(&self.replies)
+    }
+
+    /// Memory for large records. Those that are executed return theirs.
+    #[must_use]
+    pub fn records(&self) -> Arc<RecordPool> {
+        Arc::clone(&self.records)
     }
 
     /// Bytes of the largest reply that a record may have, without file data or with it.
@@ -125,11 +135,29 @@ impl Server {
                 }
             };
             drop(queue);
-            let len = job.record.len();
-            self.execute(job.endpoints, &job.record, job.respond);
-            self.queue.lock().bytes -= len;
-            self.finished.notify_all();
+            self.execute_reserved(job.endpoints, job.record, job.respond);
         }
+    }
+
+    /// Reserves room for a record that the caller executes itself, by [`Self::execute_reserved`].
+    /// Returns whether there was room.
+    #[must_use]
+    pub fn reserve(&self, record: &[u8]) -> bool {
+        let mut queue = self.queue.lock();
+        let has_room = queue.bytes < MAX_QUEUED_BYTES;
+        if has_room {
+            queue.bytes += record.len();
+        }
+        has_room
+    }
+
+    /// Executes a record on the calling thread, and gives its room back.
+    pub fn execute_reserved(&self, endpoints: Endpoints, record: Vec<u8>, respond: Responder) {
+        let len = record.len();
+        self.execute(endpoints, &record, respond);
+        self.records.give(record);
+        self.queue.lock().bytes -= len;
+        self.finished.notify_all();
     }
 
     /// Executes a record on the calling thread.
@@ -137,11 +165,11 @@ impl Server {
         let call = match Call::parse(record) {
             Ok(call) => call,
             Err(BadCall::NoCall) => return respond(None),
-            Err(BadCall::Refused(reply)) => return respond(Some(Arc::new(reply))),
+            Err(BadCall::Refused(reply)) => return respond(Some(Arc::new(reply.into()))),
         };
         let program = match self.program(&call) {
             Ok(program) => program,
-            Err(reply) => return respond(Some(Arc::new(reply))),
+            Err(reply) => return respond(Some(Arc::new(reply.into()))),
         };
         if !program.changes(call.procedure) {
             return respond(Some(Arc::new(run(program, endpoints, &call).0)));
@@ -157,49 +185,48 @@ impl Server {
     }
 
     fn program(&self, call: &Call<'_>) -> Result<&dyn Program, Vec<u8>> {
-        let mut versions = self
-            .programs
-            .iter()
-            .filter(|program| program.number() == call.program)
-            .peekable();
-        if versions.peek().is_none() {
-            return Err(message::failed(call.xid, accept_stat::PROG_UNAVAIL));
-        }
-        let all: Vec<u32> = versions.clone().map(|program| program.version()).collect();
-        versions
-            .find(|program| program.version() == call.version)
-            .map(|program| &**program)
-            .ok_or_else(|| {
-                let low = all.iter().copied().min().unwrap_or(0);
-                let high = all.iter().copied().max().unwrap_or(0);
-                message::version_mismatch(call.xid, low, high)
-            })
+        let versions = || {
+            let programs = self.programs.iter();
+            programs.filter(|program| program.number() == call.program)
+        };
+        let found = versions().find(|program| program.version() == call.version);
+        found.map(|program| &**program).ok_or_else(|| {
+            let all = || versions().map(|program| program.version());
+            match (all().min(), all().max()) {
+                (Some(low), Some(high)) => message::version_mismatch(call.xid, low, high),
+                _ => message::failed(call.xid, accept_stat::PROG_UNAVAIL),
+            }
+        })
     }
 }
 
 /// Runs a procedure. Returns the reply, and whether a repetition may get it as well: not if the
 /// caller is told to try again.
-fn run(program: &dyn Program, endpoints: Endpoints, call: &Call<'_>) -> (Vec<u8>, bool) {
+fn run(program: &dyn Program, endpoints: Endpoints, call: &Call<'_>) -> (Reply, bool) {
     let caller = Caller {
         address: endpoints.client,
         port: endpoints.client_port,
         server: endpoints.server,
         credentials: &call.credentials,
     };
-    let mut reply = message::success(call.xid);
-    let head = reply.len();
+    let mut reply = Reply::from(message::success(call.xid));
+    let head = reply.bytes.len();
     match program.call(caller, call.procedure, call.args, &mut reply) {
         Ok(()) => {
-            let is_final = !program.is_postponed(reply.get(head..).unwrap_or_default());
+            let is_final = !program.is_postponed(reply.bytes.get(head..).unwrap_or_default());
             (reply, is_final)
         }
-        Err(CallError::NoProcedure) => (message::failed(call.xid, accept_stat::PROC_UNAVAIL), true),
+        Err(CallError::NoProcedure) => {
+            let reply = message::failed(call.xid, accept_stat::PROC_UNAVAIL);
+            (reply.into(), true)
+        }
         Err(CallError::Garbage(error)) => {
             debug!(
                 "{}: program {} procedure {}: {error}",
                 endpoints.client, call.program, call.procedure
             );
-            (message::failed(call.xid, accept_stat::GARBAGE_ARGS), true)
+            let reply = message::failed(call.xid, accept_stat::GARBAGE_ARGS);
+            (reply.into(), true)
         }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use gangplank_driver::{FuseSession, Pending, call};
-use gangplank_fuse::{Attr, EntryOut, NodeId, StatxIn, StatxOut};
+use gangplank_fuse::{Attr, AttrOut, EntryOut, NodeId, StatxIn, StatxOut};
 use parking_lot::Mutex;
 use rustix::io::Errno;
 
@@ -81,7 +81,15 @@ impl Connection {
     /// # Errors
     /// The daemon's.
     pub fn attributes(&self, node: &Node) -> Result<Attr> {
-        Ok(self.session.getattr(node.id, None)?.attr)
+        Ok(self.ask_attributes(node)?.wait()?.attr)
+    }
+
+    /// Asks for the attributes of a node, without waiting for them.
+    ///
+    /// # Errors
+    /// The request cannot be sent.
+    pub fn ask_attributes(&self, node: &Node) -> Result<Pending<AttrOut>> {
+        Ok(self.session.submit(call::getattr(node.id, None))?)
     }
 
     /// The node of a handle, if it is known.
@@ -95,8 +103,30 @@ impl Connection {
     /// # Errors
     /// The daemon's; ENOENT if there is no such name.
     pub fn lookup(&self, parent: &Node, name: &CStr) -> Result<(Arc<Node>, Attr)> {
-        let entry = self.session.lookup(parent.id, name)?;
-        self.entry(parent.handle.export, entry)
+        self.found(parent, self.ask_lookup(parent, name)?)
+    }
+
+    /// Asks for a name in a directory, without waiting. What comes of it goes to [`Self::found`].
+    ///
+    /// # Errors
+    /// The request cannot be sent.
+    pub fn ask_lookup(&self, parent: &Node, name: &CStr) -> Result<Pending<EntryOut>> {
+        Ok(self.session.submit(call::lookup(parent.id, name))?)
+    }
+
+    /// What [`Self::ask_lookup`] has found in the directory `parent`.
+    ///
+    /// # Errors
+    /// As [`Self::lookup`].
+    pub fn found(&self, parent: &Node, asked: Pending<EntryOut>) -> Result<(Arc<Node>, Attr)> {
+        self.entry(parent.handle.export, asked.wait()?)
+    }
+
+    /// Gives back what a name that was asked for may have brought.
+    pub fn give_back(&self, asked: Pending<EntryOut>) {
+        if let Ok(entry) = asked.wait() {
+            let _ = self.session.forget(NodeId::new(entry.nodeid), 1);
+        }
     }
 
     /// The node of an entry that the daemon has replied. Takes over its reference.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{io, thread};
 
-use gangplank_driver::{Driver, InitOptions, Options};
+use gangplank_driver::{Driver, InitOptions, Options, WaitMode};
 use gangplank_fuse::{InitFlags, NodeId};
 use gangplank_service::{error_chain, rate_limited};
 use log::debug;
@@ -29,8 +29,14 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a procedure waits for the daemon.
 const CALL_WAIT: Duration = Duration::from_secs(2);
 
-/// Descriptors in each ring to the daemon, a power of two.
-const QUEUE_SIZE: u16 = 256;
+/// Bytes of memory that is shared with the daemon, which the host provides as it is used: the data
+/// of all calls that may be executed at once, and of all replies that clients may leave untaken.
+const BUFFERS: u64 = 512 << 20;
+
+/// Descriptors in each ring to the daemon, a power of two. A call may have two requests in flight
+/// and take the reply to the first one later, so there are more than twice as many as threads that
+/// execute calls.
+const QUEUE_SIZE: u16 = 512;
 
 /// Keeps a connection to the daemon.
 #[derive(Debug)]
@@ -43,6 +49,8 @@ struct Shared {
     socket: PathBuf,
     /// Time limit of the daemon for a request.
     limit: Duration,
+    /// How long to poll for a reply before sleeping.
+    busy_poll: Duration,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -55,14 +63,16 @@ struct State {
 }
 
 impl Connector {
-    /// Starts to connect in the background. `limit` is the daemon's time for a request.
+    /// Starts to connect in the background. `limit` is the daemon's time for a request, of which
+    /// `busy_poll` is the longest for which its reply is polled for.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn start(socket: PathBuf, limit: Duration) -> io::Result<Self> {
+    pub fn start(socket: PathBuf, limit: Duration, busy_poll: Duration) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             socket,
             limit,
+            busy_poll,
             state: Mutex::default(),
             changed: Condvar::new(),
         });
@@ -136,6 +146,8 @@ impl Shared {
     fn connect(&self, number: u64) -> Result<Connection> {
         let options = Options {
             queue_size: QUEUE_SIZE,
+            buffers: BUFFERS,
+            waiting: WaitMode::PollFirst(self.busy_poll),
             limit: self.limit,
             ..Options::default()
         };

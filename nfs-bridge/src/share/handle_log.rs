@@ -13,20 +13,22 @@
 //!
 //! Of the two files, the one with a valid header and the higher generation counts. The other one is
 //! empty, or is being written. It gets its records first and its header when they are on the disk,
-//! so an end of this program or of the host at any point leaves one that counts. Both files are
-//! opened at the start, since the program opens none once it is confined. A record that was cut off
-//! ends the log.
+//! so an end of this program or of the host at any point leaves one that counts. Records that are
+//! added meanwhile go to the one that counts, and behind the others of the new one before it
+//! counts. Both files are opened at the start, since the program opens none once it is confined. A
+//! record that was cut off ends the log.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use gangplank_service::fnv::checksum;
 
 use super::handle::FileHandle;
 use super::place_table::Place;
-use crate::state_log::{LogError, failed, read, sync_directory};
+use crate::state_log::{LogError, failed, foreign, read, sync_directory};
 use crate::xdr::Reader;
 
 /// The first bytes of a log: this layout.
@@ -53,7 +55,7 @@ type Record = (FileHandle, Vec<Place>);
 /// The log.
 #[derive(Debug)]
 pub(super) struct HandleLog {
-    files: [File; 2],
+    files: [Arc<File>; 2],
     /// The file that counts.
     current: usize,
     generation: u64,
@@ -63,6 +65,57 @@ pub(super) struct HandleLog {
     appended: u64,
     /// It is not written anew below this number of bytes, since it could not be before.
     not_before: u64,
+    /// Where records go beside that file, while the log is written anew.
+    added: Added,
+}
+
+/// Where a record goes that is added while the log is written anew.
+#[derive(Debug, Default)]
+enum Added {
+    /// It is not being written.
+    #[default]
+    Nowhere,
+    /// Here, until the records before them are written.
+    Kept(Vec<u8>),
+    /// To the new file, which has this number of bytes.
+    Written(u64),
+    /// The new file lacks one, so that it must not count.
+    Lost,
+}
+
+/// A log that is written anew. The old one counts until [`HandleLog::finish`].
+#[derive(Debug)]
+pub(super) struct Rewrite {
+    file: Arc<File>,
+    generation: u64,
+    end: u64,
+}
+
+impl Rewrite {
+    /// Adds records.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(super) fn write(&mut self, records: &[u8]) -> io::Result<()> {
+        if self.end == 0 {
+            // Its header, if it has one, is of a generation before the one that counts.
+            self.file.set_len(0)?;
+            self.end = u64::try_from(HEADER).unwrap_or(0);
+        }
+        self.file.write_all_at(records, self.end)?;
+        self.end += u64::try_from(records.len()).unwrap_or(0);
+        Ok(())
+    }
+
+    /// Makes it count for the next start. All records are there.
+    ///
+    /// # Errors
+    /// The system's. It may count or not.
+    pub(super) fn commit(&self) -> io::Result<()> {
+        self.file.sync_data()?;
+        self.file.write_all_at(&header(self.generation), 0)?;
+        self.file.sync_data()
+    }
 }
 
 impl HandleLog {
@@ -80,7 +133,7 @@ impl HandleLog {
             let bytes = read(&path)?.unwrap_or_default();
             let header = header_of(&bytes);
             let expected = "file handles";
-            let generation = header.map_err(|()| LogError::Foreign { path, expected })?;
+            let generation = header.map_err(|()| foreign(path, expected, &bytes, MAGIC))?;
             Ok::<_, LogError>((file, generation, bytes))
         };
         let [one, other] = NAMES;
@@ -94,11 +147,12 @@ impl HandleLog {
         };
         let log = Self {
             generation: generation.unwrap_or(0),
-            files: [one.0, other.0],
+            files: [Arc::new(one.0), Arc::new(other.0)],
             current,
             end: 0,
             appended: 0,
             not_before: 0,
+            added: Added::Nowhere,
         };
         Ok((log, records))
     }
@@ -110,59 +164,91 @@ impl HandleLog {
     pub(super) fn append(&mut self, record: &[u8]) -> io::Result<()> {
         let len = u64::try_from(record.len()).unwrap_or(0);
         self.appended += len;
+        match &mut self.added {
+            Added::Nowhere | Added::Lost => {}
+            Added::Kept(kept) => kept.extend_from_slice(record),
+            Added::Written(end) => match self.files[1 - self.current].write_all_at(record, *end) {
+                Ok(()) => *end += len,
+                Err(_) => self.added = Added::Lost,
+            },
+        }
         self.files[self.current].write_all_at(record, self.end)?;
         self.end += len;
         Ok(())
     }
 
-    /// Whether far more was written than `live` bytes, which are still of use.
+    /// Whether far more was written than `live` bytes, which are still of use, and the log is not
+    /// being written anew.
     pub(super) fn is_long(&self, live: u64) -> bool {
-        self.appended
-            > live
-                .saturating_mul(2)
-                .saturating_add(SLACK)
-                .max(self.not_before)
+        let allowed = live.saturating_mul(2).saturating_add(SLACK);
+        matches!(self.added, Added::Nowhere) && self.appended > allowed.max(self.not_before)
     }
 
-    /// Writes the log anew with these records alone.
+    /// Begins to write the log anew; `None` if that has begun already. The caller writes what is
+    /// to stay, has the rest added by [`Self::catch_up`], commits it, and ends it by
+    /// [`Self::finish`], whatever has failed.
+    pub(super) fn begin(&mut self) -> Option<Rewrite> {
+        if !matches!(self.added, Added::Nowhere) {
+            return None;
+        }
+        self.added = Added::Kept(Vec::new());
+        Some(Rewrite {
+            file: Arc::clone(&self.files[1 - self.current]),
+            generation: self.generation + 1,
+            end: 0,
+        })
+    }
+
+    /// Adds what was appended since the beginning. From here on records go to both files.
     ///
     /// # Errors
-    /// The system's. The log stays as it is.
-    pub(super) fn rewrite(&mut self, records: impl Iterator<Item = Vec<u8>>) -> io::Result<()> {
+    /// The system's.
+    pub(super) fn catch_up(&mut self, rewrite: &mut Rewrite) -> io::Result<()> {
+        if let Added::Kept(kept) = &self.added {
+            rewrite.write(kept)?;
+            self.added = Added::Written(rewrite.end);
+        }
+        Ok(())
+    }
+
+    /// Goes on with the new log if all was `done`, and with the old one otherwise.
+    ///
+    /// # Errors
+    /// Why the new one cannot be used. The old one stays as it is.
+    pub(super) fn finish(&mut self, done: io::Result<()>) -> io::Result<()> {
         let next = 1 - self.current;
-        let generation = self.generation + 1;
-        let len = write_all(&self.files[next], generation, records).inspect_err(|_| {
+        let added = std::mem::take(&mut self.added);
+        let end = match (done, added) {
+            (Ok(()), Added::Written(end)) => Ok(end),
+            (Ok(()), _) => Err(io::Error::other("a record is missing")),
+            (Err(error), _) => Err(error),
+        };
+        let end = end.inspect_err(|_| {
             self.not_before = self.appended.saturating_mul(2);
             // Its header was not written, or not for certain.
             let _ = self.files[next].set_len(0);
         })?;
         // It counts no more. If it cannot be emptied now, it is before it is written again.
         let _ = self.files[self.current].set_len(0);
-        (self.current, self.generation) = (next, generation);
-        (self.end, self.appended, self.not_before) = (len, len, 0);
+        (self.current, self.generation) = (next, self.generation + 1);
+        (self.end, self.appended, self.not_before) = (end, end, 0);
         Ok(())
     }
-}
 
-/// Writes a whole log. Returns its length.
-fn write_all(
-    file: &File,
-    generation: u64,
-    records: impl Iterator<Item = Vec<u8>>,
-) -> io::Result<u64> {
-    // Its header, if it has one, is of a generation before the one that counts.
-    file.set_len(0)?;
-    let mut writer = BufWriter::new(file);
-    writer.seek(SeekFrom::Start(u64::try_from(HEADER).unwrap_or(0)))?;
-    for record in records {
-        writer.write_all(&record)?;
+    /// Writes the log anew with these records alone.
+    ///
+    /// # Errors
+    /// The system's. The log stays as it is.
+    #[cfg(test)]
+    fn rewrite(&mut self, records: impl Iterator<Item = Vec<u8>>) -> io::Result<()> {
+        let mut rewrite = self.begin().expect("nobody else writes it");
+        let records = records.collect::<Vec<_>>().concat();
+        let written = rewrite
+            .write(&records)
+            .and_then(|()| self.catch_up(&mut rewrite))
+            .and_then(|()| rewrite.commit());
+        self.finish(written)
     }
-    let len = writer.stream_position()?;
-    drop(writer);
-    file.sync_data()?;
-    file.write_all_at(&header(generation), 0)?;
-    file.sync_data()?;
-    Ok(len)
 }
 
 fn header(generation: u64) -> Vec<u8> {
@@ -314,6 +400,46 @@ mod tests {
         }
     }
 
+    /// Records that are added while the log is written anew are there afterwards, wherever it ends,
+    /// and count more than the older ones.
+    #[test]
+    fn what_is_added_during_a_rewrite_is_in_the_log_that_counts() {
+        let all = all();
+        let [first, second, third] = &all[..] else {
+            panic!("three records");
+        };
+        let bytes = |record: &Record| super::record(record.0, record.1.iter());
+        for steps in 0..7 {
+            let directory = tempfile::tempdir().unwrap();
+            let (mut log, _) = HandleLog::open(directory.path()).unwrap();
+            log.rewrite([bytes(first)].into_iter()).unwrap();
+            let mut rewrite = log.begin().unwrap();
+            assert!(log.begin().is_none(), "one at a time");
+            for step in 0..steps {
+                match step {
+                    0 => log.append(&bytes(second)).unwrap(),
+                    1 => rewrite.write(&bytes(first)).unwrap(),
+                    2 => log.catch_up(&mut rewrite).unwrap(),
+                    3 => log.append(&bytes(third)).unwrap(),
+                    4 => rewrite.commit().unwrap(),
+                    _ => log.finish(Ok(())).unwrap(),
+                }
+            }
+            if steps == 6 {
+                log.append(&bytes(second)).unwrap();
+            }
+            drop(log);
+            let (_, found) = HandleLog::open(directory.path()).unwrap();
+            let expected = match steps {
+                0 => vec![first],
+                1..4 => vec![first, second],
+                4..6 => vec![first, second, third],
+                _ => vec![first, second, third, second],
+            };
+            assert_eq!(found.iter().collect::<Vec<_>>(), expected, "{steps}");
+        }
+    }
+
     #[test]
     fn a_log_that_is_cut_off_is_read_up_to_there() {
         let directory = tempfile::tempdir().unwrap();
@@ -344,5 +470,8 @@ mod tests {
         let foreign = HandleLog::open(directory.path());
         assert!(matches!(foreign, Err(LogError::Foreign { .. })));
         assert_eq!(std::fs::read(&path).unwrap(), b"something else");
+        std::fs::write(&path, "gangplank-nfs handles 1\n\0\0\0\0").unwrap();
+        let older = HandleLog::open(directory.path());
+        assert!(matches!(older, Err(LogError::Layout { found: 1, .. })));
     }
 }

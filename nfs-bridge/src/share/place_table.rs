@@ -83,12 +83,17 @@ impl PlaceTable {
         self.entries.insert(handle, entry);
     }
 
-    /// All inodes and their places, those first that were used least recently.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (FileHandle, impl Iterator<Item = &Place>)> {
-        let mut entries: Vec<_> = self.entries.iter().collect();
-        entries.sort_unstable_by_key(|(_, entry)| entry.used);
-        let entries = entries.into_iter();
-        entries.map(|(handle, entry)| (*handle, entry.places()))
+    /// All inodes, each behind the time when it was used last.
+    pub(super) fn handles(&self) -> Vec<(u64, FileHandle)> {
+        let entries = self.entries.iter();
+        entries
+            .map(|(handle, entry)| (entry.used, *handle))
+            .collect()
+    }
+
+    /// The places of an inode, if it is there. It counts as unused.
+    pub(super) fn peek(&self, handle: FileHandle) -> Option<impl Iterator<Item = &Place>> {
+        self.entries.get(&handle).map(Entry::places)
     }
 
     /// If there are too many inodes, forgets the quarter that was used least recently, but for the

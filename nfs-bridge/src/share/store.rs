@@ -4,16 +4,19 @@
 //! A daemon forgets its nodes when it restarts, and this program when it does. A handle is then
 //! found again by its path. Each change is written to a log before the handle is given out, so that
 //! a process that is killed leaves all that it gave out. The log is written anew when most of it is
-//! of no use any more.
+//! of no use any more, on a thread of its own, while the store is used.
 
 use std::fs::{File, OpenOptions};
+use std::io;
 use std::path::Path;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 
 use gangplank_service::{error_chain, rate_limited};
 use parking_lot::Mutex;
 
 use super::handle::FileHandle;
-use super::handle_log::{self, HandleLog, record};
+use super::handle_log::{self, HandleLog, Rewrite, record};
 pub use super::place_table::Place;
 use super::place_table::PlaceTable;
 use crate::state_log::{LogError, failed};
@@ -26,10 +29,16 @@ use crate::state_log::{LogError, failed};
 /// clients, and to forget new ones would lose those in use.
 const MAX_PLACES: usize = 4 << 20;
 
+/// Inodes whose records are made at once while the log is written anew: others wait for less than a
+/// millisecond.
+const RECORDS_AT_ONCE: usize = 1024;
+
 /// The places of inodes.
 #[derive(Debug)]
 pub struct Store {
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
+    /// The thread that writes the log anew.
+    writer: Mutex<Option<JoinHandle<()>>>,
     /// Locked as long as the store is used.
     _lock: Option<File>,
 }
@@ -40,14 +49,26 @@ struct State {
     log: Option<HandleLog>,
     /// Bytes of the records of all places.
     live: u64,
+    /// The log has what it need not have.
+    is_long: bool,
 }
 
 impl Default for Store {
     /// A store without a log.
     fn default() -> Self {
         Self {
-            state: Mutex::new(State::new(MAX_PLACES)),
+            state: Arc::new(Mutex::new(State::new(MAX_PLACES))),
+            writer: Mutex::default(),
             _lock: None,
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // The directory is in use until the log is written.
+        if let Some(writer) = self.writer.get_mut().take() {
+            let _ = writer.join();
         }
     }
 }
@@ -82,9 +103,14 @@ impl Store {
             state.set(handle, places);
         }
         state.log = Some(log);
-        state.rewrite().map_err(failed("write", directory))?;
+        let rewrite = state.begin_rewrite();
+        let state = Arc::new(Mutex::new(state));
+        if let Some((rewrite, handles)) = rewrite {
+            write_anew(&state, rewrite, handles).map_err(failed("write", directory))?;
+        }
         Ok(Self {
-            state: Mutex::new(state),
+            state,
+            writer: Mutex::default(),
             _lock: Some(lock),
         })
     }
@@ -149,11 +175,86 @@ impl Store {
         let mut places = before.clone();
         change(&mut places);
         places.truncate(2);
-        if places != before {
-            state.append(handle, &places);
-            state.set(handle, places);
+        if places == before {
+            return;
+        }
+        state.append(handle, &places);
+        state.set(handle, places);
+        if !state.is_long {
+            return;
+        }
+        let Some((rewrite, handles)) = state.begin_rewrite() else {
+            // The thread that writes it does so once more.
+            return;
+        };
+        let shared = Arc::clone(&self.state);
+        let begun = thread::Builder::new()
+            .name("nfs_log".to_owned())
+            .spawn(move || write_until_short(&shared, rewrite, handles));
+        match begun {
+            Ok(writer) => *self.writer.lock() = Some(writer),
+            Err(error) => {
+                if let Some(log) = &mut state.log {
+                    drop(warned(log.finish(Err(error))));
+                }
+            }
         }
     }
+}
+
+/// Writes the log anew, and once more if it has become long meanwhile.
+fn write_until_short(state: &Mutex<State>, rewrite: Rewrite, handles: Vec<(u64, FileHandle)>) {
+    let mut next = Some((rewrite, handles));
+    while let Some((rewrite, handles)) = next {
+        let written = warned(write_anew(state, rewrite, handles));
+        let mut state = state.lock();
+        let again = state.is_long && written.is_ok();
+        next = again.then(|| state.begin_rewrite()).flatten();
+    }
+}
+
+/// Writes the log anew with the places of `handles`, each behind the time of its last use.
+fn write_anew(
+    state: &Mutex<State>,
+    mut rewrite: Rewrite,
+    mut handles: Vec<(u64, FileHandle)>,
+) -> io::Result<()> {
+    // Those that were used last are read last, and so are kept longest.
+    handles.sort_unstable_by_key(|(used, _)| *used);
+    let mut write = || {
+        for some in handles.chunks(RECORDS_AT_ONCE) {
+            let state = state.lock();
+            let mut records = Vec::new();
+            for (_, handle) in some {
+                // One that has gone since was added as such.
+                if let Some(places) = state.table.peek(*handle) {
+                    records.extend(record(*handle, places));
+                }
+            }
+            drop(state);
+            rewrite.write(&records)?;
+        }
+        if let Some(log) = &mut state.lock().log {
+            log.catch_up(&mut rewrite)?;
+        }
+        rewrite.commit()
+    };
+    let written = write();
+    match &mut state.lock().log {
+        Some(log) => log.finish(written),
+        None => written,
+    }
+}
+
+/// Tells that the log could not be written anew.
+fn warned(written: io::Result<()>) -> io::Result<()> {
+    written.inspect_err(|error| {
+        rate_limited!(
+            warn,
+            "the log of file handles cannot be shortened: {}",
+            error_chain(error)
+        );
+    })
 }
 
 fn place(parent: FileHandle, name: &[u8]) -> Place {
@@ -177,6 +278,7 @@ impl State {
             table: PlaceTable::new(limit),
             log: None,
             live: 0,
+            is_long: false,
         }
     }
 
@@ -200,17 +302,13 @@ impl State {
             forgotten.len()
         );
         // In the log, too, since it does not tell which are used.
-        self.shorten_log();
+        self.is_long = true;
     }
 
     /// Changes the places of an inode in the log, before they change in memory.
     fn append(&mut self, handle: FileHandle, places: &[Place]) {
         let Some(log) = &mut self.log else { return };
-        if log.is_long(self.live) {
-            // It is rare, and waiting for it keeps the log no longer than it may be.
-            self.shorten_log();
-        }
-        let Some(log) = &mut self.log else { return };
+        self.is_long |= log.is_long(self.live);
         if let Err(error) = log.append(&record(handle, places.iter())) {
             rate_limited!(
                 warn,
@@ -221,20 +319,12 @@ impl State {
         }
     }
 
-    fn shorten_log(&mut self) {
-        if let Err(error) = self.rewrite() {
-            rate_limited!(
-                warn,
-                "the log of file handles cannot be shortened: {}",
-                error_chain(&error)
-            );
-        }
-    }
-
-    fn rewrite(&mut self) -> std::io::Result<()> {
-        let all = self.table.iter();
-        let records = all.map(|(handle, places)| record(handle, places));
-        self.log.as_mut().map_or(Ok(()), |log| log.rewrite(records))
+    /// Begins to write the log anew, if there is one and that has not begun: with what is to be
+    /// written.
+    fn begin_rewrite(&mut self) -> Option<(Rewrite, Vec<(u64, FileHandle)>)> {
+        let rewrite = self.log.as_mut()?.begin()?;
+        self.is_long = false;
+        Some((rewrite, self.table.handles()))
     }
 }
 
@@ -248,6 +338,35 @@ mod tests {
             ino,
             birth: ino * 7,
         }
+    }
+
+    /// Waits until the log is not being written anew.
+    fn wait_for_writer(store: &Store) {
+        if let Some(writer) = store.writer.lock().take() {
+            writer.join().unwrap();
+        }
+    }
+
+    /// What is used goes on while the log is written anew, and is in it afterwards.
+    #[test]
+    fn a_store_is_used_while_its_log_is_written_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        for ino in 2..1000 {
+            store.put(handle(ino), handle(1), b"before");
+        }
+        let begun = store.state.lock().begin_rewrite();
+        let (rewrite, handles) = begun.unwrap();
+        store.put(handle(2), handle(1), b"meanwhile");
+        store.remove(handle(3));
+        write_anew(&store.state, rewrite, handles).unwrap();
+        store.put(handle(4), handle(1), b"after");
+        drop(store);
+        let store = Store::open(directory.path()).unwrap();
+        assert_eq!(store.places(handle(2)), [place(handle(1), b"meanwhile")]);
+        assert_eq!(store.places(handle(3)), []);
+        assert_eq!(store.places(handle(4)), [place(handle(1), b"after")]);
+        assert_eq!(store.places(handle(999)), [place(handle(1), b"before")]);
     }
 
     #[test]
@@ -315,6 +434,7 @@ mod tests {
             store.put(handle(number + 4), handle(1), b"short-lived");
             store.remove(handle(number + 4));
             if number % 1000 == 0 {
+                wait_for_writer(&store);
                 largest = size().max(largest);
             }
         }

@@ -6,7 +6,7 @@
 //! | request | [`Strategy::Inline`] | on the ring's thread |
 //! | request, with `--thread-pool-size` | [`Strategy::Pooled`] | on the device's [`thread_pool`] |
 //!
-//! With [`Strategy::Inline`], the thread polls for the next request ([`busy_poll`]) and coalesces
+//! With [`Strategy::Inline`], the thread polls for the next request ([`BusyPoll`]) and coalesces
 //! notifications ([`interrupt_coalescing`]). A request that would make others of its ring wait for
 //! a disk runs on the [`blocking_pool`].
 //!
@@ -20,7 +20,6 @@
 //! [`RingScheduler`].
 
 mod blocking_pool;
-mod busy_poll;
 mod interrupt_coalescing;
 mod run;
 mod thread_pool;
@@ -30,8 +29,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use gangplank_service::busy_poll::BusyPoll;
+
 use self::blocking_pool::BlockingPool;
-use self::busy_poll::BusyPoll;
 use self::interrupt_coalescing::{InterruptCoalescing, NotifyMode};
 use self::run::{recover, run, run_to_end};
 use self::thread_pool::ThreadPool;

@@ -45,6 +45,10 @@ struct Args {
     #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
     disk: PathBuf,
 
+    /// Measure another gangplank-nfs as well, of this name: another version
+    #[arg(long, value_name = "NAME=PROGRAM", value_parser = parse_beside)]
+    beside: Vec<Beside>,
+
     /// Build and fetch the servers, and measure nothing
     #[arg(long)]
     prepare: bool,
@@ -54,11 +58,24 @@ struct Args {
     json: Option<PathBuf>,
 }
 
+/// Another gangplank-nfs.
+#[derive(Clone, Debug)]
+struct Beside {
+    name: String,
+    program: PathBuf,
+}
+
+fn parse_beside(text: &str) -> Result<Beside, &'static str> {
+    let (name, program) = text.split_once('=').ok_or("NAME=PROGRAM")?;
+    let (name, program) = (name.to_owned(), program.into());
+    Ok(Beside { name, program })
+}
+
 /// The rates of a server in a workload, in calls for each second, by round.
 #[derive(Debug, Serialize)]
 struct Rates {
     workload: &'static str,
-    server: &'static str,
+    server: String,
     calls_per_second: Vec<f64>,
 }
 
@@ -83,10 +100,15 @@ fn main() -> Result<()> {
     };
     let workloads: Vec<_> = Workload::ALL.into_iter().filter(is_meant).collect();
     ensure!(!workloads.is_empty(), "no workload is called so");
+    let own = gangplank_tests::tools::nfs()?;
     let mut servers = vec![
-        servers::gangplank(&args.disk)?,
         servers::ganesha(&args.disk)?,
+        servers::gangplank("gangplank-nfs", &own, &args.disk, servers::FIRST_PORT)?,
     ];
+    for (beside, port) in args.beside.iter().zip(servers::FIRST_PORT + 1..) {
+        let server = servers::gangplank(&beside.name, &beside.program, &args.disk, port)?;
+        servers.push(server);
+    }
     let mut rates = Vec::new();
     let progress = Progress::of(workloads.len());
     for workload in workloads {
@@ -112,7 +134,7 @@ fn measure(workload: Workload, servers: &mut [Server], args: &Args) -> Result<Ve
         .iter()
         .map(|server| Rates {
             workload: workload.name(),
-            server: server.name,
+            server: server.name.clone(),
             calls_per_second: Vec::new(),
         })
         .collect();
@@ -133,6 +155,12 @@ fn measure(workload: Workload, servers: &mut [Server], args: &Args) -> Result<Ve
     Ok(rates)
 }
 
+/// How many times the rates of `other` these are, round by round: a busy machine slows both.
+fn ratio(rates: &Rates, other: &Rates) -> f64 {
+    let pairs = rates.calls_per_second.iter().zip(&other.calls_per_second);
+    median(&pairs.map(|(rate, other)| rate / other).collect::<Vec<_>>())
+}
+
 /// The value in the middle.
 fn median(rates: &[f64]) -> f64 {
     let mut sorted = rates.to_vec();
@@ -141,15 +169,19 @@ fn median(rates: &[f64]) -> f64 {
 }
 
 fn print(rates: &[Rates]) {
-    println!("Calls for each second, the median of the rounds and their range.\n");
-    println!("| workload | server | median | least | most |");
-    println!("| --- | --- | ---: | ---: | ---: |");
+    println!("Calls for each second: the median of the rounds and their range; and the median of");
+    println!("what each round is, compared with that of nfs-ganesha.\n");
+    println!("| workload | server | median | least | most | to nfs-ganesha |");
+    println!("| --- | --- | ---: | ---: | ---: | ---: |");
     for rate in rates {
+        let mut same = rates.iter().filter(|other| other.workload == rate.workload);
+        let ganesha = same.find(|other| other.server == servers::GANESHA_NAME);
+        let ratio = ganesha.map_or(f64::NAN, |ganesha| ratio(rate, ganesha));
         let all = &rate.calls_per_second;
         let least = all.iter().copied().fold(f64::INFINITY, f64::min);
         let most = all.iter().copied().fold(0.0, f64::max);
         println!(
-            "| {} | {} | {:.0} | {least:.0} | {most:.0} |",
+            "| {} | {} | {:.0} | {least:.0} | {most:.0} | {ratio:.2} |",
             rate.workload,
             rate.server,
             median(all)

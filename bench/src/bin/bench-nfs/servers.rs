@@ -18,6 +18,12 @@ use crate::workload::{FILE, FILE_LEN};
 /// Limit for a server to start.
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// The port of the first gangplank-nfs; nfs-ganesha's are below.
+pub(crate) const FIRST_PORT: u16 = 2052;
+
+/// What nfs-ganesha is called.
+pub(crate) const GANESHA_NAME: &str = "nfs-ganesha";
+
 /// The packages of nfs-ganesha. It registers at rpcbind, which it depends on.
 const GANESHA: [&str; 3] = ["netbase", "nfs-ganesha", "nfs-ganesha-vfs"];
 
@@ -30,7 +36,7 @@ const SHARE: &str = "/share";
 
 /// A running server, and a client of it.
 pub(crate) struct Server {
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     pub(crate) client: Client,
     pub(crate) root: nfs_fh3,
     children: Vec<Child>,
@@ -81,15 +87,20 @@ fn reach(ports: (u16, u16), export: &str, log: &Path) -> Result<(nfs_fh3, Client
     }
 }
 
-/// Starts gangplankd and gangplank-nfs.
-pub(crate) fn gangplank(disk: &Path) -> Result<Server> {
+/// Starts gangplankd and the gangplank-nfs `program` at a port.
+pub(crate) fn gangplank(name: &str, program: &Path, disk: &Path, port: u16) -> Result<Server> {
     let share = share(disk)?;
     let daemon = Daemon::start(&daemon::Options::new(share.path()))?;
     let state = tempfile::tempdir()?;
     let log = state.path().join("log");
-    let mut command = process::tied(tools::nfs()?, None);
+    let mut command = process::tied(program, None);
     command
-        .args(["serve", "--listen", "127.0.0.1:2049", "--backend"])
+        .args([
+            "serve",
+            "--listen",
+            &format!("127.0.0.1:{port}"),
+            "--backend",
+        ])
         .arg(daemon.socket())
         .args([
             "--client",
@@ -101,11 +112,11 @@ pub(crate) fn gangplank(disk: &Path) -> Result<Server> {
         .stdout(Stdio::null())
         .stderr(File::create(&log)?);
     let mut children = vec![process::spawn(command)?];
-    let (root, client) = reach((2049, 2049), "/", &log).inspect_err(|_| {
+    let (root, client) = reach((port, port), "/", &log).inspect_err(|_| {
         children.iter_mut().for_each(process::kill_group);
     })?;
     Ok(Server {
-        name: "gangplank-nfs",
+        name: name.to_owned(),
         client,
         root,
         children,
@@ -196,7 +207,7 @@ pub(crate) fn ganesha(disk: &Path) -> Result<Server> {
         }
     };
     Ok(Server {
-        name: "nfs-ganesha",
+        name: GANESHA_NAME.to_owned(),
         client,
         root,
         children,

@@ -15,6 +15,7 @@ use super::{StackConfig, peer, since};
 use crate::network::admission::{RECORD_TIME, REPLY_TIME, Standing};
 use crate::network::{MAX_CALLS, MAX_RECORD};
 use crate::rpc::record::{self, Assembler};
+use crate::rpc::reply::Reply;
 use crate::rpc::reply_budget::{ReplyAccount, Reservation};
 use crate::rpc::server::Server;
 
@@ -101,15 +102,14 @@ impl Connection {
     }
 
     /// Takes the reply to a call.
-    pub(super) fn reply(&mut self, reply: Option<(Arc<Vec<u8>>, Reservation)>, now: Instant) {
+    pub(super) fn reply(&mut self, reply: Option<(Arc<Reply>, Reservation)>, now: Instant) {
         self.calls -= 1;
         self.last = now;
         if let Some((reply, reserved)) = reply {
             if self.replies.is_empty() {
                 self.taken = now;
             }
-            let framed = [&record::header(&reply)[..], &reply].concat();
-            self.replies.push_back((framed, reserved));
+            self.replies.push_back((reply.to_record(), reserved));
         }
     }
 
@@ -168,7 +168,7 @@ impl Connection {
                 self.calls += 1;
                 let (id, outbox) = (self.id, Arc::clone(outbox));
                 let mut reserved = self.account.reserve(server.largest_reply(&record));
-                let respond = move |reply: Option<Arc<Vec<u8>>>| {
+                let respond = move |reply: Option<Arc<Reply>>| {
                     let reply = reply.map(|reply| {
                         reserved.set(reply.len());
                         (reply, reserved)

@@ -30,6 +30,7 @@ use super::switch::{Mac, Switch};
 use super::{MAX_CONNECTIONS, MAX_DATAGRAM, MAX_DATAGRAM_CALLS};
 use crate::rpc::client::{self, RpcClient};
 use crate::rpc::program::Endpoints;
+use crate::rpc::reply::Reply;
 use crate::rpc::server::Server;
 
 /// Bytes of each TCP buffer. The receive buffer is the window.
@@ -306,12 +307,12 @@ impl Stack {
             let record = record.to_vec();
             let reply = Arc::new(Mutex::new(None));
             let place = Arc::clone(&reply);
-            let respond = move |reply| *place.lock() = reply;
+            let respond = move |reply: Option<Arc<Reply>>| *place.lock() = reply;
             let endpoints = self.config.endpoints(peer(from.endpoint));
             self.for_datagrams
                 .execute(endpoints, &record, Box::new(respond));
             if let Some(reply) = reply.lock().take() {
-                let _ = socket.send_slice(&reply, from);
+                let _ = socket.send_slice(&reply.to_bytes(), from);
             }
         }
     }
@@ -332,10 +333,10 @@ impl Stack {
             }
             self.outbox.datagram_calls.fetch_add(1, Ordering::Relaxed);
             let outbox = Arc::clone(&self.outbox);
-            let respond = move |reply: Option<Arc<Vec<u8>>>| {
+            let respond = move |reply: Option<Arc<Reply>>| {
                 outbox.datagram_calls.fetch_sub(1, Ordering::Relaxed);
                 if let Some(reply) = reply.filter(|reply| reply.len() <= MAX_DATAGRAM) {
-                    outbox.put_datagram(peer, reply.to_vec());
+                    outbox.put_datagram(peer, reply.to_bytes().into_owned());
                 }
             };
             let endpoints = self.config.endpoints(peer);

@@ -11,17 +11,18 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::OwnedFd;
 
 use crate::rpc::client::SendDatagram;
+use crate::rpc::reply::Reply;
 use crate::rpc::reply_budget::Reservation;
 
 /// Most datagrams that wait to be sent.
 const MAX_DATAGRAMS: usize = 1024;
 
 /// A reply of a worker to a connection.
-pub(super) type Reply = (u64, Option<(Arc<Vec<u8>>, Reservation)>);
+pub(super) type ReplyTo = (u64, Option<(Arc<Reply>, Reservation)>);
 
 /// Where other threads put what is to be sent.
 pub struct Outbox {
-    pub(super) replies: Mutex<Vec<Reply>>,
+    pub(super) replies: Mutex<Vec<ReplyTo>>,
     /// Datagrams from the port of NFS, and to where.
     pub(super) datagrams: Mutex<VecDeque<(SocketAddr, Vec<u8>)>>,
     /// Calls by datagrams without a reply.
@@ -65,7 +66,7 @@ impl Outbox {
         self.wake();
     }
 
-    pub(super) fn put(&self, connection: u64, reply: Option<(Arc<Vec<u8>>, Reservation)>) {
+    pub(super) fn put(&self, connection: u64, reply: Option<(Arc<Reply>, Reservation)>) {
         self.replies.lock().push((connection, reply));
         self.wake();
     }

@@ -10,6 +10,7 @@ use crate::network::line::Line;
 use crate::network::switch::SwitchSockets;
 use crate::portmap::Portmap;
 use crate::rpc::program::{CallError, Caller, Program};
+use crate::rpc::reply::Reply;
 use crate::xdr::Reader;
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 1);
@@ -102,9 +103,9 @@ impl Program for LongReplies {
         _: Caller<'_>,
         _: u32,
         _: Reader<'_>,
-        reply: &mut Vec<u8>,
+        reply: &mut Reply,
     ) -> Result<(), CallError> {
-        reply.resize(reply.len() + LONG, 0);
+        reply.bytes.resize(reply.bytes.len() + LONG, 0);
         Ok(())
     }
 }

@@ -1,11 +1,12 @@
-//! Decides whether a worker polls its ring before it sleeps, from how soon requests came before.
+//! Decides whether a thread polls a ring before it sleeps, from how soon requests or replies came
+//! before.
 //!
-//! Sleeping and waking take longer than most requests: some microseconds where guest and daemon
-//! share a CPU, tens of microseconds where an idle CPU has to wake up. A worker polls, with
-//! notifications off, when its driver nearly always sends the next request soon. The driver then
-//! saves its kick as well. The worker yields its CPU on every iteration, and stops polling for a
-//! while after another thread took the CPU. An idle guest thus costs nothing, and a busy host loses
-//! no CPU time.
+//! Sleeping and waking take longer than most requests: some microseconds where both sides share a
+//! CPU, tens of microseconds where an idle CPU has to wake up. A thread polls, with notifications
+//! off, when the other side nearly always has something soon: the next request, or the reply. The
+//! other side then saves its notification as well. The thread yields its CPU on every iteration,
+//! and stops polling for a while after another thread took the CPU. An idle guest thus costs
+//! nothing, and a busy host loses no CPU time.
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ const SPINS_PER_YIELD: u32 = 16;
 /// Probability 1 in 16.16 fixed point.
 const ONE: u32 = 1 << 16;
 
-/// The worker polls when the next request comes within the limit with at least this probability.
+/// A thread polls when what it waits for comes within the limit with at least this probability.
 const MIN_PROBABILITY: u32 = ONE / 4 * 3;
 
 /// Each sample moves the estimate 1/8 of the way (exponential moving average).
@@ -24,33 +25,34 @@ const SMOOTHING: u32 = 8;
 /// Another thread that runs this long during a yield competes for the CPU.
 const MIN_PREEMPTION: Duration = Duration::from_micros(200);
 
-/// Requests for which the worker sleeps after it first lost its CPU while polling.
+/// Waits in which the thread sleeps after it first lost its CPU while polling.
 ///
-/// A request that arrives while the CPU is lost waits for a time slice of the host's scheduler,
+/// What arrives while the CPU is lost waits for a time slice of the host's scheduler,
 /// some milliseconds.
 const MIN_BACKOFF: u32 = 64;
 
-/// Most requests for which the worker sleeps; each further loss doubles the number up to this.
+/// Most waits in which the thread sleeps; each further loss doubles the number up to this.
 const MAX_BACKOFF: u32 = 4096;
 
-/// When one worker polls, and its estimate of how soon its driver sends the next request.
+/// When a thread polls, and its estimate of how soon what it waits for comes.
 #[derive(Debug)]
-pub(super) struct BusyPoll {
+pub struct BusyPoll {
     /// Longest time to poll (`--busy-poll`).
     limit: Duration,
-    /// Probability that the next request comes within the limit, in parts of [`ONE`].
+    /// Probability that it comes within the limit, in parts of [`ONE`].
     probability: u32,
-    /// Requests for which the worker still sleeps, whatever the probability.
+    /// Waits in which the thread still sleeps, whatever the probability.
     backoff: u32,
-    /// Length of the next back-off, in requests.
+    /// Length of the next back-off, in waits.
     next_backoff: u32,
-    /// The worker polled for the current request until the limit, then slept.
+    /// The thread polled in this wait until the limit, then slept.
     missed: bool,
 }
 
 impl BusyPoll {
     /// Polls for at most `limit`, and never if that is zero. The probability starts at 0.
-    pub(super) const fn new(limit: Duration) -> Self {
+    #[must_use]
+    pub const fn new(limit: Duration) -> Self {
         Self {
             limit,
             probability: 0,
@@ -60,24 +62,30 @@ impl BusyPoll {
         }
     }
 
-    /// Polls with `has_request` if a request is likely, and returns whether one came.
+    /// Whether [`Self::poll`] polls.
+    #[must_use]
+    pub const fn is_likely(&self) -> bool {
+        self.backoff == 0 && self.probability >= MIN_PROBABILITY
+    }
+
+    /// Polls with `has_come` if that is likely to succeed, and returns whether it did.
     ///
-    /// `idle` returns the time since the worker ran out of requests.
-    pub(super) fn poll(
+    /// `idle` returns the time since the wait began.
+    pub fn poll(
         &mut self,
         idle: impl Fn() -> Duration,
-        has_request: impl Fn() -> bool,
+        mut has_come: impl FnMut() -> bool,
     ) -> bool {
-        if self.backoff > 0 || self.probability < MIN_PROBABILITY {
+        if !self.is_likely() {
             return false;
         }
         let mut yielded = Duration::ZERO;
         loop {
-            // Yield first: the driver may be waiting for this CPU.
+            // Yield first: the other side may be waiting for this CPU.
             std::thread::yield_now();
             let found = (0..SPINS_PER_YIELD).any(|_| {
                 std::hint::spin_loop();
-                has_request()
+                has_come()
             });
             let now = idle();
             if found || now >= self.limit {
@@ -94,8 +102,8 @@ impl BusyPoll {
         }
     }
 
-    /// Records that the worker slept until the next request, which came `after` the last one ended.
-    pub(super) fn record_sleep(&mut self, after: Duration) {
+    /// Records that the thread slept until it came, `after` the wait began.
+    pub fn record_sleep(&mut self, after: Duration) {
         self.backoff = self.backoff.saturating_sub(1);
         if !std::mem::take(&mut self.missed) {
             self.update(after);
