@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+use super::holding::{hold_device, hold_guest};
 use super::new_connection::{self, NewConnection};
-use super::{Ended, Keeper, hold_device, hold_guest};
+use super::{Ended, Keeper};
 use crate::handover::channel::{Channel, Message};
 use crate::state::device::DeviceState;
 use crate::state::recovery;

@@ -15,10 +15,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use thiserror::Error;
 
+use super::holding::hold_device;
 use super::slow_requests::SlowRequests;
 use super::{
-    Assignment, DISCONNECTED, FAILURE, FAULT, Keeper, end_with, hold_device, name_process,
-    new_connection,
+    Assignment, DISCONNECTED, FAILURE, FAULT, Keeper, end_with, name_process, new_connection,
 };
 use crate::device::request::Handler;
 use crate::device::{KeptSession, connection};
