@@ -155,6 +155,7 @@ pub fn serve(
         && forwarder.has_lost_frontend(&forwarded)
         && kept.is_kept()
     {
+        recovery::note_leaving(guest.arena);
         backend.stop();
         reconnect::wait_for_running(guest.arena);
         kept.leave();

@@ -21,8 +21,8 @@ use crate::state::device::DeviceState;
 use crate::state::recovery;
 use crate::sys::process;
 
-/// How long the end of the old connection may take to be noticed once the frontend has a new one:
-/// longer than the requests that are running may take.
+/// How long the end of the old connection may take to be noticed once the frontend has a new one.
+/// Once the worker has noticed it, the claim waits for the worker's end as long as that takes.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A new guest whose frontend has the memory of this one.
@@ -49,6 +49,11 @@ impl Claim {
             channel,
             deadline: Instant::now() + CLAIM_TIMEOUT,
         }
+    }
+
+    /// Until now, the connection could not be known to be open.
+    pub(super) fn wait_longer(&mut self) {
+        self.deadline = Instant::now() + CLAIM_TIMEOUT;
     }
 }
 

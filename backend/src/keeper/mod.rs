@@ -276,6 +276,10 @@ impl<'a> Keeper<'a> {
             if left.is_some_and(|left| left.is_zero()) {
                 return self.end(worker);
             }
+            // The storage may keep the worker from ending.
+            if recovery::is_leaving(&self.arena) {
+                claim.iter_mut().for_each(Claim::wait_longer);
+            }
             let late = |claim: &mut Claim| claim.deadline <= Instant::now();
             if let Some(claim) = claim.take_if(late) {
                 self.refuse(&claim);

@@ -33,9 +33,9 @@ use crate::state::recovery;
 use crate::sys::process;
 use crate::trace::Tracer;
 
-/// How long the processes that may have the guest's session may take to answer: longer than they
-/// wait for the end of its old connection.
-const FIND_TIMEOUT: Duration = Duration::from_secs(10);
+/// How much longer than a session is kept the processes that may have it may take to answer. They
+/// wait for the end of its old connection, and for requests that the storage has not answered.
+const FIND_MARGIN: Duration = Duration::from_secs(10);
 
 /// How often the session is looked for, if the processes that have it end, or are interrupted,
 /// while they answer.
@@ -351,7 +351,8 @@ impl Kept<'_> {
         let (ours, theirs) = Channel::pair()?;
         control.send(&Message::Inflight, &[memory, theirs.as_fd()])?;
         drop(theirs);
-        let limit = Timespec::try_from(FIND_TIMEOUT).ok();
+        let limit = self.keeper.config.keep_session() + FIND_MARGIN;
+        let limit = Timespec::try_from(limit).ok();
         let mut ready = [
             PollFd::new(&ours, PollFlags::IN),
             // Its next message waits.

@@ -105,6 +105,9 @@ shared_struct! {
         /// When the guest's connection was lost (`CLOCK_MONOTONIC`), in nanoseconds, while its
         /// session is kept; otherwise 0. Earlier programs leave it 0.
         pub disconnected: AtomicU64,
+        /// 1 from when a worker has found the connection lost until its keeper has noted that: the
+        /// worker waits for its requests. Earlier programs leave it 0.
+        pub is_leaving: AtomicU32,
     }
 }
 

@@ -15,6 +15,8 @@ use gangplank_fuse::{MkdirIn, NodeId, Operation, WriteIn};
 use gangplank_tests::daemon::{Daemon, Options};
 use gangplank_tests::driver::fixture::{Fixture, wait_for_log};
 use gangplank_tests::driver::{Driver, NodeAndFile, Setup, Ticket};
+use gangplank_tests::faulty_fs::rules::{Call, Fault, Rule};
+use gangplank_tests::faulty_fs::{FaultyFs, HostCache, HostWrites};
 use gangplank_tests::service_manager::ServiceManager;
 use gangplank_tests::tools;
 use rustix::fs::OFlags;
@@ -174,6 +176,42 @@ fn a_request_that_waits_for_a_lock_waits_on_and_gets_it() -> Result<()> {
     }
     drop(holder);
     guest.finish(ticket).with_context(|| fixture.log())?;
+    Ok(())
+}
+
+#[test]
+fn a_request_that_the_disk_keeps_for_long_does_not_cost_the_session() -> Result<()> {
+    /// Longer than a connection that is open keeps a claim to its session waiting.
+    const KEPT: Duration = Duration::from_secs(5);
+
+    let fs = FaultyFs::mount(HostCache::None, HostWrites::Through)?;
+    let options = Options::new(fs.path()).arguments(&[MANY, "--keep-session=2"]);
+    let daemon = Daemon::start(&options)?;
+    let mut guest = boot(daemon.socket())?;
+    let file = guest.create(NodeId::ROOT, c"file", 0o644)?;
+    let control = fs.control().clone();
+    control.reset_calls();
+    control.set(Rule::new(Call::Lookup, Fault::Unanswered).of("slow"));
+    let lookup = Operation::Lookup { name: c"slow" };
+    let slow = guest.submit(1, NodeId::ROOT, lookup, &[], 4096)?;
+    let deadline = Instant::now() + super::REPLACING;
+    while control.calls(Call::Lookup) == 0 {
+        ensure!(Instant::now() < deadline, "{}", daemon.log());
+        thread::sleep(Duration::from_millis(1));
+    }
+    guest.peer.hang_up();
+    let begun = Instant::now();
+    let answering = thread::spawn(move || {
+        thread::sleep(KEPT);
+        control.clear();
+    });
+    reconnect(&mut guest, daemon.socket()).with_context(|| daemon.log())?;
+    ensure!(begun.elapsed() >= KEPT, "{}", daemon.log());
+    ensure!(answering.join().is_ok());
+    let found = guest.finish(slow).err().context("it has no name")?;
+    ensure!(found.errno() == Some(Errno::NOENT), "{found}");
+    guest.write(file, 0, b"x").with_context(|| daemon.log())?;
+    ensure!(daemon.log().contains("guest 1 has reconnected"));
     Ok(())
 }
 
