@@ -1,9 +1,9 @@
 //! What a keeper does while its guest has no connection, and its session is kept: the frontend may
 //! come back, as Cloud Hypervisor does, and its guest has noticed nothing.
 //!
-//! No worker runs then. What the state knows of the frontend's descriptors is closed; copies that
-//! the last worker made are closed by the next one. The guest's inodes, open files and locks stay,
-//! and so do its requests in flight, which the next worker finishes.
+//! No worker runs then, and all that the frontend has sent is closed, copies of the last worker
+//! included: its memory must not stay in use if it has ended. The guest's inodes, open files and
+//! locks stay, and so do its requests in flight, which the next worker finishes.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -15,6 +15,7 @@ use rustix::io::Errno;
 
 use super::holding::{hold_device, hold_guest};
 use super::new_connection::{self, NewConnection};
+use super::sweep::passing;
 use super::{Ended, Keeper};
 use crate::handover::channel::{Channel, Message};
 use crate::state::device::DeviceState;
@@ -75,7 +76,7 @@ impl Keeper<'_> {
         let number = self.assignment.number;
         let limit = self.config.keep_session();
         let is_new = recovery::disconnected_for(&self.arena).is_none();
-        self.close_connection();
+        self.close_connection(&passing(successor.as_ref(), claim.as_ref()));
         self.is_disconnected = false;
         self.announce();
         if is_new {
@@ -118,7 +119,8 @@ impl Keeper<'_> {
             if is_asked && let Some(successor) = successor.take() {
                 match successor.receive(None) {
                     Ok(Some(arrived)) if arrived.message == Message::Take => {
-                        if let Ended::InOrder(status) = self.hand_over(None, &successor)? {
+                        let ended = self.hand_over(None, &successor, claim.as_ref())?;
+                        if let Ended::InOrder(status) = ended {
                             return Ok(Waited::Over(status));
                         }
                     }
@@ -133,8 +135,9 @@ impl Keeper<'_> {
         }
     }
 
-    /// Closes what the frontend had sent, except the memory by which it is recognised.
-    pub(super) fn close_connection(&self) {
+    /// Closes what the frontend had sent, except the memory by which it is recognised. `passing`
+    /// stays open.
+    pub(super) fn close_connection(&self, passing: &[Option<BorrowedFd<'_>>]) {
         let left = recovery::note_disconnected(&self.arena);
         if let Some(holder) = self.arena.holder() {
             holder.release(&left);
@@ -144,6 +147,14 @@ impl Keeper<'_> {
                 // It was the state's, and no worker runs.
                 let _ = process::close_range(number, number);
             }
+        }
+        // If descriptors of the state are lost, the next worker makes it whole.
+        let is_complete = self.arena.header().is_incomplete.load(Ordering::Acquire) == 0;
+        if is_complete && let Err(error) = self.sweep(passing, &[]) {
+            log::error!(
+                "what the frontend of guest {} has sent cannot be closed: {error}",
+                self.assignment.number
+            );
         }
     }
 

@@ -28,6 +28,7 @@ mod holding;
 mod new_connection;
 mod slow_requests;
 mod successor;
+mod sweep;
 mod worker;
 
 use std::collections::HashSet;
@@ -52,6 +53,7 @@ use self::deaths::{Deaths, Verdict};
 use self::disconnected::{Claim, Waited};
 use self::holding::hold;
 pub use self::successor::{Succession, take_over};
+use self::sweep::passing;
 use crate::config::Config;
 use crate::handover::channel::{Channel, Message};
 use crate::sandbox::{Confined, ConfinedKeeper};
@@ -199,11 +201,7 @@ impl<'a> Keeper<'a> {
             let begun = Instant::now();
             let worker = match process::clone_sharing_descriptors() {
                 Ok(Forked::Child) => {
-                    let channels = [
-                        successor.as_ref().map(AsFd::as_fd),
-                        claim.as_ref().map(AsFd::as_fd),
-                    ];
-                    worker::run(&self, &channels)
+                    worker::run(&self, &passing(successor.as_ref(), claim.as_ref()))
                 }
                 Ok(Forked::Parent(worker)) => worker,
                 Err(error) => {
@@ -314,7 +312,7 @@ impl<'a> Keeper<'a> {
             if is_asked && let Some(channel) = successor.take() {
                 match channel.receive(None) {
                     Ok(Some(arrived)) if arrived.message == Message::Take => {
-                        return self.hand_over(Some(worker), &channel);
+                        return self.hand_over(Some(worker), &channel, claim.as_ref());
                     }
                     // The successor has gone.
                     _ => {}

@@ -91,8 +91,8 @@ impl Error {
 ///
 /// The calling process must have been cloned by `keeper`.
 ///
-/// `channels` are the descriptors that the keeper has beside those that it has always.
-pub(super) fn run(keeper: &Keeper<'_>, channels: &[Option<BorrowedFd<'_>>]) -> ! {
+/// `passing` are the descriptors that the keeper has beside those that it has always.
+pub(super) fn run(keeper: &Keeper<'_>, passing: &[Option<BorrowedFd<'_>>]) -> ! {
     let assignment = &keeper.assignment;
     let (number, is_logged) = (assignment.number, assignment.is_logged);
     if !is_logged && log::max_level() <= LevelFilter::Info {
@@ -101,7 +101,7 @@ pub(super) fn run(keeper: &Keeper<'_>, channels: &[Option<BorrowedFd<'_>>]) -> !
     }
     name_process("worker", number);
     end_by_panic();
-    let served = serve(keeper, channels);
+    let served = serve(keeper, passing);
     match served {
         Ok(true) => {
             end_connection(assignment);
@@ -138,7 +138,7 @@ fn end_by_panic() {
 }
 
 /// Returns whether serving ended without a panic.
-fn serve(keeper: &Keeper<'_>, channels: &[Option<BorrowedFd<'_>>]) -> Result<bool, Error> {
+fn serve(keeper: &Keeper<'_>, passing: &[Option<BorrowedFd<'_>>]) -> Result<bool, Error> {
     end_with(keeper.process).map_err(Error::Keeper)?;
     let assignment = &keeper.assignment;
     let Assignment {
@@ -157,11 +157,7 @@ fn serve(keeper: &Keeper<'_>, channels: &[Option<BorrowedFd<'_>>]) -> Result<boo
     forget_lost(keeper)?;
     if recovery::is_after_death(&keeper.arena) {
         let own = [&worker.root, &worker.proc_self_fd].map(AsRawFd::as_raw_fd);
-        let kept = recovery::descriptors(&keeper.arena).into_iter();
-        let channels = channels.iter().flatten().map(AsRawFd::as_raw_fd);
-        let kept = kept.chain(keeper.descriptors.iter().copied()).chain(own);
-        let kept = kept.chain(channels);
-        passthrough::correct(&keeper.arena, kept).map_err(Error::Descriptors)?;
+        keeper.sweep(passing, &own).map_err(Error::Descriptors)?;
     }
     let is_complete = keeper.arena.header().is_incomplete.load(Ordering::Acquire) == 0;
     let is_new_to_holder =

@@ -154,6 +154,34 @@ fn files_locks_and_listings_go_on_on_the_next_connection() -> Result<()> {
     fixture.wait_until_idle()
 }
 
+/// How many descriptors of guests' memory a process has open.
+fn open_memory(process: u32) -> Result<usize> {
+    let links = fs::read_dir(format!("/proc/{process}/fd"))?;
+    let links = links.filter_map(|link| fs::read_link(link.ok()?.path()).ok());
+    // The name that the driver's memory has.
+    Ok(links
+        .filter(|link| link.starts_with("/memfd:guest (deleted)"))
+        .count())
+}
+
+#[test]
+fn the_memory_of_a_guest_without_a_connection_is_closed_at_once() -> Result<()> {
+    let fixture = Fixture::quiet(&[MANY])?;
+    let mut guest = boot(fixture.socket())?;
+    let file = guest.create(NodeId::ROOT, c"file", 0o644)?;
+    let (keeper, _) = fixture.guest_processes()?.pop().context("a guest")?;
+    for count in 1..=3 {
+        ensure!(open_memory(keeper)? > 0);
+        guest.peer.hang_up();
+        wait_for_loss(&fixture, 1, count)?;
+        let open = open_memory(keeper)?;
+        ensure!(open == 0, "{open} descriptors");
+        reconnect(&mut guest, fixture.socket()).with_context(|| fixture.log())?;
+        guest.write(file, 0, b"x").with_context(|| fixture.log())?;
+    }
+    Ok(())
+}
+
 #[test]
 fn a_request_that_waits_for_a_lock_waits_on_and_gets_it() -> Result<()> {
     let fixture = Fixture::quiet(&[MANY, "--locks=host"])?;
