@@ -32,6 +32,8 @@ pub(super) struct Guest {
     pub(super) disconnected: Option<Instant>,
     /// Its connection is being given to the guest that has the session.
     pub(super) is_joining: bool,
+    /// How often its processes have asked for the session.
+    pub(super) asks: u32,
 }
 
 impl Guest {
@@ -50,6 +52,7 @@ impl Guest {
             inflight: None,
             disconnected: None,
             is_joining: false,
+            asks: 0,
         }
     }
 
