@@ -26,6 +26,9 @@ pub(super) struct Guest {
     /// The other end is the keeper's. The supervisor has a copy of this one. Shutting it down ends
     /// the guest's connection, after its requests in flight.
     pub(super) control: Channel,
+    /// Its processes have said all that is noted below: those of a guest that was taken over say it
+    /// a moment later.
+    pub(super) has_announced: bool,
     /// The file in which its frontend keeps the requests in flight.
     pub(super) inflight: Option<FileId>,
     /// When the acceptor learned that the connection is lost, while the session is kept.
@@ -49,6 +52,7 @@ impl Guest {
             is_logged,
             handle,
             control,
+            has_announced: false,
             inflight: None,
             disconnected: None,
             is_joining: false,
@@ -74,6 +78,17 @@ impl Guest {
         let passed: Vec<_> = passed.into_iter().chain(holder).collect();
         supervisor.send(&message, &passed)
     }
+}
+
+/// Who has the session of a frontend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Session {
+    /// The guest of this number.
+    Of(u64),
+    /// Nobody.
+    Nobody,
+    /// Perhaps a guest that has not announced itself yet.
+    Unknown,
 }
 
 /// The guests, in the order of their connections.
@@ -160,6 +175,18 @@ impl Guests {
         guests.find(|guest| guest.number == number)
     }
 
+    /// Who has the session of the frontend with this memory, except the guest that asks.
+    pub(super) fn session(&self, asker: u64, memory: FileId) -> Session {
+        let others = || self.iter().filter(|guest| guest.number != asker);
+        // The last one, if its frontend was given up before.
+        let found = others().filter(|guest| guest.inflight == Some(memory));
+        match found.map(|guest| guest.number).max() {
+            Some(number) => Session::Of(number),
+            None if others().all(|guest| guest.has_announced) => Session::Nobody,
+            None => Session::Unknown,
+        }
+    }
+
     /// How many are connected.
     pub(super) fn connected(&self) -> usize {
         let is_connected = |guest: &&Guest| guest.disconnected.is_none() && !guest.is_joining;
@@ -210,6 +237,43 @@ mod tests {
 
     use super::*;
     use crate::sys::process::{self, Forked};
+
+    /// Guests with these numbers, whose keepers do not end.
+    fn guests(numbers: &[u64]) -> (Guests, Vec<Channel>) {
+        let mut guests = Guests::new().unwrap();
+        let mut controls = Vec::new();
+        for number in numbers {
+            let handle = pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).unwrap();
+            let (control, theirs) = Channel::pair().unwrap();
+            controls.push(theirs);
+            let guest = Guest::new(*number, true, handle, control);
+            guests.add(guest).unwrap();
+        }
+        (guests, controls)
+    }
+
+    fn memory() -> FileId {
+        let file = rustix::fs::memfd_create("inflight", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        FileId::from(&rustix::fs::fstat(&file).unwrap())
+    }
+
+    #[test]
+    fn nobody_has_a_session_only_once_all_guests_have_announced_themselves() {
+        let (mut guests, _controls) = guests(&[1, 2, 3]);
+        let memory = memory();
+        assert_eq!(guests.session(3, memory), Session::Unknown);
+        guests.get_mut(1).unwrap().has_announced = true;
+        assert_eq!(guests.session(3, memory), Session::Unknown);
+        // Not the asker.
+        guests.get_mut(2).unwrap().has_announced = true;
+        assert_eq!(guests.session(3, memory), Session::Nobody);
+        guests.get_mut(2).unwrap().has_announced = false;
+        guests.get_mut(1).unwrap().inflight = Some(memory);
+        assert_eq!(guests.session(3, memory), Session::Of(1));
+        guests.get_mut(2).unwrap().inflight = Some(memory);
+        guests.get_mut(3).unwrap().inflight = Some(memory);
+        assert_eq!(guests.session(3, memory), Session::Of(2));
+    }
 
     #[test]
     fn a_guest_whose_keeper_ends_is_removed_although_another_process_has_its_pidfd() {

@@ -16,7 +16,8 @@ use gangplank_service::owned_file::FileId;
 use gangplank_service::rate_limited;
 use rustix::fs::{fcntl_get_seals, fstat};
 
-use super::{Acceptor, Guest};
+use super::Acceptor;
+use super::guests::Session;
 use crate::handover::channel::{self, Message};
 use crate::sys::process;
 
@@ -103,28 +104,28 @@ impl Acceptor<'_> {
             }
             return;
         };
-        // The last one, if its frontend was given up before.
-        let has = |guest: &&Guest| guest.number != number && guest.inflight == Some(id);
-        let found = self.guests.iter().filter(has);
-        let found = found.max_by_key(|guest| guest.number);
-        let is_joining = found.is_some();
-        match found {
-            Some(found) => {
+        let session = self.guests.session(number, id);
+        match session {
+            Session::Of(found) => {
                 let message = Message::Reconnected { number };
+                let found = self.guests.get(found);
                 // If this fails, it has ended. The asker finds the channel closed, and asks again.
-                let _ = found.control.send_at_once(&message, &[asker.as_fd()]);
+                let _ = found.map(|found| found.control.send_at_once(&message, &[asker.as_fd()]));
             }
-            None => {
+            Session::Nobody => {
                 let _ = channel::send(asker.as_fd(), &Message::Gone, &[], Instant::now());
             }
+            // It finds the channel closed as well.
+            Session::Unknown => {}
         }
         if let Some(guest) = self.guests.get_mut(number) {
-            guest.is_joining = is_joining;
+            guest.is_joining = matches!(session, Session::Of(_));
         }
     }
 
     fn note_connection(&mut self, number: u64, is_lost: bool) {
         if let Some(guest) = self.guests.get_mut(number) {
+            guest.has_announced = true;
             let since = guest.disconnected.unwrap_or_else(Instant::now);
             guest.disconnected = is_lost.then_some(since);
         }

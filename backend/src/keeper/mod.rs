@@ -274,8 +274,9 @@ impl<'a> Keeper<'a> {
             if left.is_some_and(|left| left.is_zero()) {
                 return self.end(worker);
             }
-            // The storage may keep the worker from ending.
-            if recovery::is_leaving(&self.arena) {
+            // The storage may keep the worker from ending, and a guest that is handed over is given
+            // no connection meanwhile.
+            if successor.is_some() || recovery::is_leaving(&self.arena) {
                 claim.iter_mut().for_each(Claim::wait_longer);
             }
             let late = |claim: &mut Claim| claim.deadline <= Instant::now();

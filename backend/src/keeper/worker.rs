@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use gangplank_service::error_chain;
+use gangplank_service::{error_chain, rate_limited};
 use log::{Level, LevelFilter};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -38,11 +38,11 @@ use crate::trace::Tracer;
 const FIND_MARGIN: Duration = Duration::from_secs(10);
 
 /// How often the session is looked for, if the processes that have it end, or are interrupted,
-/// while they answer.
-const FIND_ATTEMPTS: usize = 5;
+/// while they answer, or another acceptor does not know yet who has it: for five seconds at least.
+const FIND_ATTEMPTS: usize = 100;
 
 /// The time between two attempts.
-const FIND_PAUSE: Duration = Duration::from_millis(20);
+const FIND_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why a worker does not serve its guest, or stops.
 #[derive(Debug, Error)]
@@ -401,7 +401,8 @@ impl KeptSession for Kept<'_> {
                 Ok(Found::Nobody) => return true,
                 Ok(Found::HungUp) => return false,
                 Ok(Found::Closed) => {}
-                Err(error) => log::warn!(
+                Err(error) => rate_limited!(
+                    warn,
                     "guest {} does not find the session that it may have had: {error}",
                     self.keeper.assignment.number
                 ),

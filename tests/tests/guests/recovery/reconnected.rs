@@ -21,7 +21,8 @@ use gangplank_tests::service_manager::ServiceManager;
 use gangplank_tests::tools;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use vhost::vhost_user::VhostUserFrontend;
+use rustix::process::{Pid, Signal, kill_process};
+use vhost::vhost_user::{Frontend, VhostUserFrontend};
 
 use super::device::{Device, boot, boot_with};
 use super::{GETATTR, MANY, kill_worker, wait_for_next};
@@ -43,13 +44,19 @@ type Guest = Driver<Device>;
 
 /// Connects the guest's frontend again.
 fn reconnect(guest: &mut Guest, socket: &Path) -> Result<()> {
+    let connection = Device::connect(socket)?;
+    resume(guest, connection)
+}
+
+/// The same on a connection that was made before.
+fn resume(guest: &mut Guest, connection: Frontend) -> Result<()> {
     let Driver {
         peer,
         memory,
         rings,
         ..
     } = guest;
-    peer.reconnect(socket, memory, rings)
+    peer.resume(connection, memory, rings)
 }
 
 /// What a guest has open, and what must be the same afterwards.
@@ -553,6 +560,31 @@ fn a_frontend_that_comes_back_finds_the_session_after_a_reload_and_without_its_a
     wait_for_next(&fixture, old)?;
     fixture.reload()?;
     work.go_on(&mut guest).with_context(|| fixture.log())?;
+    Ok(())
+}
+
+#[test]
+fn a_frontend_that_asks_for_its_session_while_the_acceptor_dies_finds_it() -> Result<()> {
+    let fixture = Fixture::quiet(&[MANY])?;
+    let mut guest = boot(fixture.socket())?;
+    let file = guest.create(NodeId::ROOT, c"file", 0o644)?;
+    for count in 1..=5 {
+        guest.peer.hang_up();
+        wait_for_loss(&fixture, 1, count)?;
+        let connection = Device::connect(fixture.socket())?;
+        let acceptor = Pid::from_raw(fixture.acceptor()?.try_into()?).context("an acceptor")?;
+        // What is asked of this one, the next one reads before anything else.
+        kill_process(acceptor, Signal::STOP)?;
+        let killer = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(300));
+            kill_process(acceptor, Signal::KILL)
+        });
+        resume(&mut guest, connection).with_context(|| fixture.log())?;
+        ensure!(matches!(killer.join(), Ok(Ok(()))));
+        guest.write(file, 0, b"x").with_context(|| fixture.log())?;
+    }
+    let log = fixture.log();
+    ensure!(!log.contains("was served before it reconnected"), "{log}");
     Ok(())
 }
 
