@@ -33,8 +33,9 @@ pub(super) struct Guest {
     pub(super) inflight: Option<FileId>,
     /// When the acceptor learned that the connection is lost, while the session is kept.
     pub(super) disconnected: Option<Instant>,
-    /// Its connection is being given to the guest that has the session.
-    pub(super) is_joining: bool,
+    /// Its connection is being given to the guest of this number, whose connection was lost. There
+    /// is one such guest for each at most.
+    pub(super) joins: Option<u64>,
     /// How often its processes have asked for the session.
     pub(super) asks: u32,
 }
@@ -55,7 +56,7 @@ impl Guest {
             has_announced: false,
             inflight: None,
             disconnected: None,
-            is_joining: false,
+            joins: None,
             asks: 0,
         }
     }
@@ -135,6 +136,9 @@ impl Guests {
             let _ = epoll::delete(&self.ends, &guest.handle);
             let _ = epoll::delete(&self.messages, &guest.control);
         }
+        for guest in &mut self.all {
+            guest.joins.take_if(|joined| *joined == number);
+        }
     }
 
     /// What to wait for: messages of guests' processes.
@@ -187,9 +191,29 @@ impl Guests {
         }
     }
 
-    /// How many are connected.
+    /// Notes that the guest of this number asks for a session that is another guest's, or for none.
+    pub(super) fn join(&mut self, number: u64, session: Session) {
+        let joins = match session {
+            Session::Of(found) => Some(found),
+            Session::Nobody | Session::Unknown => None,
+        };
+        // Whoever asks for the session of a guest that is connected, or as a second one, is a guest
+        // more.
+        let is_free = |found: &u64| {
+            let is_lost = |guest: &Guest| guest.disconnected.is_some();
+            let is_joined = |guest: &Guest| guest.number != number && guest.joins == Some(*found);
+            self.get(*found).is_some_and(is_lost) && !self.iter().any(is_joined)
+        };
+        let joins = joins.filter(is_free);
+        if let Some(guest) = self.get_mut(number) {
+            guest.joins = joins;
+        }
+    }
+
+    /// How many are connected. A guest whose session is kept, and the one that joins it, are none
+    /// until it has the connection.
     pub(super) fn connected(&self) -> usize {
-        let is_connected = |guest: &&Guest| guest.disconnected.is_none() && !guest.is_joining;
+        let is_connected = |guest: &&Guest| guest.disconnected.is_none() && guest.joins.is_none();
         self.iter().filter(is_connected).count()
     }
 
@@ -273,6 +297,30 @@ mod tests {
         guests.get_mut(2).unwrap().inflight = Some(memory);
         guests.get_mut(3).unwrap().inflight = Some(memory);
         assert_eq!(guests.session(3, memory), Session::Of(2));
+    }
+
+    #[test]
+    fn only_one_guest_that_joins_a_lost_one_does_not_count() {
+        let (mut guests, _controls) = guests(&[1, 2, 3, 4]);
+        assert_eq!(guests.connected(), 4);
+        // The session of a guest that is connected.
+        guests.join(2, Session::Of(1));
+        assert_eq!(guests.connected(), 4);
+        guests.get_mut(1).unwrap().disconnected = Some(Instant::now());
+        assert_eq!(guests.connected(), 3);
+        guests.join(2, Session::Of(1));
+        assert_eq!(guests.connected(), 2);
+        guests.join(3, Session::Of(1));
+        guests.join(2, Session::Of(1));
+        assert_eq!(guests.connected(), 2);
+        // Guest 1 has the connection, and the processes of guest 2 are about to end.
+        guests.get_mut(1).unwrap().disconnected = None;
+        assert_eq!(guests.connected(), 3);
+        guests.remove(1);
+        assert_eq!(guests.connected(), 3);
+        guests.join(4, Session::Of(1));
+        guests.join(4, Session::Nobody);
+        assert_eq!(guests.connected(), 3);
     }
 
     #[test]

@@ -100,7 +100,7 @@ impl Acceptor<'_> {
         let Some(asker) = asker else {
             if let Some(guest) = self.guests.get_mut(number) {
                 guest.inflight = Some(id);
-                guest.is_joining = false;
+                guest.joins = None;
             }
             return;
         };
@@ -118,9 +118,7 @@ impl Acceptor<'_> {
             // It finds the channel closed as well.
             Session::Unknown => {}
         }
-        if let Some(guest) = self.guests.get_mut(number) {
-            guest.is_joining = matches!(session, Session::Of(_));
-        }
+        self.guests.join(number, session);
     }
 
     fn note_connection(&mut self, number: u64, is_lost: bool) {
