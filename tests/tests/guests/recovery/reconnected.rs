@@ -22,6 +22,7 @@ use gangplank_tests::tools;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
+use vhost::vhost_user::message::VhostUserHeaderFlag;
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 
 use super::device::{Device, boot, boot_with};
@@ -465,6 +466,28 @@ fn a_connection_that_has_not_ended_keeps_its_session() -> Result<()> {
     guest.peer.hang_up();
     reconnect(&mut guest, fixture.socket())?;
     guest.write(file, 0, b"y").with_context(|| fixture.log())?;
+    Ok(())
+}
+
+#[test]
+fn a_frontend_that_hangs_up_while_its_session_is_looked_for_has_lost_nothing() -> Result<()> {
+    let fixture = Fixture::quiet(&[MANY])?;
+    let mut guest = boot(fixture.socket())?;
+    let file = guest.create(NodeId::ROOT, c"file", 0o644)?;
+    let (inflight, memory) = guest.peer.inflight.as_ref().context("memory")?;
+    let mut second = Device::connect(fixture.socket())?;
+    // It does not wait for the answer.
+    second.set_hdr_flags(VhostUserHeaderFlag::empty());
+    second.set_inflight_fd(inflight, memory.as_raw_fd())?;
+    thread::sleep(Duration::from_millis(500));
+    drop(second);
+    wait_for_log(&fixture.daemon, "guest 2 has gone")?;
+    guest.write(file, 0, b"x")?;
+    guest.peer.hang_up();
+    reconnect(&mut guest, fixture.socket())?;
+    guest.write(file, 0, b"y").with_context(|| fixture.log())?;
+    let log = fixture.log();
+    ensure!(!log.contains("was served before it reconnected"), "{log}");
     Ok(())
 }
 
