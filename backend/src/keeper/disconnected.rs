@@ -6,6 +6,7 @@
 //! locks stay, and so do its requests in flight, which the next worker finishes.
 
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -215,9 +216,9 @@ impl Keeper<'_> {
         self.assignment.connection = connection;
         let before = recovery::descriptors(&self.arena);
         if !recovery::note_reconnected(&self.arena, &state) {
-            return Err(io::Error::other(
-                "what its frontend has set up is too large",
-            ));
+            // It was found to fit. Nobody is left to serve the frontend, which can connect again.
+            let _ = self.assignment.connection.shutdown(Shutdown::Both);
+            return Err(io::Error::other("its set-up cannot be stored"));
         }
         if let Some(arrived) = &mut self.arrived {
             arrived.extend(state.descriptors());

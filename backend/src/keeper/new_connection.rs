@@ -101,6 +101,11 @@ pub(super) fn take(channel: &Channel, lowest: RawFd) -> io::Result<NewConnection
     let number_of = |number| received.get(&number).map(AsRawFd::as_raw_fd);
     let state = state.renumbered(number_of);
     let state = state.ok_or(io::ErrorKind::InvalidData)?;
+    if !state.fits() {
+        // From the next message on, the other guest has no connection to go on with.
+        let text = "what its frontend has set up is too large";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    }
     channel.send(&Message::Placed, &[])?;
     // Whatever it says or does not say: only the note counts.
     let _ = channel.receive(deadline());
