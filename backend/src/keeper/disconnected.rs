@@ -248,6 +248,7 @@ impl Keeper<'_> {
             claim.number,
             self.assignment.number
         );
-        let _ = claim.channel.send(&Message::Gone, &[]);
+        // If there is no room for it, that one is not waiting.
+        let _ = claim.channel.send_at_once(&Message::Gone, &[]);
     }
 }
