@@ -104,6 +104,11 @@ impl Device {
         self.set_up(memory, rings)
     }
 
+    /// The connection, which goes on until it is dropped.
+    pub(super) fn take_connection(&mut self) -> Option<Frontend> {
+        self.connection.take()
+    }
+
     /// Ends the connection.
     pub(super) fn hang_up(&mut self) {
         self.connection = None;

@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use gangplank_fuse::{MkdirIn, NodeId, Operation, WriteIn};
 use gangplank_tests::daemon::{Daemon, Options};
-use gangplank_tests::driver::fixture::{Fixture, wait_for_log};
+use gangplank_tests::driver::fixture::{Fixture, acceptor_of, wait_for_log};
 use gangplank_tests::driver::{Driver, NodeAndFile, Setup, Ticket};
 use gangplank_tests::faulty_fs::rules::{Call, Fault, Rule};
 use gangplank_tests::faulty_fs::{FaultyFs, HostCache, HostWrites};
+use gangplank_tests::process::children_named;
 use gangplank_tests::service_manager::ServiceManager;
 use gangplank_tests::tools;
 use rustix::fs::OFlags;
@@ -383,6 +384,10 @@ fn workers_may_be_killed_before_and_after_the_guest_is_back() -> Result<()> {
     // While the new guest looks for the session, gives its connection away, and afterwards.
     let mut guest = boot(fixture.socket())?;
     let file = guest.create(NodeId::ROOT, c"file", 0o644)?;
+    let log = fixture.daemon.log();
+    let count = |log: &str, words: &str| log.matches(words).count();
+    let [kills, returns] = ["was ended by signal 9", "has reconnected after"];
+    let before = [kills, returns].map(|words| count(&log, words));
     for round in 0..CUTS {
         guest.peer.hang_up();
         let back = thread::scope(|scope| {
@@ -402,6 +407,14 @@ fn workers_may_be_killed_before_and_after_the_guest_is_back() -> Result<()> {
             .write(file, round as u64, b"x")
             .with_context(|| format!("round {round}: {}", fixture.log()))?;
     }
+    // The open file was the same all the time, and no write was lost.
+    guest.unlink(NodeId::ROOT, c"file")?;
+    ensure!(guest.read(file, 0, 4096)? == "x".repeat(CUTS).as_bytes());
+    let log = fixture.daemon.log();
+    let [killed, returned] = [kills, returns].map(|words| count(&log, words));
+    ensure!(killed - before[0] >= CUTS, "{killed} deaths: {log}");
+    ensure!(returned - before[1] >= CUTS, "{returned} times: {log}");
+    ensure!(!log.contains("was served before it reconnected"), "{log}");
     Ok(())
 }
 
@@ -466,6 +479,29 @@ fn a_connection_that_has_not_ended_keeps_its_session() -> Result<()> {
     guest.peer.hang_up();
     reconnect(&mut guest, fixture.socket())?;
     guest.write(file, 0, b"y").with_context(|| fixture.log())?;
+    Ok(())
+}
+
+#[test]
+fn a_frontend_whose_old_connection_ends_late_waits_for_its_session() -> Result<()> {
+    /// Less than it waits.
+    const OPEN: Duration = Duration::from_millis(1500);
+
+    let fixture = Fixture::quiet(&[MANY, "--locks=host"])?;
+    let mut guest = boot(fixture.socket())?;
+    let work = Work::begin(&mut guest, &fixture.share())?;
+    let old = guest.peer.take_connection().context("a connection")?;
+    let begun = Instant::now();
+    let ending = thread::spawn(move || {
+        thread::sleep(OPEN);
+        drop(old);
+    });
+    reconnect(&mut guest, fixture.socket()).with_context(|| fixture.log())?;
+    ensure!(begun.elapsed() >= OPEN, "{}", fixture.log());
+    ensure!(ending.join().is_ok());
+    work.go_on(&mut guest).with_context(|| fixture.log())?;
+    let log = fixture.log();
+    ensure!(log.contains("guest 1 has reconnected"), "{log}");
     Ok(())
 }
 
@@ -687,6 +723,23 @@ fn a_session_that_is_kept_outlives_all_processes_if_a_service_manager_holds_it()
     let work = Work::begin(&mut guest, share.path())?;
     guest.peer.hang_up();
     wait_for_log(&daemon, "its session is kept")?;
+    // The keeper finds that all other processes have ended, and does the same.
+    let (acceptor, keeper) = (
+        acceptor_of(&daemon)?,
+        children_named(daemon.pid(), "keeper_")?,
+    );
+    super::kill(daemon.pid())?;
+    let deadline = Instant::now() + super::REPLACING;
+    let lives = |process: &u32| Path::new(&format!("/proc/{process}")).exists();
+    while keeper.iter().chain([&acceptor]).any(lives) {
+        ensure!(Instant::now() < deadline, "{}", daemon.log());
+        thread::sleep(Duration::from_millis(5));
+    }
+    ensure!(
+        !daemon.log().contains("guest 1 has gone"),
+        "{}",
+        daemon.log()
+    );
     manager.restart(&mut daemon, &options)?;
     reconnect(&mut guest, &socket).with_context(|| daemon.log())?;
     guest
