@@ -37,8 +37,8 @@ use crate::sys::process;
 /// How long the other side may take for all of its messages. It only copies descriptors.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Descriptors that a frontend can have sent at most: 509 memory regions, three for each of 64 rings,
-/// and those of a message that is being carried out.
+/// Descriptors that a frontend can have sent at most: 509 memory regions, three for each of 64
+/// rings, and those of a message that is being carried out.
 const MAX_DESCRIPTORS: usize = 1024;
 
 /// What a frontend has set up on its next connection.

@@ -63,8 +63,8 @@ pub fn clone_sharing_descriptors() -> io::Result<Forked> {
 }
 
 /// Closes descriptors without waiting for it: the close of a file may wait for the file's server,
-/// and that of a socket for its peer, or for what is on its way in it. The calling process must have
-/// a single thread.
+/// and that of a socket for its peer, or for what is on its way in it. The calling process must
+/// have a single thread.
 ///
 /// A process with the same descriptor table closes them, as a child of the calling process's
 /// parent. If none can be started, they stay open.

@@ -166,9 +166,9 @@ impl Vring {
 }
 
 /// Whether the driver can be one whose next chain to be taken has the index `next` of the available
-/// ring: it has not offered more chains since than the ring has entries. A driver that has begun anew
-/// is elsewhere, most of the time. If its index cannot be read, that is found out when chains are
-/// taken.
+/// ring: it has not offered more chains since than the ring has entries. A driver that has begun
+/// anew is elsewhere, most of the time. If its index cannot be read, that is found out when chains
+/// are taken.
 fn goes_on_at(queue: &Queue, next: u16, memory: &GuestMemoryMmap) -> bool {
     let available = queue.avail_idx(memory, Ordering::Acquire);
     !available.is_ok_and(|available| available.0.wrapping_sub(next) > queue.size())
