@@ -163,7 +163,9 @@ fn serve(args: &RelayArgs, filter: Option<&str>) -> Result<(), Error> {
     };
     let holder = holder.map(|listener| Holder::start(listener, held));
     let holder = holder.transpose().map_err(Error::Holder)?;
-    let served = Relay::new(options, backend.clone()).serve(&listener, control.as_ref(), &signals);
+    let summary = holder.as_ref().map(Holder::summary).cloned();
+    let mut relay = Relay::new(options, backend.clone(), summary);
+    let served = relay.serve(&listener, control.as_ref(), &signals);
     drop(holder);
     served
 }

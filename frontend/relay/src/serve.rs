@@ -27,6 +27,7 @@ use super::daemon;
 use super::device::Files;
 use super::device::{Device, DeviceOptions};
 use super::guest::{self, Guest};
+use super::holder::{HeldFor, Summary};
 
 /// Guests that the relay serves at a time. Each takes a thread and some ten descriptors.
 const MAX_GUESTS: usize = 256;
@@ -88,15 +89,18 @@ pub(super) struct Relay {
     guests: Vec<Served>,
     /// Guests that have connected so far.
     count: u64,
+    /// What is held for daemons, if the relay holds anything.
+    held: Option<Summary>,
 }
 
 impl Relay {
-    pub(super) fn new(options: DeviceOptions, backend: PathBuf) -> Self {
+    pub(super) fn new(options: DeviceOptions, backend: PathBuf, held: Option<Summary>) -> Self {
         Self {
             options: Arc::new(options),
             backend: Arc::new(Mutex::new(backend)),
             guests: Vec::new(),
             count: 0,
+            held,
         }
     }
 
@@ -257,6 +261,7 @@ impl Relay {
         let count = self.guests.len();
         let command_limit = self.command_limit();
         let backend = Arc::clone(&self.backend);
+        let held = self.held.clone();
         let started = thread::Builder::new()
             .name("command".to_owned())
             .spawn(move || {
@@ -266,9 +271,12 @@ impl Relay {
                 }
                 let backend = backend.lock();
                 if command == Command::StatusJson {
-                    return then(in_json(&collected, &backend));
+                    return then(in_json(&collected, &backend, held.as_ref()));
                 }
-                let more = remark(&command, count, &backend);
+                let mut more = remark(&command, count, &backend);
+                if command == Command::Status {
+                    more += &held.as_ref().map(held_in_words).unwrap_or_default();
+                }
                 then(collected.in_words(&more));
             });
         if let Err(error) = started {
@@ -314,6 +322,34 @@ fn remark(command: &Command, guests: usize, backend: &Path) -> String {
         Command::Resume if guests == 0 => "nothing was paused\n".to_owned(),
         Command::StatusJson | Command::Pause | Command::Resume => String::new(),
     }
+}
+
+/// What the relay holds, a line for each daemon.
+fn held_in_words(held: &Summary) -> String {
+    let daemons = held.daemons();
+    let count: usize = daemons.iter().map(|daemon| daemon.count).sum();
+    let mut text = format!(
+        "{count} descriptors are held, of {} that may be (--holder-limit)\n",
+        held.limit()
+    );
+    for HeldFor {
+        daemon,
+        count,
+        until,
+    } in daemons
+    {
+        text += &format!("{count} of them for the daemon of {daemon}");
+        if let Some(left) = seconds_left(until) {
+            text += &format!(", which has ended, for {left:.0} s more");
+        }
+        text += "\n";
+    }
+    text
+}
+
+fn seconds_left(until: Option<Instant>) -> Option<f64> {
+    let left = until?.saturating_duration_since(Instant::now());
+    Some(left.as_secs_f64())
 }
 
 /// What the guests have answered.
@@ -381,19 +417,35 @@ impl Collected {
 }
 
 /// The answer to `status-json`.
-fn in_json(collected: &Collected, backend: &Path) -> Result<String, String> {
+fn in_json(
+    collected: &Collected,
+    backend: &Path,
+    held: Option<&Summary>,
+) -> Result<String, String> {
     let answers = collected.answers.iter();
     let guests = answers.filter_map(|(_, answer)| {
         let object = answer.as_ref().ok()?;
         serde_json::from_str::<serde_json::Value>(object).ok()
     });
     let listens = daemon::listens_at(backend);
+    let held_for = held.map(|held| {
+        let daemons = held.daemons().into_iter().map(|held| {
+            serde_json::json!({
+                "daemon": held.daemon,
+                "descriptors": held.count,
+                "time_left_s": seconds_left(held.until),
+            })
+        });
+        daemons.collect::<Vec<_>>()
+    });
     let object = serde_json::json!({
         "guests": guests.collect::<Vec<_>>(),
         "complete": collected.is_done,
         "backend": backend.to_string_lossy(),
         "backend_listens": listens.is_ok(),
         "backend_error": listens.err().map(|why| why.to_string()),
+        "holder_limit": held.map(Summary::limit),
+        "held": held_for,
     });
     let text = format!("{object}\n");
     match collected.is_done {
@@ -483,7 +535,7 @@ mod tests {
             },
             tag_wait: limit,
         };
-        let mut relay = Relay::new(options, "/nonexistent".into());
+        let mut relay = Relay::new(options, "/nonexistent".into(), None);
         let mut frontends = Vec::new();
         for _ in 0..CONNECTIONS {
             let (frontend, stream) = UnixStream::pair().unwrap();

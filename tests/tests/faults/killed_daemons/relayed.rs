@@ -2,6 +2,8 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use gangplank_fuse::NodeId;
@@ -72,6 +74,21 @@ fn text(path: &Path) -> Result<&str> {
     path.to_str().context("a path that is no text")
 }
 
+/// Waits until the relay says that it holds what a daemon had that has ended.
+fn is_told_as_held(relay: &Relay) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let words = relay.tell(&["status"])?;
+        let json = relay.tell(&["status", "--json"])?;
+        // Of 300 seconds.
+        if words.contains("which has ended, for 2") && json.contains("\"time_left_s\":2") {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "{words}{json}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
 #[test]
 fn guests_behind_a_relay_go_on_after_everything_was_killed() -> Result<()> {
     let mut relayed = Relayed::start(&[], &["--locks=host"])?;
@@ -82,6 +99,7 @@ fn guests_behind_a_relay_go_on_after_everything_was_killed() -> Result<()> {
             // By SIGTERM, what guests have is held as well.
             if round == 1 {
                 relayed.daemon.terminate()?;
+                is_told_as_held(&relayed.relay)?;
             }
             relayed.restart()?;
             first.check(relayed.share.path())?;
