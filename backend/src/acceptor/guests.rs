@@ -36,8 +36,6 @@ pub(super) struct Guest {
     /// Its connection is being given to the guest of this number, whose connection was lost. There
     /// is one such guest for each at most.
     pub(super) joins: Option<u64>,
-    /// How often its processes have asked for the session.
-    pub(super) asks: u32,
 }
 
 impl Guest {
@@ -57,7 +55,6 @@ impl Guest {
             inflight: None,
             disconnected: None,
             joins: None,
-            asks: 0,
         }
     }
 

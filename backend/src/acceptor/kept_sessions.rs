@@ -18,16 +18,18 @@ use rustix::fs::{fcntl_get_seals, fstat};
 
 use super::Acceptor;
 use super::guests::Session;
+use super::reporting::is_running;
 use crate::handover::channel::{self, Message};
 use crate::sys::process;
 
-/// How often the processes of one connection may ask for its session: more often than a worker
-/// does, and the workers after it. Each time, a process closes what they have passed.
-const MAX_ASKS: u32 = 1000;
+/// Processes at a time that close what one guest's processes have passed. They end at once, unless
+/// the guest's worker means them to wait.
+const MAX_CLOSING: usize = 16;
 
 impl Acceptor<'_> {
     /// Takes a message of each guest that has one.
     pub(super) fn hear_guests(&mut self) {
+        self.closing.retain(|(_, child)| is_running(*child));
         for number in self.guests.with_messages() {
             let Some(guest) = self.guests.get(number) else {
                 continue;
@@ -68,18 +70,28 @@ impl Acceptor<'_> {
         if others.is_empty() {
             return;
         }
-        process::close_without_waiting(others);
-        if let Some(guest) = self.guests.get_mut(number) {
-            guest.asks += 1;
-            if guest.asks > MAX_ASKS {
-                self.refuse(number, "too many messages");
+        match process::close_in_child(others) {
+            Ok(child) => self.closing.push((number, child)),
+            Err(error) => {
+                rate_limited!(
+                    error,
+                    "descriptors of guest {number} stay open, since no process can be started that \
+                     closes them: {error}"
+                );
             }
+        }
+        let closing = self.closing.iter();
+        if closing.filter(|(one, _)| *one == number).count() > MAX_CLOSING {
+            self.refuse(number, "descriptors that cannot be closed");
         }
     }
 
     /// Ends the connection of a guest whose worker does what no worker of this program does.
     fn refuse(&self, number: u64, what: &str) {
-        log::error!("guest {number} is dropped: its worker has sent {what}");
+        rate_limited!(
+            error,
+            "guest {number} is dropped: its worker has sent {what}"
+        );
         if let Some(guest) = self.guests.get(number) {
             guest.control.shut_down();
         }

@@ -8,6 +8,8 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
 use rustix::thread::UnshareFlags;
@@ -62,33 +64,41 @@ pub fn clone_sharing_descriptors() -> io::Result<Forked> {
     forked(unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) })
 }
 
-/// Closes descriptors without waiting for it: the close of a file may wait for the file's server,
-/// and that of a socket for its peer, or for what is on its way in it. The calling process must
-/// have a single thread.
+/// How long a child may take to begin closing descriptors.
+const FREEING: Duration = Duration::from_millis(100);
+
+/// How often it is looked whether it has.
+const FREEING_INTERVAL: Duration = Duration::from_micros(50);
+
+/// Has a child of the calling process close descriptors, and does not wait for it: the close of a
+/// file may wait for the file's server, and that of a socket for its peer, or for what is on its way
+/// in it. The calling process must have a single thread.
 ///
-/// A process with the same descriptor table closes them, as a child of the calling process's
-/// parent. If none can be started, they stay open.
-pub fn close_without_waiting(descriptors: Vec<OwnedFd>) {
-    let numbers: Vec<RawFd> = descriptors
-        .into_iter()
-        .map(IntoRawFd::into_raw_fd)
-        .collect();
-    if numbers.is_empty() {
-        return;
-    }
-    let flags = libc::CLONE_FILES | libc::CLONE_PARENT | libc::SIGCHLD;
-    // SAFETY: as in `clone_sharing_descriptors`.
-    let cloned =
-        forked(unsafe { libc::syscall(libc::SYS_clone, libc::c_long::from(flags), 0, 0, 0, 0) });
-    if let Ok(Forked::Child) = cloned {
-        for number in numbers
-            .into_iter()
-            .filter_map(|number| u32::try_from(number).ok())
-        {
-            // Nothing owns it any more.
-            let _ = close_range(number, number);
+/// Returns once the numbers are free, which the kernel does first, so that no process that is forked
+/// next has copies. Behind one whose close waits, the others stay open as well.
+///
+/// # Errors
+/// Those of clone(2): the descriptors stay open.
+pub fn close_in_child(descriptors: Vec<OwnedFd>) -> io::Result<Pid> {
+    let numbers = descriptors.into_iter().map(IntoRawFd::into_raw_fd);
+    let numbers: Vec<RawFd> = numbers.collect();
+    match clone_sharing_descriptors()? {
+        Forked::Parent(child) => {
+            let end = Instant::now() + FREEING;
+            while numbers.iter().any(|number| is_open(*number)) && Instant::now() < end {
+                thread::sleep(FREEING_INTERVAL);
+            }
+            Ok(child)
         }
-        exit(0)
+        Forked::Child => {
+            for number in &numbers {
+                if let Ok(number) = u32::try_from(*number) {
+                    // Nothing owns it any more.
+                    let _ = close_range(number, number);
+                }
+            }
+            exit(0)
+        }
     }
 }
 
@@ -183,8 +193,7 @@ pub fn place(descriptor: OwnedFd, number: RawFd) -> io::Result<()> {
         let _ = descriptor.into_raw_fd();
         return Ok(());
     }
-    // SAFETY: F_GETFD takes no pointers and accepts any number.
-    if unsafe { libc::fcntl(number, libc::F_GETFD) } >= 0 {
+    if is_open(number) {
         return Err(io::ErrorKind::AlreadyExists.into());
     }
     // SAFETY: the number is free, so that nothing in the program owns it.
@@ -211,6 +220,12 @@ pub fn unshare(namespaces: UnshareFlags) -> io::Result<()> {
     Ok(unsafe { rustix::thread::unshare_unsafe(namespaces - UnshareFlags::FILES) }?)
 }
 
+/// Whether a descriptor has this number. If not, errno says that.
+fn is_open(number: RawFd) -> bool {
+    // SAFETY: F_GETFD takes no pointers and accepts any number.
+    unsafe { libc::fcntl(number, libc::F_GETFD) >= 0 }
+}
+
 /// Takes ownership of a descriptor that the process inherited.
 ///
 /// The caller passes a number from the command line, before the process opens descriptors itself,
@@ -219,8 +234,7 @@ pub fn unshare(namespaces: UnshareFlags) -> io::Result<()> {
 /// # Errors
 /// `EBADF` if the descriptor is not open.
 pub fn adopt(number: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: F_GETFD takes no pointers and accepts any number.
-    if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+    if !is_open(number) {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the descriptor is open, and by this function's contract nothing in the program owns
@@ -370,7 +384,8 @@ mod tests {
     fn a_close_that_waits_does_not_hold_its_caller_up() {
         use std::io::Write;
         use std::net::{TcpListener, TcpStream};
-        use std::time::{Duration, Instant};
+
+        use rustix::process::WaitOptions;
 
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -379,18 +394,21 @@ mod tests {
         // More than the peer reads, and the close waits for that.
         while stream.write(&[0; 1 << 16]).is_ok() {}
         stream.set_nonblocking(false).unwrap();
-        let limit = Duration::from_secs(600);
+        let limit = Duration::from_secs(60);
         rustix::net::sockopt::set_socket_linger(&stream, Some(limit)).unwrap();
         let moved = move_up(stream.into(), 700).unwrap();
         let number = moved.as_raw_fd();
         let begun = Instant::now();
-        close_without_waiting(vec![moved]);
-        while duplicate(number).is_ok() {
-            assert!(begun.elapsed() < Duration::from_secs(60), "it is open");
-            std::thread::sleep(Duration::from_millis(1));
+        let child = close_in_child(vec![moved]).unwrap();
+        assert!(begun.elapsed() < limit / 2, "it waits");
+        while is_open(number) {
+            assert!(begun.elapsed() < limit / 2, "it is open");
+            thread::sleep(Duration::from_millis(1));
         }
-        assert!(begun.elapsed() < Duration::from_secs(60));
+        let waited = rustix::process::waitpid(Some(child), WaitOptions::NOHANG);
+        assert!(matches!(waited, Ok(None)), "it does not wait: {waited:?}");
         drop(peer);
+        rustix::process::waitpid(Some(child), WaitOptions::empty()).unwrap();
     }
 
     #[test]
