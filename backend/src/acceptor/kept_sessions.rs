@@ -22,15 +22,30 @@ use super::reporting::is_running;
 use crate::handover::channel::{self, Message};
 use crate::sys::process;
 
+/// Messages of a guest that are taken before the next connection is accepted, which may be refused
+/// if the acceptor does not know yet that another one is lost.
+const MAX_MESSAGES: usize = 4;
+
 /// Processes at a time that close what one guest's processes have passed. They end at once, unless
 /// the guest's worker means them to wait.
 const MAX_CLOSING: usize = 16;
 
 impl Acceptor<'_> {
-    /// Takes a message of each guest that has one.
+    /// Takes the messages of guests: all that an honest guest says at a time.
     pub(super) fn hear_guests(&mut self) {
         self.closing.retain(|(_, child)| is_running(*child));
-        for number in self.guests.with_messages() {
+        for _ in 0..MAX_MESSAGES {
+            let numbers = self.guests.with_messages();
+            if numbers.is_empty() {
+                return;
+            }
+            self.hear(numbers);
+        }
+    }
+
+    /// Takes a message of each of these guests.
+    fn hear(&mut self, numbers: Vec<u64>) {
+        for number in numbers {
             let Some(guest) = self.guests.get(number) else {
                 continue;
             };
