@@ -15,9 +15,10 @@
 //! - After a daemon has died, `device::loss` replies to the requests that it had, in the guest's
 //!   memory.
 //! - `holder` keeps descriptors for daemons whose processes have all ended.
-//! - `serve` is the program: its sockets, and an operator's commands (`control`). `sandbox`
-//!   confines it.
+//! - `serve` is the program: its sockets, and an operator's commands (`control`, `answers`).
+//!   `sandbox` confines it.
 
+mod answers;
 mod args;
 mod control;
 mod daemon;
