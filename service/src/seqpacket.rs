@@ -104,11 +104,16 @@ pub fn receive(
 }
 
 impl Patience {
+    /// Waits until the socket is ready, or has an error. One that is ready all the time, and gives
+    /// or takes nothing, does not outlast the time.
     fn wait(self, socket: BorrowedFd<'_>, events: PollFlags) -> io::Result<()> {
         let limit = match self {
             Self::None => return Err(io::ErrorKind::WouldBlock.into()),
             Self::Until(end) => {
                 let left = end.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
                 Some(Timespec::try_from(left).map_err(io::Error::other)?)
             }
             Self::Endless => None,
@@ -119,5 +124,30 @@ impl Patience {
             Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_socket_that_is_ready_all_the_time_does_not_outlast_the_deadline() {
+        let (one, _other) = UnixStream::pair().unwrap();
+        let wait = |end| Patience::Until(end).wait(one.as_fd(), PollFlags::OUT);
+        let begun = Instant::now();
+        let end = begun + Duration::from_millis(20);
+        let error = loop {
+            match wait(end) {
+                Ok(()) => assert!(begun.elapsed() < Duration::from_secs(5), "endless"),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(Instant::now() >= end);
     }
 }

@@ -251,6 +251,8 @@ fn spawn(dir: &Path, socket: &Path, options: &Options) -> Result<Child> {
         // The user may not be able to enter the build directory.
         Some(_) => {
             let copy = dir.join("gangplankd");
+            // A process of the daemon before may still be ending, and its file cannot be written.
+            let _ = fs::remove_file(&copy);
             fs::copy(&program, &copy).context("copying the daemon for its user")?;
             copy
         }

@@ -2,6 +2,7 @@
 //! log.
 
 use std::fs::{self, File};
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
-use crate::process;
+use crate::process::{self, User};
 use crate::tools;
 
 /// Limit for the socket to appear.
@@ -28,11 +29,27 @@ impl Relay {
     /// # Errors
     /// When it ends instead, or takes too long; with its log.
     pub fn start(backend: &Path, arguments: &[&str]) -> Result<Self> {
+        Self::start_as(None, backend, arguments)
+    }
+
+    /// The same as another user.
+    ///
+    /// # Errors
+    /// As [`Relay::start`].
+    pub fn start_as(user: Option<User>, backend: &Path, arguments: &[&str]) -> Result<Self> {
         let dir = tempfile::Builder::new()
             .prefix("gangplank-relay-")
             .tempdir()
             .context("creating the relay's directory")?;
-        let mut command = process::tied(tools::frontend()?, None);
+        let mut program = tools::frontend()?;
+        if let Some(user) = user {
+            chown(dir.path(), Some(user.uid), Some(user.gid))?;
+            // The user may not be able to enter the build directory.
+            let copy = dir.path().join("gangplank-frontend");
+            fs::copy(&program, &copy).context("copying the relay for its user")?;
+            program = copy;
+        }
+        let mut command = process::tied(program, user);
         command
             .arg("relay")
             .arg("--listen")

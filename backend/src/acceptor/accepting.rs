@@ -146,7 +146,9 @@ impl Acceptor<'_> {
             control,
             holder,
         } = ends;
-        let guest = Guest::new(self.number + 1, is_logged, handle, control);
+        let mut guest = Guest::new(self.number + 1, is_logged, handle, control);
+        // It begins without a session that was kept.
+        guest.has_announced = true;
         guest.register(process, holder, &self.means.supervisor)?;
         report.write_all(&[u8::from(is_logged)])?;
         let mut accepted = [0; 4];

@@ -26,12 +26,16 @@ pub(super) struct Guest {
     /// The other end is the keeper's. The supervisor has a copy of this one. Shutting it down ends
     /// the guest's connection, after its requests in flight.
     pub(super) control: Channel,
+    /// Its processes have said all that is noted below: those of a guest that was taken over say it
+    /// a moment later.
+    pub(super) has_announced: bool,
     /// The file in which its frontend keeps the requests in flight.
     pub(super) inflight: Option<FileId>,
     /// When the acceptor learned that the connection is lost, while the session is kept.
     pub(super) disconnected: Option<Instant>,
-    /// Its connection is being given to the guest that has the session.
-    pub(super) is_joining: bool,
+    /// Its connection is being given to the guest of this number, whose connection was lost. There
+    /// is one such guest for each at most.
+    pub(super) joins: Option<u64>,
 }
 
 impl Guest {
@@ -47,9 +51,10 @@ impl Guest {
             is_logged,
             handle,
             control,
+            has_announced: false,
             inflight: None,
             disconnected: None,
-            is_joining: false,
+            joins: None,
         }
     }
 
@@ -71,6 +76,17 @@ impl Guest {
         let passed: Vec<_> = passed.into_iter().chain(holder).collect();
         supervisor.send(&message, &passed)
     }
+}
+
+/// Who has the session of a frontend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Session {
+    /// The guest of this number.
+    Of(u64),
+    /// Nobody.
+    Nobody,
+    /// Perhaps a guest that has not announced itself yet.
+    Unknown,
 }
 
 /// The guests, in the order of their connections.
@@ -117,6 +133,9 @@ impl Guests {
             let _ = epoll::delete(&self.ends, &guest.handle);
             let _ = epoll::delete(&self.messages, &guest.control);
         }
+        for guest in &mut self.all {
+            guest.joins.take_if(|joined| *joined == number);
+        }
     }
 
     /// What to wait for: messages of guests' processes.
@@ -157,9 +176,41 @@ impl Guests {
         guests.find(|guest| guest.number == number)
     }
 
-    /// How many are connected.
+    /// Who has the session of the frontend with this memory, except the guest that asks.
+    pub(super) fn session(&self, asker: u64, memory: FileId) -> Session {
+        let others = || self.iter().filter(|guest| guest.number != asker);
+        // The last one, if its frontend was given up before.
+        let found = others().filter(|guest| guest.inflight == Some(memory));
+        match found.map(|guest| guest.number).max() {
+            Some(number) => Session::Of(number),
+            None if others().all(|guest| guest.has_announced) => Session::Nobody,
+            None => Session::Unknown,
+        }
+    }
+
+    /// Notes that the guest of this number asks for a session that is another guest's, or for none.
+    pub(super) fn join(&mut self, number: u64, session: Session) {
+        let joins = match session {
+            Session::Of(found) => Some(found),
+            Session::Nobody | Session::Unknown => None,
+        };
+        // Whoever asks for the session of a guest that is connected, or as a second one, is a guest
+        // more.
+        let is_free = |found: &u64| {
+            let is_lost = |guest: &Guest| guest.disconnected.is_some();
+            let is_joined = |guest: &Guest| guest.number != number && guest.joins == Some(*found);
+            self.get(*found).is_some_and(is_lost) && !self.iter().any(is_joined)
+        };
+        let joins = joins.filter(is_free);
+        if let Some(guest) = self.get_mut(number) {
+            guest.joins = joins;
+        }
+    }
+
+    /// How many are connected. A guest whose session is kept, and the one that joins it, are none
+    /// until it has the connection.
     pub(super) fn connected(&self) -> usize {
-        let is_connected = |guest: &&Guest| guest.disconnected.is_none() && !guest.is_joining;
+        let is_connected = |guest: &&Guest| guest.disconnected.is_none() && guest.joins.is_none();
         self.iter().filter(is_connected).count()
     }
 
@@ -207,6 +258,67 @@ mod tests {
 
     use super::*;
     use crate::sys::process::{self, Forked};
+
+    /// Guests with these numbers, whose keepers do not end.
+    fn guests(numbers: &[u64]) -> (Guests, Vec<Channel>) {
+        let mut guests = Guests::new().unwrap();
+        let mut controls = Vec::new();
+        for number in numbers {
+            let handle = pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).unwrap();
+            let (control, theirs) = Channel::pair().unwrap();
+            controls.push(theirs);
+            let guest = Guest::new(*number, true, handle, control);
+            guests.add(guest).unwrap();
+        }
+        (guests, controls)
+    }
+
+    fn memory() -> FileId {
+        let file = rustix::fs::memfd_create("inflight", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        FileId::from(&rustix::fs::fstat(&file).unwrap())
+    }
+
+    #[test]
+    fn nobody_has_a_session_only_once_all_guests_have_announced_themselves() {
+        let (mut guests, _controls) = guests(&[1, 2, 3]);
+        let memory = memory();
+        assert_eq!(guests.session(3, memory), Session::Unknown);
+        guests.get_mut(1).unwrap().has_announced = true;
+        assert_eq!(guests.session(3, memory), Session::Unknown);
+        // Not the asker.
+        guests.get_mut(2).unwrap().has_announced = true;
+        assert_eq!(guests.session(3, memory), Session::Nobody);
+        guests.get_mut(2).unwrap().has_announced = false;
+        guests.get_mut(1).unwrap().inflight = Some(memory);
+        assert_eq!(guests.session(3, memory), Session::Of(1));
+        guests.get_mut(2).unwrap().inflight = Some(memory);
+        guests.get_mut(3).unwrap().inflight = Some(memory);
+        assert_eq!(guests.session(3, memory), Session::Of(2));
+    }
+
+    #[test]
+    fn only_one_guest_that_joins_a_lost_one_does_not_count() {
+        let (mut guests, _controls) = guests(&[1, 2, 3, 4]);
+        assert_eq!(guests.connected(), 4);
+        // The session of a guest that is connected.
+        guests.join(2, Session::Of(1));
+        assert_eq!(guests.connected(), 4);
+        guests.get_mut(1).unwrap().disconnected = Some(Instant::now());
+        assert_eq!(guests.connected(), 3);
+        guests.join(2, Session::Of(1));
+        assert_eq!(guests.connected(), 2);
+        guests.join(3, Session::Of(1));
+        guests.join(2, Session::Of(1));
+        assert_eq!(guests.connected(), 2);
+        // Guest 1 has the connection, and the processes of guest 2 are about to end.
+        guests.get_mut(1).unwrap().disconnected = None;
+        assert_eq!(guests.connected(), 3);
+        guests.remove(1);
+        assert_eq!(guests.connected(), 3);
+        guests.join(4, Session::Of(1));
+        guests.join(4, Session::Nobody);
+        assert_eq!(guests.connected(), 3);
+    }
 
     #[test]
     fn a_guest_whose_keeper_ends_is_removed_although_another_process_has_its_pidfd() {

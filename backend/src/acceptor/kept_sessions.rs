@@ -4,6 +4,9 @@
 //! Each guest's processes pass that file, and the acceptor notes which one it is. Whoever passes
 //! the file of another guest has got it from that one's frontend, or is that frontend: nothing else
 //! leads to it. The acceptor maps and reads no such file.
+//!
+//! A worker that its guest has taken over may pass anything. So the acceptor closes nothing itself
+//! whose close could wait for somebody.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,18 +16,45 @@ use gangplank_service::owned_file::FileId;
 use gangplank_service::rate_limited;
 use rustix::fs::{fcntl_get_seals, fstat};
 
-use super::{Acceptor, Guest};
-use crate::handover::channel::{Arrived, Channel, Message};
+use super::Acceptor;
+use super::guests::Session;
+use super::reporting::is_running;
+use crate::handover::channel::{self, Message};
+use crate::sys::process;
+
+/// Messages of a guest that are taken before the next connection is accepted, which may be refused
+/// if the acceptor does not know yet that another one is lost.
+const MAX_MESSAGES: usize = 4;
+
+/// Processes at a time that close what one guest's processes have passed. They end at once, unless
+/// the guest's worker means them to wait.
+const MAX_CLOSING: usize = 16;
 
 impl Acceptor<'_> {
-    /// Takes a message of each guest that has one.
+    /// Takes the messages of guests: all that an honest guest says at a time.
     pub(super) fn hear_guests(&mut self) {
-        for number in self.guests.with_messages() {
+        self.closing.retain(|(_, child)| is_running(*child));
+        for _ in 0..MAX_MESSAGES {
+            let numbers = self.guests.with_messages();
+            if numbers.is_empty() {
+                return;
+            }
+            self.hear(numbers);
+        }
+    }
+
+    /// Takes a message of each of these guests.
+    fn hear(&mut self, numbers: Vec<u64>) {
+        for number in numbers {
             let Some(guest) = self.guests.get(number) else {
                 continue;
             };
-            match guest.control.receive(Some(Instant::now())) {
-                Ok(Some(arrived)) => self.hear_guest(number, arrived),
+            let mut passed = Vec::new();
+            match guest
+                .control
+                .receive_into(&mut passed, Some(Instant::now()))
+            {
+                Ok(Some(message)) => self.hear_guest(number, &message, &passed),
                 // No descriptor is left, or a worker says what no worker of this program says.
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                     rate_limited!(warn, "a message of guest {number} is lost: {error}");
@@ -33,66 +63,94 @@ impl Acceptor<'_> {
                 // Its processes have ended, or were told to.
                 Ok(None) | Err(_) => self.guests.stop_listening(number),
             }
+            self.close(number, passed);
         }
     }
 
-    fn hear_guest(&mut self, number: u64, arrived: Arrived) {
-        match arrived.message {
-            Message::Inflight => self.note_or_find(number, arrived.descriptors),
-            Message::Disconnected(is_lost) => self.note_connection(number, is_lost),
+    fn hear_guest(&mut self, number: u64, message: &Message, passed: &[OwnedFd]) {
+        match message {
+            Message::Inflight => self.note_or_find(number, passed),
+            Message::Disconnected(is_lost) => self.note_connection(number, *is_lost),
             other => {
                 rate_limited!(warn, "guest {number} has sent {other:?} out of turn");
             }
         }
     }
 
-    /// Passes the guest's channel to the keeper that has the session of its frontend, or notes by
-    /// which memory its own one will be found.
-    fn note_or_find(&mut self, number: u64, descriptors: Vec<OwnedFd>) {
-        let mut descriptors = descriptors.into_iter();
-        let Some(memory) = descriptors.next() else {
+    /// Closes what the guest's processes have passed.
+    fn close(&mut self, number: u64, passed: Vec<OwnedFd>) {
+        let passed = passed.into_iter();
+        let (memory, others): (Vec<_>, Vec<_>) = passed.partition(|file| is_memory(file.as_fd()));
+        drop(memory);
+        if others.is_empty() {
             return;
-        };
-        let id = match memory_id(memory.as_fd()) {
-            Ok(id) => id,
+        }
+        match process::close_in_child(others) {
+            Ok(child) => self.closing.push((number, child)),
             Err(error) => {
                 rate_limited!(
-                    warn,
-                    "guest {number} keeps its requests in flight in no memory file: {error}"
+                    error,
+                    "descriptors of guest {number} stay open, since no process can be started that \
+                     closes them: {error}"
                 );
-                return;
             }
+        }
+        let closing = self.closing.iter();
+        if closing.filter(|(one, _)| *one == number).count() > MAX_CLOSING {
+            self.refuse(number, "descriptors that cannot be closed");
+        }
+    }
+
+    /// Ends the connection of a guest whose worker does what no worker of this program does.
+    fn refuse(&self, number: u64, what: &str) {
+        rate_limited!(
+            error,
+            "guest {number} is dropped: its worker has sent {what}"
+        );
+        if let Some(guest) = self.guests.get(number) {
+            guest.control.shut_down();
+        }
+        self.guests.stop_listening(number);
+    }
+
+    /// Passes the guest's channel to the keeper that has the session of its frontend, or notes by
+    /// which memory its own one will be found.
+    fn note_or_find(&mut self, number: u64, passed: &[OwnedFd]) {
+        let (memory, asker) = match passed {
+            [memory] => (memory, None),
+            [memory, asker] if channel::is_end(asker.as_fd()) => (memory, Some(asker)),
+            _ => return self.refuse(number, "other descriptors than a session is found by"),
         };
-        let asker = descriptors.next().map(Channel::new);
+        let Ok(id) = memory_id(memory.as_fd()) else {
+            return self.refuse(number, "no memory as that of its requests in flight");
+        };
         let Some(asker) = asker else {
             if let Some(guest) = self.guests.get_mut(number) {
                 guest.inflight = Some(id);
-                guest.is_joining = false;
+                guest.joins = None;
             }
             return;
         };
-        // The last one, if its frontend was given up before.
-        let has = |guest: &&Guest| guest.number != number && guest.inflight == Some(id);
-        let found = self.guests.iter().filter(has);
-        let found = found.max_by_key(|guest| guest.number);
-        let is_joining = found.is_some();
-        match found {
-            Some(found) => {
+        let session = self.guests.session(number, id);
+        match session {
+            Session::Of(found) => {
                 let message = Message::Reconnected { number };
+                let found = self.guests.get(found);
                 // If this fails, it has ended. The asker finds the channel closed, and asks again.
-                let _ = found.control.send_at_once(&message, &[asker.as_fd()]);
+                let _ = found.map(|found| found.control.send_at_once(&message, &[asker.as_fd()]));
             }
-            None => {
-                let _ = asker.send_at_once(&Message::Gone, &[]);
+            Session::Nobody => {
+                let _ = channel::send(asker.as_fd(), &Message::Gone, &[], Instant::now());
             }
+            // It finds the channel closed as well.
+            Session::Unknown => {}
         }
-        if let Some(guest) = self.guests.get_mut(number) {
-            guest.is_joining = is_joining;
-        }
+        self.guests.join(number, session);
     }
 
     fn note_connection(&mut self, number: u64, is_lost: bool) {
         if let Some(guest) = self.guests.get_mut(number) {
+            guest.has_announced = true;
             let since = guest.disconnected.unwrap_or_else(Instant::now);
             guest.disconnected = is_lost.then_some(since);
         }
@@ -117,9 +175,16 @@ impl Acceptor<'_> {
     }
 }
 
-/// Which memory file this is. A file of another kind might have a server that does not answer.
+/// Whether this is a memory file. A file of another kind might have a server that does not answer.
+fn is_memory(file: BorrowedFd<'_>) -> bool {
+    fcntl_get_seals(file).is_ok()
+}
+
+/// Which memory file this is.
 fn memory_id(file: BorrowedFd<'_>) -> io::Result<FileId> {
-    fcntl_get_seals(file)?;
+    if !is_memory(file) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
     Ok(FileId::from(&fstat(file)?))
 }
 
@@ -136,7 +201,7 @@ mod tests {
         let id = |file: &OwnedFd| memory_id(file.as_fd()).unwrap();
         assert_eq!(id(&one), id(&one.try_clone().unwrap()));
         assert_ne!(id(&one), id(&other));
-        let socket = Channel::pair().unwrap().0;
+        let socket = channel::Channel::pair().unwrap().0;
         assert!(memory_id(socket.as_fd()).is_err());
     }
 }

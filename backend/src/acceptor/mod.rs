@@ -28,6 +28,7 @@ use gangplank_service::rate_limit::RateLimit;
 use gangplank_service::signals::{Signal, Signals};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::process::Pid;
 use thiserror::Error;
 
 use self::accepting::ACCEPT_RETRY_DELAY;
@@ -98,6 +99,8 @@ struct Acceptor<'a> {
     /// The acceptor of the next program, while it may take the guests over.
     successor: Option<Channel>,
     guests: Guests,
+    /// Processes that close what a guest's have passed, with the guest's number.
+    closing: Vec<(u64, Pid)>,
     reporters: Reporters,
     /// Number of connections so far.
     number: u64,
@@ -124,6 +127,7 @@ pub fn accept_guests(means: Means<'_>, predecessor: Option<Predecessor>) -> Resu
         means,
         successor: None,
         guests: Guests::new().map_err(Error::Wait)?,
+        closing: Vec::new(),
         reporters,
         number: 0,
         connection_log: RateLimit::new(LOGGED_CONNECTIONS),

@@ -56,7 +56,7 @@ pub(super) fn poll_fd<'a>((_, listener): &(Kind, BorrowedFd<'a>)) -> PollFd<'a> 
 }
 
 /// Also waits for it, so that it leaves no entry among the processes.
-fn is_running(process: Pid) -> bool {
+pub(super) fn is_running(process: Pid) -> bool {
     matches!(waitpid(Some(process), WaitOptions::NOHANG), Ok(None))
 }
 

@@ -295,7 +295,8 @@ impl VhostUserBackend for FsBackend {
                 drop(inflight);
                 ring.keep_log(&self.log);
                 if let Some(requests) = RingRequests::new(&self.arena, thread) {
-                    ring.keep_requests(requests, self.recovery.blame);
+                    let memory = self.memory.current();
+                    ring.keep_requests(requests, self.recovery.blame, &memory);
                 }
                 self.recovery.begun.lock().push(thread);
                 self.recovery.progress.notify_all();

@@ -14,24 +14,25 @@
 //! While the frontend waits for a reply, its next message stays in the socket.
 
 mod inflight;
+mod sockets;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use gangplank_vhost_user::message::payload::from_u64;
-use gangplank_vhost_user::message::{FrontendReq, Inbox, Message, MessageError, REPLY, VERSION};
+use gangplank_vhost_user::message::{FrontendReq, Message, MessageError, REPLY, VERSION};
 use gangplank_vhost_user::{Deadline, descriptors};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use vhost::vhost_user::{Error as ProtocolError, Listener};
 use vhost_user_backend::{Error as DaemonError, VhostUserBackend, VhostUserDaemon};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 pub use self::inflight::InflightError;
+use self::sockets::{has_room, hung_up, is_closed, is_readable, private_socket, receive, wait};
 use super::backend::FsBackend;
 use super::memory_limits::{LimitExceeded, MemoryCheck, MemoryLimits};
 use super::options::Options;
@@ -154,6 +155,7 @@ pub fn serve(
         && forwarder.has_lost_frontend(&forwarded)
         && kept.is_kept()
     {
+        recovery::note_leaving(guest.arena);
         backend.stop();
         reconnect::wait_for_running(guest.arena);
         kept.leave();
@@ -192,33 +194,6 @@ fn is_hang_up(error: &DaemonError) -> bool {
                 | ProtocolError::SocketBroken(_)
         )
     )
-}
-
-/// Creates a connected socket, and a listener whose only pending connection is its other end.
-///
-/// vhost-user-backend accepts nothing but a listener. The kernel picks the address. With a backlog
-/// of zero, connect succeeds only while no other connection is pending, so the listener cannot
-/// accept a foreign one.
-fn private_socket() -> io::Result<(OwnedFd, UnixListener)> {
-    let new = || {
-        rustix::net::socket_with(
-            AddressFamily::UNIX,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC,
-            None,
-        )
-    };
-    let listener = new()?;
-    rustix::net::bind(&listener, &SocketAddrUnix::new_unnamed())?;
-    rustix::net::listen(&listener, 0)?;
-    let near = new()?;
-    rustix::io::ioctl_fionbio(&near, true)?;
-    rustix::net::connect(
-        &near,
-        &SocketAddrUnix::try_from(rustix::net::getsockname(&listener)?)?,
-    )?;
-    rustix::io::ioctl_fionbio(&near, false)?;
-    Ok((near, UnixListener::from(listener)))
 }
 
 /// How long the threads of a device's rings may take to find out what is left to do. They only have
@@ -500,43 +475,6 @@ fn own_reply(message: &Message) -> Option<Message> {
         payload,
         descriptors: Vec::new(),
     })
-}
-
-/// `None` if the other side has hung up.
-fn receive(from: BorrowedFd<'_>) -> Result<Option<Message>, Error> {
-    match Inbox::default().wait(from, Deadline::NONE) {
-        Err(MessageError::HungUp) => Ok(None),
-        message => Ok(Some(message?)),
-    }
-}
-
-/// False if the other side has hung up.
-fn hung_up(sent: Result<(), MessageError>) -> Result<bool, Error> {
-    match sent {
-        Err(MessageError::HungUp) => Ok(false),
-        sent => Ok(sent.map(|()| true)?),
-    }
-}
-
-fn has_room(socket: BorrowedFd<'_>) -> Result<bool, MessageError> {
-    let mut ready = [PollFd::from_borrowed_fd(socket, PollFlags::OUT)];
-    wait(&mut ready, Some(&Timespec::default()))?;
-    Ok(!ready[0].revents().is_empty())
-}
-
-fn is_readable(ready: PollFlags) -> bool {
-    ready.contains(PollFlags::IN) || is_closed(ready)
-}
-
-fn is_closed(ready: PollFlags) -> bool {
-    ready.intersects(PollFlags::HUP | PollFlags::ERR)
-}
-
-fn wait(descriptors: &mut [PollFd<'_>], limit: Option<&Timespec>) -> Result<(), MessageError> {
-    match poll(descriptors, limit) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-        Err(error) => Err(MessageError::Socket(error.into())),
-    }
 }
 
 #[cfg(test)]

@@ -22,7 +22,8 @@ use crate::state::device::DeviceState;
 use crate::state::requests::RingRequests;
 
 /// How long requests that are running may take after the connection is lost. Those that take longer
-/// are finished by the next worker, as after a death.
+/// are finished by the next worker, as after a death. A request that the storage does not answer
+/// keeps the process from ending for longer.
 const RUNNING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How often the requests that are running are looked at meanwhile.

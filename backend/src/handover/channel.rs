@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use gangplank_service::seqpacket::{self, Patience};
 use gangplank_vhost_user::descriptors::SCM_MAX_FD;
 use rustix::io::{FdFlags, fcntl_setfd};
-use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, socketpair};
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, socketpair, sockopt};
 use serde::{Deserialize, Serialize};
 
 /// Bytes of the longest message: [`SCM_MAX_FD`] numbers, or the reason of a failure.
@@ -212,19 +212,12 @@ impl Channel {
     /// # Errors
     /// The other end is closed or does not receive, or the process may not send descriptors.
     pub fn send(&self, message: &Message, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-        self.send_within(message, descriptors, SEND_TIMEOUT)
-    }
-
-    fn send_within(
-        &self,
-        message: &Message,
-        descriptors: &[BorrowedFd<'_>],
-        limit: Duration,
-    ) -> io::Result<()> {
-        let bytes = postcard::to_allocvec(message).map_err(io::Error::other)?;
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SCM_MAX_FD))];
-        let patience = Patience::Until(Instant::now() + limit);
-        seqpacket::send(self.as_fd(), &bytes, descriptors, &mut space, patience)
+        send(
+            self.as_fd(),
+            message,
+            descriptors,
+            Instant::now() + SEND_TIMEOUT,
+        )
     }
 
     /// Sends a message if the other end has room for it.
@@ -236,7 +229,7 @@ impl Channel {
         message: &Message,
         descriptors: &[BorrowedFd<'_>],
     ) -> io::Result<()> {
-        self.send_within(message, descriptors, Duration::ZERO)
+        send(self.as_fd(), message, descriptors, Instant::now())
     }
 
     /// Has the other end find the channel closed, also if other processes have copies of this one.
@@ -251,17 +244,28 @@ impl Channel {
     /// `TimedOut` at the deadline; `InvalidData` if it is no message, or descriptors were lost
     /// because this process may not have more.
     pub fn receive(&self, deadline: Option<Instant>) -> io::Result<Option<Arrived>> {
+        let mut descriptors = Vec::new();
+        let message = self.receive_into(&mut descriptors, deadline)?;
+        Ok(message.map(|message| Arrived {
+            message,
+            descriptors,
+        }))
+    }
+
+    /// The same, and appends what came with the message, also if that fails.
+    ///
+    /// # Errors
+    /// Those of [`Channel::receive`].
+    pub fn receive_into(
+        &self,
+        descriptors: &mut Vec<OwnedFd>,
+        deadline: Option<Instant>,
+    ) -> io::Result<Option<Message>> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SCM_MAX_FD))];
         let mut bytes = [0; MAX_MESSAGE];
-        let mut descriptors = Vec::new();
         let patience = deadline.map_or(Patience::Endless, Patience::Until);
-        let received = seqpacket::receive(
-            self.as_fd(),
-            &mut bytes,
-            &mut descriptors,
-            &mut space,
-            patience,
-        )?;
+        let received =
+            seqpacket::receive(self.as_fd(), &mut bytes, descriptors, &mut space, patience)?;
         if received.len == 0 {
             return Ok(None);
         }
@@ -274,10 +278,7 @@ impl Channel {
             let text = "the other program speaks another protocol";
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         };
-        Ok(Some(Arrived {
-            message,
-            descriptors,
-        }))
+        Ok(Some(message))
     }
 
     /// Receives the message that must come next, with its descriptors.
@@ -295,6 +296,30 @@ impl Channel {
             Some(arrived) => Ok(arrived),
         }
     }
+}
+
+/// Sends a message to the other end of `socket` before `deadline`.
+///
+/// # Errors
+/// `TimedOut` at the deadline; those of [`Channel::send`].
+pub fn send(
+    socket: BorrowedFd<'_>,
+    message: &Message,
+    descriptors: &[BorrowedFd<'_>],
+    deadline: Instant,
+) -> io::Result<()> {
+    let bytes = postcard::to_allocvec(message).map_err(io::Error::other)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SCM_MAX_FD))];
+    let patience = Patience::Until(deadline);
+    seqpacket::send(socket, &bytes, descriptors, &mut space, patience)
+}
+
+/// Whether another process's socket is an end of such a connection.
+pub fn is_end(socket: BorrowedFd<'_>) -> bool {
+    // Not for what is no socket.
+    let domain = sockopt::socket_domain(socket);
+    let kind = sockopt::socket_type(socket);
+    domain == Ok(AddressFamily::UNIX) && kind == Ok(SocketType::SEQPACKET)
 }
 
 impl AsFd for Channel {
@@ -335,10 +360,30 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_is_refused() {
+    fn what_is_no_message_is_refused_and_what_came_with_it_is_the_receivers() {
         let (one, other) = Channel::pair().unwrap();
         rustix::io::write(&one, b"\xff\xff\xff").unwrap();
         let error = other.receive(None).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let passed = [file.as_fd()];
+        let sent = seqpacket::send(one.as_fd(), b"\xff", &passed, &mut space, Patience::None);
+        sent.unwrap();
+        let mut descriptors = Vec::new();
+        assert!(other.receive_into(&mut descriptors, None).is_err());
+        assert_eq!(descriptors.len(), 1);
+    }
+
+    #[test]
+    fn only_a_socket_of_the_kind_of_a_channel_is_taken_for_one() {
+        let (one, _other) = Channel::pair().unwrap();
+        assert!(is_end(one.as_fd()));
+        let (stream, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let file = std::fs::File::open("/dev/null").unwrap();
+        for other in [stream.as_fd(), udp.as_fd(), file.as_fd()] {
+            assert!(!is_end(other));
+        }
     }
 }

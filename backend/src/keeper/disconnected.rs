@@ -1,11 +1,12 @@
 //! What a keeper does while its guest has no connection, and its session is kept: the frontend may
 //! come back, as Cloud Hypervisor does, and its guest has noticed nothing.
 //!
-//! No worker runs then. What the state knows of the frontend's descriptors is closed; copies that
-//! the last worker made are closed by the next one. The guest's inodes, open files and locks stay,
-//! and so do its requests in flight, which the next worker finishes.
+//! No worker runs then, and all that the frontend has sent is closed, copies of the last worker
+//! included: its memory must not stay in use if it has ended. The guest's inodes, open files and
+//! locks stay, and so do its requests in flight, which the next worker finishes.
 
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -13,15 +14,17 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
+use super::holding::{hold_device, hold_guest};
 use super::new_connection::{self, NewConnection};
-use super::{Ended, Keeper, hold_device, hold_guest};
+use super::sweep::passing;
+use super::{Ended, Keeper};
 use crate::handover::channel::{Channel, Message};
 use crate::state::device::DeviceState;
 use crate::state::recovery;
 use crate::sys::process;
 
-/// How long the end of the old connection may take to be noticed once the frontend has a new one:
-/// longer than the requests that are running may take.
+/// How long the end of the old connection may take to be noticed once the frontend has a new one.
+/// Once the worker has noticed it, the claim waits for the worker's end as long as that takes.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A new guest whose frontend has the memory of this one.
@@ -49,6 +52,11 @@ impl Claim {
             deadline: Instant::now() + CLAIM_TIMEOUT,
         }
     }
+
+    /// Until now, the connection could not be known to be open.
+    pub(super) fn wait_longer(&mut self) {
+        self.deadline = Instant::now() + CLAIM_TIMEOUT;
+    }
 }
 
 /// How the wait for the frontend has ended.
@@ -69,7 +77,7 @@ impl Keeper<'_> {
         let number = self.assignment.number;
         let limit = self.config.keep_session();
         let is_new = recovery::disconnected_for(&self.arena).is_none();
-        self.close_connection();
+        self.close_connection(&passing(successor.as_ref(), claim.as_ref()));
         self.is_disconnected = false;
         self.announce();
         if is_new {
@@ -112,7 +120,8 @@ impl Keeper<'_> {
             if is_asked && let Some(successor) = successor.take() {
                 match successor.receive(None) {
                     Ok(Some(arrived)) if arrived.message == Message::Take => {
-                        if let Ended::InOrder(status) = self.hand_over(None, &successor)? {
+                        let ended = self.hand_over(None, &successor, claim.as_ref())?;
+                        if let Ended::InOrder(status) = ended {
                             return Ok(Waited::Over(status));
                         }
                     }
@@ -121,14 +130,18 @@ impl Keeper<'_> {
                 }
             }
             if is_told && !self.hear(successor, claim)? {
-                log::info!("guest {number} has gone while its connection was lost");
+                if self.arena.holder().is_none() {
+                    log::info!("guest {number} has gone while its connection was lost");
+                }
+                // Otherwise the session outlives this process.
                 return Ok(Waited::Over(0));
             }
         }
     }
 
-    /// Closes what the frontend had sent, except the memory by which it is recognised.
-    pub(super) fn close_connection(&self) {
+    /// Closes what the frontend had sent, except the memory by which it is recognised. `passing`
+    /// stays open.
+    pub(super) fn close_connection(&self, passing: &[Option<BorrowedFd<'_>>]) {
         let left = recovery::note_disconnected(&self.arena);
         if let Some(holder) = self.arena.holder() {
             holder.release(&left);
@@ -138,6 +151,14 @@ impl Keeper<'_> {
                 // It was the state's, and no worker runs.
                 let _ = process::close_range(number, number);
             }
+        }
+        // If descriptors of the state are lost, the next worker makes it whole.
+        let is_complete = self.arena.header().is_incomplete.load(Ordering::Acquire) == 0;
+        if is_complete && let Err(error) = self.sweep(passing, &[]) {
+            log::error!(
+                "what the frontend of guest {} has sent cannot be closed: {error}",
+                self.assignment.number
+            );
         }
     }
 
@@ -198,9 +219,9 @@ impl Keeper<'_> {
         self.assignment.connection = connection;
         let before = recovery::descriptors(&self.arena);
         if !recovery::note_reconnected(&self.arena, &state) {
-            return Err(io::Error::other(
-                "what its frontend has set up is too large",
-            ));
+            // It was found to fit. Nobody is left to serve the frontend, which can connect again.
+            let _ = self.assignment.connection.shutdown(Shutdown::Both);
+            return Err(io::Error::other("its set-up cannot be stored"));
         }
         if let Some(arrived) = &mut self.arrived {
             arrived.extend(state.descriptors());
@@ -230,6 +251,7 @@ impl Keeper<'_> {
             claim.number,
             self.assignment.number
         );
-        let _ = claim.channel.send(&Message::Gone, &[]);
+        // If there is no room for it, that one is not waiting.
+        let _ = claim.channel.send_at_once(&Message::Gone, &[]);
     }
 }

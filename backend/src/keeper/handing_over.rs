@@ -8,6 +8,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::disconnected::Claim;
+use super::sweep::passing;
 use super::{Ended, Keeper, slow_requests, wait_for};
 use crate::handover::channel::{Channel, Message};
 use crate::handover::sending;
@@ -48,14 +50,19 @@ impl Keeper<'_> {
 
     /// Stops the worker, if there is one, and sends all of its descriptors. Returns when the
     /// successor has failed; otherwise the process is killed.
-    pub(super) fn hand_over(&self, worker: Option<Pid>, successor: &Channel) -> io::Result<Ended> {
+    pub(super) fn hand_over(
+        &self,
+        worker: Option<Pid>,
+        successor: &Channel,
+        claim: Option<&Claim>,
+    ) -> io::Result<Ended> {
         if let Some(worker) = worker {
             // The next worker finds everything as after any other death.
             kill_process(worker, Signal::KILL)?;
             match wait_for(worker)? {
                 Ended::Died(_) => {}
                 // Just before.
-                Ended::Disconnected => self.close_connection(),
+                Ended::Disconnected => self.close_connection(&passing(Some(successor), claim)),
                 ended => return Ok(ended),
             }
         }

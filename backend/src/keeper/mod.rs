@@ -24,9 +24,11 @@
 pub(crate) mod deaths;
 mod disconnected;
 mod handing_over;
+mod holding;
 mod new_connection;
 mod slow_requests;
 mod successor;
+mod sweep;
 mod worker;
 
 use std::collections::HashSet;
@@ -49,13 +51,13 @@ use rustix::process::{
 
 use self::deaths::{Deaths, Verdict};
 use self::disconnected::{Claim, Waited};
+use self::holding::hold;
 pub use self::successor::{Succession, take_over};
+use self::sweep::passing;
 use crate::config::Config;
 use crate::handover::channel::{Channel, Message};
-use crate::holder::client::Holder;
 use crate::sandbox::{Confined, ConfinedKeeper};
 use crate::state::arena::{Arena, Limits};
-use crate::state::device::DeviceState;
 use crate::state::recovery;
 use crate::sys::process::{self, Forked};
 
@@ -199,11 +201,7 @@ impl<'a> Keeper<'a> {
             let begun = Instant::now();
             let worker = match process::clone_sharing_descriptors() {
                 Ok(Forked::Child) => {
-                    let channels = [
-                        successor.as_ref().map(AsFd::as_fd),
-                        claim.as_ref().map(AsFd::as_fd),
-                    ];
-                    worker::run(&self, &channels)
+                    worker::run(&self, &passing(successor.as_ref(), claim.as_ref()))
                 }
                 Ok(Forked::Parent(worker)) => worker,
                 Err(error) => {
@@ -276,6 +274,11 @@ impl<'a> Keeper<'a> {
             if left.is_some_and(|left| left.is_zero()) {
                 return self.end(worker);
             }
+            // The storage may keep the worker from ending, and a guest that is handed over is given
+            // no connection meanwhile.
+            if successor.is_some() || recovery::is_leaving(&self.arena) {
+                claim.iter_mut().for_each(Claim::wait_longer);
+            }
             let late = |claim: &mut Claim| claim.deadline <= Instant::now();
             if let Some(claim) = claim.take_if(late) {
                 self.refuse(&claim);
@@ -310,7 +313,7 @@ impl<'a> Keeper<'a> {
             if is_asked && let Some(channel) = successor.take() {
                 match channel.receive(None) {
                     Ok(Some(arrived)) if arrived.message == Message::Take => {
-                        return self.hand_over(Some(worker), &channel);
+                        return self.hand_over(Some(worker), &channel, claim.as_ref());
                     }
                     // The successor has gone.
                     _ => {}
@@ -394,51 +397,6 @@ impl<'a> Keeper<'a> {
         let limit = Timespec::try_from(pause).unwrap_or_default();
         poll(&mut ready, Some(&limit)).is_ok_and(|count| count > 0)
     }
-}
-
-/// Has the guest itself held, by the supervisor at the other end of `holder`, from now on.
-fn hold(
-    number: u64,
-    connection: &UnixStream,
-    holder: Option<Channel>,
-    arena: &Arc<Arena>,
-    confined: &ConfinedKeeper,
-) {
-    let Some(holder) = holder.map(Holder::new) else {
-        return;
-    };
-    match hold_guest(&holder, connection, arena, confined) {
-        Ok(()) => arena.set_holder(Arc::new(holder)),
-        Err(reason) => log::error!(
-            "guest {number} is not held outside of the daemon, so it ends with it: {reason}"
-        ),
-    }
-}
-
-/// Has the guest itself held. In words, why it is not.
-fn hold_guest(
-    holder: &Holder,
-    connection: &UnixStream,
-    arena: &Arena,
-    confined: &ConfinedKeeper,
-) -> Result<(), String> {
-    let state = arena.file().ok_or("its state has no file (RLIMIT_FSIZE)")?;
-    let place = confined
-        .place()
-        .map_err(|error| error_chain(&error).to_string())?;
-    let namespace = place.mount_namespace.as_ref().map(AsFd::as_fd);
-    let parts = [state, connection.as_fd(), place.root.as_fd()];
-    let parts: Vec<_> = parts.into_iter().chain(namespace).collect();
-    holder.hold_guest(&parts).map_err(|error| error.to_string())
-}
-
-/// Has what a frontend has sent held.
-fn hold_device(holder: &Holder, state: &DeviceState) {
-    let memory: HashSet<RawFd> = state.memory_files().into_iter().collect();
-    let (memory, others): (Vec<_>, Vec<_>) =
-        (state.descriptors().into_iter()).partition(|number| memory.contains(number));
-    holder.hold(&others);
-    holder.hold_memory(&memory);
 }
 
 /// The signal that a worker has ended.

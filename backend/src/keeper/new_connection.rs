@@ -34,8 +34,12 @@ use crate::state::device::DeviceState;
 use crate::state::recovery;
 use crate::sys::process;
 
-/// How long the other side may take for its next message. It only copies descriptors.
+/// How long the other side may take for all of its messages. It only copies descriptors.
 const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Descriptors that a frontend can have sent at most: 509 memory regions, three for each of 64
+/// rings, and those of a message that is being carried out.
+const MAX_DESCRIPTORS: usize = 1024;
 
 /// What a frontend has set up on its next connection.
 #[derive(Debug)]
@@ -43,10 +47,6 @@ pub(super) struct NewConnection {
     pub(super) connection: UnixStream,
     /// With the numbers that the descriptors have in this process, which has them open.
     pub(super) state: DeviceState,
-}
-
-fn deadline() -> Option<Instant> {
-    Some(Instant::now() + TIMEOUT)
 }
 
 /// Gives the connection of the guest whose state is in `arena` to the keeper at the other end of
@@ -67,7 +67,7 @@ pub(super) fn give(
     numbers.dedup();
     channel.send(&Message::Offer, &[state, connection])?;
     sending::send_numbered(channel, &numbers).map_err(io::Error::other)?;
-    expect(channel, &Message::Placed)?;
+    expect(channel, &Message::Placed, Instant::now() + TIMEOUT)?;
     if let Some(holder) = arena.holder() {
         holder.release_guest();
     }
@@ -81,13 +81,15 @@ pub(super) fn give(
 /// numbers from `lowest` on.
 ///
 /// # Errors
-/// That guest has ended, or does not give it away.
+/// That guest has ended, or does not give it away within [`TIMEOUT`]: its worker may not be honest,
+/// and must not hold this keeper up.
 pub(super) fn take(channel: &Channel, lowest: RawFd) -> io::Result<NewConnection> {
-    channel.send(&Message::Take, &[])?;
+    let deadline = Instant::now() + TIMEOUT;
+    channel.send_at_once(&Message::Take, &[])?;
     let Arrived {
         message,
         descriptors,
-    } = channel.expect(deadline())?;
+    } = channel.expect(Some(deadline))?;
     let mut descriptors = descriptors.into_iter();
     let (Message::Offer, Some(state), Some(connection)) =
         (&message, descriptors.next(), descriptors.next())
@@ -96,14 +98,19 @@ pub(super) fn take(channel: &Channel, lowest: RawFd) -> io::Result<NewConnection
     };
     let arena = Arena::attach(state).map_err(io::Error::other)?;
     let connection = process::move_up(connection, lowest)?;
-    let received = receive_numbered(channel, lowest)?;
+    let received = receive_numbered(channel, lowest, deadline)?;
     let state = DeviceState::load(&arena).ok_or(io::ErrorKind::InvalidData)?;
     let number_of = |number| received.get(&number).map(AsRawFd::as_raw_fd);
     let state = state.renumbered(number_of);
     let state = state.ok_or(io::ErrorKind::InvalidData)?;
-    channel.send(&Message::Placed, &[])?;
+    if !state.fits() {
+        // From the next message on, the other guest has no connection to go on with.
+        let text = "what its frontend has set up is too large";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    }
+    channel.send_at_once(&Message::Placed, &[])?;
     // Whatever it says or does not say: only the note counts.
-    let _ = channel.receive(deadline());
+    let _ = channel.receive(Some(deadline));
     if !recovery::is_given_away(&arena) {
         return Err(io::ErrorKind::ConnectionAborted.into());
     }
@@ -118,15 +125,24 @@ pub(super) fn take(channel: &Channel, lowest: RawFd) -> io::Result<NewConnection
 }
 
 /// The descriptors that come, by the numbers that they have in the other process.
-fn receive_numbered(channel: &Channel, lowest: RawFd) -> io::Result<BTreeMap<RawFd, OwnedFd>> {
+fn receive_numbered(
+    channel: &Channel,
+    lowest: RawFd,
+    deadline: Instant,
+) -> io::Result<BTreeMap<RawFd, OwnedFd>> {
     let mut received = BTreeMap::new();
     loop {
-        let numbers = match channel.expect(deadline())?.message {
+        let numbers = match channel.expect(Some(deadline))?.message {
             Message::Numbers(numbers) => numbers,
             Message::End => return Ok(received),
             other => return Err(unexpected(&other)),
         };
-        let arrived = channel.expect(deadline())?;
+        if received.len() + numbers.len() > MAX_DESCRIPTORS {
+            return Err(io::Error::other(
+                "it has more descriptors than a guest can have",
+            ));
+        }
+        let arrived = channel.expect(Some(deadline))?;
         if arrived.message != Message::Descriptors || numbers.len() != arrived.descriptors.len() {
             return Err(unexpected(&arrived.message));
         }
@@ -137,8 +153,8 @@ fn receive_numbered(channel: &Channel, lowest: RawFd) -> io::Result<BTreeMap<Raw
     }
 }
 
-fn expect(channel: &Channel, expected: &Message) -> io::Result<()> {
-    let arrived = channel.expect(deadline())?.message;
+fn expect(channel: &Channel, expected: &Message, deadline: Instant) -> io::Result<()> {
+    let arrived = channel.expect(Some(deadline))?.message;
     match arrived == *expected {
         true => Ok(()),
         false => Err(unexpected(&arrived)),
@@ -177,12 +193,16 @@ mod tests {
         (arena, connection, frontend, other_end)
     }
 
+    fn soon() -> Instant {
+        Instant::now() + TIMEOUT
+    }
+
     #[test]
     fn a_keeper_gets_the_connection_and_all_that_was_set_up_on_it() {
         let (arena, connection, mut frontend, mut other_end) = new_guest();
         let (ours, theirs) = Channel::pair().unwrap();
         let giver = thread::spawn(move || {
-            expect(&theirs, &Message::Take).unwrap();
+            expect(&theirs, &Message::Take, soon()).unwrap();
             give(&theirs, &arena, connection.as_fd()).unwrap();
         });
         let taken = take(&ours, 500).unwrap();
@@ -207,12 +227,12 @@ mod tests {
             let (arena, connection, ..) = new_guest();
             let (ours, theirs) = Channel::pair().unwrap();
             let dying = thread::spawn(move || {
-                expect(&theirs, &Message::Take).unwrap();
+                expect(&theirs, &Message::Take, soon()).unwrap();
                 let passed = [arena.file().unwrap(), connection.as_fd()];
                 theirs.send(&Message::Offer, &passed).unwrap();
                 let numbers = DeviceState::load(&arena).unwrap().descriptors();
                 sending::send_numbered(&theirs, &numbers[..1]).unwrap();
-                expect(&theirs, &Message::Placed).unwrap();
+                expect(&theirs, &Message::Placed, soon()).unwrap();
                 if has_noted {
                     recovery::note_given_away(&arena);
                 }
@@ -227,7 +247,7 @@ mod tests {
         let (arena, connection, ..) = new_guest();
         let (ours, theirs) = Channel::pair().unwrap();
         let giver = thread::spawn(move || {
-            expect(&theirs, &Message::Take).unwrap();
+            expect(&theirs, &Message::Take, soon()).unwrap();
             let passed = [arena.file().unwrap(), connection.as_fd()];
             theirs.send(&Message::Offer, &passed).unwrap();
             theirs.send(&Message::End, &[]).unwrap();
@@ -236,5 +256,41 @@ mod tests {
         let error = take(&ours, 0).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
         giver.join().unwrap();
+    }
+
+    /// Offers a connection, and then sends this number of descriptors again and again.
+    fn offer_without_end(theirs: &Channel, count: u32, pause: Duration) {
+        let (arena, connection, ..) = new_guest();
+        expect(theirs, &Message::Take, soon()).unwrap();
+        let passed = [arena.file().unwrap(), connection.as_fd()];
+        theirs.send(&Message::Offer, &passed).unwrap();
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let files = vec![file.as_fd(); count as usize];
+        for first in (0..).step_by(count as usize) {
+            let numbers = Message::Numbers((first..first + count).collect());
+            let is_heard = theirs.send(&numbers, &[]).is_ok()
+                && theirs.send(&Message::Descriptors, &files).is_ok();
+            if !is_heard || first > 100_000 {
+                return;
+            }
+            thread::sleep(pause);
+        }
+    }
+
+    #[test]
+    fn a_guest_that_goes_on_sending_holds_a_keeper_up_for_a_moment_only() {
+        for (count, pause, expected) in [
+            (200, Duration::ZERO, io::ErrorKind::Other),
+            (1, TIMEOUT / 8, io::ErrorKind::TimedOut),
+        ] {
+            let (ours, theirs) = Channel::pair().unwrap();
+            let giver = thread::spawn(move || offer_without_end(&theirs, count, pause));
+            let begun = Instant::now();
+            let error = take(&ours, 0).unwrap_err();
+            assert_eq!(error.kind(), expected);
+            assert!(begun.elapsed() < 2 * TIMEOUT);
+            drop(ours);
+            giver.join().unwrap();
+        }
     }
 }

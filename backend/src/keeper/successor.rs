@@ -11,7 +11,8 @@ use gangplank_service::signals::Signals;
 use gangplank_service::{error_chain, logging};
 use rustix::process::{Resource, getpid, getrlimit};
 
-use super::{Assignment, FAILURE, Keeper, child_signals, hold, name_process};
+use super::holding::hold;
+use super::{Assignment, FAILURE, Keeper, child_signals, name_process};
 use crate::config::Config;
 use crate::handover::channel::{Channel, Message, unexpected};
 use crate::handover::receiving::{self, Offer};

@@ -9,16 +9,16 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use gangplank_service::error_chain;
+use gangplank_service::{error_chain, rate_limited};
 use log::{Level, LevelFilter};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use thiserror::Error;
 
+use super::holding::hold_device;
 use super::slow_requests::SlowRequests;
 use super::{
-    Assignment, DISCONNECTED, FAILURE, FAULT, Keeper, end_with, hold_device, name_process,
-    new_connection,
+    Assignment, DISCONNECTED, FAILURE, FAULT, Keeper, end_with, name_process, new_connection,
 };
 use crate::device::request::Handler;
 use crate::device::{KeptSession, connection};
@@ -33,16 +33,16 @@ use crate::state::recovery;
 use crate::sys::process;
 use crate::trace::Tracer;
 
-/// How long the processes that may have the guest's session may take to answer: longer than they
-/// wait for the end of its old connection.
-const FIND_TIMEOUT: Duration = Duration::from_secs(10);
+/// How much longer than a session is kept the processes that may have it may take to answer. They
+/// wait for the end of its old connection, and for requests that the storage has not answered.
+const FIND_MARGIN: Duration = Duration::from_secs(10);
 
 /// How often the session is looked for, if the processes that have it end, or are interrupted,
-/// while they answer.
-const FIND_ATTEMPTS: usize = 5;
+/// while they answer, or another acceptor does not know yet who has it: for five seconds at least.
+const FIND_ATTEMPTS: usize = 100;
 
 /// The time between two attempts.
-const FIND_PAUSE: Duration = Duration::from_millis(20);
+const FIND_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why a worker does not serve its guest, or stops.
 #[derive(Debug, Error)]
@@ -91,8 +91,8 @@ impl Error {
 ///
 /// The calling process must have been cloned by `keeper`.
 ///
-/// `channels` are the descriptors that the keeper has beside those that it has always.
-pub(super) fn run(keeper: &Keeper<'_>, channels: &[Option<BorrowedFd<'_>>]) -> ! {
+/// `passing` are the descriptors that the keeper has beside those that it has always.
+pub(super) fn run(keeper: &Keeper<'_>, passing: &[Option<BorrowedFd<'_>>]) -> ! {
     let assignment = &keeper.assignment;
     let (number, is_logged) = (assignment.number, assignment.is_logged);
     if !is_logged && log::max_level() <= LevelFilter::Info {
@@ -101,7 +101,7 @@ pub(super) fn run(keeper: &Keeper<'_>, channels: &[Option<BorrowedFd<'_>>]) -> !
     }
     name_process("worker", number);
     end_by_panic();
-    let served = serve(keeper, channels);
+    let served = serve(keeper, passing);
     match served {
         Ok(true) => {
             end_connection(assignment);
@@ -138,7 +138,7 @@ fn end_by_panic() {
 }
 
 /// Returns whether serving ended without a panic.
-fn serve(keeper: &Keeper<'_>, channels: &[Option<BorrowedFd<'_>>]) -> Result<bool, Error> {
+fn serve(keeper: &Keeper<'_>, passing: &[Option<BorrowedFd<'_>>]) -> Result<bool, Error> {
     end_with(keeper.process).map_err(Error::Keeper)?;
     let assignment = &keeper.assignment;
     let Assignment {
@@ -157,11 +157,7 @@ fn serve(keeper: &Keeper<'_>, channels: &[Option<BorrowedFd<'_>>]) -> Result<boo
     forget_lost(keeper)?;
     if recovery::is_after_death(&keeper.arena) {
         let own = [&worker.root, &worker.proc_self_fd].map(AsRawFd::as_raw_fd);
-        let kept = recovery::descriptors(&keeper.arena).into_iter();
-        let channels = channels.iter().flatten().map(AsRawFd::as_raw_fd);
-        let kept = kept.chain(keeper.descriptors.iter().copied()).chain(own);
-        let kept = kept.chain(channels);
-        passthrough::correct(&keeper.arena, kept).map_err(Error::Descriptors)?;
+        keeper.sweep(passing, &own).map_err(Error::Descriptors)?;
     }
     let is_complete = keeper.arena.header().is_incomplete.load(Ordering::Acquire) == 0;
     let is_new_to_holder =
@@ -351,7 +347,8 @@ impl Kept<'_> {
         let (ours, theirs) = Channel::pair()?;
         control.send(&Message::Inflight, &[memory, theirs.as_fd()])?;
         drop(theirs);
-        let limit = Timespec::try_from(FIND_TIMEOUT).ok();
+        let limit = self.keeper.config.keep_session() + FIND_MARGIN;
+        let limit = Timespec::try_from(limit).ok();
         let mut ready = [
             PollFd::new(&ours, PollFlags::IN),
             // Its next message waits.
@@ -404,7 +401,8 @@ impl KeptSession for Kept<'_> {
                 Ok(Found::Nobody) => return true,
                 Ok(Found::HungUp) => return false,
                 Ok(Found::Closed) => {}
-                Err(error) => log::warn!(
+                Err(error) => rate_limited!(
+                    warn,
                     "guest {} does not find the session that it may have had: {error}",
                     self.keeper.assignment.number
                 ),

@@ -148,6 +148,12 @@ impl DeviceState {
         Self::decode(&mut Words(&words))
     }
 
+    /// Whether an arena has room for it.
+    #[must_use]
+    pub fn fits(&self) -> bool {
+        self.encode().len() <= DEVICE_WORDS
+    }
+
     /// Makes this the state in the arena. Returns false if it has too many parts, which the limits
     /// of regions, rings and messages exclude.
     #[must_use]
@@ -474,6 +480,12 @@ mod tests {
             assert_eq!(DeviceState::load(&arena), Some(state));
         }
         assert_eq!(large().descriptors().len(), 2 * 64 + 3 + 509 + 32);
+        let mut larger = large();
+        while larger.fits() {
+            assert!(larger.store(&arena));
+            larger.regions.extend_from_slice(&large().regions[..1]);
+        }
+        assert!(!larger.store(&arena));
     }
 
     #[test]

@@ -164,8 +164,8 @@ impl InflightRing {
         Some(marked.into_iter().map(|(_, head)| head).collect())
     }
 
-    /// Whether this is the memory of a ring that is where its daemon has left it, if the used
-    /// ring's index is `used`. If not, the driver has begun anew.
+    /// Whether this is the memory of a ring that is where its daemon has left it, as far as the
+    /// used ring's index, `used`, tells. If not, the driver has begun anew.
     pub fn is_of(&self, used: u16) -> bool {
         let noted = self.head[0].used.load(Ordering::Acquire);
         self.is_used() && [noted, noted.wrapping_add(1)].contains(&used)

@@ -82,12 +82,24 @@ pub fn note_disconnected(arena: &Arc<Arena>) -> Vec<RawFd> {
     if disconnected.load(Ordering::Acquire) == 0 {
         disconnected.store(now().max(1), Ordering::Release);
     }
+    header.is_leaving.store(0, Ordering::Release);
     let kept = after.descriptors();
     let mut left = before.descriptors();
     left.retain(|number| !kept.contains(number));
     left.sort_unstable();
     left.dedup();
     left
+}
+
+/// Notes that the worker has found the guest's connection lost. It ends once the requests that run
+/// have ended, which takes as long as the storage takes for them.
+pub fn note_leaving(arena: &Arena) {
+    arena.header().is_leaving.store(1, Ordering::Release);
+}
+
+/// Whether a worker has found the connection lost, and its keeper has not noted that yet.
+pub fn is_leaving(arena: &Arena) -> bool {
+    arena.header().is_leaving.load(Ordering::Acquire) != 0
 }
 
 /// For how long the guest has had no connection while its session is kept. `None` if it has one.
@@ -216,8 +228,11 @@ mod tests {
         assert!(state.store(&arena));
         let rings = [0, 1].map(|ring| RingRequests::new(&arena, ring).unwrap());
         rings.iter().for_each(|ring| ring.begin());
-        assert!(disconnected_for(&arena).is_none());
+        assert!(disconnected_for(&arena).is_none() && !is_leaving(&arena));
+        note_leaving(&arena);
+        assert!(is_leaving(&arena));
         assert_eq!(note_disconnected(&arena), [7, 8]);
+        assert!(!is_leaving(&arena));
         let since = arena.header().disconnected.load(Ordering::Relaxed);
         let left = DeviceState::load(&arena).unwrap();
         assert_eq!((left.inflight, left.is_owned), (Some(inflight), false));

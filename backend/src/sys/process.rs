@@ -8,6 +8,8 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
 use rustix::thread::UnshareFlags;
@@ -60,6 +62,44 @@ pub fn clone_sharing_descriptors() -> io::Result<Forked> {
     // with its copy of the caller's, as after fork. The process has a single thread by this
     // function's contract.
     forked(unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) })
+}
+
+/// How long a child may take to begin closing descriptors.
+const FREEING: Duration = Duration::from_millis(100);
+
+/// How often it is looked whether it has.
+const FREEING_INTERVAL: Duration = Duration::from_micros(50);
+
+/// Has a child of the calling process close descriptors, and does not wait for it: the close of a
+/// file may wait for the file's server, and that of a socket for its peer, or for what is on its way
+/// in it. The calling process must have a single thread.
+///
+/// Returns once the numbers are free, which the kernel does first, so that no process that is forked
+/// next has copies. Behind one whose close waits, the others stay open as well.
+///
+/// # Errors
+/// Those of clone(2): the descriptors stay open.
+pub fn close_in_child(descriptors: Vec<OwnedFd>) -> io::Result<Pid> {
+    let numbers = descriptors.into_iter().map(IntoRawFd::into_raw_fd);
+    let numbers: Vec<RawFd> = numbers.collect();
+    match clone_sharing_descriptors()? {
+        Forked::Parent(child) => {
+            let end = Instant::now() + FREEING;
+            while numbers.iter().any(|number| is_open(*number)) && Instant::now() < end {
+                thread::sleep(FREEING_INTERVAL);
+            }
+            Ok(child)
+        }
+        Forked::Child => {
+            for number in &numbers {
+                if let Ok(number) = u32::try_from(*number) {
+                    // Nothing owns it any more.
+                    let _ = close_range(number, number);
+                }
+            }
+            exit(0)
+        }
+    }
 }
 
 /// As [`fork`], as a child of the calling process's parent.
@@ -153,8 +193,7 @@ pub fn place(descriptor: OwnedFd, number: RawFd) -> io::Result<()> {
         let _ = descriptor.into_raw_fd();
         return Ok(());
     }
-    // SAFETY: F_GETFD takes no pointers and accepts any number.
-    if unsafe { libc::fcntl(number, libc::F_GETFD) } >= 0 {
+    if is_open(number) {
         return Err(io::ErrorKind::AlreadyExists.into());
     }
     // SAFETY: the number is free, so that nothing in the program owns it.
@@ -181,6 +220,12 @@ pub fn unshare(namespaces: UnshareFlags) -> io::Result<()> {
     Ok(unsafe { rustix::thread::unshare_unsafe(namespaces - UnshareFlags::FILES) }?)
 }
 
+/// Whether a descriptor has this number. If not, errno says that.
+fn is_open(number: RawFd) -> bool {
+    // SAFETY: F_GETFD takes no pointers and accepts any number.
+    unsafe { libc::fcntl(number, libc::F_GETFD) >= 0 }
+}
+
 /// Takes ownership of a descriptor that the process inherited.
 ///
 /// The caller passes a number from the command line, before the process opens descriptors itself,
@@ -189,8 +234,7 @@ pub fn unshare(namespaces: UnshareFlags) -> io::Result<()> {
 /// # Errors
 /// `EBADF` if the descriptor is not open.
 pub fn adopt(number: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: F_GETFD takes no pointers and accepts any number.
-    if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+    if !is_open(number) {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the descriptor is open, and by this function's contract nothing in the program owns
@@ -334,6 +378,37 @@ mod tests {
     fn group_id_known_and_unknown() {
         assert_eq!(group_id(c"root").unwrap(), Some(0));
         assert_eq!(group_id(c"no such group here").unwrap(), None);
+    }
+
+    #[test]
+    fn a_close_that_waits_does_not_hold_its_caller_up() {
+        use std::io::Write;
+        use std::net::{TcpListener, TcpStream};
+
+        use rustix::process::WaitOptions;
+
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (peer, _) = listener.accept().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        // More than the peer reads, and the close waits for that.
+        while stream.write(&[0; 1 << 16]).is_ok() {}
+        stream.set_nonblocking(false).unwrap();
+        let limit = Duration::from_secs(60);
+        rustix::net::sockopt::set_socket_linger(&stream, Some(limit)).unwrap();
+        let moved = move_up(stream.into(), 700).unwrap();
+        let number = moved.as_raw_fd();
+        let begun = Instant::now();
+        let child = close_in_child(vec![moved]).unwrap();
+        assert!(begun.elapsed() < limit / 2, "it waits");
+        while is_open(number) {
+            assert!(begun.elapsed() < limit / 2, "it is open");
+            thread::sleep(Duration::from_millis(1));
+        }
+        let waited = rustix::process::waitpid(Some(child), WaitOptions::NOHANG);
+        assert!(matches!(waited, Ok(None)), "it does not wait: {waited:?}");
+        drop(peer);
+        rustix::process::waitpid(Some(child), WaitOptions::empty()).unwrap();
     }
 
     #[test]

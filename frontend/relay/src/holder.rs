@@ -21,6 +21,7 @@ use gangplank_service::fd_store::packet::{Answer, Packet, Request, receive, send
 use gangplank_service::peer_cred::PeerCred;
 use gangplank_service::rate_limited;
 use gangplank_service::unix_listener::OwnedListener;
+use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
@@ -46,9 +47,40 @@ pub(super) struct Options {
     pub(super) time: Duration,
 }
 
+/// What is held for one daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct HeldFor {
+    /// Its socket and directory, as it names them.
+    pub(super) daemon: String,
+    /// Descriptors.
+    pub(super) count: usize,
+    /// When they are closed, while the daemon is not connected.
+    pub(super) until: Option<Instant>,
+}
+
+/// What is held, for others to read.
+#[derive(Clone, Debug)]
+pub(super) struct Summary {
+    limit: usize,
+    daemons: Arc<Mutex<Vec<HeldFor>>>,
+}
+
+impl Summary {
+    /// Descriptors that are held at most, of all daemons together.
+    pub(super) const fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// By daemon.
+    pub(super) fn daemons(&self) -> Vec<HeldFor> {
+        self.daemons.lock().clone()
+    }
+}
+
 /// The thread that holds descriptors. It ends, and closes them, when this is dropped.
 #[derive(Debug)]
 pub(super) struct Holder {
+    summary: Summary,
     wakeup: Arc<OwnedFd>,
     is_ending: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -71,14 +103,25 @@ impl Holder {
         let wakeup = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let is_ending = Arc::new(AtomicBool::new(false));
         let (woken, ending) = (Arc::clone(&wakeup), Arc::clone(&is_ending));
+        let daemons = Arc::default();
+        let mut store = Store::new(options, Arc::clone(&daemons));
         let thread = thread::Builder::new()
             .name("holder".to_owned())
-            .spawn(move || Store::new(options).serve(&listener, &woken, &ending))?;
+            .spawn(move || store.serve(&listener, &woken, &ending))?;
         Ok(Self {
+            summary: Summary {
+                limit: options.limit,
+                daemons,
+            },
             wakeup,
             is_ending,
             thread: Some(thread),
         })
+    }
+
+    /// What it holds, from now on.
+    pub(super) const fn summary(&self) -> &Summary {
+        &self.summary
     }
 }
 
@@ -118,11 +161,14 @@ struct Store {
     options: Options,
     entries: BTreeMap<Identity, Entry>,
     connections: Vec<Connection>,
+    /// Of the entries.
+    summary: Arc<Mutex<Vec<HeldFor>>>,
 }
 
 impl Store {
-    const fn new(options: Options) -> Self {
+    const fn new(options: Options, summary: Arc<Mutex<Vec<HeldFor>>>) -> Self {
         Self {
+            summary,
             options,
             entries: BTreeMap::new(),
             connections: Vec::new(),
@@ -139,7 +185,18 @@ impl Store {
             self.hear();
             self.accept(listener);
             self.expire(Instant::now());
+            self.sum_up();
         }
+    }
+
+    fn sum_up(&self) {
+        let entries = self.entries.iter();
+        let daemons = entries.map(|((_, owner), entry)| HeldFor {
+            daemon: in_words(owner),
+            count: entry.held.len(),
+            until: entry.until,
+        });
+        *self.summary.lock() = daemons.collect();
     }
 
     fn wait(&self, listener: &OwnedListener, wakeup: &OwnedFd) -> Result<(), Errno> {
@@ -350,9 +407,13 @@ fn answer(socket: BorrowedFd<'_>, answer: &Answer<'_>) -> io::Result<()> {
     send(socket, &answer.encode(), None, None)
 }
 
-/// Socket and directory of a daemon.
+/// Socket and directory of a daemon, which separates them by the end of a line.
 fn in_words(owner: &[u8]) -> String {
-    format!("{:?}", String::from_utf8_lossy(owner))
+    let owner = String::from_utf8_lossy(owner);
+    match owner.split_once('\n') {
+        Some((socket, directory)) => format!("{socket:?}, which shares {directory:?}"),
+        None => format!("{owner:?}"),
+    }
 }
 
 #[cfg(test)]

@@ -15,9 +15,10 @@
 //! - After a daemon has died, `device::loss` replies to the requests that it had, in the guest's
 //!   memory.
 //! - `holder` keeps descriptors for daemons whose processes have all ended.
-//! - `serve` is the program: its sockets, and an operator's commands (`control`). `sandbox`
-//!   confines it.
+//! - `serve` is the program: its sockets, and an operator's commands (`control`, `answers`).
+//!   `sandbox` confines it.
 
+mod answers;
 mod args;
 mod control;
 mod daemon;
@@ -163,7 +164,9 @@ fn serve(args: &RelayArgs, filter: Option<&str>) -> Result<(), Error> {
     };
     let holder = holder.map(|listener| Holder::start(listener, held));
     let holder = holder.transpose().map_err(Error::Holder)?;
-    let served = Relay::new(options, backend.clone()).serve(&listener, control.as_ref(), &signals);
+    let summary = holder.as_ref().map(Holder::summary).cloned();
+    let mut relay = Relay::new(options, backend.clone(), summary);
+    let served = relay.serve(&listener, control.as_ref(), &signals);
     drop(holder);
     served
 }

@@ -5,9 +5,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Sender};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gangplank_service::activation;
 use gangplank_service::peer_cred::PeerCred;
@@ -22,11 +22,13 @@ use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
+use super::answers::{collect, held_in_words, in_json, remark};
 use super::control::{self, Command, GuestCommand};
 use super::daemon;
 use super::device::Files;
 use super::device::{Device, DeviceOptions};
 use super::guest::{self, Guest};
+use super::holder::Summary;
 
 /// Guests that the relay serves at a time. Each takes a thread and some ten descriptors.
 const MAX_GUESTS: usize = 256;
@@ -88,15 +90,18 @@ pub(super) struct Relay {
     guests: Vec<Served>,
     /// Guests that have connected so far.
     count: u64,
+    /// What is held for daemons, if the relay holds anything.
+    held: Option<Summary>,
 }
 
 impl Relay {
-    pub(super) fn new(options: DeviceOptions, backend: PathBuf) -> Self {
+    pub(super) fn new(options: DeviceOptions, backend: PathBuf, held: Option<Summary>) -> Self {
         Self {
             options: Arc::new(options),
             backend: Arc::new(Mutex::new(backend)),
             guests: Vec::new(),
             count: 0,
+            held,
         }
     }
 
@@ -257,6 +262,7 @@ impl Relay {
         let count = self.guests.len();
         let command_limit = self.command_limit();
         let backend = Arc::clone(&self.backend);
+        let held = self.held.clone();
         let started = thread::Builder::new()
             .name("command".to_owned())
             .spawn(move || {
@@ -266,9 +272,12 @@ impl Relay {
                 }
                 let backend = backend.lock();
                 if command == Command::StatusJson {
-                    return then(in_json(&collected, &backend));
+                    return then(in_json(&collected, &backend, held.as_ref()));
                 }
-                let more = remark(&command, count, &backend);
+                let mut more = remark(&command, count, &backend);
+                if command == Command::Status {
+                    more += &held.as_ref().map(held_in_words).unwrap_or_default();
+                }
                 then(collected.in_words(&more));
             });
         if let Err(error) = started {
@@ -296,110 +305,6 @@ fn log_key(stream: &UnixStream) -> rate_limit::Peer {
         Some(process) => process.get().into(),
         None => IS_USER | rate_limit::Peer::from(peer.user),
     })
-}
-
-/// What an operator should know after `command` was sent to `guests` guests, beside what they say.
-fn remark(command: &Command, guests: usize, backend: &Path) -> String {
-    match command {
-        Command::Status | Command::Switch { .. } => {
-            let path = backend.display();
-            match daemon::listens_at(backend) {
-                Ok(()) => format!("new guests go to {path}\n"),
-                Err(why) => format!("new guests wait for a daemon at {path}: {why}\n"),
-            }
-        }
-        Command::Pause if guests == 0 => {
-            "nothing was paused: a guest that connects now is served at once\n".to_owned()
-        }
-        Command::Resume if guests == 0 => "nothing was paused\n".to_owned(),
-        Command::StatusJson | Command::Pause | Command::Resume => String::new(),
-    }
-}
-
-/// What the guests have answered.
-struct Collected {
-    /// By the guests' numbers.
-    answers: Vec<(u64, Result<String, String>)>,
-    /// Whether all have succeeded.
-    is_done: bool,
-    /// Whether some have not answered in time.
-    is_late: bool,
-}
-
-/// Collects the answers of `count` guests for `command_limit`.
-fn collect(
-    answers: &Receiver<(u64, Result<String, String>)>,
-    count: usize,
-    command_limit: Duration,
-) -> Collected {
-    let until = Instant::now() + command_limit;
-    let mut collected = Collected {
-        answers: Vec::new(),
-        is_done: true,
-        is_late: false,
-    };
-    while collected.answers.len() < count {
-        let left = until.saturating_duration_since(Instant::now());
-        match answers.recv_timeout(left) {
-            Ok(answer) => {
-                collected.is_done &= answer.1.is_ok();
-                collected.answers.push(answer);
-            }
-            Err(mpsc::RecvTimeoutError::Disconnected) => break,
-            Err(mpsc::RecvTimeoutError::Timeout) => {
-                collected.is_done = false;
-                collected.is_late = true;
-                break;
-            }
-        }
-    }
-    collected.answers.sort();
-    collected
-}
-
-impl Collected {
-    /// A line for each guest, and `more` behind them.
-    fn in_words(&self, more: &str) -> Result<String, String> {
-        let mut text = String::new();
-        if self.is_late {
-            text += "guest 0: some guests have not answered yet, and run the command when they \
-                     can\n";
-        }
-        if self.answers.is_empty() && !self.is_late {
-            text += "no guest is connected\n";
-        }
-        for (guest, answer) in &self.answers {
-            let (Ok(answer) | Err(answer)) = answer;
-            text += &format!("guest {guest}: {answer}\n");
-        }
-        text += more;
-        match self.is_done {
-            true => Ok(text),
-            false => Err(text),
-        }
-    }
-}
-
-/// The answer to `status-json`.
-fn in_json(collected: &Collected, backend: &Path) -> Result<String, String> {
-    let answers = collected.answers.iter();
-    let guests = answers.filter_map(|(_, answer)| {
-        let object = answer.as_ref().ok()?;
-        serde_json::from_str::<serde_json::Value>(object).ok()
-    });
-    let listens = daemon::listens_at(backend);
-    let object = serde_json::json!({
-        "guests": guests.collect::<Vec<_>>(),
-        "complete": collected.is_done,
-        "backend": backend.to_string_lossy(),
-        "backend_listens": listens.is_ok(),
-        "backend_error": listens.err().map(|why| why.to_string()),
-    });
-    let text = format!("{object}\n");
-    match collected.is_done {
-        true => Ok(text),
-        false => Err(text),
-    }
 }
 
 /// Sends an operator the result of a command.
@@ -483,7 +388,7 @@ mod tests {
             },
             tag_wait: limit,
         };
-        let mut relay = Relay::new(options, "/nonexistent".into());
+        let mut relay = Relay::new(options, "/nonexistent".into(), None);
         let mut frontends = Vec::new();
         for _ in 0..CONNECTIONS {
             let (frontend, stream) = UnixStream::pair().unwrap();

@@ -50,7 +50,7 @@ fn relay_tells_its_guests_and_the_daemon_of_new_ones() -> Result<()> {
     assert_eq!(
         object,
         json!({"guests": [], "complete": true, "backend": socket, "backend_listens": true,
-               "backend_error": null})
+               "backend_error": null, "holder_limit": null, "held": null})
     );
     let mut guest = Driver::mount(&relay.socket(), &Setup::default())?;
     guest.getattr(NodeId::ROOT, None)?;

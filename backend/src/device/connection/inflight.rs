@@ -128,9 +128,11 @@ impl Forwarder<'_> {
             && let Some(file) = self.recorder.descriptor(file)
         {
             let is_there = marked.is_none() || kept.find(file, self.frontend.as_fd());
-            if is_there {
-                kept.announce(file);
+            if !is_there {
+                // Its next connection may find the session.
+                return;
             }
+            kept.announce(file);
         }
         if let Some(marked) = marked {
             log::warn!(

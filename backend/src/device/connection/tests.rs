@@ -1,7 +1,7 @@
 use std::io::Write;
 use std::thread::{self, JoinHandle};
 
-use gangplank_vhost_user::message::FrontendReq;
+use gangplank_vhost_user::message::{FrontendReq, Inbox};
 
 use super::*;
 use crate::device::request::{Handled, IoMode, Request};

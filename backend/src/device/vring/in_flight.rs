@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use vhost_user_backend::VringT;
 use virtio_queue::{Queue, QueueT};
+use vm_memory::GuestMemoryMmap;
 
 use super::Vring;
 use crate::device::chain::{Chain, Table};
@@ -13,13 +14,15 @@ use crate::state::requests::{Blame, InFlight, Pending, RingRequests};
 
 impl Vring {
     /// Keeps the requests in flight in `requests` from now on, and finds what the worker before has
-    /// left there, to be taken by [`Vring::take_pending`]. `blame` is `None` if none has died.
+    /// left there, to be taken by [`Vring::take_pending`]. `blame` is `None` if none has died. The
+    /// ring lies in `memory`.
     ///
     /// Once, before the first chain is taken.
     pub(in crate::device) fn keep_requests(
         &self,
         requests: Arc<RingRequests>,
         blame: Option<Blame>,
+        memory: &GuestMemoryMmap,
     ) {
         let mut state = self.0.state.get_mut();
         let queue = state.get_queue_mut();
@@ -30,7 +33,10 @@ impl Vring {
         let used = queue.next_used();
         if requests.is_carried_over() {
             match self.inflight() {
-                Some(inflight) if !inflight.is_of(used) => {
+                Some(inflight)
+                    if !inflight.is_of(used)
+                        || !goes_on_at(queue, requests.next_available(), memory) =>
+                {
                     // The guest has reset its device meanwhile.
                     requests.set_up(queue.next_avail());
                     inflight.keep(&[], used);
@@ -155,6 +161,75 @@ impl Vring {
                 queue.set_next_avail(start.wrapping_add(taken));
                 true
             }
+        }
+    }
+}
+
+/// Whether the driver can be one whose next chain to be taken has the index `next` of the available
+/// ring: it has not offered more chains since than the ring has entries. A driver that has begun
+/// anew is elsewhere, most of the time. If its index cannot be read, that is found out when chains
+/// are taken.
+fn goes_on_at(queue: &Queue, next: u16, memory: &GuestMemoryMmap) -> bool {
+    let available = queue.avail_idx(memory, Ordering::Acquire);
+    !available.is_ok_and(|available| available.0.wrapping_sub(next) > queue.size())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use vm_memory::{Bytes, GuestAddress, GuestMemoryAtomic};
+
+    use super::*;
+    use crate::state::arena::Arena;
+    use crate::state::inflight::InflightMemory;
+
+    /// Where the available ring of the test's ring is.
+    const AVAILABLE: u64 = 0x100;
+
+    /// Index of the used ring, which says nothing.
+    const USED: u16 = 2;
+
+    /// A ring of 8 entries whose driver has offered chains up to the index `available`.
+    fn ring(available: u16) -> (Vring, GuestMemoryMmap) {
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap();
+        let index = GuestAddress(AVAILABLE + 2);
+        memory.write_obj(available.to_le(), index).unwrap();
+        let ring = Vring::new(GuestMemoryAtomic::new(memory.clone()), 8).unwrap();
+        ring.set_queue_size(8);
+        ring.set_queue_info(0, AVAILABLE, 0x200).unwrap();
+        ring.set_queue_next_used(USED);
+        ring.set_queue_next_avail(available);
+        (ring, memory)
+    }
+
+    #[test]
+    fn a_ring_of_a_driver_that_has_begun_anew_is_not_gone_on_with() {
+        let taken_before = 10;
+        for (available, goes_on) in [
+            (taken_before, true),
+            (taken_before + 8, true),
+            (taken_before + 9, false),
+            (taken_before - 1, false),
+            (USED + 1, false),
+        ] {
+            let (ring, memory) = ring(available);
+            let arena = Arena::small();
+            let requests = RingRequests::new(&arena, 0).unwrap();
+            requests.begin();
+            requests.set_taken(&[3], taken_before);
+            requests.carry_over();
+            let file = InflightMemory::create(1, 8).unwrap();
+            let inflight = InflightMemory::map(file.as_fd(), 0, 1, 8).unwrap();
+            let inflight = inflight.ring(0).unwrap();
+            inflight.keep(&[3], USED);
+            ring.set_inflight(Some(inflight));
+            ring.keep_requests(Arc::clone(&requests), Some(Blame::Stopped), &memory);
+            let left = ring.take_pending().unwrap_or_default();
+            assert_eq!(left.len(), usize::from(goes_on), "{available}");
+            let next = if goes_on { taken_before } else { available };
+            assert_eq!(ring.queue_next_avail(), next, "{available}");
+            assert_eq!(requests.next_available(), next, "{available}");
         }
     }
 }

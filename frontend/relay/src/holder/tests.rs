@@ -9,7 +9,7 @@ use super::*;
 
 struct Fixture {
     path: PathBuf,
-    _holder: Holder,
+    holder: Holder,
     _directory: TempDir,
 }
 
@@ -20,7 +20,7 @@ impl Fixture {
         let listener = OwnedListener::bind_packets(&path).unwrap();
         Self {
             path,
-            _holder: Holder::start(listener, Options { limit, time }).unwrap(),
+            holder: Holder::start(listener, Options { limit, time }).unwrap(),
             _directory: directory,
         }
     }
@@ -66,6 +66,33 @@ fn a_daemon_gets_what_it_had_held_and_another_does_not() {
     let mut file = std::fs::File::from(found.remove(1).1);
     file.read_exact(&mut text).unwrap();
     assert_eq!(&text, b"replaced");
+}
+
+#[test]
+fn the_summary_tells_of_each_daemon_and_of_one_that_has_ended() {
+    let fixture = Fixture::new(10, LONG);
+    let summary = fixture.holder.summary().clone();
+    assert_eq!((summary.limit(), summary.daemons()), (10, Vec::new()));
+    let (first, _) = fixture.connect("/run/fs.sock\n/srv");
+    let (second, _) = fixture.connect("another");
+    first.store("a", pipe(b"").as_fd()).unwrap();
+    first.store("b", pipe(b"").as_fd()).unwrap();
+    second.store("a", pipe(b"").as_fd()).unwrap();
+    drop(first);
+    let end = Instant::now() + LONG;
+    let told = loop {
+        let told = summary.daemons();
+        if told.iter().any(|daemon| daemon.until.is_some()) {
+            break told;
+        }
+        assert!(Instant::now() < end, "{told:?}");
+        thread::sleep(Duration::from_millis(1));
+    };
+    let [first, second] = &told[..] else {
+        panic!("{told:?}");
+    };
+    assert_eq!(first.daemon, "\"/run/fs.sock\", which shares \"/srv\"");
+    assert_eq!((first.count, second.count, second.until), (2, 1, None));
 }
 
 #[test]

@@ -89,8 +89,24 @@ impl Device {
         memory: &Memory,
         rings: &[Ring],
     ) -> Result<()> {
-        self.connection = Some(Self::connect(socket)?);
+        let connection = Self::connect(socket)?;
+        self.resume(connection, memory, rings)
+    }
+
+    /// The same on a connection that was made before.
+    pub(super) fn resume(
+        &mut self,
+        connection: Frontend,
+        memory: &Memory,
+        rings: &[Ring],
+    ) -> Result<()> {
+        self.connection = Some(connection);
         self.set_up(memory, rings)
+    }
+
+    /// The connection, which goes on until it is dropped.
+    pub(super) fn take_connection(&mut self) -> Option<Frontend> {
+        self.connection.take()
     }
 
     /// Ends the connection.

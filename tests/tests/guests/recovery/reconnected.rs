@@ -1,28 +1,30 @@
 //! Only the connection of a guest is lost, and its frontend connects again with the memory for
 //! requests in flight: the guest goes on where it was.
 
+mod daemon;
+mod load;
+
 use std::collections::BTreeSet;
-use std::ffi::{CStr, CString};
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::path::Path;
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use gangplank_fuse::{MkdirIn, NodeId, Operation, WriteIn};
+use gangplank_fuse::{NodeId, Operation};
 use gangplank_tests::daemon::{Daemon, Options};
 use gangplank_tests::driver::fixture::{Fixture, wait_for_log};
-use gangplank_tests::driver::{Driver, NodeAndFile, Setup, Ticket};
-use gangplank_tests::service_manager::ServiceManager;
-use gangplank_tests::tools;
+use gangplank_tests::driver::{Driver, NodeAndFile, Setup};
+use gangplank_tests::faulty_fs::rules::{Call, Fault, Rule};
+use gangplank_tests::faulty_fs::{FaultyFs, HostCache, HostWrites};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use vhost::vhost_user::VhostUserFrontend;
+use vhost::vhost_user::message::VhostUserHeaderFlag;
+use vhost::vhost_user::{Frontend, VhostUserFrontend};
 
 use super::device::{Device, boot, boot_with};
-use super::{GETATTR, MANY, kill_worker, wait_for_next};
+use super::{GETATTR, MANY};
 
 /// `F_WRLCK`.
 const WRITE_LOCK: u32 = 1;
@@ -31,23 +33,23 @@ const WRITE_LOCK: u32 = 1;
 const OWNER: u64 = 1;
 const OTHER: u64 = 2;
 
-/// Connections that are cut under load.
-const CUTS: usize = 30;
-
-/// Files to which one record each is appended at a time.
-const LOGS: usize = 6;
-
 type Guest = Driver<Device>;
 
 /// Connects the guest's frontend again.
 fn reconnect(guest: &mut Guest, socket: &Path) -> Result<()> {
+    let connection = Device::connect(socket)?;
+    resume(guest, connection)
+}
+
+/// The same on a connection that was made before.
+fn resume(guest: &mut Guest, connection: Frontend) -> Result<()> {
     let Driver {
         peer,
         memory,
         rings,
         ..
     } = guest;
-    peer.reconnect(socket, memory, rings)
+    peer.resume(connection, memory, rings)
 }
 
 /// What a guest has open, and what must be the same afterwards.
@@ -152,6 +154,34 @@ fn files_locks_and_listings_go_on_on_the_next_connection() -> Result<()> {
     fixture.wait_until_idle()
 }
 
+/// How many descriptors of guests' memory a process has open.
+fn open_memory(process: u32) -> Result<usize> {
+    let links = fs::read_dir(format!("/proc/{process}/fd"))?;
+    let links = links.filter_map(|link| fs::read_link(link.ok()?.path()).ok());
+    // The name that the driver's memory has.
+    Ok(links
+        .filter(|link| link.starts_with("/memfd:guest (deleted)"))
+        .count())
+}
+
+#[test]
+fn the_memory_of_a_guest_without_a_connection_is_closed_at_once() -> Result<()> {
+    let fixture = Fixture::quiet(&[MANY])?;
+    let mut guest = boot(fixture.socket())?;
+    let file = guest.create(NodeId::ROOT, c"file", 0o644)?;
+    let (keeper, _) = fixture.guest_processes()?.pop().context("a guest")?;
+    for count in 1..=3 {
+        ensure!(open_memory(keeper)? > 0);
+        guest.peer.hang_up();
+        wait_for_loss(&fixture, 1, count)?;
+        let open = open_memory(keeper)?;
+        ensure!(open == 0, "{open} descriptors");
+        reconnect(&mut guest, fixture.socket()).with_context(|| fixture.log())?;
+        guest.write(file, 0, b"x").with_context(|| fixture.log())?;
+    }
+    Ok(())
+}
+
 #[test]
 fn a_request_that_waits_for_a_lock_waits_on_and_gets_it() -> Result<()> {
     let fixture = Fixture::quiet(&[MANY, "--locks=host"])?;
@@ -177,157 +207,39 @@ fn a_request_that_waits_for_a_lock_waits_on_and_gets_it() -> Result<()> {
     Ok(())
 }
 
-/// A request in flight, and what it must have done once.
-struct Request {
-    ticket: Ticket,
-    record: String,
-}
-
-/// The guest's work while its connection is cut: appends, and new directories.
-struct Load {
-    logs: Vec<NodeAndFile>,
-    /// What was appended to each log, in order.
-    appended: Vec<Vec<String>>,
-    made: usize,
-}
-
-impl Load {
-    fn begin(guest: &mut Guest) -> Result<Self> {
-        let mut logs = Vec::new();
-        for number in 0..LOGS {
-            let name = CString::new(format!("log-{number}"))?;
-            let created = guest.create(NodeId::ROOT, &name, 0o644)?;
-            guest.release(created)?;
-            let file = guest.open(created.node, OFlags::WRONLY | OFlags::APPEND)?;
-            logs.push(NodeAndFile { file, ..created });
-        }
-        Ok(Self {
-            logs,
-            appended: vec![Vec::new(); LOGS],
-            made: 0,
-        })
-    }
-
-    /// Sends one append for each log, and two MKDIR, which fail if they are carried out twice.
-    fn submit(&mut self, guest: &mut Guest) -> Result<Vec<Request>> {
-        let mut requests = Vec::new();
-        for (number, log) in self.logs.iter().enumerate() {
-            let appended = &mut self.appended[number];
-            let record = format!("{number}:{}\n", appended.len());
-            let offset: usize = appended.iter().map(String::len).sum();
-            let write = Operation::Write(WriteIn {
-                fh: log.file.get(),
-                offset: offset as u64,
-                size: u32::try_from(record.len())?,
-                flags: OFlags::APPEND.bits(),
-                ..WriteIn::default()
-            });
-            let ticket = guest.submit(1, log.node, write, record.as_bytes(), 64)?;
-            appended.push(record.clone());
-            requests.push(Request { ticket, record });
-        }
-        for _ in 0..2 {
-            let record = format!("made-{}", self.made);
-            self.made += 1;
-            let name = CString::new(record.clone())?;
-            let name: &CStr = &name;
-            let args = MkdirIn {
-                mode: 0o755,
-                umask: 0o022,
-            };
-            let mkdir = Operation::Mkdir { args, name };
-            let ticket = guest.submit(1, NodeId::ROOT, mkdir, &[], 256)?;
-            requests.push(Request { ticket, record });
-        }
-        Ok(requests)
-    }
-
-    /// Checks what the host has of it.
-    fn check(&self, share: &Path) -> Result<()> {
-        for (number, appended) in self.appended.iter().enumerate() {
-            let content = fs::read_to_string(share.join(format!("log-{number}")))?;
-            ensure!(content == appended.concat(), "log {number}:\n{content}");
-        }
-        for number in 0..self.made {
-            ensure!(share.join(format!("made-{number}")).is_dir(), "{number}");
-        }
-        Ok(())
-    }
-}
-
-/// Cuts the connection again and again with requests in flight, and calls `meanwhile` after each.
-fn cut_under_load(
-    fixture: &Fixture,
-    mut meanwhile: impl FnMut(usize, &mut Guest) -> Result<()>,
-) -> Result<()> {
-    let mut guest = boot(fixture.socket())?;
-    let mut load = Load::begin(&mut guest)?;
-    for cut in 0..CUTS {
-        let requests = load.submit(&mut guest)?;
-        thread::sleep(Duration::from_micros(fastrand::u64(0..2000)));
-        // In every third round, the next connection is made before the last one ends.
-        if cut % 3 != 0 {
-            guest.peer.hang_up();
-        }
-        meanwhile(cut, &mut guest)?;
-        reconnect(&mut guest, fixture.socket())
-            .with_context(|| format!("cut {cut}: {}", fixture.log()))?;
-        for Request { ticket, record } in requests {
-            // The driver fails if one comes back twice.
-            guest
-                .finish(ticket)
-                .with_context(|| format!("cut {cut}, {record}: {}", fixture.log()))?;
-        }
-    }
-    load.check(&fixture.share())?;
-    let log = fixture.daemon.log();
-    let found = log.matches("guest 1 has reconnected").count();
-    ensure!(found == CUTS, "{found} times:\n{log}");
-    Ok(())
-}
-
 #[test]
-fn each_request_in_flight_is_carried_out_and_answered_once() -> Result<()> {
-    for arguments in [&[MANY][..], &[MANY, "--thread-pool-size=4"]] {
-        cut_under_load(&Fixture::quiet(arguments)?, |_, _| Ok(()))?;
-    }
-    Ok(())
-}
+fn a_request_that_the_disk_keeps_for_long_does_not_cost_the_session() -> Result<()> {
+    /// Longer than a connection that is open keeps a claim to its session waiting.
+    const KEPT: Duration = Duration::from_secs(5);
 
-#[test]
-fn workers_may_be_killed_before_and_after_the_guest_is_back() -> Result<()> {
-    let fixture = Fixture::quiet(&[MANY])?;
-    cut_under_load(&fixture, |cut, _| {
-        // Just before it notices the end of its connection, or gone already.
-        if cut % 2 == 0
-            && let Ok(worker) = fixture.last_worker()
-        {
-            let _ = super::kill(worker);
-        }
-        Ok(())
-    })?;
-    // While the new guest looks for the session, gives its connection away, and afterwards.
-    let mut guest = boot(fixture.socket())?;
+    let fs = FaultyFs::mount(HostCache::None, HostWrites::Through)?;
+    let options = Options::new(fs.path()).arguments(&[MANY, "--keep-session=2"]);
+    let daemon = Daemon::start(&options)?;
+    let mut guest = boot(daemon.socket())?;
     let file = guest.create(NodeId::ROOT, c"file", 0o644)?;
-    for round in 0..CUTS {
-        guest.peer.hang_up();
-        let back = thread::scope(|scope| {
-            let killer = scope.spawn(|| {
-                thread::sleep(Duration::from_micros(round as u64 * 400));
-                kill_worker(&fixture)
-            });
-            let back = reconnect(&mut guest, fixture.socket());
-            killer.join().expect("no panic").map(|_| back)
-        })?;
-        if let Err(error) = back {
-            // The reply to one of its messages is lost (`backend/src/device/recorder.rs`).
-            eprintln!("round {round}: {error:#}");
-            reconnect(&mut guest, fixture.socket()).with_context(|| fixture.log())?;
-        }
-        guest
-            .write(file, round as u64, b"x")
-            .with_context(|| format!("round {round}: {}", fixture.log()))?;
+    let control = fs.control().clone();
+    control.reset_calls();
+    control.set(Rule::new(Call::Lookup, Fault::Unanswered).of("slow"));
+    let lookup = Operation::Lookup { name: c"slow" };
+    let slow = guest.submit(1, NodeId::ROOT, lookup, &[], 4096)?;
+    let deadline = Instant::now() + super::REPLACING;
+    while control.calls(Call::Lookup) == 0 {
+        ensure!(Instant::now() < deadline, "{}", daemon.log());
+        thread::sleep(Duration::from_millis(1));
     }
+    guest.peer.hang_up();
+    let begun = Instant::now();
+    let answering = thread::spawn(move || {
+        thread::sleep(KEPT);
+        control.clear();
+    });
+    reconnect(&mut guest, daemon.socket()).with_context(|| daemon.log())?;
+    ensure!(begun.elapsed() >= KEPT, "{}", daemon.log());
+    ensure!(answering.join().is_ok());
+    let found = guest.finish(slow).err().context("it has no name")?;
+    ensure!(found.errno() == Some(Errno::NOENT), "{found}");
+    guest.write(file, 0, b"x").with_context(|| daemon.log())?;
+    ensure!(daemon.log().contains("guest 1 has reconnected"));
     Ok(())
 }
 
@@ -396,6 +308,51 @@ fn a_connection_that_has_not_ended_keeps_its_session() -> Result<()> {
 }
 
 #[test]
+fn a_frontend_whose_old_connection_ends_late_waits_for_its_session() -> Result<()> {
+    /// Less than it waits.
+    const OPEN: Duration = Duration::from_millis(1500);
+
+    let fixture = Fixture::quiet(&[MANY, "--locks=host"])?;
+    let mut guest = boot(fixture.socket())?;
+    let work = Work::begin(&mut guest, &fixture.share())?;
+    let old = guest.peer.take_connection().context("a connection")?;
+    let begun = Instant::now();
+    let ending = thread::spawn(move || {
+        thread::sleep(OPEN);
+        drop(old);
+    });
+    reconnect(&mut guest, fixture.socket()).with_context(|| fixture.log())?;
+    ensure!(begun.elapsed() >= OPEN, "{}", fixture.log());
+    ensure!(ending.join().is_ok());
+    work.go_on(&mut guest).with_context(|| fixture.log())?;
+    let log = fixture.log();
+    ensure!(log.contains("guest 1 has reconnected"), "{log}");
+    Ok(())
+}
+
+#[test]
+fn a_frontend_that_hangs_up_while_its_session_is_looked_for_has_lost_nothing() -> Result<()> {
+    let fixture = Fixture::quiet(&[MANY])?;
+    let mut guest = boot(fixture.socket())?;
+    let file = guest.create(NodeId::ROOT, c"file", 0o644)?;
+    let (inflight, memory) = guest.peer.inflight.as_ref().context("memory")?;
+    let mut second = Device::connect(fixture.socket())?;
+    // It does not wait for the answer.
+    second.set_hdr_flags(VhostUserHeaderFlag::empty());
+    second.set_inflight_fd(inflight, memory.as_raw_fd())?;
+    thread::sleep(Duration::from_millis(500));
+    drop(second);
+    wait_for_log(&fixture.daemon, "guest 2 has gone")?;
+    guest.write(file, 0, b"x")?;
+    guest.peer.hang_up();
+    reconnect(&mut guest, fixture.socket())?;
+    guest.write(file, 0, b"y").with_context(|| fixture.log())?;
+    let log = fixture.log();
+    ensure!(!log.contains("was served before it reconnected"), "{log}");
+    Ok(())
+}
+
+#[test]
 fn files_are_closed_and_locks_released_when_the_time_is_over() -> Result<()> {
     let fixture = Fixture::quiet(&[MANY, "--locks=host", "--keep-session=2"])?;
     let mut guest = boot(fixture.socket())?;
@@ -421,158 +378,5 @@ fn wait_for_loss(fixture: &Fixture, number: usize, count: usize) -> Result<()> {
         ensure!(Instant::now() < deadline, "{}", fixture.log());
         thread::sleep(Duration::from_millis(2));
     }
-    Ok(())
-}
-
-#[test]
-fn kept_sessions_neither_keep_guests_out_nor_pile_up() -> Result<()> {
-    let fixture = Fixture::quiet(&[MANY, "--max-guests=2"])?;
-    let mut guests = Vec::new();
-    for number in 1..=3 {
-        let mut guest = boot(fixture.socket()).with_context(|| fixture.log())?;
-        guest.peer.hang_up();
-        wait_for_loss(&fixture, number, 1)?;
-        guests.push(guest);
-    }
-    wait_for_log(
-        &fixture.daemon,
-        "the session of guest 1 is not kept any longer",
-    )?;
-    // Each as the last guest that is permitted beside another one.
-    let _other = fixture.guest(&Setup::default())?;
-    for (number, guest) in (1..).zip(&mut guests).skip(1) {
-        reconnect(guest, fixture.socket()).with_context(|| fixture.log())?;
-        guest
-            .getattr(NodeId::ROOT, None)
-            .with_context(|| fixture.log())?;
-        guest.peer.hang_up();
-        wait_for_loss(&fixture, number, 2)?;
-    }
-    Ok(())
-}
-
-#[test]
-fn a_frontend_that_comes_back_finds_the_session_after_a_reload_and_without_its_acceptor()
--> Result<()> {
-    let fixture = Fixture::quiet(&[MANY, "--locks=host"])?;
-    let mut guest = boot(fixture.socket())?;
-    let work = Work::begin(&mut guest, &fixture.share())?;
-    guest.peer.hang_up();
-    wait_for_log(&fixture.daemon, "its session is kept")?;
-    fixture.reload()?;
-    ensure!(!can_lock(&fixture)?, "the lock is lost");
-    reconnect(&mut guest, fixture.socket()).with_context(|| fixture.log())?;
-    guest
-        .getattr(work.file.node, None)
-        .with_context(|| fixture.log())?;
-    // The next acceptor learns of a connected guest, and of one without a connection.
-    for is_connected in [true, false] {
-        if !is_connected {
-            guest.peer.hang_up();
-            wait_for_loss(&fixture, 1, 3)?;
-        }
-        let acceptor = fixture.acceptor()?;
-        super::kill(acceptor)?;
-        let deadline = Instant::now() + super::REPLACING;
-        while fixture.acceptor().ok().is_none_or(|next| next == acceptor) {
-            ensure!(Instant::now() < deadline, "no acceptor: {}", fixture.log());
-            thread::sleep(Duration::from_millis(2));
-        }
-        ensure!(!can_lock(&fixture)?, "the lock is lost");
-        guest.peer.hang_up();
-        reconnect(&mut guest, fixture.socket()).with_context(|| fixture.log())?;
-    }
-    // As an ordinary guest, it is handed over and recovers.
-    let old = kill_worker(&fixture)?;
-    wait_for_next(&fixture, old)?;
-    fixture.reload()?;
-    work.go_on(&mut guest).with_context(|| fixture.log())?;
-    Ok(())
-}
-
-#[test]
-fn sigterm_ends_a_daemon_that_keeps_a_session_at_once() -> Result<()> {
-    let fixture = Fixture::quiet(&[MANY, "--keep-session=600"])?;
-    let mut guest = boot(fixture.socket())?;
-    guest.peer.hang_up();
-    wait_for_log(&fixture.daemon, "its session is kept for 600 s")?;
-    let begun = Instant::now();
-    let (status, log) = fixture.daemon.stop()?;
-    ensure!(status.success(), "{status}: {log}");
-    ensure!(begun.elapsed() < Duration::from_secs(5), "{log}");
-    Ok(())
-}
-
-#[test]
-fn the_status_tells_of_a_lost_connection() -> Result<()> {
-    let directory = tempfile::tempdir()?;
-    let control = directory.path().join("control");
-    let option = format!("--control={}", control.display());
-    let fixture = Fixture::quiet(&[MANY, &option, "--max-guests=7"])?;
-    let status = |arguments: &[&str]| -> Result<String> {
-        let mut command = Command::new(tools::gangplankd()?);
-        let output = command
-            .arg("status")
-            .arg(&option)
-            .args(arguments)
-            .output()?;
-        ensure!(output.status.success(), "{output:?}");
-        Ok(String::from_utf8(output.stdout)?)
-    };
-    let mut guest = boot(fixture.socket())?;
-    ensure!(!status(&["--json"])?.contains("disconnected_ns"));
-    guest.peer.hang_up();
-    wait_for_log(&fixture.daemon, "its session is kept")?;
-    let told = status(&[])?;
-    ensure!(told.contains("0 of at most 7 guests"), "{told}");
-    ensure!(told.contains("1 sessions are kept"), "{told}");
-    ensure!(told.contains("connection lost"), "{told}");
-    ensure!(status(&["--json"])?.contains("\"disconnected_ns\":"));
-    reconnect(&mut guest, fixture.socket())?;
-    guest.getattr(NodeId::ROOT, None)?;
-    // The processes that had accepted the connection end meanwhile.
-    let deadline = Instant::now() + super::REPLACING;
-    while !status(&[])?.contains("1 of at most 7 guests") {
-        ensure!(Instant::now() < deadline, "{}", status(&[])?);
-    }
-    ensure!(!status(&["--json"])?.contains("disconnected_ns"));
-    Ok(())
-}
-
-#[test]
-fn a_daemon_that_ends_with_its_guests_ends_at_once_when_a_connection_is_lost() -> Result<()> {
-    let share = tempfile::tempdir()?;
-    let options = Options::new(share.path()).arguments(&["--exit-on-disconnect"]);
-    let mut daemon = Daemon::start(&options)?;
-    let mut guest = boot(daemon.socket())?;
-    let begun = Instant::now();
-    guest.peer.hang_up();
-    let status = daemon.wait()?;
-    ensure!(status.success(), "{status}: {}", daemon.log());
-    ensure!(begun.elapsed() < Duration::from_secs(5), "{}", daemon.log());
-    Ok(())
-}
-
-#[test]
-fn a_session_that_is_kept_outlives_all_processes_if_a_service_manager_holds_it() -> Result<()> {
-    let share = tempfile::tempdir()?;
-    let manager = ServiceManager::new(4096)?;
-    let arguments = ["--locks=host", "--keep-session=60", MANY];
-    let options = manager.options(share.path()).arguments(&arguments);
-    let mut daemon = Daemon::start(&options)?;
-    wait_for_log(&daemon, "waiting for guests")?;
-    let socket = daemon.socket().to_owned();
-    let mut guest = boot(&socket)?;
-    let work = Work::begin(&mut guest, share.path())?;
-    guest.peer.hang_up();
-    wait_for_log(&daemon, "its session is kept")?;
-    manager.restart(&mut daemon, &options)?;
-    reconnect(&mut guest, &socket).with_context(|| daemon.log())?;
-    guest
-        .getattr(work.file.node, None)
-        .with_context(|| daemon.log())?;
-    // The new connection is held, and nothing of the old one.
-    manager.restart(&mut daemon, &options)?;
-    work.go_on(&mut guest).with_context(|| daemon.log())?;
     Ok(())
 }
