@@ -327,7 +327,7 @@ fn selection<'a>(package: &'a str, target: &str) -> Vec<&'a str> {
 enum Optimization {
     /// As its own manifest says: for programs that are measured.
     Own,
-    /// As the profile `tested` of this workspace: it builds in a third of the time.
+    /// As the profile `tested` of this workspace, for a faster build.
     Little,
 }
 
