@@ -213,7 +213,7 @@ impl Client {
             mount::mountres3::Ok(done) => Ok(nfs_fh3 {
                 data: Opaque::owned(done.fhandle.0.into_owned()),
             }),
-            mount::mountres3::Err(status) => bail!("mounting {path}: {status}"),
+            mount::mountres3::Err(status) => bail!("{status}"),
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::net::{Ipv4Addr, TcpStream};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use gangplank_tests::nfs_client::{self, entry};
 use nfs3_types::nfs3::{
     COMMIT3args, COMMIT3res, CREATE3args, CREATE3res, GETATTR3args, GETATTR3res, NFS_PROGRAM as P,
@@ -24,7 +24,9 @@ impl Client {
 
     /// The handle of an exported directory.
     pub(crate) fn mount(&mut self, path: &str) -> Result<nfs_fh3> {
-        self.0.mount(path)
+        self.0
+            .mount(path)
+            .with_context(|| format!("mounting {path}"))
     }
 
     pub(crate) fn lookup(&mut self, dir: &nfs_fh3, name: &str) -> Result<nfs_fh3> {
