@@ -10,9 +10,9 @@ pub const SHARE: Manual = Manual {
     description: &[
         "Adds, removes and lists shares of a running gangplankd that serves several shares.",
         "The daemon must have been started with --control. It answers the user who runs it, and \
-         root. A share that is added has the daemon's own options, and then those behind the commas \
-         or in its file. Its directory must exist, and its tag and socket must be new. A share that \
-         guests use is removed with --force alone. Other shares do not notice.",
+         root. A share that is added has the daemon's own options, and then those behind the \
+         commas or in its file. Its directory must exist, and its tag and socket must be new. A \
+         share that guests use is removed with --force alone. Other shares do not notice.",
     ],
     exit_status: &[
         (

@@ -524,8 +524,8 @@ fn log_abilities(config: &Config, confined: &Confined) -> Result<(), Error> {
         }
         InodeFileHandles::Prefer if !confined.abilities.can_open_by_handle => {
             log::info!(
-                "files are not opened by handle: when descriptors run short, the daemon reopens them \
-                 by name"
+                "files are not opened by handle: when descriptors run short, the daemon reopens \
+                 them by name"
             );
         }
         _ => {}

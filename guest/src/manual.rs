@@ -24,8 +24,8 @@ pub const PROGRAM: Manual = Manual {
     environment: &[],
     signals: &[(
         "SIGTERM, SIGINT, SIGHUP",
-        "The program ends, after two seconds at most: the guest's kernel cannot interrupt the read of \
-         a share.",
+        "The program ends, after two seconds at most: the guest's kernel cannot interrupt the read \
+         of a share.",
     )],
     examples: &[(
         "Let a development server in the guest see the files that are edited on the host:",

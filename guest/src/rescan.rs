@@ -2,9 +2,9 @@
 
 use std::os::fd::OwnedFd;
 
+use gangplank_events::Kind;
 use rustix::fs::{Dir, FileType, StatxTimestamp};
 
-use crate::events::Kind;
 use crate::wake::Waker;
 
 /// How far back files are looked at: changes come later than their times say.

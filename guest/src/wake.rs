@@ -15,13 +15,13 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use gangplank_events::Kind;
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, Timespec, Timestamps,
     UTIME_OMIT, fadvise, mkdirat, mknodat, openat2, statx, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 
-use crate::events::Kind;
 use crate::rescan::Time;
 
 /// What paths may lead to: nothing that the guest has put in their way, and no other file system,

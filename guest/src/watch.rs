@@ -6,12 +6,12 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
+use gangplank_events::{Line, UnknownLine};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, openat, statx};
 use rustix::io::Errno;
 use thiserror::Error;
 
 use crate::args::WatchArgs;
-use crate::events::{Line, UnknownLine};
 use crate::rescan::{Time, rescan};
 use crate::wake::Waker;
 

@@ -5,9 +5,9 @@ use gangplank_service::manual::Manual;
 /// The manual of the program and of its command.
 pub const PROGRAM: Manual = Manual {
     description: &[
-        "Serves a share to NFS clients: NFS version 3, MOUNT version 3 and the port mapper, version \
-         2, over TCP; the port mapper over UDP as well; and locks: NLM version 4 and NSM version 1. It \
-         opens no file of the share itself, and \
+        "Serves a share to NFS clients: NFS version 3, MOUNT version 3 and the port mapper, \
+         version 2, over TCP; the port mapper over UDP as well; and locks: NLM version 4 and NSM \
+         version 1. It opens no file of the share itself, and \
          sends requests to a virtio-fs daemon. Daemon, server and clients may start and end in any \
          order: without its daemon the server tells clients to try again.",
         "Clients reach it at addresses of the host (--listen), or at an address of its own \

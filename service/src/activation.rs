@@ -34,8 +34,8 @@ pub enum Error {
     },
     /// More sockets than one.
     #[error(
-        "the service manager passes {0} sockets (LISTEN_FDS); expected one: leave one ListenStream= \
-         in the socket unit"
+        "the service manager passes {0} sockets (LISTEN_FDS); expected one: leave one \
+         ListenStream= in the socket unit"
     )]
     Several(usize),
     /// Something else than a listening Unix stream socket.

@@ -24,6 +24,7 @@ pub mod memory_cgroup;
 pub mod moosefs;
 pub mod network;
 pub mod nfs;
+pub mod nfs_client;
 pub mod packages;
 pub mod process;
 pub mod relay;

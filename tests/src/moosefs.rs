@@ -214,7 +214,8 @@ impl Cluster {
             fs::write(
                 dir.join(format!("chunks{number}.cfg")),
                 format!(
-                    "{common}DATA_PATH = {0}/chunks{number}\nHDD_CONF_FILENAME = {0}/disk{number}.cfg\n\
+                    "{common}DATA_PATH = {0}/chunks{number}\n\
+                     HDD_CONF_FILENAME = {0}/disk{number}.cfg\n\
                      HDD_LEAVE_SPACE_DEFAULT = 1MiB\nMASTER_HOST = {SERVERS}\n\
                      CSSERV_LISTEN_PORT = {1}\nMASTER_RECONNECTION_DELAY = 1\n",
                     dir.display(),

@@ -169,7 +169,8 @@ pub fn configure(guest: &mut Guest, host: u8) -> Result<()> {
         .sh(&format!(
             "card=$(ls /sys/class/net | grep -v lo | head -n 1) && \
              ifconfig lo 127.0.0.1 up && \
-             ifconfig $card 10.0.2.{host} netmask 255.255.255.0 up || {{ dmesg | tail -n 30; cat /proc/cmdline; exit 1; }}"
+             ifconfig $card 10.0.2.{host} netmask 255.255.255.0 up || \
+             {{ dmesg | tail -n 30; cat /proc/cmdline; exit 1; }}"
         ))
         .map(drop)
 }
@@ -197,7 +198,8 @@ pub fn start_status_monitor(guest: &mut Guest, tree: &str) -> Result<()> {
     guest
         .sh(&format!(
             "mount -t proc proc {tree}/proc && mount -t devtmpfs devtmpfs {tree}/dev && \
-             mount -t tmpfs tmpfs {tree}/run && mkdir -p {tree}/run/rpcbind {tree}/run/sendsigs.omit.d && \
+             mount -t tmpfs tmpfs {tree}/run && \
+             mkdir -p {tree}/run/rpcbind {tree}/run/sendsigs.omit.d && \
              chroot {tree} /sbin/rpcbind -i -w && chroot {tree} /sbin/rpc.statd --no-notify && \
              chroot {tree} /usr/sbin/rpcinfo -p 127.0.0.1"
         ))

@@ -1,5 +1,7 @@
 //! Programs that the tests build: the daemon, check programs for guests, and other projects' test
 //! suites.
+//!
+//! Those of the workspace are static builds in the cargo profile that [`profile`] tells.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,7 +13,7 @@ use parking_lot::Mutex;
 use crate::cache;
 use crate::packages::{self, Arch};
 
-/// The daemon under test: `$GANGPLANKD_BIN`, or a static release build of gangplankd.
+/// The daemon under test: `$GANGPLANKD_BIN`, or a static build of gangplankd.
 ///
 /// # Errors
 /// When it does not build.
@@ -23,30 +25,30 @@ pub fn gangplankd() -> Result<PathBuf> {
 }
 
 /// A build of the daemon whose workers die where a test says (`gangplank_backend::crash_hook`), in
-/// a directory of its own.
+/// a directory of its own. All crates but one are those of [`gangplankd`].
 ///
 /// # Errors
 /// When it does not build.
 pub fn gangplankd_that_crashes() -> Result<PathBuf> {
     static DONE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let build = || -> Result<PathBuf> {
+    let once = || -> Result<PathBuf> {
         let directory = cache::target_dir().join("crash-hook");
         let target = host_arch().musl_target();
         packages::run(
-            Command::new(cargo())
-                .current_dir(cache::workspace())
-                .args(["build", "--quiet", "--locked", "--target", target])
-                .args(["--package", "gangplank-backend", "--bin", "gangplankd"])
-                .args(["--features", "crash-hook", "--target-dir"])
-                .arg(&directory),
+            build("gangplank-backend", target)
+                .args(["--bin", "gangplankd"])
+                .args(["--features", "gangplank-backend/crash-hook"])
+                .arg("--target-dir")
+                .arg(&directory)
+                .env("CARGO_BUILD_BUILD_DIR", cache::target_dir()),
         )?;
-        Ok(directory.join(target).join("debug").join("gangplankd"))
+        Ok(built_path(&directory, target, "gangplankd"))
     };
-    let built = DONE.get_or_init(|| build().map_err(|error| format!("{error:#}")));
+    let built = DONE.get_or_init(|| once().map_err(|error| format!("{error:#}")));
     built.clone().map_err(anyhow::Error::msg)
 }
 
-/// A static release build of the daemon for `arch`, to run in a guest.
+/// A static build of the daemon for `arch`, to run in a guest.
 ///
 /// # Errors
 /// When it does not build.
@@ -54,7 +56,7 @@ pub fn gangplankd_for(arch: Arch) -> Result<PathBuf> {
     workspace_program("gangplank-backend", "gangplankd", arch)
 }
 
-/// The frontend under test: `$GANGPLANK_FRONTEND_BIN`, or a static release build.
+/// The frontend under test: `$GANGPLANK_FRONTEND_BIN`, or a static build.
 ///
 /// # Errors
 /// When it does not build.
@@ -65,7 +67,7 @@ pub fn frontend() -> Result<PathBuf> {
     }
 }
 
-/// The DVK bridge under test: `$GANGPLANK_DVK_BIN`, or a static release build.
+/// The DVK bridge under test: `$GANGPLANK_DVK_BIN`, or a static build.
 ///
 /// # Errors
 /// When it does not build.
@@ -76,7 +78,7 @@ pub fn dvk() -> Result<PathBuf> {
     }
 }
 
-/// The NFS server under test: `$GANGPLANK_NFS_BIN`, or a static release build.
+/// The NFS server under test: `$GANGPLANK_NFS_BIN`, or a static build.
 ///
 /// # Errors
 /// When it does not build.
@@ -87,7 +89,7 @@ pub fn nfs() -> Result<PathBuf> {
     }
 }
 
-/// A static release build of the program that wakes a guest's watchers, to run on `arch`.
+/// A static build of the program that wakes a guest's watchers, to run on `arch`.
 ///
 /// # Errors
 /// When it does not build.
@@ -96,7 +98,7 @@ pub fn guest(arch: Arch) -> Result<PathBuf> {
 }
 
 /// The DVK bridge for machines whose kernel has DVK: `$GANGPLANK_DVK_I686_BIN`, or a static 32-bit
-/// release build.
+/// build.
 ///
 /// # Errors
 /// When it does not build.
@@ -107,7 +109,7 @@ pub fn dvk_i686() -> Result<PathBuf> {
     }
 }
 
-/// A static release build of the frontend for `arch`, to run in a guest.
+/// A static build of the frontend for `arch`, to run in a guest.
 ///
 /// # Errors
 /// When it does not build.
@@ -136,7 +138,8 @@ pub fn uml_registers() -> Result<PathBuf> {
 }
 
 /// virtiofsd 1.14.0, another project's daemon: `$VIRTIOFSD_BIN`, or a build from crates.io, which
-/// needs a C linker and the host's libseccomp and libcap-ng.
+/// needs a C linker and the host's libseccomp and libcap-ng. It is optimized as far as the daemon
+/// under test is ([`profile`]).
 ///
 /// # Errors
 /// When it cannot be fetched or does not build.
@@ -146,7 +149,11 @@ pub fn virtiofsd() -> Result<PathBuf> {
         None => {
             // A failed build is not repeated for each test.
             static ONCE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-            let once = || installed_for("virtiofsd", "1.14.0", None);
+            let optimization = match profile().as_str() {
+                "release" => Optimization::Own,
+                _ => Optimization::Little,
+            };
+            let once = || installed_for("virtiofsd", "1.14.0", None, optimization);
             let built = ONCE.get_or_init(|| once().map_err(|error| format!("{error:#}")));
             built.clone().map_err(anyhow::Error::msg)
         }
@@ -236,7 +243,7 @@ pub fn host_arch() -> Arch {
     }
 }
 
-/// Builds a program of the workspace as a static release for `arch`, once for each process.
+/// Builds a static program of the workspace for `arch`, once for each process.
 ///
 /// # Errors
 /// The program does not build.
@@ -246,50 +253,102 @@ pub fn workspace_program(package: &str, program: &str, arch: Arch) -> Result<Pat
 
 fn built_for(package: &str, program: &str, target: &str) -> Result<PathBuf> {
     static DONE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
-    let path = cache::target_dir()
-        .join(target)
-        .join("release")
-        .join(program);
+    let path = built_path(&cache::target_dir(), target, program);
     let mut done = DONE.lock();
     if !done.contains(&path) {
-        packages::run(
-            Command::new(cargo())
-                .current_dir(cache::workspace())
-                .args([
-                    "build",
-                    "--quiet",
-                    "--locked",
-                    "--release",
-                    "--target",
-                    target,
-                ])
-                // One selection of packages for all programs. With another one, crates have other
-                // features, and cargo compiles them again.
-                .args(selection(package, target))
-                .args(["--bin", program]),
-        )?;
+        packages::run(build(package, target).args(["--bin", program]))?;
         done.push(path.clone());
     }
     Ok(path)
 }
 
+/// The cargo profile of programs that the tests build for a machine of 64 bits:
+/// `$GANGPLANK_PROFILE`. Otherwise the caller's own decides. Tests, which have debug assertions,
+/// run programs of the profile `tested`. Optimized programs (the benchmark, the demonstration) run
+/// programs as released.
+#[must_use]
+pub fn profile() -> String {
+    std::env::var("GANGPLANK_PROFILE").unwrap_or_else(|_| {
+        let profile = match cfg!(debug_assertions) {
+            true => "tested",
+            false => "release",
+        };
+        profile.to_owned()
+    })
+}
+
+/// [`profile`] for `target`. The 32-bit program shares its crates with its unit tests.
+fn profile_for(target: &str) -> String {
+    match is_narrow(target) {
+        true => "dev".to_owned(),
+        false => profile(),
+    }
+}
+
+/// Whether machines of `target` have 32 bits.
+fn is_narrow(target: &str) -> bool {
+    target.starts_with("i686")
+}
+
+/// The path at which cargo puts `program`, built for `target`, in its target directory `directory`.
+fn built_path(directory: &Path, target: &str, program: &str) -> PathBuf {
+    let profile = profile_for(target);
+    let folder = match profile.as_str() {
+        "dev" => "debug",
+        other => other,
+    };
+    directory.join(target).join(folder).join(program)
+}
+
+/// `cargo build` of a program of `package` for `target`, without the program's name.
+fn build(package: &str, target: &str) -> Command {
+    let mut command = Command::new(cargo());
+    command
+        .current_dir(cache::workspace())
+        .args(["build", "--quiet", "--locked", "--target", target])
+        .args(["--profile", &profile_for(target)])
+        // One selection of packages for all programs. With another one, crates have other features,
+        // and cargo compiles them again.
+        .args(selection(package, target));
+    command
+}
+
 /// The packages whose features cargo unites.
 fn selection<'a>(package: &'a str, target: &str) -> Vec<&'a str> {
-    match target.starts_with("i686") {
+    match is_narrow(target) {
         // The others are for machines of 64 bits.
         true => vec!["--package", package],
         false => vec!["--workspace"],
     }
 }
 
+/// How much another project's program is optimized.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Optimization {
+    /// As its own manifest says: for programs that are measured.
+    Own,
+    /// As the profile `tested` of this workspace, for a faster build.
+    Little,
+}
+
 /// Installs a program from crates.io into the cache, as a static build.
 fn installed(name: &str, version: &str) -> Result<PathBuf> {
-    installed_for(name, version, Some(host_arch().musl_target()))
+    let target = host_arch().musl_target();
+    installed_for(name, version, Some(target), Optimization::Little)
 }
 
 /// Installs a program from crates.io into the cache, for `target` or for the host's default target.
-fn installed_for(name: &str, version: &str, target: Option<&str>) -> Result<PathBuf> {
-    let root = cache::once(&format!("tools/{name}-{version}"), |root: &Path| {
+fn installed_for(
+    name: &str,
+    version: &str,
+    target: Option<&str>,
+    optimization: Optimization,
+) -> Result<PathBuf> {
+    let entry = match optimization {
+        Optimization::Own => format!("tools/{name}-{version}"),
+        Optimization::Little => format!("tools/{name}-{version}-tested"),
+    };
+    let root = cache::once(&entry, |root: &Path| {
         eprintln!("downloading {name} {version} from crates.io and building it, some minutes");
         let mut command = Command::new(cargo());
         command
@@ -297,6 +356,13 @@ fn installed_for(name: &str, version: &str, target: Option<&str>) -> Result<Path
             .args(["install", "--quiet", "--locked"]);
         if let Some(target) = target {
             command.args(["--target", target]);
+        }
+        if optimization == Optimization::Little {
+            command
+                .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1")
+                .env("CARGO_PROFILE_RELEASE_LTO", "off")
+                .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
+                .env("CARGO_PROFILE_RELEASE_DEBUG", "0");
         }
         packages::run(
             command

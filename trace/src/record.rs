@@ -8,8 +8,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::VERSION;
 
 /// Bytes of a request's arguments that a record has at most. A whole block then fits into PIPE_BUF,
-/// so that a FIFO takes it in one piece. Every request but BATCH_FORGET and SYMLINK with a target of
-/// almost 4 KiB has fewer.
+/// so that a FIFO takes it in one piece. Every request but BATCH_FORGET and SYMLINK with a target
+/// of almost 4 KiB has fewer.
 pub const MAX_ARGS: usize = 3800;
 
 /// What a record tells.

@@ -1,5 +1,5 @@
-//! The program that makes the next acceptor, with the same arguments: at a reload the one that is at
-//! this program's path then, otherwise the running one.
+//! The program that makes the next acceptor, with the same arguments: at a reload the one that is
+//! at this program's path then, otherwise the running one.
 
 use std::env;
 use std::ffi::{CString, OsStr, OsString};
@@ -122,7 +122,8 @@ impl Program {
     }
 }
 
-/// The absolute path of the running program by the name that it was started by, if that leads to it.
+/// The absolute path of the running program by the name that it was started by, if that leads to
+/// it.
 fn find(name: &OsStr) -> Option<PathBuf> {
     let running = std::fs::metadata(RUNNING).ok()?;
     let is_running = |path: &PathBuf| {

@@ -47,7 +47,10 @@ pub enum Error {
     #[error("not reloaded, the running program goes on: {0}")]
     Refused(String),
     /// It says nothing.
-    #[error("process {0} has not said within {limit} s whether it has reloaded", limit = TIMEOUT.as_secs())]
+    #[error(
+        "process {0} has not said within {limit} s whether it has reloaded",
+        limit = TIMEOUT.as_secs()
+    )]
     Silent(i32),
     /// It has ended.
     #[error("process {0} has ended while it reloaded")]

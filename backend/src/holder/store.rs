@@ -307,8 +307,8 @@ impl Guest {
         if count.saturating_add(descriptors.len()) > capacity {
             rate_limited!(
                 error,
-                "the service manager holds {count} descriptors and no more than {capacity}, so some \
-                 of guest {} would be lost with the daemon; raise FileDescriptorStoreMax=",
+                "the service manager holds {count} descriptors and no more than {capacity}, so \
+                 some of guest {} would be lost with the daemon; raise FileDescriptorStoreMax=",
                 self.number
             );
             return (id, false);

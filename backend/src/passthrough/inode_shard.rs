@@ -93,8 +93,8 @@ impl Shard {
         table.end_change();
     }
 
-    /// Forgets the descriptors of a whole shard that are lost. Returns the number of inodes to which
-    /// nothing leads any more.
+    /// Forgets the descriptors of a whole shard that are lost. Returns the number of inodes to
+    /// which nothing leads any more.
     pub(super) fn forget_lost(
         arena: &Arc<Arena>,
         number: usize,
@@ -213,8 +213,8 @@ pub(super) fn hash_of(hasher: &FixedState, identity: Identity) -> u64 {
     state.finish()
 }
 
-/// Decodes a node id of this daemon to shard index and key. Keys are at least 2^24, so 0 and the root's 1 are
-/// never in the table.
+/// Decodes a node id of this daemon to shard index and key. Keys are at least 2^24, so 0 and the
+/// root's 1 are never in the table.
 pub(super) fn decode_node_id(id: NodeId) -> io::Result<(usize, Key)> {
     let raw = id.get();
     let key = Key::from_raw(raw >> SHARDS.trailing_zeros()).ok_or_else(stale)?;

@@ -41,9 +41,9 @@ pub enum Error {
     Open(PathBuf, #[source] io::Error),
     /// Its file system has no quotas of projects.
     #[error(
-        "--quota-bytes and --quota-inodes: the file system of {0:?} has no quotas of projects. Mount \
-         ext4, XFS or f2fs with the option prjquota; ext4 also needs `tune2fs -O quota,project` \
-         while it is not mounted"
+        "--quota-bytes and --quota-inodes: the file system of {0:?} has no quotas of projects. \
+         Mount ext4, XFS or f2fs with the option prjquota; ext4 also needs `tune2fs -O \
+         quota,project` while it is not mounted"
     )]
     NoQuotas(PathBuf),
     /// It counts, and enforces nothing.
@@ -57,14 +57,14 @@ pub enum Error {
     NotPermitted,
     /// The quota is one of a larger directory.
     #[error(
-        "{0:?} belongs to the project {1} of the directory above it, and the quota would be of that \
-         one; give the directory a project of its own, as by `chattr -R +P -p NUMBER`"
+        "{0:?} belongs to the project {1} of the directory above it, and the quota would be of \
+         that one; give the directory a project of its own, as by `chattr -R +P -p NUMBER`"
     )]
     ProjectOfParent(PathBuf, u32),
     /// A file below the directory has another project.
     #[error(
-        "{path:?} belongs to the project {other}, but {directory:?} to {own}; give it that one, as by \
-         `chattr -p {own}`, or share a directory without it"
+        "{path:?} belongs to the project {other}, but {directory:?} to {own}; give it that one, as \
+         by `chattr -p {own}`, or share a directory without it"
     )]
     OtherProject {
         /// The file.

@@ -1,6 +1,6 @@
 //! `--sandbox=namespace`: new mount, process and network namespaces, inside a new user namespace
-//! for an ordinary user. Each keeper is the first process of a process namespace, so the kernel ends
-//! a guest's processes with it, and they see no others.
+//! for an ordinary user. Each keeper is the first process of a process namespace, so the kernel
+//! ends a guest's processes with it, and they see no others.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -129,8 +129,8 @@ pub(super) fn enter(shared_dir: &Path) -> Result<OwnedFd, Error> {
 }
 
 /// Moves a keeper, and the workers that it starts, into a mount namespace of their own, in which
-/// the share is the root; into the one of the keeper before, if there was one. Returns the root, and
-/// the namespace's `/proc`, which is outside the root.
+/// the share is the root; into the one of the keeper before, if there was one. Returns the root,
+/// and the namespace's `/proc`, which is outside the root.
 pub(super) fn enter_guest(earlier: Option<OwnedFd>) -> Result<(OwnedFd, OwnedFd), Error> {
     match &earlier {
         None => new_namespaces(UnshareFlags::NEWNS, "a mount namespace")?,

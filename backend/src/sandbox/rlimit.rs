@@ -26,8 +26,9 @@ const DEFAULT_NR_OPEN: u64 = 1 << 20;
 
 /// Sets the limit of open descriptors to `wanted` and returns the limit in force.
 ///
-/// `Some(0)` leaves the limit alone. `None` raises it to [`DEFAULT_OPEN_FILES`]. If raising the hard
-/// limit is not permitted, the hard limit is set: the file system gets along with what there is.
+/// `Some(0)` leaves the limit alone. `None` raises it to [`DEFAULT_OPEN_FILES`]. If raising the
+/// hard limit is not permitted, the hard limit is set: the file system gets along with what there
+/// is.
 ///
 /// # Errors
 /// The kernel refuses `wanted`, or the limit in force is below [`MIN_OPEN_FILES`].

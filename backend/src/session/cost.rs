@@ -36,8 +36,8 @@ const ONE_OPERATION: Cost = Cost {
 /// The cost of an operation with these arguments, as they were sent.
 ///
 /// One operation, and the bytes of file data: those that a WRITE carries, those that a READ asks
-/// for, and those that a COPY_FILE_RANGE moves on the host. What ends a wait or a session, or begins
-/// one, costs nothing and is never delayed.
+/// for, and those that a COPY_FILE_RANGE moves on the host. What ends a wait or a session, or
+/// begins one, costs nothing and is never delayed.
 pub(super) fn of(opcode: Opcode, args: &[u8]) -> Cost {
     match opcode {
         Opcode::Init

@@ -199,9 +199,9 @@ mod tests {
         assert_eq!(
             storage.to_string(),
             "nfs4 from \"server:/home\", shared between hosts, locks included; has extended \
-             attributes, direct I/O; lacks birth times; not found out: lasting file handles, locks, \
-             O_TMPFILE, fallocate, inode numbers of its own (direct I/O by 512 bytes); so: locks \
-             are the host's"
+             attributes, direct I/O; lacks birth times; not found out: lasting file handles, \
+             locks, O_TMPFILE, fallocate, inode numbers of its own (direct I/O by 512 bytes); so: \
+             locks are the host's"
         );
     }
 }

@@ -242,8 +242,8 @@ pub fn adopt(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// A descriptor given by its number, which must stay open: a keeper whose worker has ended opens and
-/// closes nothing of the guest's.
+/// A descriptor given by its number, which must stay open: a keeper whose worker has ended opens
+/// and closes nothing of the guest's.
 #[must_use]
 pub fn borrow<'a>(number: RawFd) -> BorrowedFd<'a> {
     // SAFETY: the number was read from the list of open descriptors, so that it is not -1, and by

@@ -373,7 +373,8 @@ mod tests {
         ) {
             let [i1, i2, i3, i4] = i;
             let message = Message::new(kind, &M7 { i1, i2, i3, i4, p1: 0, p2: 0 });
-            if let Some(Answer::Done { written }) = Answer::decode(&message, &Call::Request(request)) {
+            let call = Call::Request(request);
+            if let Some(Answer::Done { written }) = Answer::decode(&message, &call) {
                 prop_assert!(written <= request.writable);
             }
             let open = Call::Open { generation: 0, slots: 0, config: 0 };

@@ -18,7 +18,8 @@ use gangplank_trace_viewer::{self as trace, TraceArgs};
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    // Before any thread starts. File client and viewer are no daemons: they keep what signals usually do.
+    // Before any thread starts. File client and viewer are no daemons: they keep what signals
+    // usually do.
     if !matches!(args.command, Some(Command::Fs(_) | Command::Trace(_)))
         && let Err(error) = signals::block_harmless()
     {

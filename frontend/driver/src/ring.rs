@@ -17,8 +17,8 @@ use super::memory::Memory;
 /// Bytes of a descriptor.
 pub const DESCRIPTOR_LEN: usize = 16;
 
-/// Alignment of a ring's three parts in bytes: a cache line, so that what the driver writes and what
-/// the device writes share none. The specification asks for 16, 2 and 4.
+/// Alignment of a ring's three parts in bytes: a cache line, so that what the driver writes and
+/// what the device writes share none. The specification asks for 16, 2 and 4.
 const PART_ALIGNMENT: usize = 64;
 
 /// A further descriptor follows (`VIRTQ_DESC_F_NEXT`).

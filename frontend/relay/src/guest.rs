@@ -4,13 +4,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::mpsc::Receiver;
-use std::time::{Duration, Instant};
 
 use gangplank_service::{error_chain, rate_limited};
 use gangplank_vhost_backend::Connection;
 use log::{debug, error};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
 
 use super::control::{Command, GuestCommand};
 use super::daemon::Daemon;
@@ -74,15 +72,8 @@ impl Guest {
         awaited.extend(daemon.map(|daemon| PollFd::new(daemon, PollFlags::IN)));
         let kicks = kicks.into_iter();
         awaited.extend(kicks.map(|kick| PollFd::from_borrowed_fd(kick, PollFlags::IN)));
-        let until = [self.device.next_attempt(), self.connection.message_end()];
-        let until = until.into_iter().flatten().min();
-        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-        // One millisecond more, so that the deadline is over when poll returns.
-        let left = left.and_then(|left| Timespec::try_from(left + Duration::from_millis(1)).ok());
-        match poll(&mut awaited, left.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(errno) => return Err(GuestError::Wait(errno)),
-        }
+        let until = self.device.next_attempt();
+        self.connection.wait(&mut awaited, until)?;
         let is_ready = |at: usize| {
             let ready = awaited.get(at).map(|ready| ready.revents());
             ready.is_some_and(|ready| !ready.is_empty())

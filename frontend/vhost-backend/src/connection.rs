@@ -13,6 +13,8 @@ use gangplank_vhost_user::message::payload::{self, NO_DESCRIPTOR, VRING_INDEX_MA
 use gangplank_vhost_user::message::{
     Config, FrontendReq, Inbox, Message, MessageError, ProtocolFeatures, VringState,
 };
+use rustix::event::{PollFd, Timespec, poll};
+use rustix::io::Errno;
 
 use super::memory::Memory;
 use super::ring::{Ring, Signal};
@@ -56,7 +58,7 @@ pub enum GuestError<F: Error + 'static> {
     Fatal(F),
     /// poll failed.
     #[error("cannot wait for messages")]
-    Wait(#[source] rustix::io::Errno),
+    Wait(#[source] Errno),
 }
 
 /// Why a guest's message, or an operator's command, is refused.
@@ -71,6 +73,30 @@ pub enum RequestError<F: Error + 'static> {
     /// The device cannot go on.
     #[error(transparent)]
     Fatal(F),
+}
+
+impl<F: Error + 'static> RequestError<F> {
+    /// The device has `count` rings, and none of the number `index`.
+    #[must_use]
+    pub fn no_ring(index: u32, count: usize) -> Self {
+        Self::Invalid(format!(
+            "it names ring {index}, but the device has {count} rings"
+        ))
+    }
+
+    /// A part of ring `index` is outside of the memory table.
+    #[must_use]
+    pub fn outside_memory(index: u32) -> Self {
+        Self::Invalid(format!("ring {index} does not lie in the guest's memory"))
+    }
+
+    /// The message would set ring `index` to a value that the protocol does not have.
+    #[must_use]
+    pub fn value_not_allowed(index: u32) -> Self {
+        Self::Invalid(format!(
+            "it sets ring {index} to a value that is not allowed"
+        ))
+    }
 }
 
 /// A device that a guest sets up by its messages. The methods are named after them.
@@ -195,10 +221,25 @@ impl Connection {
         }
     }
 
-    /// When the guest must have sent the rest of a message.
-    #[must_use]
-    pub fn message_end(&self) -> Option<Instant> {
-        self.begun.map(|begun| begun + MESSAGE_TIMEOUT)
+    /// Waits until one of `awaited` is ready, `until` has come, or the rest of a message is late.
+    /// The connection is awaited only if it is one of `awaited`. A signal ends the wait.
+    ///
+    /// # Errors
+    /// [`GuestError::Wait`].
+    pub fn wait<F: Error>(
+        &self,
+        awaited: &mut [PollFd<'_>],
+        until: Option<Instant>,
+    ) -> Result<(), GuestError<F>> {
+        let message_end = self.begun.map(|begun| begun + MESSAGE_TIMEOUT);
+        let until = [until, message_end].into_iter().flatten().min();
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        // One millisecond more, so that the time has come when poll returns.
+        let left = left.and_then(|left| Timespec::try_from(left + Duration::from_millis(1)).ok());
+        match poll(awaited, left.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(errno) => Err(GuestError::Wait(errno)),
+        }
     }
 
     /// Fails if the rest of a message is late.

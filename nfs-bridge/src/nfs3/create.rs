@@ -359,7 +359,10 @@ impl<'a> Object<'a> {
                 // The client's own file, if it was created with this verifier, and the reply was
                 // lost.
                 let times = verifier_as_times(verifier);
-                let same = |time, seconds| matches!(time, Time::At(at) if u64::from(at.seconds) == seconds);
+                let same = |time, seconds| match time {
+                    Time::At(at) => u64::from(at.seconds) == seconds,
+                    _ => false,
+                };
                 match same(times.atime, attr.atime) && same(times.mtime, attr.mtime) {
                     true => Ok(Made::found(node, attr)),
                     false => Err(nfsstat3::NFS3ERR_EXIST.into()),

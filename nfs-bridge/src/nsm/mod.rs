@@ -76,7 +76,8 @@ impl Monitor {
         if let Err(error) = added {
             rate_limited!(
                 warn,
-                "{client}: cannot be remembered, and will not reclaim its locks after a restart: {}",
+                "{client}: cannot be remembered, and will not reclaim its locks after a restart: \
+                 {}",
                 error_chain(&error)
             );
         }

@@ -13,8 +13,8 @@ use crate::write;
 const SECCOMP: &[&str] = &["kill", "log", "trap", "none"];
 const LOG_LEVEL: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
 
-/// Values that a shell offers for options whose parsers do not list theirs: program, option, values.
-/// A test compares them with the programs.
+/// Values that a shell offers for options whose parsers do not list theirs: program, option,
+/// values. A test compares them with the programs.
 pub const VALUES: &[(&str, &str, &[&str])] = &[
     (
         "gangplankd",

@@ -58,8 +58,8 @@ impl Driver {
             return Err(Error::Exhausted("virtio feature"));
         }
         let protocol = peer.ask_u64(message::GET_PROTOCOL_FEATURES)?;
-        // MQ, LOG_SHMFD, REPLY_ACK, CONFIG, RESET_DEVICE, CONFIGURE_MEM_SLOTS, DEVICE_STATE, as far as they
-        // are offered.
+        // MQ, LOG_SHMFD, REPLY_ACK, CONFIG, RESET_DEVICE, CONFIGURE_MEM_SLOTS, DEVICE_STATE, as far
+        // as they are offered.
         let known =
             (1 << 0) | (1 << 1) | PROTOCOL_REPLY_ACK | (1 << 9) | (1 << 13) | (1 << 15) | (1 << 19);
         let protocol = words(&[protocol & known]);

@@ -8,8 +8,8 @@ use anyhow::{Context, Result, ensure};
 
 use crate::guest_fixture::Fixture;
 
-/// Longer than a guest may cache anything (`cache=auto`: one second).
-const SETTLED: &str = "sleep 2";
+/// Longer than a guest may cache anything (`cache=auto`: one second, and a tick of its clock).
+const SETTLED: &str = "sleep 1.2";
 
 /// A file made on one side is read on the other, with its mode and size.
 pub(super) fn files_are_created_and_read_both_ways(fixture: &mut Fixture) -> Result<()> {

@@ -44,11 +44,17 @@ fn version_is_told() -> Result<()> {
 fn capabilities_are_printed_for_management_software() -> Result<()> {
     let ended = Fixture::new()?.run(&["--print-capabilities"])?;
     assert_eq!(ended.status.code(), Some(0));
-    let words: String = ended.output.split_whitespace().collect();
-    assert_eq!(
-        words,
-        r#"{"type":"fs","features":["migrate-precopy","posix-acl-negotiation-mode","security-label-negotiation-mode","separate-options"]}"#
-    );
+    let told: serde_json::Value = serde_json::from_str(&ended.output)?;
+    let expected = serde_json::json!({
+        "type": "fs",
+        "features": [
+            "migrate-precopy",
+            "posix-acl-negotiation-mode",
+            "security-label-negotiation-mode",
+            "separate-options",
+        ],
+    });
+    assert_eq!(told, expected);
     Ok(())
 }
 

@@ -104,7 +104,8 @@ fn command_lines(text: &str) -> Vec<Vec<String>> {
 fn programs_take_the_command_lines_of_the_documents() -> Result<()> {
     let mut checked = 0;
     for (path, text) in documents()? {
-        // The first draws processes, which begin with the programs' names; the reference is wrapped.
+        // The first draws processes, which begin with the programs' names; the reference is
+        // wrapped.
         if path.ends_with("ARCHITECTURE.md")
             || path.parent().is_some_and(|dir| dir.ends_with("reference"))
         {

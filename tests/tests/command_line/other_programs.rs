@@ -23,8 +23,8 @@ fn relay_keeps_what_it_connects_with() -> Result<()> {
     Ok(())
 }
 
-/// An operator is told what a command does while no guest is connected. No guest is sent to where no
-/// daemon is.
+/// An operator is told what a command does while no guest is connected. No guest is sent to where
+/// no daemon is.
 #[test]
 fn relay_without_guests_says_what_a_command_does() -> Result<()> {
     let share = tempfile::tempdir()?;
@@ -103,8 +103,8 @@ const HARMLESS: [Signal; 6] = [
     Signal::IO,
 ];
 
-/// A signal that somebody sends by mistake, or for a status, ends no program. SIGUSR1 has those that
-/// have a status write it to the log.
+/// A signal that somebody sends by mistake, or for a status, ends no program. SIGUSR1 has those
+/// that have a status write it to the log.
 #[test]
 fn signals_that_mean_nothing_end_no_program() -> Result<()> {
     let directory = tempfile::tempdir()?;

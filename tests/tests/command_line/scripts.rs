@@ -40,3 +40,20 @@ fn demo_tells_what_takes_long() -> Result<()> {
     ensure!(!script.contains("--quiet"), "{script}");
     Ok(())
 }
+
+/// A fuzz target that the script does not name would be built and never run.
+#[test]
+fn every_fuzz_target_is_run() -> Result<()> {
+    let root = cache::workspace();
+    let script = fs::read_to_string(root.join("scripts/fuzz"))?;
+    let manifest = fs::read_to_string(root.join("fuzz/Cargo.toml"))?;
+    let (_, programs) = manifest.split_once("[[bin]]").context("no target")?;
+    let names = programs.lines().filter_map(|line| {
+        let name = line.strip_prefix("name = \"")?;
+        name.strip_suffix('"')
+    });
+    for name in names {
+        ensure!(script.contains(&format!("{name}:")), "{name} is not run");
+    }
+    Ok(())
+}

@@ -14,7 +14,7 @@ use gangplank_tests::guest::{Guest, Machine, Options};
 use gangplank_tests::packages;
 use gangplank_tests::process::{self, User};
 use gangplank_tests::runner::Runner;
-use gangplank_tests::{cache, debian_tree};
+use gangplank_tests::{cache, debian_tree, tools};
 use rustix::process::Signal;
 
 /// How long a daemon may take until its socket is there, or until it has ended.
@@ -45,7 +45,13 @@ fn main() -> ExitCode {
 /// Builds the package for this machine by the script that users call.
 fn build(into: &Path) -> Result<PathBuf> {
     let script = cache::workspace().join("packaging/build-deb");
-    let said = packages::output(Command::new(script).arg(into))?;
+    let said = packages::output(
+        Command::new(script)
+            .arg(into)
+            .env("GANGPLANK_PROFILE", tools::profile())
+            // How small the package is, is not looked at.
+            .env("DPKG_DEB_COMPRESSOR_LEVEL", "0"),
+    )?;
     let package = said.lines().last().context("the script names no package")?;
     Ok(package.into())
 }

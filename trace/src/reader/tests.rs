@@ -144,7 +144,9 @@ proptest! {
         cut in 1usize..200,
         hole in 0usize..3,
     ) {
-        let records: Vec<_> = (1..=4).map(|guest| lookup(guest, b"a name of some length")).collect();
+        let records: Vec<_> = (1..=4)
+            .map(|guest| lookup(guest, b"a name of some length"))
+            .collect();
         let mut bytes = section_header("test 1");
         let mut ends = Vec::new();
         for record in &records {
@@ -172,14 +174,17 @@ proptest! {
 
     #[test]
     fn truncated_traces_give_all_whole_records(len in 0usize..2000) {
-        let records: Vec<_> = (1..=4).map(|guest| lookup(guest, b"a name of some length")).collect();
+        let records: Vec<_> = (1..=4)
+            .map(|guest| lookup(guest, b"a name of some length"))
+            .collect();
         let bytes = trace(&records);
         let header = section_header("test 1").len();
         let block = (bytes.len() - header) / 4;
         let len = header + len % (bytes.len() - header);
         let found = read(&bytes[..len]);
         let whole = (len - header) / block;
-        prop_assert_eq!(&found[..whole], &records[..whole].iter().map(item).collect::<Vec<_>>()[..]);
+        let expected: Vec<_> = records[..whole].iter().map(item).collect();
+        prop_assert_eq!(&found[..whole], &expected[..]);
         let rest = (len - header) % block;
         match found.get(whole) {
             None => prop_assert_eq!(rest, 0),

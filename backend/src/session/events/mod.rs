@@ -11,7 +11,6 @@
 pub(super) mod control;
 pub mod node;
 mod queue;
-mod record;
 mod waker;
 
 use std::collections::HashMap;
@@ -22,12 +21,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+pub use gangplank_events::Kind;
 use gangplank_fuse::{Handle, NodeId, Unique};
 use parking_lot::{Mutex, MutexGuard};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::time::ClockId;
 
-pub use self::record::Kind;
 pub(super) use self::waker::View;
 
 use self::queue::Queue;
@@ -350,7 +349,7 @@ impl Events {
                 let lines = take(&mut state, handle, size);
                 answers.push((one, lines));
             } else if now >= one.until || one.stop.is_interrupted() {
-                answers.push((one, Ok(record::IDLE.to_vec())));
+                answers.push((one, Ok(gangplank_events::IDLE.to_vec())));
             } else {
                 state.waiting.push(one);
             }
@@ -407,7 +406,7 @@ fn take(state: &mut State, handle: u64, size: usize) -> io::Result<Vec<u8>> {
     let queue = state.readers.get_mut(&handle);
     let queue = queue.ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))?;
     if queue.is_empty() {
-        return Ok(record::IDLE.to_vec());
+        return Ok(gangplank_events::IDLE.to_vec());
     }
     match queue.take(size) {
         lines if lines.is_empty() => Err(io::Error::from_raw_os_error(libc::EINVAL)),

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::record::{self, Kind};
+use gangplank_events::{self as events, Kind};
 
 /// Most changes that wait for a reader. With more, it is told to look at everything.
 const MAX_CHANGES: usize = 8192;
@@ -65,23 +65,23 @@ impl Queue {
     /// Takes whole lines, of at most `size` bytes. Empty if the first one has more.
     pub(super) fn take(&mut self, size: usize) -> Vec<u8> {
         let mut lines = Vec::new();
-        if self.is_new && record::HEADER.len() <= size {
-            lines.extend(record::HEADER);
+        if self.is_new && events::HEADER.len() <= size {
+            lines.extend(events::HEADER);
             self.is_new = false;
         }
         if self.is_new {
             return lines;
         }
         if self.has_lost {
-            if lines.len() + record::RESCAN.len() > size {
+            if lines.len() + events::RESCAN.len() > size {
                 return lines;
             }
-            lines.extend(record::RESCAN);
+            lines.extend(events::RESCAN);
             self.has_lost = false;
         }
         while let Some((kind, path)) = self.changes.front() {
             let before = lines.len();
-            record::push(&mut lines, *kind, path);
+            events::push(&mut lines, *kind, path);
             if lines.len() > size {
                 lines.truncate(before);
                 break;
@@ -150,8 +150,8 @@ mod tests {
     fn only_whole_lines_are_read() {
         let mut queue = Queue::new();
         assert_eq!(queue.take(10), b"");
-        assert_eq!(queue.take(20), record::HEADER);
-        assert_eq!(queue.take(8), record::RESCAN);
+        assert_eq!(queue.take(20), events::HEADER);
+        assert_eq!(queue.take(8), events::RESCAN);
         queue.push(Kind::Modified, b"abc");
         assert_eq!(queue.take(5), b"");
         assert_eq!(queue.take(13), b"modified abc\n");

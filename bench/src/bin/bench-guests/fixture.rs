@@ -252,7 +252,8 @@ impl Fixture {
         Ok(printed)
     }
 
-    /// Runs `workload` once on every file system, and counts what it takes. There must be one guest.
+    /// Runs `workload` once on every file system, and counts what it takes. There must be one
+    /// guest.
     pub(crate) fn costs(&mut self, workload: &str) -> Result<Vec<Cost>> {
         let guest = self.guests.first_mut().context("there is no guest")?;
         let mut costs = Vec::new();

@@ -101,8 +101,9 @@ fn publish(args: &Args, measured: &[Measured]) -> Result<()> {
     }
     if let Some(path) = &args.document {
         let told = format!(
-            "{}; medians of {} interleaved rounds, workloads at {} % of their usual size. The column \
-             \"again\" is the same daemon a second time: its ratio is the noise.\n\n{tables}",
+            "{}; medians of {} interleaved rounds, workloads at {} % of their usual size. The \
+             column \"again\" is the same daemon a second time: its ratio is the noise.\n\n\
+             {tables}",
             document::Machine::this(),
             args.rounds,
             args.size,

@@ -112,8 +112,8 @@ impl Results {
                 bars: drawn().filter_map(|who| workload.bar(who)).collect(),
             })
             .collect();
-        let note = "A bar is the median of all rounds, and the line in it goes from the least to the \
-                    most.";
+        let note = "A bar is the median of all rounds, and the line in it goes from the least to \
+                    the most.";
         bar_chart::draw(title, &[note], &groups)
     }
 
@@ -163,7 +163,8 @@ impl Workload {
             })
             .collect();
         format!(
-            "  {{\"situation\": \"{situation}\", \"workload\": \"{}\", \"unit\": \"{}\", \"per_second\": {{{}}}}}",
+            "  {{\"situation\": \"{situation}\", \"workload\": \"{}\", \"unit\": \"{}\", \
+             \"per_second\": {{{}}}}}",
             self.name,
             self.unit,
             systems.join(", ")

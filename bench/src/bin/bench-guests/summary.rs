@@ -5,8 +5,8 @@ use std::fmt::Write;
 use crate::Measured;
 use crate::fixture::{AGAIN, HOST};
 
-/// A Markdown table: for each workload and peer the lowest ratio of gangplankd's rate to the peer's,
-/// and the situation that it is of. The last row has the medians.
+/// A Markdown table: for each workload and peer the lowest ratio of gangplankd's rate to the
+/// peer's, and the situation that it is of. The last row has the medians.
 pub(crate) fn table(measured: &[Measured]) -> String {
     let Some(first) = measured.first() else {
         return String::new();

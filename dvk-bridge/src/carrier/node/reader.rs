@@ -251,8 +251,8 @@ fn name_generations(peer: &Peer, fitting: &[Generation]) {
     }
     rate_limited!(
         warn,
-        "{peer} is configured as generation {}, but what it sends fits generation {}: correct it by \
-         --generation, or by peer_generation in the server's configuration",
+        "{peer} is configured as generation {}, but what it sends fits generation {}: correct it \
+         by --generation, or by peer_generation in the server's configuration",
         peer.config.generation,
         fitting.join(" or ")
     );

@@ -111,8 +111,9 @@ impl Frames {
         )
     }
 
-    /// The generations by which all that has come is whole commands. A peer that sends no more after
-    /// a part of a command has probably one of them: the beginning of a header is the same in all.
+    /// The generations by which all that has come is whole commands. A peer that sends no more
+    /// after a part of a command has probably one of them: the beginning of a header is the same in
+    /// all.
     pub(crate) fn ended_as(&self) -> Vec<Generation> {
         if self.total != self.begin.len() {
             return Vec::new();

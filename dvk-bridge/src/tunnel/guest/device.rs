@@ -77,9 +77,7 @@ impl<'a> TunnelDevice<'a> {
         let count = usize::from(self.queues()) + 1;
         let at = usize::try_from(index).unwrap_or(usize::MAX);
         if at >= count {
-            return Err(RequestError::Invalid(format!(
-                "it names ring {index}, but the device has {count} rings"
-            )));
+            return Err(RequestError::no_ring(index, count));
         }
         let mut state = self.shared.state.lock();
         if state.rings.len() < count {
@@ -91,7 +89,7 @@ impl<'a> TunnelDevice<'a> {
         let is_set_up = state.features.is_some();
         state.setup += 1;
         let Some(ring) = state.rings.get_mut(at) else {
-            return Err(RequestError::Invalid(format!("there is no ring {index}")));
+            return Err(RequestError::no_ring(index, count));
         };
         let done = change(ring, memory.as_deref());
         ring.is_started = is_set_up && ring.is_ready();
@@ -115,12 +113,6 @@ fn stop(shared: &Shared, state: &mut parking_lot::MutexGuard<'_, State>, at: usi
         shared.changed.wait_for(state, STOP_LIMIT);
     }
     state.stopping = None;
-}
-
-fn not_allowed(index: u32) -> Refusal {
-    RequestError::Invalid(format!(
-        "it sets ring {index} to a value that is not allowed"
-    ))
 }
 
 impl Device for TunnelDevice<'_> {
@@ -171,9 +163,7 @@ impl Device for TunnelDevice<'_> {
         })?;
         match is_inside {
             true => Ok(()),
-            false => Err(RequestError::Invalid(format!(
-                "ring {index} does not lie in the guest's memory"
-            ))),
+            false => Err(RequestError::outside_memory(index)),
         }
     }
 
@@ -184,7 +174,7 @@ impl Device for TunnelDevice<'_> {
     ) -> Result<(), Refusal> {
         match self.with_stopped(index, |ring, _| change(ring))? {
             true => Ok(()),
-            false => Err(not_allowed(index)),
+            false => Err(RequestError::value_not_allowed(index)),
         }
     }
 
@@ -203,7 +193,7 @@ impl Device for TunnelDevice<'_> {
         }
         match state.rings.get_mut(at) {
             Some(ring) => ring.set_signal(signal, descriptor),
-            None => return Err(not_allowed(index)),
+            None => return Err(RequestError::no_ring(index, count)),
         }
         Ok(())
     }

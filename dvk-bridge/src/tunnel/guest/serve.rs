@@ -11,7 +11,6 @@ use gangplank_service::rate_limited;
 use gangplank_vhost_backend::{Connection, GuestError};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::io::Errno;
 use serde_json::{Value, json};
 
 use super::device::TunnelDevice;
@@ -215,15 +214,7 @@ impl Shared {
                 PollFd::new(stop, PollFlags::IN),
             ];
             awaited.extend(kicks.iter().map(|kick| PollFd::new(kick, PollFlags::IN)));
-            let end = connection.message_end();
-            let left = end.map(|end| end.saturating_duration_since(Instant::now()));
-            // One millisecond more, so that the deadline is over when poll returns.
-            let left = left.map(|left| left + Duration::from_millis(1));
-            let left = left.and_then(|left| Timespec::try_from(left).ok());
-            match poll(&mut awaited, left.as_ref()) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(errno) => return Err(GuestError::Wait(errno)),
-            }
+            connection.wait(&mut awaited, None)?;
             let is_ready = |at: usize| {
                 let ready = awaited.get(at).map(|ready| ready.revents());
                 ready.is_some_and(|ready| !ready.is_empty())

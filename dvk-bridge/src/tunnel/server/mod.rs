@@ -356,7 +356,8 @@ impl Report for Server {
         ));
         for session in self.sessions.lock().values() {
             to.push_str(&format!(
-                "  guest behind endpoint {}: {} requests, {} asked for again, heard of {:.1} s ago\n",
+                "  guest behind endpoint {}: {} requests, {} asked for again, heard of {:.1} s \
+                 ago\n",
                 session.client,
                 count(&session.requests),
                 count(&session.repeated),

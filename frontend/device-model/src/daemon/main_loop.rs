@@ -67,7 +67,8 @@ pub(super) fn serve(
     Ok(())
 }
 
-/// Waits until something happens, for at most `limit`. Returns whether the fd store has gone, if it was connected.
+/// Waits until something happens, for at most `limit`. Returns whether the fd store has gone, if it
+/// was connected.
 fn wait(
     devices: &Devices,
     signals: &Signals,

@@ -216,7 +216,8 @@ pub(super) fn notify_guest<M: Messages + Send>(
         Change::Config => transport.config_changed(),
         Change::Lost => rate_limited!(
             error,
-            "the guest's requests fail until it mounts anew: its open files were lost with the daemon"
+            "the guest's requests fail until it mounts anew: its open files were lost with the \
+             daemon"
         ),
         Change::NeedsReset => {
             rate_limited!(warn, "the guest must reset the device");

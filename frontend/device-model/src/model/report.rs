@@ -86,8 +86,8 @@ impl fmt::Display for Report {
         write!(
             f,
             "device {}: status {:#x} ({status}), daemon {daemon}, connections {}, \
-             requests failed {}, accesses {}, faults {}, slowest {} us, interrupts {}, own interrupts {}, kicks seen {}, \
-             kicks waiting {}, up {} s",
+             requests failed {}, accesses {}, faults {}, slowest {} us, interrupts {}, own \
+             interrupts {}, kicks seen {}, kicks waiting {}, up {} s",
             self.id,
             self.status.bits(),
             self.connections,
@@ -129,8 +129,8 @@ mod tests {
         assert_eq!(
             report.to_string(),
             "device 3: status 0x3 (ACKNOWLEDGE DRIVER), daemon absent, connections 1, \
-             requests failed 0, accesses 85, faults 0, slowest 412 us, interrupts unknown, own interrupts 2, kicks seen 4, \
-             kicks waiting 1 unknown, up 12 s"
+             requests failed 0, accesses 85, faults 0, slowest 412 us, interrupts unknown, own \
+             interrupts 2, kicks seen 4, kicks waiting 1 unknown, up 12 s"
         );
         let object = report.json();
         assert_eq!(

@@ -177,8 +177,8 @@ impl Failures {
         self.first.is_empty()
     }
 
-    /// Keeps the error of one file. An error after which no other file can succeed is returned, with
-    /// those before it.
+    /// Keeps the error of one file. An error after which no other file can succeed is returned,
+    /// with those before it.
     pub(super) fn note(&mut self, done: Result<()>) -> Result<()> {
         let Err(error) = done else {
             return Ok(());

@@ -43,8 +43,8 @@ pub(super) fn matcher(pattern: &str) -> Result<GlobMatcher> {
 
 impl Share {
     /// The paths that a word of the command line means: itself, or those that it matches as a
-    /// pattern, in the order of their bytes. A path that exists is no pattern. A pattern that matches
-    /// nothing stays as it is. A colon at its beginning stays in front of each.
+    /// pattern, in the order of their bytes. A path that exists is no pattern. A pattern that
+    /// matches nothing stays as it is. A colon at its beginning stays in front of each.
     pub(super) fn expand(&self, word: &[u8]) -> Result<Vec<Vec<u8>>> {
         let (colon, path) = match word.strip_prefix(b":") {
             Some(path) => (&b":"[..], path),

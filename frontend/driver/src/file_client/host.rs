@@ -19,8 +19,8 @@ pub(super) struct HostReader {
     file: File,
     path: PathBuf,
     offset: u64,
-    /// Where the data at `offset` ends: at a hole. `u64::MAX` if the file does not tell, or its holes
-    /// are read as zeros.
+    /// Where the data at `offset` ends: at a hole. `u64::MAX` if the file does not tell, or its
+    /// holes are read as zeros.
     data_end: u64,
     holes: Holes,
     /// Where reading ends, at the latest.

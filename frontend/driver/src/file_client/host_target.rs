@@ -101,8 +101,8 @@ impl HostTarget {
         })
     }
 
-    /// Continues the file `temporary` behind its first `start` bytes, or makes it without a `start`.
-    /// It stays if the copy fails.
+    /// Continues the file `temporary` behind its first `start` bytes, or makes it without a
+    /// `start`. It stays if the copy fails.
     pub(super) fn resume(
         path: PathBuf,
         temporary: PathBuf,

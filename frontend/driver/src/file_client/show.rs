@@ -33,8 +33,8 @@ impl Share {
         failures.into_result()
     }
 
-    /// Lists a directory or a file. A directory has its name above it if there is a `heading`, which
-    /// separates it from the list before.
+    /// Lists a directory or a file. A directory has its name above it if there is a `heading`,
+    /// which separates it from the list before.
     fn list_one(
         &self,
         path: &[u8],

@@ -69,9 +69,7 @@ impl gangplank_vhost_backend::Device for Device {
         self.memory = memory;
         match set? {
             true => self.start_ring_if_ready(index),
-            false => Err(RequestError::Invalid(format!(
-                "ring {index} does not lie in the guest's memory"
-            ))),
+            false => Err(RequestError::outside_memory(index)),
         }
     }
 
@@ -82,9 +80,7 @@ impl gangplank_vhost_backend::Device for Device {
     ) -> Result<(), RequestError> {
         self.stop_ring_if_started(index)?;
         if !change(self.ring_mut(index)?) {
-            return Err(RequestError::Invalid(format!(
-                "it sets ring {index} to a value that is not allowed"
-            )));
+            return Err(RequestError::value_not_allowed(index));
         }
         self.start_ring_if_ready(index)
     }
@@ -144,17 +140,12 @@ impl Device {
     /// Ring number `index`.
     fn ring_mut(&mut self, index: u32) -> Result<&mut Ring, RequestError> {
         let count = usize::from(self.request_queues()) + 1;
-        let index = usize::try_from(index).unwrap_or(usize::MAX);
-        if index >= count {
-            return Err(RequestError::Invalid(format!(
-                "it names ring {index}, but the device has {count} rings"
-            )));
-        }
         if self.rings.len() < count {
             self.rings.resize_with(count, Ring::default);
         }
-        let ring = self.rings.get_mut(index);
-        ring.ok_or_else(|| RequestError::Invalid(format!("there is no ring {index}")))
+        let at = usize::try_from(index).unwrap_or(usize::MAX);
+        let ring = self.rings.get_mut(at);
+        ring.ok_or_else(|| RequestError::no_ring(index, count))
     }
 
     fn start_ring_if_ready(&mut self, index: u32) -> Result<(), RequestError> {

@@ -13,8 +13,8 @@ use crate::story::{heading, host, said};
 /// Shows every step. Fails at the first unexpected result.
 pub(crate) fn tell(share: &Path, daemon: &Daemon) -> Result<()> {
     heading(
-        "gangplankd shares a directory, and gangplank-nfs serves it once more, by NFS at an address \
-         that this machine does not have",
+        "gangplankd shares a directory, and gangplank-nfs serves it once more, by NFS at an \
+         address that this machine does not have",
     );
     let server = NfsServer::start(daemon.socket(), &["--client", "*(rw,no_root_squash)"])?;
     host(&format!(

@@ -45,6 +45,14 @@ type Test = fn(&mut Fixture) -> Result<()>;
 /// Limit for a command that waits for the link.
 const SLOW: Duration = Duration::from_secs(120);
 
+/// The rounds of a guest that works while the link is cut. They take longer than [`BEFORE_CUT`] and
+/// [`CUT`], which the test checks.
+const ROUNDS: usize = 1000;
+
+/// How long the guest works before the link is cut, and how long the link is cut.
+const BEFORE_CUT: Duration = Duration::from_millis(500);
+const CUT: Duration = Duration::from_secs(3);
+
 /// The guest, its tunnel, and the share on the other host.
 struct Fixture {
     machine: Machine,
@@ -131,22 +139,27 @@ fn git_clones(fixture: &mut Fixture) -> Result<()> {
 fn a_cut_link_loses_nothing(fixture: &mut Fixture) -> Result<()> {
     let Fixture { guest, tunnel, .. } = fixture;
     let before = tunnel.tunnel_status()?;
-    let cut = thread::scope(|scope| {
+    let begun = Instant::now();
+    let (cut, took) = thread::scope(|scope| {
         let cut = scope.spawn(|| -> Result<()> {
-            thread::sleep(Duration::from_millis(500));
+            thread::sleep(BEFORE_CUT);
             tunnel.cut(true)?;
-            thread::sleep(Duration::from_secs(3));
+            thread::sleep(CUT);
             tunnel.cut(false)
         });
-        let work = "cd /mnt && i=0; while [ $i -lt 3000 ]; do echo $i >>lines || exit 1; \
-                    echo $i >new && mv new old || exit 1; i=$((i+1)); done; cd /";
-        let worked = guest.sh_within(work, SLOW);
+        let work = format!(
+            "cd /mnt && i=0; while [ $i -lt {ROUNDS} ]; do echo $i >>lines || exit 1; \
+             echo $i >new && mv new old || exit 1; i=$((i+1)); done; cd /"
+        );
+        let worked = guest.sh_within(&work, SLOW);
+        let took = begun.elapsed();
         let cut = cut.join();
-        worked.map(|_| cut)
+        worked.map(|_| (cut, took))
     })?;
     cut.map_err(|_| anyhow::anyhow!("cutting the link panicked"))??;
+    ensure!(took > BEFORE_CUT + CUT, "the work has ended too early");
     let lines = fs::read_to_string(fixture.share.path().join("lines"))?;
-    let expected: String = (0..3000).map(|line| format!("{line}\n")).collect();
+    let expected: String = (0..ROUNDS).map(|line| format!("{line}\n")).collect();
     ensure!(lines == expected, "lines are lost or doubled: {before}");
     Ok(())
 }

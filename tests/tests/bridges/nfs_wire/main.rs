@@ -22,7 +22,7 @@ use nfs3_types::portmap::mapping;
 use nfs3_types::xdr_codec::{Opaque, Void};
 use nfs3_types::{nfs3, portmap};
 
-use crate::client::{Client, Fixture, results, some, what};
+use crate::client::{Client, Fixture, entry, results, some};
 
 /// Everything, to everybody, from any port.
 const OPEN: &str = "/ *(rw,insecure,no_root_squash)\n";
@@ -37,7 +37,7 @@ fn getattr(client: &mut Client, object: &nfs_fh3) -> Result<fattr3> {
 
 fn create(client: &mut Client, dir: &nfs_fh3, name: &str, how: createhow3) -> Result<nfs_fh3> {
     let args = CREATE3args {
-        where_: what(dir, name),
+        where_: entry(dir, name),
         how,
     };
     match client.nfs::<CREATE3res>(P::NFSPROC3_CREATE, &args)? {
@@ -147,7 +147,7 @@ fn a_handle_outlives_the_name_it_was_found_by_if_another_link_is_known() -> Resu
         if name == "linked" {
             let args = LINK3args {
                 file: handles[1].clone(),
-                link: what(&two, name),
+                link: entry(&two, name),
             };
             let linked = client.nfs::<LINK3res>(P::NFSPROC3_LINK, &args)?;
             ensure!(matches!(linked, Nfs3Result::Ok(_)));
@@ -157,14 +157,14 @@ fn a_handle_outlives_the_name_it_was_found_by_if_another_link_is_known() -> Resu
     }
     for name in ["removed", "linked"] {
         let args = REMOVE3args {
-            object: what(&one, name),
+            object: entry(&one, name),
         };
         let removed = client.nfs::<REMOVE3res>(P::NFSPROC3_REMOVE, &args)?;
         ensure!(matches!(removed, Nfs3Result::Ok(_)));
     }
     let args = RENAME3args {
-        from: what(&two, "moved"),
-        to: what(&root, "elsewhere"),
+        from: entry(&two, "moved"),
+        to: entry(&root, "elsewhere"),
     };
     let renamed = client.nfs::<RENAME3res>(P::NFSPROC3_RENAME, &args)?;
     ensure!(matches!(renamed, Nfs3Result::Ok(_)));
@@ -201,8 +201,8 @@ fn the_log_of_handles_stays_short_and_whole_while_files_are_renamed() -> Result<
     let mut largest = 0;
     for turn in 0..5000 {
         let args = RENAME3args {
-            from: what(&root, &names[turn % 2]),
-            to: what(&root, &names[(turn + 1) % 2]),
+            from: entry(&root, &names[turn % 2]),
+            to: entry(&root, &names[(turn + 1) % 2]),
         };
         let renamed = client.nfs::<RENAME3res>(P::NFSPROC3_RENAME, &args)?;
         ensure!(matches!(renamed, Nfs3Result::Ok(_)));
@@ -259,7 +259,7 @@ fn a_repeated_call_gets_the_first_reply_also_on_another_connection() -> Result<(
     let mut client = fixture.server.client(0, 0)?;
     let root = client.mount("/")?;
     let args = REMOVE3args {
-        object: what(&root, "file"),
+        object: entry(&root, "file"),
     };
     let record = client.record(nfs3::PROGRAM, P::NFSPROC3_REMOVE as u32, &args)?;
     let first = client.exchange(&record)?;

@@ -61,7 +61,8 @@ pub(crate) fn boots() -> Result<()> {
     guest
         .sh(
             "set -ex; bash -c 'realpath /proc/$$/exe'; git init --quiet /root/repository; \
-             test \"$(stat -c %u:%g:%a /tmp)\" = 0:0:1777; install -o games -g games /bin/true /tmp/x; \
+             test \"$(stat -c %u:%g:%a /tmp)\" = 0:0:1777; \
+             install -o games -g games /bin/true /tmp/x; \
              test \"$(stat -c %U:%G /tmp/x)\" = games:games; sync",
         )
         .with_context(|| to.log())?;

@@ -203,7 +203,8 @@ pub(crate) fn has_acls(tried: &mut Tried<'_>) -> Result<()> {
          t getfacl -n /mnt/acls/file | grep '^user:5:rw-'; \
          t getfacl -n /mnt/acls/below | grep '^default:user:5:rw-'; \
          test \"$(stat -c %a acls/file)\" = 660; \
-         test \"$(su games -c 'cat /mnt/acls/file')\" = secret; su games -c 'echo x >/mnt/acls/file'; \
+         test \"$(su games -c 'cat /mnt/acls/file')\" = secret; \
+         su games -c 'echo x >/mnt/acls/file'; \
          no su daemon -c 'cat /mnt/acls/file'; \
          t setfacl -x u:5 /mnt/acls/file; no su games -c 'cat /mnt/acls/file'; \
          t setfacl -b /mnt/acls; test -z \"$(t getfacl -n /mnt/acls | grep user:5)\"; \

@@ -52,8 +52,10 @@ pub(crate) fn shares_keep_their_quotas() -> Result<()> {
     host.0.sh(&mounted("-o prjquota"))?;
 
     // What is there already counts.
-    host.0
-        .sh("dd if=/dev/zero of=/ext4/one/old/file bs=1M count=2 2>/dev/null && ln -s /etc /ext4/one/link")?;
+    host.0.sh(
+        "dd if=/dev/zero of=/ext4/one/old/file bs=1M count=2 2>/dev/null && \
+         ln -s /etc /ext4/one/link",
+    )?;
     host.serve("one", "/ext4/one", "--quota-bytes=8M --quota-inodes=100")?;
     host.serve("two", "/ext4/two", "--quota-bytes=16M")?;
     host.serve(

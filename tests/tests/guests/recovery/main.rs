@@ -30,6 +30,13 @@ const REPLACING: Duration = Duration::from_secs(30);
 /// Kills under load, for each way to serve.
 const KILLS: usize = 30;
 
+/// Of so many kills one comes while the next worker starts.
+const KILLS_AT_START: usize = 3;
+
+/// Longer than a life after which the next worker starts without a delay, in ms. Delays grow to a
+/// second, in which nothing is in flight that a kill could disturb.
+const LIFE_MS: u64 = 110;
+
 /// No limit of deaths that a test could reach.
 const MANY: &str = "--max-crashes=100000";
 
@@ -123,10 +130,14 @@ fn requests_in_flight_are_answered_once_however_often_the_worker_is_killed() -> 
                 let mut killed = 0;
                 while !stop.load(Ordering::Relaxed) {
                     let old = kill_worker(&fixture)?;
-                    // In most rounds while the next one serves, else while it starts.
                     wait_for_next(&fixture, old)?;
-                    thread::sleep(Duration::from_millis(fastrand::u64(0..40)));
                     killed += 1;
+                    // In most rounds while the next one serves, else while it starts.
+                    let least = match killed % KILLS_AT_START {
+                        0 => 0,
+                        _ => LIFE_MS,
+                    };
+                    thread::sleep(Duration::from_millis(least + fastrand::u64(0..40)));
                     if killed == KILLS {
                         break;
                     }

@@ -98,8 +98,8 @@ fn file_that_was_read_is_flushed_and_released_last() {
     assert!(asked.ends_with(&[Opcode::Flush, Opcode::Release]));
 }
 
-/// The copy has the holes of the file, also the one at its end, and the permissions of the file that
-/// it replaces.
+/// The copy has the holes of the file, also the one at its end, and the permissions of the file
+/// that it replaces.
 #[test]
 fn copy_on_the_host_has_the_holes_of_the_file() {
     let len = 4 << 20;

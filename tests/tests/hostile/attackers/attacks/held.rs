@@ -70,8 +70,8 @@ pub(super) fn nameless_nodes(target: &Target<'_>, round: u64) -> Result<()> {
     Ok(())
 }
 
-/// MKNOD, LINK and UNLINK of the first name without FORGET. Such a node is found by neither its path
-/// nor the name that the daemon has noted first.
+/// MKNOD, LINK and UNLINK of the first name without FORGET. Such a node is found by neither its
+/// path nor the name that the daemon has noted first.
 pub(super) fn other_names(target: &Target<'_>, round: u64) -> Result<()> {
     let mut guest = target.guest(&Setup::default())?;
     let args = MknodIn {
@@ -106,7 +106,8 @@ pub(super) fn other_names(target: &Target<'_>, round: u64) -> Result<()> {
 }
 
 /// Puts a device, or a FIFO in every second round, in the place of a file that the guest still
-/// knows, after the daemon had to close it. The number of the file's inode is then often used again.
+/// knows, after the daemon had to close it. The number of the file's inode is then often used
+/// again.
 pub(super) fn devices_in_place_of_files(target: &Target<'_>, round: u64) -> Result<()> {
     let mut guest = target.guest(&Setup::default())?;
     let name = CString::new(format!("swapped-{round}"))?;

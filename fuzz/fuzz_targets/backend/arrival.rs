@@ -4,6 +4,7 @@
 #![no_main]
 
 mod fixture;
+#[allow(dead_code, reason = "the other target reads numbers as well")]
 mod input;
 
 use gangplank_backend::session::Session;
@@ -67,7 +68,7 @@ fn made(input: &mut Input<'_>) -> Option<Vec<u8>> {
     };
     state.inodes.push(inode(ROOT_ID, 1000, Location::Root));
     while !input.is_empty() && ids.len() < 32 {
-        let id = 2 + u64::from(input.byte()) * (1 + u64::from(input.byte()) << 20);
+        let id = 2 + u64::from(input.byte()) * ((1 + u64::from(input.byte())) << 20);
         let parent = ids[usize::from(input.byte()) % ids.len()];
         let name = NAMES[usize::from(input.byte()) % NAMES.len()];
         let location = match input.byte() % 4 {
