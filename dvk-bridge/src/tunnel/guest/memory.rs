@@ -110,8 +110,8 @@ impl RemoteMemory for RequestMemory {
         let bytes = from.len();
         let offset = self.offset(address);
         let offset = offset.and_then(|offset| offset.checked_sub(self.chain.readable_len()));
-        let copied =
-            offset.and_then(|offset| self.copy(|| self.chain.write_at(&*self.memory, offset, from)));
+        let copied = offset
+            .and_then(|offset| self.copy(|| self.chain.write_at(&*self.memory, offset, from)));
         match copied {
             Some(true) => Ok(()),
             _ => Err(NotShared { address, bytes }),

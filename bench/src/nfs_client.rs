@@ -1,10 +1,15 @@
-//! An NFSv3 client with one call in flight, so that the servers' latency is what is measured.
+//! An NFSv3 client with one call in flight, so that the servers' latency is what is measured, and
+//! gangplank-nfs for it.
 
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::time::Duration;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use gangplank_tests::{process, tools};
 use nfs3_types::mount::{self, MOUNT_PROGRAM, dirpath, mountres3};
 use nfs3_types::nfs3::{
     self, COMMIT3args, COMMIT3res, CREATE3args, CREATE3res, GETATTR3args, GETATTR3res, LOOKUP3args,
@@ -16,14 +21,14 @@ use nfs3_types::rpc::{
 };
 use nfs3_types::xdr_codec::{Opaque, Pack, Unpack};
 
-/// Limit for a reply.
+/// Limit for a reply, and for a server to start.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// The last fragment of a record (RFC 5531, 11).
 const LAST: u32 = 1 << 31;
 
 /// A connection as root.
-pub(crate) struct Client {
+pub struct Client {
     stream: TcpStream,
     auth: auth_unix,
     xid: u32,
@@ -33,7 +38,10 @@ pub(crate) struct Client {
 
 impl Client {
     /// Connects to a port of this machine.
-    pub(crate) fn connect(port: u16) -> Result<Self> {
+    ///
+    /// # Errors
+    /// Nobody listens there.
+    pub fn connect(port: u16) -> Result<Self> {
         let stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(LIMIT))?;
@@ -98,7 +106,10 @@ impl Client {
     }
 
     /// The handle of an exported directory.
-    pub(crate) fn mount(&mut self, path: &str) -> Result<nfs_fh3> {
+    ///
+    /// # Errors
+    /// The server refuses, or does not reply in time.
+    pub fn mount(&mut self, path: &str) -> Result<nfs_fh3> {
         let procedure = MOUNT_PROGRAM::MOUNTPROC3_MNT as u32;
         let args = dirpath(Opaque::borrowed(path.as_bytes()));
         match self.call(mount::PROGRAM, procedure, &args)? {
@@ -109,7 +120,11 @@ impl Client {
         }
     }
 
-    pub(crate) fn lookup(&mut self, dir: &nfs_fh3, name: &str) -> Result<nfs_fh3> {
+    /// LOOKUP: the handle of a name.
+    ///
+    /// # Errors
+    /// The server refuses, or does not reply in time.
+    pub fn lookup(&mut self, dir: &nfs_fh3, name: &str) -> Result<nfs_fh3> {
         let args = LOOKUP3args {
             what: entry(dir, name),
         };
@@ -119,7 +134,11 @@ impl Client {
         }
     }
 
-    pub(crate) fn getattr(&mut self, file: &nfs_fh3) -> Result<()> {
+    /// GETATTR.
+    ///
+    /// # Errors
+    /// The server refuses, or does not reply in time.
+    pub fn getattr(&mut self, file: &nfs_fh3) -> Result<()> {
         let args = GETATTR3args::from(file.clone());
         match self.call(nfs3::PROGRAM, P::NFSPROC3_GETATTR as u32, &args)? {
             GETATTR3res::Ok(_) => Ok(()),
@@ -127,7 +146,11 @@ impl Client {
         }
     }
 
-    pub(crate) fn create(&mut self, dir: &nfs_fh3, name: &str) -> Result<()> {
+    /// CREATE of a regular file.
+    ///
+    /// # Errors
+    /// The server refuses, or does not reply in time.
+    pub fn create(&mut self, dir: &nfs_fh3, name: &str) -> Result<()> {
         let args = CREATE3args {
             where_: entry(dir, name),
             how: createhow3::UNCHECKED(sattr3 {
@@ -141,7 +164,11 @@ impl Client {
         }
     }
 
-    pub(crate) fn remove(&mut self, dir: &nfs_fh3, name: &str) -> Result<()> {
+    /// REMOVE.
+    ///
+    /// # Errors
+    /// The server refuses, or does not reply in time.
+    pub fn remove(&mut self, dir: &nfs_fh3, name: &str) -> Result<()> {
         let args = REMOVE3args {
             object: entry(dir, name),
         };
@@ -151,8 +178,26 @@ impl Client {
         }
     }
 
-    /// Reads `count` bytes, all of which the file has.
-    pub(crate) fn read(&mut self, file: &nfs_fh3, offset: u64, count: u32) -> Result<()> {
+    /// READ of `count` bytes, all of which the file has. Drops them.
+    ///
+    /// # Errors
+    /// The server refuses, or does not reply in time.
+    pub fn read(&mut self, file: &nfs_fh3, offset: u64, count: u32) -> Result<()> {
+        self.read_data(file, offset, count).map(drop)
+    }
+
+    /// READ until `into` is full. The file has as many bytes.
+    ///
+    /// # Errors
+    /// The server refuses, or does not reply in time.
+    pub fn read_into(&mut self, file: &nfs_fh3, offset: u64, into: &mut [u8]) -> Result<()> {
+        let data = self.read_data(file, offset, u32::try_from(into.len())?)?;
+        ensure!(data.0.len() == into.len(), "READ: {} bytes", data.0.len());
+        into.copy_from_slice(&data.0);
+        Ok(())
+    }
+
+    fn read_data(&mut self, file: &nfs_fh3, offset: u64, count: u32) -> Result<Opaque<'static>> {
         let args = READ3args {
             file: file.clone(),
             offset,
@@ -162,14 +207,17 @@ impl Client {
         match done {
             Nfs3Result::Ok(done) => {
                 ensure!(done.count == count, "READ of {count}: {} bytes", done.count);
-                Ok(())
+                Ok(done.data)
             }
             Nfs3Result::Err((status, _)) => bail!("READ: {status}"),
         }
     }
 
-    /// Writes without commitment.
-    pub(crate) fn write(&mut self, file: &nfs_fh3, offset: u64, data: &[u8]) -> Result<()> {
+    /// WRITE without commitment.
+    ///
+    /// # Errors
+    /// The server refuses, or does not reply in time.
+    pub fn write(&mut self, file: &nfs_fh3, offset: u64, data: &[u8]) -> Result<()> {
         let args = WRITE3args {
             file: file.clone(),
             offset,
@@ -186,7 +234,11 @@ impl Client {
         }
     }
 
-    pub(crate) fn commit(&mut self, file: &nfs_fh3) -> Result<()> {
+    /// COMMIT of the whole file.
+    ///
+    /// # Errors
+    /// The server refuses, or does not reply in time.
+    pub fn commit(&mut self, file: &nfs_fh3) -> Result<()> {
         let args = COMMIT3args {
             file: file.clone(),
             offset: 0,
@@ -195,6 +247,59 @@ impl Client {
         match self.call(nfs3::PROGRAM, P::NFSPROC3_COMMIT as u32, &args)? {
             COMMIT3res::Ok(_) => Ok(()),
             COMMIT3res::Err((status, _)) => bail!("COMMIT: {status}"),
+        }
+    }
+}
+
+/// Starts gangplank-nfs on the daemon at `backend`, at a port of this machine, with its state in the
+/// directory `state`. Its log is the file `log` there.
+///
+/// # Errors
+/// It does not build or start.
+pub fn start_server(backend: &Path, port: u16, state: &Path) -> Result<Child> {
+    let mut command = process::tied(tools::nfs()?, None);
+    command
+        .args([
+            "serve",
+            "--listen",
+            &format!("127.0.0.1:{port}"),
+            "--backend",
+        ])
+        .arg(backend)
+        .args([
+            "--client",
+            "127.0.0.1(rw,insecure,no_root_squash)",
+            "--state",
+        ])
+        .arg(state)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(File::create(state.join("log"))?);
+    Ok(process::spawn(command)?)
+}
+
+/// Connects to a server that is starting, with its port for NFS and that for mounts: the handle of
+/// `export`, and a connection for NFS. The export has a file `name`.
+///
+/// # Errors
+/// It does not start in time; with its log.
+pub fn reach(ports: (u16, u16), export: &str, name: &str, log: &Path) -> Result<(nfs_fh3, Client)> {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let reached = Client::connect(ports.1)
+            .and_then(|mut client| client.mount(export))
+            .and_then(|root| {
+                let mut client = Client::connect(ports.0)?;
+                client.lookup(&root, name)?;
+                Ok((root, client))
+            });
+        match reached {
+            Ok(reached) => return Ok(reached),
+            Err(error) if Instant::now() > deadline => {
+                let log = fs::read_to_string(log).unwrap_or_default();
+                return Err(error).with_context(|| format!("the server does not start\n{log}"));
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(50)),
         }
     }
 }
