@@ -11,6 +11,7 @@
 pub mod bar_chart;
 pub mod cpu_affinity;
 pub mod document;
+pub mod nfs_client;
 pub mod progress;
 
 use std::path::PathBuf;

@@ -277,6 +277,18 @@ impl Tunnel {
         self.status("tunnel-status.sock")
     }
 
+    /// How many requests the tunnel has sent again after a broken connection, for its present guest.
+    ///
+    /// # Errors
+    /// It does not say, or has no guest.
+    pub fn sent_again(&self) -> Result<u64> {
+        let status = self.tunnel_status()?;
+        let mut counters = status.split(", ");
+        let sent_again = counters.find_map(|counter| counter.strip_suffix(" sent again"));
+        let sent_again = sent_again.with_context(|| format!("the status is {status}"))?;
+        Ok(sent_again.parse()?)
+    }
+
     fn status(&self, socket: &str) -> Result<String> {
         let mut command = Command::new(tools::dvk()?);
         command.arg("status").arg(self.dir.path().join(socket));

@@ -73,6 +73,20 @@ impl Hosts {
         Ok(hosts)
     }
 
+    /// Has connections break after two retransmissions of TCP, which take one or two seconds, and
+    /// not after a quarter of an hour.
+    ///
+    /// # Errors
+    /// When the kernel's settings cannot be written.
+    pub fn break_connections_soon(&self) -> Result<()> {
+        for host in std::iter::once(&self.servers).chain(&self.others) {
+            let mut command = network::command(&host.namespace(), "sh");
+            command.args(["-c", "echo 2 >/proc/sys/net/ipv4/tcp_retries2"]);
+            packages::run(&mut command).context("setting up a host's network")?;
+        }
+        Ok(())
+    }
+
     /// A command on the servers' host, tied to this process.
     pub fn on_servers(&self, program: impl AsRef<OsStr>) -> Command {
         network::command(&self.servers.namespace(), program)

@@ -188,7 +188,7 @@ impl PassthroughFs {
         let is_gone = has(libc::FAN_DELETE | libc::FAN_MOVED_FROM);
         let is_new = has(libc::FAN_CREATE | libc::FAN_MOVED_TO);
         // The kernel joins what happened to a name, and forgets the order.
-        let exists = match is_gone && is_new {
+        let exists = match is_gone && is_new || may_be_unnamed(name) {
             true => self.exists(id, name),
             false => !is_gone,
         };
@@ -220,6 +220,13 @@ impl PassthroughFs {
             CString::new(name).is_ok_and(|name| file::stat_at(node.as_fd(), &name).is_ok())
         })
     }
+}
+
+/// Whether the kernel would call a file without a name so (`O_TMPFILE`; `d_mark_tmpfile`,
+/// fs/dcache.c).
+fn may_be_unnamed(name: &[u8]) -> bool {
+    name.strip_prefix(b"#")
+        .is_some_and(|number| number.iter().all(u8::is_ascii_digit))
 }
 
 /// Why changes are not heard of, for the operator.

@@ -58,6 +58,7 @@ impl<F: FileSystem> Session<F> {
                 extension: Some(Extension {
                     init: Some(init),
                     errors: errors_of(init.features()),
+                    waker: self.events.as_ref().and_then(|events| events.known_waker()),
                     ..Extension::default()
                 }),
                 ..self.file_system.save()?
@@ -107,6 +108,9 @@ impl<F: FileSystem> Session<F> {
             minor: reply.minor.min(offer.minor),
             flags: init.flags,
         });
+        if let (Some(events), Some(extension)) = (&self.events, &guest.extension) {
+            events.resume_waker(extension.waker);
+        }
         self.dialect.set(Some(reply.dialect(&offer)));
         if let Some(record) = self.record() {
             record.open(&offer);

@@ -22,12 +22,14 @@
 //!
 //! Each request has a slot and a number in it, as in sessions of NFSv4.1. A request that is sent
 //! again after a broken connection is recognised by them: the daemon carries it out once, and the
-//! reply is kept until the slot's next request. In the same way the tunnel asks again for a
-//! request that takes long, such as one that waits for a lock, and its endpoints are free
-//! meanwhile.
+//! reply is kept until the slot's next request. (A reply of more than a megabyte is not kept: only a
+//! read has one, and is done again.) In the same way the tunnel asks again for a request that takes
+//! long, such as one that waits for a lock, and its endpoints are free meanwhile. If the next request
+//! in a slot comes before the last one has a reply, the tunnel has given that up, and the server
+//! interrupts it.
 //!
-//! Neither side reads more of a request than its lengths, except for INIT: its reply is cut so that
-//! later requests fit a copy of DVK, and INIT begins a new session after one was lost.
+//! Neither side reads more of a request than its lengths and its number, except for INIT: its reply
+//! is cut so that later requests fit a tunnel, and INIT begins a new session after one was lost.
 
 pub mod guest;
 pub mod server;

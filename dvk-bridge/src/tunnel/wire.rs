@@ -33,8 +33,18 @@ pub const VERSION: i32 = 1;
 /// Bytes of file data in a request or reply at most: what DVK copies at once (`d_max_copylen`).
 pub const MAX_DATA: u32 = 1 << 20;
 
-/// Bytes of a request at most, and of a reply. Headers and arguments have a page.
+/// Bytes of a request at most. Headers and arguments have a page.
 pub const MAX_BYTES: u32 = MAX_DATA + 4096;
+
+/// Pages of file data in a request or reply at most, as the reply to INIT says.
+pub const MAX_PAGES: u16 = 256;
+
+/// Bytes of a page of a guest at most (arm64 with pages of 64 KiB). `max_write` bounds what such a
+/// guest writes, but only the pages bound what it reads.
+const MAX_PAGE: u32 = 1 << 16;
+
+/// Bytes of a reply at most. A reply of more than [`MAX_BYTES`] is copied in several pieces.
+pub const MAX_REPLY: u32 = MAX_PAGES as u32 * MAX_PAGE + 4096;
 
 /// Slots of a session at most.
 pub const MAX_SLOTS: u16 = 64;
@@ -233,7 +243,7 @@ impl Call {
 impl Request {
     /// Whether slot, lengths and address are within their limits.
     fn is_possible(&self) -> bool {
-        let lengths = (1..=MAX_BYTES).contains(&self.readable) && self.writable <= MAX_BYTES;
+        let lengths = (1..=MAX_BYTES).contains(&self.readable) && self.writable <= MAX_REPLY;
         let end = u64::from(self.address) + u64::from(self.readable) + u64::from(self.writable);
         lengths && self.slot < MAX_SLOTS && u32::try_from(end).is_ok()
     }
@@ -312,7 +322,7 @@ mod tests {
     use super::*;
 
     fn possible() -> impl Strategy<Value = Request> {
-        let lengths = (1..=MAX_BYTES, 0..=MAX_BYTES);
+        let lengths = (1..=MAX_BYTES, 0..=MAX_REPLY);
         (any::<[u32; 2]>(), 0..MAX_SLOTS, lengths, any::<u32>()).prop_map(
             |([session, number], slot, (readable, writable), address)| Request {
                 session,
@@ -356,7 +366,7 @@ mod tests {
             match Call::decode(&message) {
                 Ok(Call::Request(request)) => {
                     prop_assert!(request.readable >= 1 && request.readable <= MAX_BYTES);
-                    prop_assert!(request.writable <= MAX_BYTES && request.slot < MAX_SLOTS);
+                    prop_assert!(request.writable <= MAX_REPLY && request.slot < MAX_SLOTS);
                     let end = request.reply_address().checked_add(request.writable);
                     prop_assert!(end.is_some());
                 }

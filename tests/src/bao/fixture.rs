@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use parking_lot::Mutex;
 use rustix::process::Pid;
 use tempfile::TempDir;
 
@@ -37,6 +38,8 @@ pub struct Programs {
     pub gangplankd: PathBuf,
     /// virtiofsd, for scenarios with it.
     pub virtiofsd: Option<PathBuf>,
+    /// `gangplank-dvk`, for scenarios with a tunnel.
+    pub dvk: Option<PathBuf>,
 }
 
 /// The daemon that serves the files.
@@ -46,6 +49,9 @@ pub enum Server {
     Ours,
     /// virtiofsd.
     Theirs,
+    /// gangplankd, behind a tunnel over DVK: the device model is connected to `gangplank-dvk
+    /// tunnel`.
+    Tunnelled,
 }
 
 /// The set-up of a fixture.
@@ -90,6 +96,8 @@ pub struct Fixture {
     setup: Setup,
     /// The driver.
     pub kernel: Arc<Kernel>,
+    /// The programs of tunnels. They end with the fixture.
+    tunnels: Mutex<Vec<Program>>,
     dir: TempDir,
 }
 
@@ -107,6 +115,7 @@ impl Fixture {
             programs: programs.clone(),
             setup,
             kernel: Arc::new(kernel),
+            tunnels: Mutex::default(),
             dir,
         };
         for id in 0..fixture.kernel.devices.len() {
@@ -266,16 +275,17 @@ impl Fixture {
     /// It cannot be started, or ends.
     pub fn start_daemon(&self, id: usize) -> Result<Program> {
         let program = match self.setup.server {
-            Server::Ours => &self.programs.gangplankd,
+            Server::Ours | Server::Tunnelled => &self.programs.gangplankd,
             Server::Theirs => self
                 .programs
                 .virtiofsd
                 .as_ref()
                 .context("there is no virtiofsd")?,
         };
-        let socket = self.socket(id);
-        // A killed daemon leaves its socket behind.
-        let _ = fs::remove_file(&socket);
+        let socket = match self.setup.server {
+            Server::Tunnelled => self.path(format!("daemon{id}.sock")),
+            Server::Ours | Server::Theirs => self.socket(id),
+        };
         let mut arguments = vec![
             format!("--socket-path={}", socket.display()),
             format!("--shared-dir={}", self.share(id).display()),
@@ -285,21 +295,92 @@ impl Fixture {
         if self.setup.queues > 1 {
             arguments.push(format!("--num-request-queues={}", self.setup.queues));
         }
-        let log = self.path(format!("daemon{id}.log"));
-        let mut daemon = Program::start(&self.kernel, program, &arguments, &log)?;
+        let daemon = self.start_server(program, &arguments, &format!("daemon{id}"), &socket)?;
+        if self.setup.server == Server::Tunnelled {
+            self.start_tunnel(id, &socket)?;
+        }
+        Ok(daemon)
+    }
+
+    /// Starts the tunnel of device `id` to the daemon at `daemon`: a switch, the server and the
+    /// tunnel.
+    fn start_tunnel(&self, id: usize, daemon: &Path) -> Result<()> {
+        let dvk = self.programs.dvk.as_ref();
+        let dvk = dvk.context("there is no gangplank-dvk")?;
+        let switch = self.path(format!("switch{id}.sock"));
+        let config = self.path(format!("rhostfs{id}.cfg"));
+        fs::write(
+            &config,
+            format!(
+                "virtqueue SHARE {{ vq_dcid 0; vq_ep 4; vq_socket \"{}\"; vq_carrier local; }};\n\
+                 local SWITCH {{ local_socket \"{}\"; }};\n",
+                daemon.display(),
+                switch.display()
+            ),
+        )?;
+        let status = self.path(format!("serve{id}.sock"));
+        let guest = self.socket(id);
+        let text = |path: &Path| path.display().to_string();
+        for (name, socket, arguments) in [
+            (
+                "switch",
+                &switch,
+                vec!["--socket".to_owned(), text(&switch)],
+            ),
+            (
+                "serve",
+                &status,
+                vec![
+                    "--config".to_owned(),
+                    text(&config),
+                    "--status".to_owned(),
+                    text(&status),
+                ],
+            ),
+            (
+                "tunnel",
+                &guest,
+                vec![
+                    "--endpoint=4".to_owned(),
+                    "--switch".to_owned(),
+                    text(&switch),
+                    "--listen".to_owned(),
+                    text(&guest),
+                ],
+            ),
+        ] {
+            let arguments = [vec![name.to_owned()], arguments].concat();
+            let program = self.start_server(dvk, &arguments, &format!("{name}{id}"), socket)?;
+            self.tunnels.lock().push(program);
+        }
+        Ok(())
+    }
+
+    /// Starts a program that listens at `socket`, and waits until it does.
+    fn start_server(
+        &self,
+        program: &Path,
+        arguments: &[String],
+        name: &str,
+        socket: &Path,
+    ) -> Result<Program> {
+        // A killed program leaves its socket behind.
+        let _ = fs::remove_file(socket);
+        let log = self.path(format!("{name}.log"));
+        let mut server = Program::start(&self.kernel, program, arguments, &log)?;
         let deadline = Instant::now() + LIMIT;
         while !socket.exists() {
-            if let Some(status) = daemon.ended()? {
-                bail!("the daemon ended: {status}\n{}", daemon.log());
+            if let Some(status) = server.ended()? {
+                bail!("{name} ended: {status}\n{}", server.log());
             }
             ensure!(
                 Instant::now() < deadline,
                 "no socket after {LIMIT:?}\n{}",
-                daemon.log()
+                server.log()
             );
             std::thread::sleep(Duration::from_millis(2));
         }
-        Ok(daemon)
+        Ok(server)
     }
 
     /// Starts the daemons of all devices.
@@ -339,7 +420,15 @@ impl Fixture {
     #[must_use]
     pub fn logs(&self) -> String {
         let mut text = String::new();
-        for name in ["frontend.log", "daemon0.log", "daemon1.log", "daemon2.log"] {
+        let names = [
+            "frontend.log",
+            "daemon0.log",
+            "daemon1.log",
+            "daemon2.log",
+            "serve0.log",
+            "tunnel0.log",
+        ];
+        for name in names {
             if let Ok(log) = fs::read_to_string(self.path(name)) {
                 let lines: Vec<&str> = log.lines().collect();
                 let last = lines.len().saturating_sub(60);

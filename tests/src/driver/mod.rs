@@ -8,6 +8,7 @@ mod calls;
 mod connect;
 mod device_state;
 pub mod error;
+pub mod events;
 pub mod fixture;
 pub mod memory;
 pub mod neighbour;

@@ -16,6 +16,8 @@ pub enum Release {
     Stable,
     /// 6.12, which uses as many request queues as the device offers.
     Linux6_12,
+    /// 6.12 with pages of 16 KiB (arm64 alone).
+    Pages16K,
     /// The release's kernel for all machines, which has file systems that the cloud kernel lacks:
     /// 9P.
     General,
@@ -37,6 +39,7 @@ impl Kernel {
         let meta = match release {
             Release::Stable => format!("linux-image-cloud-{}", arch.debian()),
             Release::Linux6_12 => format!("linux-image-6.12-cloud-{}", arch.debian()),
+            Release::Pages16K => format!("linux-image-6.12-{}-16k", arch.debian()),
             Release::General => format!("linux-image-{}", arch.debian()),
         };
         let package = packages::first_dependency(&meta, arch)?;

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use super::kernel::Kernel;
+use super::kernel::{Kernel, Release};
 use super::{Machine, Memory, Options, Qemu};
 use crate::cache;
 use crate::packages::{self, Arch, Suite};
@@ -27,7 +27,14 @@ pub(super) fn command(
     dir: &Path,
 ) -> Result<Command> {
     let (program, machine, cpu, console) = match options.machine {
-        Machine::QemuAarch64 => ("qemu-system-aarch64", "virt", "cortex-a57", "ttyAMA0"),
+        Machine::QemuAarch64 => {
+            // The A57 has no pages of 16 KiB.
+            let cpu = match options.release {
+                Release::Pages16K => "cortex-a76",
+                _ => "cortex-a57",
+            };
+            ("qemu-system-aarch64", "virt", cpu, "ttyAMA0")
+        }
         _ => ("qemu-system-x86_64", "q35", "qemu64", "ttyS0"),
     };
     let memory = options.memory_mib;

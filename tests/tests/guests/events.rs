@@ -1,5 +1,6 @@
-//! Watchers in a User Mode Linux guest hear of the host's changes: inotifywait and entr, with
-//! `gangplankd --events` and `gangplank-guest watch`, and an ordinary user's daemon.
+//! Watchers in a guest hear of the host's changes: inotifywait and entr, with `gangplankd --events`
+//! and `gangplank-guest watch`, and an ordinary user's daemon. The guest is User Mode Linux, and
+//! QEMU 10.0, which also moves to another QEMU with another daemon.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use gangplank_tests::daemon::{self, Daemon, TAG};
 use gangplank_tests::driver::fixture::guest_processes;
-use gangplank_tests::guest::{Guest, Machine, Options};
+use gangplank_tests::guest::{Guest, Machine, Options, Qemu};
 use gangplank_tests::packages::{self, Arch};
 use gangplank_tests::process::User;
 use gangplank_tests::runner::Runner;
@@ -32,34 +33,65 @@ const RETRY: Duration = Duration::from_secs(5);
 /// A guest with watchers.
 struct Watched {
     guest: Guest,
+    machine: Machine,
     daemon: Daemon,
-    _tools: Daemon,
+    tools: Daemon,
     share: TempDir,
 }
 
+/// What a User Mode Linux guest does, in this order.
+const UML: &[(&str, Case)] = &[
+    ("an_editor_on_the_host_wakes_entr", entr),
+    ("inotify_tells_what_the_host_does", inotify),
+    ("a_flood_loses_nothing_without_a_rescan", flood),
+    ("watchers_survive_the_worker", killed_worker),
+    ("watchers_survive_a_reload", reloaded),
+    ("the_program_ends_when_it_is_killed", ended),
+];
+
+/// What a QEMU guest does. It is emulated, and too slow for a flood.
+const QEMU: &[(&str, Case)] = &[
+    ("an_editor_on_the_host_wakes_entr", entr),
+    ("inotify_tells_what_the_host_does", inotify),
+    ("watchers_survive_the_worker", killed_worker),
+    ("watchers_survive_a_reload", reloaded),
+    ("watchers_survive_a_migration", migrated),
+    ("the_program_ends_when_it_is_killed", ended),
+];
+
+type Case = fn(&mut Watched) -> Result<()>;
+
 fn main() -> ExitCode {
     let mut runner = Runner::from_arguments();
-    let names = [
-        "an_editor_on_the_host_wakes_entr",
-        "inotify_tells_what_the_host_does",
-        "a_flood_loses_nothing_without_a_rescan",
-        "watchers_survive_the_worker",
-        "the_program_ends_when_it_is_killed",
-    ];
-    let cases: [fn(&mut Watched) -> Result<()>; 5] = [entr, inotify, flood, killed_worker, ended];
-    if names.iter().any(|name| runner.wants(name)) {
-        match Watched::start() {
-            Ok(mut watched) => {
-                for (name, case) in names.into_iter().zip(cases) {
-                    runner.run(name, || case(&mut watched).with_context(|| watched.logs()));
-                }
-            }
-            Err(error) => runner.run("start", || Err(error)),
-        }
-    } else if runner.lists_only() {
-        names.iter().for_each(|name| runner.run(name, || Ok(())));
-    }
+    run(&mut runner, "uml", Machine::Uml, UML);
+    run(&mut runner, "qemu", Machine::QemuX86_64, QEMU);
     runner.finish()
+}
+
+fn run(runner: &mut Runner, prefix: &str, machine: Machine, cases: &[(&str, Case)]) {
+    let cases = cases
+        .iter()
+        .map(|(name, case)| (format!("{prefix}::{name}"), *case));
+    let cases: Vec<(String, Case)> = cases.collect();
+    if !cases.iter().any(|(name, _)| runner.wants(name)) {
+        if runner.lists_only() {
+            cases
+                .iter()
+                .for_each(|(name, _)| runner.run(name, || Ok(())));
+        }
+        return;
+    }
+    match Watched::start(machine) {
+        Ok(mut watched) => {
+            for (name, case) in cases {
+                runner.run(&name, || case(&mut watched).with_context(|| watched.logs()));
+            }
+        }
+        Err(error) => {
+            let (name, _) = &cases[0];
+            runner.run(name, || Err(error));
+        }
+    }
 }
 
 /// A directory with the watchers and their libraries.
@@ -74,26 +106,44 @@ fn watchers() -> Result<PathBuf> {
     })
 }
 
+/// A daemon for the share, and one for the directory with the watchers.
+fn daemons(share: &Path) -> Result<(Daemon, Daemon)> {
+    // A guest that moves remembers files that are gone, until it forgets them.
+    let arguments = ["--events", "--migration-on-error=guest-error"];
+    let mut options = daemon::Options::new(share).arguments(&arguments);
+    if User::is_root() {
+        options = options.user(User::NOBODY);
+    }
+    let daemon = Daemon::start(&options)?;
+    let tools = daemon::Options::new(&watchers()?).tag("tools");
+    let tools = Daemon::start(&tools.arguments(&["--readonly"]))?;
+    Ok((daemon, tools))
+}
+
+fn options(machine: Machine, daemon: &Daemon, tools: &Daemon) -> Result<Options> {
+    let program = tools::guest(Arch::Amd64)?;
+    let options = Options::new(machine)
+        .share(daemon.socket(), TAG)
+        .share(tools.socket(), "tools")
+        .program("gangplank-guest", &program);
+    Ok(Options {
+        qemu: Qemu::Backports,
+        ..options
+    })
+}
+
 impl Watched {
-    fn start() -> Result<Self> {
+    fn start(machine: Machine) -> Result<Self> {
         let share = tempfile::tempdir()?;
         fs::create_dir(share.path().join("src"))?;
-        let mut options = daemon::Options::new(share.path()).arguments(&["--events"]);
         if User::is_root() {
             let user = User::NOBODY;
             for path in [share.path().to_owned(), share.path().join("src")] {
                 chown(path, Some(user.uid), Some(user.gid))?;
             }
-            options = options.user(user);
         }
-        let daemon = Daemon::start(&options)?;
-        let tree = daemon::Options::new(&watchers()?).tag("tools");
-        let tree = Daemon::start(&tree.arguments(&["--readonly"]))?;
-        let program = tools::guest(Arch::Amd64)?;
-        let options = Options::new(Machine::Uml)
-            .share(daemon.socket(), TAG)
-            .share(tree.socket(), "tools")
-            .program("gangplank-guest", &program);
+        let (daemon, tools) = daemons(share.path())?;
+        let options = options(machine, &daemon, &tools)?;
         let mut guest = Guest::boot(&options).with_context(|| daemon.log())?;
         guest.mount(TAG, "/mnt").with_context(|| daemon.log())?;
         guest.sh(
@@ -102,8 +152,9 @@ impl Watched {
         )?;
         let mut watched = Self {
             guest,
+            machine,
             daemon,
-            _tools: tree,
+            tools,
             share,
         };
         watched.watch()?;
@@ -136,6 +187,15 @@ impl Watched {
         }
     }
 
+    /// Makes a file on the host, and waits until the program and the watcher of its directory have
+    /// heard of it.
+    fn wake(&mut self, name: &str) -> Result<()> {
+        fs::write(self.host(&format!("src/{name}")), "x")?;
+        self.wait_in("/tmp/watch.log", &format!("created src/{name}"))?;
+        self.wait_in("/tmp/inotify.log", &format!("CREATE {name}"))
+            .map(drop)
+    }
+
     /// Edits until entr has run its program, which makes the file `ran`. Returns how long that
     /// took.
     fn run_entr(&self, mut edit: impl FnMut() -> Result<()>) -> Result<Duration> {
@@ -155,6 +215,22 @@ impl Watched {
             }
         }
         bail!("entr has not run its program")
+    }
+
+    /// Fails if the program changes a file's times when it tells of a change.
+    fn changes_nothing(&mut self, name: &str) -> Result<()> {
+        let path = self.host(name);
+        rustix::fs::chmod(&path, rustix::fs::Mode::from_raw_mode(0o600))?;
+        let before = fs::metadata(&path)?;
+        self.wait_in("/tmp/watch.log", &format!("attributes {name}"))?;
+        let told = format!("ATTRIB {}", name.trim_start_matches("src/"));
+        self.wait_in("/tmp/inotify.log", &told)?;
+        let after = fs::metadata(&path)?;
+        ensure!(
+            (after.ctime_nsec(), after.mtime_nsec()) == (before.ctime_nsec(), before.mtime_nsec()),
+            "the file is not as the host has left it"
+        );
+        Ok(())
     }
 
     fn logs(&mut self) -> String {
@@ -302,11 +378,38 @@ fn killed_worker(watched: &mut Watched) -> Result<()> {
         kill_process(worker, Signal::KILL)?;
     }
     watched.wait_in("/tmp/watch.log", "rescan")?;
-    fs::write(watched.host("src/after"), "x")?;
-    watched.wait_in("/tmp/watch.log", "created src/after")?;
-    watched
-        .wait_in("/tmp/inotify.log", "CREATE after")
-        .map(drop)
+    watched.wake("after")
+}
+
+/// Changes are heard of after the daemon was reloaded. The waker still changes nothing: the time of
+/// a file that the host has made stays.
+fn reloaded(watched: &mut Watched) -> Result<()> {
+    watched.guest.sh(": >/tmp/watch.log")?;
+    watched.daemon.reload()?;
+    watched.wait_in("/tmp/watch.log", "rescan")?;
+    watched.wake("reloaded")?;
+    watched.changes_nothing("src/reloaded")
+}
+
+/// The guest moves to another QEMU with other daemons while its programs watch. They go on, and the
+/// waker changes nothing there either.
+fn migrated(watched: &mut Watched) -> Result<()> {
+    watched.guest.sh(": >/tmp/watch.log")?;
+    let (daemon, tools) = daemons(watched.share.path())?;
+    let sockets = tempfile::tempdir()?;
+    let socket = sockets.path().join("incoming");
+    let arriving = Options {
+        incoming: Some(socket.clone()),
+        ..options(watched.machine, &daemon, &tools)?
+    };
+    let arrived = Guest::boot(&arriving).with_context(|| daemon.log())?;
+    let moved = watched.guest.migrate(&socket);
+    moved.with_context(|| format!("{}\n{}", arrived.complaints(), daemon.log()))?;
+    watched.guest = arrived;
+    (watched.daemon, watched.tools) = (daemon, tools);
+    watched.wait_in("/tmp/watch.log", "rescan")?;
+    watched.wake("migrated")?;
+    watched.changes_nothing("src/migrated")
 }
 
 /// The program ends soon after it was killed, though it waits for the daemon, and lets the share

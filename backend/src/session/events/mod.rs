@@ -145,6 +145,17 @@ impl Events {
         pid != 0 && self.waker().load(Ordering::Relaxed) == pid
     }
 
+    /// The process whose requests change nothing, if there is one.
+    pub(super) fn known_waker(&self) -> Option<u32> {
+        Some(self.waker().load(Ordering::Relaxed)).filter(|pid| *pid != 0)
+    }
+
+    /// The guest has arrived from another daemon, at which this process was the waker. Its first
+    /// READ makes it a reader again.
+    pub(super) fn resume_waker(&self, pid: Option<u32>) {
+        self.waker().store(pid.unwrap_or(0), Ordering::Relaxed);
+    }
+
     fn waker(&self) -> &AtomicU32 {
         let arena = self.arena.as_ref();
         arena.map_or(&self.own_waker, |arena| &arena.header().waker)

@@ -13,6 +13,7 @@
 //! | 2 | [`NegotiatedErrors`] |
 //! | 3 | a list of [`FileLock`] |
 //! | 4 | the name of the session, a string |
+//! | 5 | the number of the process that wakes watchers (`--events`), u32 |
 
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +31,7 @@ const INIT: u16 = 1;
 const ERRORS: u16 = 2;
 const LOCKS: u16 = 3;
 const SESSION_NAME: u16 = 4;
+const WAKER: u16 = 5;
 
 /// Bytes in the name of a session.
 const MAX_SESSION_NAME_LEN: usize = 255;
@@ -45,6 +47,8 @@ pub struct Extension {
     pub locks: Vec<FileLock>,
     /// The name of the session, at most 255 bytes.
     pub session_name: Option<String>,
+    /// The guest's process whose requests change nothing (`--events`).
+    pub waker: Option<u32>,
 }
 
 /// What the reply to INIT said (linux/fuse.h, `struct fuse_init_out`).
@@ -117,6 +121,7 @@ impl Extension {
                 ERRORS => extension.errors = field(kind, value)?,
                 LOCKS => extension.locks = locks(value)?,
                 SESSION_NAME => extension.session_name = Some(session_name(value)?),
+                WAKER => extension.waker = Some(field(kind, value)?),
                 _ => continue,
             }
             if seen.contains(&kind) {
@@ -140,6 +145,9 @@ impl Extension {
         }
         if let Some(name) = &self.session_name {
             put_field(stream, SESSION_NAME, name);
+        }
+        if let Some(waker) = &self.waker {
+            put_field(stream, WAKER, waker);
         }
     }
 

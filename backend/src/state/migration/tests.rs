@@ -86,6 +86,7 @@ fn whole() -> GuestState {
             },
         }],
         session_name: Some("guest 1".to_owned()),
+        waker: Some(77),
     });
     state
 }
@@ -305,7 +306,7 @@ fn no_end_within_the_stream_passes_for_a_whole() {
         }
     }
     assert_eq!(complete.first(), Some(&theirs));
-    assert_eq!(complete.len(), 1 + 4, "{complete:?}");
+    assert_eq!(complete.len(), 1 + 5, "{complete:?}");
 }
 
 #[test]

@@ -5,7 +5,6 @@
 //! registers at an rpcbind of its own, and runs in a tree of its packages.
 #![allow(clippy::print_stdout, reason = "the table is what the program is for")]
 
-mod client;
 mod servers;
 mod workload;
 

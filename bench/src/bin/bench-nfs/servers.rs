@@ -4,15 +4,15 @@ use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use gangplank_bench::nfs_client::{Client, reach, start_server};
 use gangplank_tests::daemon::{self, Daemon};
 use gangplank_tests::{cache, packages, process, tools};
 use nfs3_types::nfs3::nfs_fh3;
 use tempfile::TempDir;
 
-use crate::client::Client;
 use crate::workload::{FILE, FILE_LEN};
 
 /// Limit for a server to start.
@@ -65,54 +65,14 @@ fn share(disk: &Path) -> Result<TempDir> {
     Ok(share)
 }
 
-/// Connects to a server that is starting: the export's handle, and a connection for NFS.
-fn reach(ports: (u16, u16), export: &str, log: &Path) -> Result<(nfs_fh3, Client)> {
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        let reached = Client::connect(ports.1)
-            .and_then(|mut client| client.mount(export))
-            .and_then(|root| {
-                let mut client = Client::connect(ports.0)?;
-                client.lookup(&root, FILE)?;
-                Ok((root, client))
-            });
-        match reached {
-            Ok(reached) => return Ok(reached),
-            Err(error) if Instant::now() > deadline => {
-                let log = fs::read_to_string(log).unwrap_or_default();
-                return Err(error).with_context(|| format!("the server does not start\n{log}"));
-            }
-            Err(_) => std::thread::sleep(Duration::from_millis(50)),
-        }
-    }
-}
-
 /// Starts gangplankd and the gangplank-nfs `program` at a port.
 pub(crate) fn gangplank(name: &str, program: &Path, disk: &Path, port: u16) -> Result<Server> {
     let share = share(disk)?;
     let daemon = Daemon::start(&daemon::Options::new(share.path()))?;
     let state = tempfile::tempdir()?;
     let log = state.path().join("log");
-    let mut command = process::tied(program, None);
-    command
-        .args([
-            "serve",
-            "--listen",
-            &format!("127.0.0.1:{port}"),
-            "--backend",
-        ])
-        .arg(daemon.socket())
-        .args([
-            "--client",
-            "127.0.0.1(rw,insecure,no_root_squash)",
-            "--state",
-        ])
-        .arg(state.path())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(File::create(&log)?);
-    let mut children = vec![process::spawn(command)?];
-    let (root, client) = reach((port, port), "/", &log).inspect_err(|_| {
+    let mut children = vec![start_server(program, daemon.socket(), port, state.path())?];
+    let (root, client) = reach((port, port), "/", FILE, &log).inspect_err(|_| {
         children.iter_mut().for_each(process::kill_group);
     })?;
     Ok(Server {
@@ -198,7 +158,7 @@ pub(crate) fn ganesha(disk: &Path) -> Result<Server> {
             process::wait_for_path(&tree.join("run/rpcbind.sock"), LIMIT)?;
         }
     }
-    let reached = reach((2050, 2051), SHARE, &log);
+    let reached = reach((2050, 2051), SHARE, FILE, &log);
     let (root, client) = match reached {
         Ok(reached) => reached,
         Err(error) => {

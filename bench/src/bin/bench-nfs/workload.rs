@@ -3,9 +3,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use gangplank_bench::nfs_client::Client;
 use nfs3_types::nfs3::nfs_fh3;
-
-use crate::client::Client;
 
 /// The file that is read and written.
 pub(crate) const FILE: &str = "data";

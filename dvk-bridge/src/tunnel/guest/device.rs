@@ -101,16 +101,25 @@ impl<'a> TunnelDevice<'a> {
     }
 }
 
-/// Waits until ring `at` has no requests in flight.
+/// Waits until ring `at` has no requests in flight, and fails those that take long: at once if
+/// those of another ring just did.
 fn stop(shared: &Shared, state: &mut parking_lot::MutexGuard<'_, State>, at: usize) {
     if let Some(ring) = state.rings.get_mut(at) {
         ring.is_started = false;
     }
-    let until = Instant::now() + STOP_LIMIT;
-    while state.in_flight.get(at).is_some_and(|count| *count > 0) && state.fatal.is_none() {
-        state.stopping = Some((at, until));
-        shared.notify_workers();
-        shared.changed.wait_for(state, STOP_LIMIT);
+    let mut until = Instant::now();
+    if !state.has_just_given_up() {
+        until += STOP_LIMIT;
+    }
+    let is_awaited = |state: &State| {
+        state.in_flight.get(at).is_some_and(|count| *count > 0) && state.fatal.is_none()
+    };
+    state.stopping = Some(at);
+    while is_awaited(state) {
+        if shared.changed.wait_until(state, until).timed_out() {
+            state.give_up(at);
+            break;
+        }
     }
     state.stopping = None;
 }

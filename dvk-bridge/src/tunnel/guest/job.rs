@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use gangplank_rings::Chain;
 
+use super::memory::RequestMemory;
 use super::state::Fatal;
 
 /// Which requests a worker sends.
@@ -17,7 +18,7 @@ pub(super) enum Class {
 }
 
 /// A request that was taken off its ring.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Job {
     pub(super) ring: usize,
     pub(super) head: u16,
@@ -31,6 +32,8 @@ pub(super) struct Job {
     /// When it is sent, or asked for, next.
     pub(super) due: Instant,
     pub(super) pause: Duration,
+    /// An exchange for it failed, after which the server may have it or not.
+    pub(super) is_in_doubt: bool,
 }
 
 impl Job {
@@ -43,7 +46,7 @@ impl Job {
 }
 
 /// Where a request is in a session.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     /// The session.
     pub(super) session: u32,
@@ -56,8 +59,8 @@ pub(super) struct Place {
 /// What a worker does next.
 #[derive(Debug)]
 pub(super) enum Next {
-    /// Send this request, which has this place.
-    Send(Job, Place),
+    /// Send this request, which has this place and these bytes.
+    Send(Job, Place, Arc<RequestMemory>),
     /// Wait, at most until then.
     Wait(Option<Instant>),
     /// End.

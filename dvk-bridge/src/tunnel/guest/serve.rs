@@ -272,8 +272,13 @@ impl Report for Shared {
         let _ = writeln!(
             to,
             "  guest {}: {session}; {in_flight} requests in flight, {} replied, {} refused, \
-             {} exchanges failed, {} sessions lost",
-            self.number, counters.replied, counters.refused, counters.unreached, counters.losses
+             {} exchanges failed, {} sent again, {} sessions lost",
+            self.number,
+            counters.replied,
+            counters.refused,
+            counters.unreached,
+            counters.resent,
+            counters.losses
         );
     }
 
@@ -291,6 +296,7 @@ impl Report for Shared {
             "replied": counters.replied,
             "refused": counters.refused,
             "exchanges_failed": counters.unreached,
+            "sent_again": counters.resent,
             "sessions_lost": counters.losses,
         })
     }

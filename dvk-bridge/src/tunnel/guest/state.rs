@@ -4,21 +4,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gangplank_rings::{Chain, QueueError, opens_session, refuse};
-use gangplank_service::{error_chain, rate_limited};
+use gangplank_rings::{opens_session, refuse};
+use gangplank_service::rate_limited;
 use gangplank_vhost_backend::{Memory, Ring};
 use gangplank_vhost_user::client::FsConfig;
 use gangplank_vhost_user::feature;
 
-use super::job::{Class, Job, Next, Outcome, Place, Taken};
-use crate::tunnel::wire::{HIPRIO_SLOT, MAX_BYTES};
-
-/// Chains that are taken off a ring at once.
-const BATCH: usize = 128;
-
-/// Pieces of a chain at most: twice the pages of the longest request or reply, and some for
-/// headers. A chain of more costs memory, and no driver makes it.
-const MAX_PIECES: usize = 600;
+use super::job::{Class, Job, Next, Outcome, Place};
+use super::memory::RequestMemory;
+use crate::tunnel::wire::HIPRIO_SLOT;
 
 /// Wait before a request that takes long is asked for again; it doubles up to the second one.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -26,6 +20,9 @@ const LAST_PAUSE: Duration = Duration::from_millis(100);
 
 /// Wait before a request is sent again after an error of the connection.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
+
+/// Longest time between two rings that a guest wants back together.
+const BETWEEN_RINGS: Duration = Duration::from_secs(1);
 
 /// Why a guest's connection is closed.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +70,14 @@ struct Slot {
     is_used: bool,
 }
 
+/// A request that a worker exchanges.
+#[derive(Debug)]
+struct Exchange {
+    job: Job,
+    place: Place,
+    bytes: Arc<RequestMemory>,
+}
+
 /// What has happened to a guest.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counters {
@@ -82,6 +87,8 @@ pub(super) struct Counters {
     pub(super) refused: u64,
     /// Exchanges that the server was not reached for.
     pub(super) unreached: u64,
+    /// Requests that were sent again after such an exchange.
+    pub(super) resent: u64,
     /// Sessions that were lost.
     pub(super) losses: u64,
 }
@@ -103,11 +110,14 @@ pub(super) struct State {
     /// The device's configuration as the server tells it.
     pub(super) config: Option<FsConfig>,
     waiting: Vec<Job>,
+    exchanges: Vec<Exchange>,
     /// The workers that wait, the last one last.
     pub(super) idle: Vec<u16>,
     slots: Vec<Slot>,
-    /// A ring that the guest wants back: its requests fail after this time.
-    pub(super) stopping: Option<(usize, Instant)>,
+    /// A ring that the guest wants back.
+    pub(super) stopping: Option<usize>,
+    /// When requests of such a ring failed last because they took long.
+    given_up: Option<Instant>,
     /// Sessions that are not used any more.
     pub(super) unused: Vec<u32>,
     /// Endpoints for requests that the server has.
@@ -130,9 +140,11 @@ impl State {
             session: Session::Closed,
             config: None,
             waiting: Vec::new(),
+            exchanges: Vec::new(),
             idle: Vec::new(),
             slots: Vec::new(),
             stopping: None,
+            given_up: None,
             unused: Vec::new(),
             queues: 0,
             is_ending: false,
@@ -141,6 +153,7 @@ impl State {
                 replied: 0,
                 refused: 0,
                 unreached: 0,
+                resent: 0,
                 losses: 0,
             },
         }
@@ -190,104 +203,6 @@ impl State {
         self.waiting.len()
     }
 
-    /// Takes the requests off all rings.
-    pub(super) fn take_requests(&mut self) -> Taken {
-        let before = self.waiting.len();
-        self.take_from_all();
-        let taken = self.waiting.get(before..).unwrap_or_default();
-        let urgent = taken.iter().filter(|job| job.class() == Class::Urgent);
-        let urgent = urgent.count();
-        Taken {
-            urgent,
-            requests: taken.len() - urgent,
-        }
-    }
-
-    fn take_from_all(&mut self) {
-        for index in 0..self.rings.len() {
-            if let Err(error) = self.take_from(index) {
-                if matches!(error, QueueError::Memory(_)) {
-                    return self.fail(Fatal::Memory);
-                }
-                rate_limited!(error, "ring {index} is stopped: {}", error_chain(&error));
-                if let Some(ring) = self.rings.get_mut(index) {
-                    ring.broken = true;
-                    ring.signal_error();
-                }
-            }
-        }
-    }
-
-    fn take_from(&mut self, index: usize) -> Result<(), QueueError> {
-        let event_idx = self.features.unwrap_or(0) & feature::EVENT_IDX != 0;
-        let Some(memory) = self.memory.clone() else {
-            return Ok(());
-        };
-        let Some(ring) = self.rings.get_mut(index) else {
-            return Ok(());
-        };
-        if !ring.is_started || ring.broken {
-            return Ok(());
-        }
-        ring.take_kicks();
-        let Some(queue) = ring.queue(&memory, event_idx) else {
-            return Ok(());
-        };
-        let before = self.in_flight.get(index).copied().unwrap_or_default();
-        let mut taken = Vec::new();
-        let mut base = ring.base;
-        while taken.len() < BATCH
-            && let Some((head, chain)) = queue.take(&mut base)?
-        {
-            if before + taken.len() >= usize::from(queue.size()) {
-                return Err(QueueError::Overrun(1));
-            }
-            if chain.pieces() > MAX_PIECES {
-                return Err(QueueError::Chain);
-            }
-            taken.push((head, chain));
-        }
-        if taken.len() == BATCH {
-            // There may be more. Others come first.
-            ring.signal_kick();
-        }
-        ring.base = base;
-        for (head, chain) in taken {
-            self.add(index, head, chain);
-        }
-        Ok(())
-    }
-
-    fn add(&mut self, ring: usize, head: u16, chain: Chain) {
-        let (readable, writable) = (chain.readable_len(), chain.writable_len());
-        let within = |len: u64| u32::try_from(len).ok().filter(|len| *len <= MAX_BYTES);
-        let lengths = within(readable)
-            .filter(|readable| *readable > 0)
-            .zip(within(writable));
-        let Some((readable, writable)) = lengths else {
-            return self.fail(Fatal::Lengths { readable, writable });
-        };
-        let now = Instant::now();
-        let job = Job {
-            ring,
-            head,
-            chain: Arc::new(chain),
-            readable,
-            writable,
-            place: None,
-            deadline: now + self.limit,
-            due: now,
-            pause: FIRST_PAUSE,
-        };
-        if let Some(in_flight) = self.in_flight.get_mut(ring) {
-            *in_flight += 1;
-        }
-        match self.session {
-            Session::Lost => self.refuse_or_open(job),
-            Session::Closed | Session::Open(_) => self.waiting.push(job),
-        }
-    }
-
     /// While the session is lost: a request that opens a session waits for a new one. All others
     /// fail.
     fn refuse_or_open(&mut self, mut job: Job) {
@@ -317,9 +232,11 @@ impl State {
             _ => Class::Request,
         };
         let now = Instant::now();
-        while let Some(at) = self.waiting.iter().position(|job| {
-            job.class() == class && (self.end_of(job) <= now || self.is_given_up(job, now))
-        }) {
+        while let Some(at) = self
+            .waiting
+            .iter()
+            .position(|job| job.class() == class && self.end_of(job) <= now)
+        {
             let job = self.waiting.remove(at);
             self.refuse(&job);
         }
@@ -328,6 +245,7 @@ impl State {
             _ => None,
         };
         if let Some(session) = session
+            && let Some(memory) = self.memory.clone()
             && let Some(at) = self.waiting.iter().position(|job| {
                 let is_due = job.class() == class && job.due <= now;
                 is_due && (job.place.is_some() || self.free_slot(class).is_some())
@@ -340,15 +258,23 @@ impl State {
             }
             if let Some(place) = job.place {
                 job.deadline = self.end_of(&job);
-                return Next::Send(job, place);
+                if std::mem::take(&mut job.is_in_doubt) {
+                    self.counters.resent += 1;
+                }
+                let bytes = Arc::new(RequestMemory::new(memory, Arc::clone(&job.chain)));
+                self.exchanges.push(Exchange {
+                    job: job.clone(),
+                    place,
+                    bytes: Arc::clone(&bytes),
+                });
+                return Next::Send(job, place, bytes);
             }
             self.waiting.push(job);
         }
         let jobs = self.waiting.iter().filter(|job| job.class() == class);
-        let stopping = self.stopping.map(|(_, until)| until);
         let times = jobs.flat_map(|job| {
             let due = session.map(|_| job.due);
-            [Some(self.end_of(job)), due, stopping]
+            [Some(self.end_of(job)), due]
         });
         Next::Wait(times.flatten().filter(|time| *time > now).min())
     }
@@ -359,10 +285,32 @@ impl State {
         job.deadline.max(self.heard + self.limit)
     }
 
-    /// Whether the guest has wanted the ring back for too long.
-    fn is_given_up(&self, job: &Job, now: Instant) -> bool {
-        let stopping = self.stopping;
-        stopping.is_some_and(|(ring, until)| ring == job.ring && until <= now)
+    /// Whether requests of a ring took too long a moment ago, and nothing was heard of the server
+    /// since.
+    pub(super) fn has_just_given_up(&self) -> bool {
+        let is_recent = |time: &Instant| *time >= self.heard && time.elapsed() < BETWEEN_RINGS;
+        self.given_up.as_ref().is_some_and(is_recent)
+    }
+
+    /// The guest has wanted a ring back for too long: its requests fail, those too that are being
+    /// exchanged. The server may carry such a one out, but copies nothing to the guest any more.
+    pub(super) fn give_up(&mut self, ring: usize) {
+        self.given_up = Some(Instant::now());
+        let is_of_ring = |job: &Job| job.ring == ring;
+        let waiting = std::mem::take(&mut self.waiting);
+        let (waiting, kept) = waiting.into_iter().partition(is_of_ring);
+        self.waiting = kept;
+        let exchanges = std::mem::take(&mut self.exchanges);
+        let (exchanged, kept): (Vec<_>, _) =
+            exchanges.into_iter().partition(|one| one.job.ring == ring);
+        self.exchanges = kept;
+        let exchanged = exchanged.into_iter().map(|exchange| {
+            exchange.bytes.give_back();
+            exchange.job
+        });
+        for job in waiting.into_iter().chain(exchanged) {
+            self.refuse(&job);
+        }
     }
 
     /// Whether worker number `index` sends requests of the request rings.
@@ -406,6 +354,12 @@ impl State {
         if matches!(outcome, Outcome::Done(_) | Outcome::Pending) {
             self.heard = now;
         }
+        let mut exchanges = self.exchanges.iter();
+        let Some(at) = exchanges.position(|exchange| exchange.place == place) else {
+            // It was given up meanwhile.
+            return;
+        };
+        self.exchanges.swap_remove(at);
         match outcome {
             Outcome::Done(written) => {
                 self.release(&job);
@@ -427,6 +381,7 @@ impl State {
             }
             Outcome::Unreached => {
                 self.counters.unreached += 1;
+                job.is_in_doubt = true;
                 job.due = now + RETRY_PAUSE;
                 self.waiting.push(job);
             }
@@ -465,5 +420,6 @@ impl State {
     }
 }
 
+mod taking;
 #[cfg(test)]
 mod tests;

@@ -20,18 +20,20 @@ pub(super) fn run(shared: &Shared, index: u16, endpoint: &dyn BoundEndpoint) {
     loop {
         match state.next(index) {
             Next::End => return,
-            Next::Wait(until) => shared.wait(&mut state, index, until),
-            Next::Send(job, place) => {
-                let memory = state.memory.clone();
+            Next::Wait(until) => {
+                if state.stopping.is_some() {
+                    // Requests may have failed.
+                    shared.changed.notify_all();
+                }
+                shared.wait(&mut state, index, until);
+            }
+            Next::Send(job, place, bytes) => {
                 drop(state);
-                let outcome = memory.map_or(Outcome::Unreached, |memory| {
-                    let bytes = RequestMemory::new(&memory, &job.chain);
-                    let outcome = send(shared, index, endpoint, &job, place, &bytes);
-                    match bytes.is_fault() {
-                        true => Outcome::Fatal(Fatal::Memory),
-                        false => outcome,
-                    }
-                });
+                let outcome = send(shared, index, endpoint, &job, place, &bytes);
+                let outcome = match bytes.is_fault() {
+                    true => Outcome::Fatal(Fatal::Memory),
+                    false => outcome,
+                };
                 state = shared.state.lock();
                 state.finish(job, place, outcome);
                 shared.finished(&mut state);
@@ -46,7 +48,7 @@ fn send(
     endpoint: &dyn BoundEndpoint,
     job: &Job,
     place: Place,
-    bytes: &RequestMemory<'_>,
+    bytes: &RequestMemory,
 ) -> Outcome {
     let call = Call::Request(Request {
         session: place.session,

@@ -1,8 +1,8 @@
-//! The reply to INIT, cut to what a copy of DVK carries.
+//! The reply to INIT, cut to what a tunnel carries.
 
 use gangplank_fuse::Opcode;
 
-use crate::tunnel::wire::MAX_DATA;
+use crate::tunnel::wire::{MAX_DATA, MAX_PAGES};
 
 /// Where the opcode is in a request (`struct fuse_in_header`).
 const OPCODE_AT: usize = 4;
@@ -11,12 +11,6 @@ const OPCODE_AT: usize = 4;
 /// fuse_init_out`).
 const MAX_WRITE_AT: usize = 16 + 20;
 const MAX_PAGES_AT: usize = 16 + 28;
-
-/// Bytes of the reply that hold both.
-pub(super) const INIT_LEN: usize = MAX_PAGES_AT + 2;
-
-/// Bytes of a page, by which `max_pages` counts.
-const PAGE: u32 = 4096;
 
 /// Whether `request` is INIT.
 pub(super) fn is_init(request: &[u8]) -> bool {
@@ -36,8 +30,7 @@ pub(super) fn cut(reply: &mut [u8]) {
         .get_mut(MAX_PAGES_AT..)
         .and_then(<[u8]>::first_chunk_mut)
     {
-        let most = u16::try_from(MAX_DATA / PAGE).unwrap_or(u16::MAX);
-        *bytes = u16::from_le_bytes(*bytes).min(most).to_le_bytes();
+        *bytes = u16::from_le_bytes(*bytes).min(MAX_PAGES).to_le_bytes();
     }
 }
 
@@ -75,7 +68,7 @@ mod tests {
 
     #[test]
     fn a_short_reply_is_cut_as_far_as_it_goes() {
-        for len in 0..=INIT_LEN {
+        for len in 0..=MAX_PAGES_AT + 2 {
             let mut reply = vec![0xff; len];
             cut(&mut reply);
             assert_eq!(reply.len(), len);

@@ -4,16 +4,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use gangplank_driver::{Driver, RawReply, RawRequest};
+use gangplank_fuse::{Dialect, InHeader, InterruptIn, NodeId, Operation, RequestHeader, Unique};
 use gangplank_service::{error_chain, rate_limited};
 use gangplank_vhost_user::client::CONFIG_LEN;
 use log::debug;
 use parking_lot::Mutex;
 use rustix::io::Errno;
+use zerocopy::FromBytes;
 
 use super::init;
 use crate::abi::Endpoint;
 use crate::endpoint::{BoundEndpoint, RequestId};
-use crate::tunnel::wire::{Answer, HIPRIO_SLOT, Request};
+use crate::tunnel::wire::{Answer, HIPRIO_SLOT, MAX_BYTES, Request};
 
 /// How long a request is waited for when it arrives. Then its endpoints are free for others, and
 /// the tunnel asks again.
@@ -53,9 +55,16 @@ enum SlotState {
     #[default]
     Empty,
     /// The daemon has it.
-    InFlight { request: RawRequest, is_init: bool },
+    InFlight {
+        request: RawRequest,
+        unique: Unique,
+        is_init: bool,
+    },
     /// The daemon has replied. The reply is kept because it may be lost on its way.
-    Done(RawReply),
+    Done(Vec<u8>),
+    /// A reply of more than [`MAX_BYTES`] was delivered. It is not kept: only a read has so much,
+    /// and can be done again.
+    Long,
 }
 
 impl Session {
@@ -126,7 +135,7 @@ impl Session {
         };
         let mut wait = ANSWER_WAIT;
         match asked.number.wrapping_sub(slot.number) {
-            0 => {
+            0 if !matches!(slot.state, SlotState::Long) => {
                 wait = Duration::ZERO;
                 self.repeated.fetch_add(1, Ordering::Relaxed);
             }
@@ -135,6 +144,9 @@ impl Session {
             _ => match self.submit(endpoint, id, asked) {
                 Ok(state) => {
                     self.requests.fetch_add(1, Ordering::Relaxed);
+                    if let SlotState::InFlight { unique, .. } = slot.state {
+                        self.interrupt(unique);
+                    }
                     *slot = Slot {
                         number: asked.number,
                         state,
@@ -143,21 +155,59 @@ impl Session {
                 Err(answer) => return answer,
             },
         }
-        if let SlotState::InFlight { request, is_init } = &mut slot.state {
+        if let SlotState::InFlight {
+            request, is_init, ..
+        } = &mut slot.state
+        {
             match request.wait(wait) {
                 Ok(Some(reply)) => {
+                    let mut bytes = bytes_of(&reply);
                     if *is_init {
-                        cut(&reply);
+                        init::cut(&mut bytes);
                     }
-                    slot.state = SlotState::Done(reply);
+                    slot.state = SlotState::Done(bytes);
                 }
                 Ok(None) => return Answer::Pending,
                 Err(error) => return self.lost(&error),
             }
         }
-        match &slot.state {
-            SlotState::Done(reply) => deliver(reply, endpoint, id, asked),
-            SlotState::Empty | SlotState::InFlight { .. } => Answer::Refused(Errno::INVAL),
+        let SlotState::Done(reply) = &slot.state else {
+            return Answer::Refused(Errno::INVAL);
+        };
+        let answer = deliver(reply, endpoint, id, asked);
+        if reply.len() > usize::try_from(MAX_BYTES).unwrap_or(usize::MAX) {
+            slot.state = SlotState::Long;
+        }
+        answer
+    }
+
+    /// The tunnel has given up a request that the daemon has not replied to, and has failed it at
+    /// the guest. If it waits for a lock, it must not get it any more.
+    fn interrupt(&self, unique: Unique) {
+        // What the driver of Linux does (`FUSE_INT_REQ_BIT`, fs/fuse/dev.c).
+        let header = RequestHeader {
+            unique: Unique::new(unique.get() | 1),
+            node: NodeId::default(),
+            uid: 0,
+            gid: 0,
+            pid: 0,
+        };
+        let interrupt = Operation::Interrupt(InterruptIn {
+            unique: unique.get(),
+        });
+        let mut bytes = Vec::new();
+        let request = gangplank_fuse::Request::from(interrupt);
+        let encoded = request.encode(&header, Dialect::default(), &mut bytes);
+        let encoded = encoded.map_err(|error| error_chain(&error));
+        let put = encoded.and_then(|()| {
+            let put = self.put(HIPRIO_SLOT, &bytes, 0);
+            put.map_err(|error| error_chain(&error))
+        });
+        // There is no reply to wait for.
+        match put {
+            Ok(Some(interrupt)) => drop(interrupt),
+            Ok(None) => debug!("session {}: no room for an interrupt", self.id),
+            Err(why) => debug!("session {}: no interrupt: {why}", self.id),
         }
     }
 
@@ -168,35 +218,45 @@ impl Session {
         id: RequestId,
         asked: &Request,
     ) -> Result<SlotState, Answer> {
-        let len = |len: u32| usize::try_from(len).unwrap_or(usize::MAX);
-        let mut bytes = vec![0; len(asked.readable)];
+        let mut bytes = vec![0; usize::try_from(asked.readable).unwrap_or(usize::MAX)];
         if let Err(error) = endpoint.copy_from(id, asked.address, &mut bytes) {
             debug!("session {}: {}", self.id, error_chain(&error));
             return Err(Answer::Pending);
         }
-        let busy = |error| {
-            debug!("session {}: {}", self.id, error_chain(&error));
-            // Replies that are kept, and requests in flight, have all of the memory.
-            Answer::Pending
-        };
-        let buffer = self.driver.buffer(bytes.len()).map_err(busy)?;
-        buffer.bytes().copy_from(&bytes);
-        let room = match asked.writable {
-            0 => None,
-            writable => Some((self.driver.buffer(len(writable)).map_err(busy)?, writable)),
-        };
-        let sent = (buffer, asked.readable);
-        let submitted = self
-            .driver
-            .submit_raw(self.queue(asked.slot), sent, room, RING_WAIT);
-        match submitted {
+        let unique = InHeader::read_from_prefix(&bytes).map_or(0, |(header, _)| header.unique);
+        match self.put(asked.slot, &bytes, asked.writable) {
             Ok(Some(request)) => Ok(SlotState::InFlight {
                 request,
+                unique: Unique::new(unique),
                 is_init: init::is_init(&bytes),
             }),
             Ok(None) => Err(Answer::Pending),
-            Err(error) => Err(self.lost(&error)),
+            Err(error) if error.is_fatal() => Err(self.lost(&error)),
+            Err(error) => {
+                debug!("session {}: {}", self.id, error_chain(&error));
+                // Requests in flight have all of the memory.
+                Err(Answer::Pending)
+            }
         }
+    }
+
+    /// Puts a request on the queue of a slot, with room for its reply. `None` if the ring is full.
+    fn put(
+        &self,
+        slot: u16,
+        bytes: &[u8],
+        room: u32,
+    ) -> gangplank_driver::Result<Option<RawRequest>> {
+        let len = |len: u32| usize::try_from(len).unwrap_or(usize::MAX);
+        let buffer = self.driver.buffer(bytes.len())?;
+        buffer.bytes().copy_from(bytes);
+        let room = match room {
+            0 => None,
+            room => Some((self.driver.buffer(len(room))?, room)),
+        };
+        let sent = (buffer, u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+        self.driver
+            .submit_raw(self.queue(slot), sent, room, RING_WAIT)
     }
 
     /// The driver's queue for a slot.
@@ -214,37 +274,27 @@ impl Session {
     }
 }
 
-/// Cuts a reply to INIT in place.
-fn cut(reply: &RawReply) {
+/// The bytes that the daemon has written.
+fn bytes_of(reply: &RawReply) -> Vec<u8> {
     let Some(buffer) = &reply.buffer else {
-        return;
+        return Vec::new();
     };
-    let written = usize::try_from(reply.written).unwrap_or(0);
-    let mut bytes = vec![0_u8; written.min(init::INIT_LEN)];
+    let mut bytes = vec![0; usize::try_from(reply.written).unwrap_or(0)];
     buffer.bytes().copy_to(&mut bytes);
-    init::cut(&mut bytes);
-    buffer.bytes().copy_from(&bytes);
+    bytes
 }
 
 /// Copies a reply to the guest.
-fn deliver(
-    reply: &RawReply,
-    endpoint: &dyn BoundEndpoint,
-    id: RequestId,
-    asked: &Request,
-) -> Answer {
-    if reply.written > asked.writable {
+fn deliver(reply: &[u8], endpoint: &dyn BoundEndpoint, id: RequestId, asked: &Request) -> Answer {
+    let written = u32::try_from(reply.len()).ok();
+    let Some(written) = written.filter(|written| *written <= asked.writable) else {
         return Answer::Refused(Errno::INVAL);
+    };
+    if written > 0
+        && let Err(error) = endpoint.copy_to(id, asked.reply_address(), reply)
+    {
+        debug!("{}", error_chain(&error));
+        return Answer::Pending;
     }
-    if let Some(buffer) = reply.buffer.as_ref().filter(|_| reply.written > 0) {
-        let mut bytes = vec![0_u8; usize::try_from(reply.written).unwrap_or(0)];
-        buffer.bytes().copy_to(&mut bytes);
-        if let Err(error) = endpoint.copy_to(id, asked.reply_address(), &bytes) {
-            debug!("{}", error_chain(&error));
-            return Answer::Pending;
-        }
-    }
-    Answer::Done {
-        written: reply.written,
-    }
+    Answer::Done { written }
 }

@@ -48,6 +48,7 @@ const EVERY: &[Abi] = &[A, A_PRIME, B_PRIME, B];
 const CURRENT: &[Abi] = &[A, B];
 const BOTH: &[Server] = &[Server::Ours, Server::Theirs];
 const OURS: &[Server] = &[Server::Ours];
+const EVERY_SERVER: &[Server] = &[Server::Ours, Server::Theirs, Server::Tunnelled];
 
 /// A scenario by its function, whose name is the scenario's.
 macro_rules! scenario {
@@ -68,7 +69,11 @@ const ALL: &[Scenario] = &[
         CURRENT,
         OURS
     ),
-    scenario!(basic::guest_mounts_and_works_with_files, EVERY, BOTH),
+    scenario!(
+        basic::guest_mounts_and_works_with_files,
+        EVERY,
+        EVERY_SERVER
+    ),
     scenario!(
         basic::several_guests_work_at_once_each_with_its_own_share,
         CURRENT,
@@ -83,12 +88,12 @@ const ALL: &[Scenario] = &[
     scenario!(
         order::guest_model_and_daemon_start_in_any_order,
         CURRENT,
-        BOTH
+        EVERY_SERVER
     ),
     scenario!(
         reset::guest_resets_under_load_and_works_again,
         CURRENT,
-        BOTH
+        EVERY_SERVER
     ),
     scenario!(
         calls::wait_that_ends_without_an_access_is_begun_again,
@@ -176,6 +181,7 @@ pub fn each() -> impl Iterator<Item = (String, Scenario, Setup)> {
                 let daemon = match server {
                     Server::Ours => "gangplankd",
                     Server::Theirs => "virtiofsd",
+                    Server::Tunnelled => "tunnel",
                 };
                 let name = format!("{generation}::{daemon}::{}", scenario.name);
                 (

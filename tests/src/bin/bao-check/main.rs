@@ -2,7 +2,7 @@
 //! static, so that it runs in a guest too, and needs only the programs in its arguments, and no
 //! privileges.
 //!
-//!     bao-check --frontend=PATH --gangplankd=PATH [--virtiofsd=PATH] [SCENARIO...]
+//!     bao-check --frontend=PATH --gangplankd=PATH [--virtiofsd=PATH] [--dvk=PATH] [SCENARIO...]
 //!     bao-check --list
 #![allow(clippy::print_stdout, reason = "a program for the console")]
 
@@ -49,6 +49,7 @@ fn run() -> Result<ExitCode> {
             Some(("--frontend", path)) => programs.frontend = path.into(),
             Some(("--gangplankd", path)) => programs.gangplankd = path.into(),
             Some(("--virtiofsd", path)) => programs.virtiofsd = Some(path.into()),
+            Some(("--dvk", path)) => programs.dvk = Some(path.into()),
             _ if argument == ALONE => alone = true,
             _ if argument == "--list" => {
                 scenarios::each().for_each(|(name, ..)| println!("{name}"));
@@ -73,8 +74,13 @@ fn run_each(programs: &Programs, names: &[String]) -> ExitCode {
         if !wanted {
             continue;
         }
-        if setup.server == Server::Theirs && programs.virtiofsd.is_none() {
-            runner.skip(&name, "no virtiofsd was given");
+        let missing = match setup.server {
+            Server::Theirs if programs.virtiofsd.is_none() => Some("no virtiofsd was given"),
+            Server::Tunnelled if programs.dvk.is_none() => Some("no gangplank-dvk was given"),
+            Server::Ours | Server::Theirs | Server::Tunnelled => None,
+        };
+        if let Some(missing) = missing {
+            runner.skip(&name, missing);
             continue;
         }
         runner.run(&name, || alone(programs, &name));
@@ -91,6 +97,9 @@ fn alone(programs: &Programs, name: &str) -> Result<()> {
         .arg(name);
     if let Some(path) = &programs.virtiofsd {
         command.arg(format!("--virtiofsd={}", path.display()));
+    }
+    if let Some(path) = &programs.dvk {
+        command.arg(format!("--dvk={}", path.display()));
     }
     let mut child = process::spawn(command)?;
     let status =

@@ -1,25 +1,20 @@
 //! Guests and tunnels that do not keep to the rules, without a guest's kernel.
 
 use std::ffi::CString;
-use std::path::Path;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use gangplank_driver::{Driver, InitOptions, Options};
-use gangplank_dvk::abi::{DcId, Endpoint, M7, Message};
-use gangplank_dvk::carrier::local::{Local, LocalConfig};
-use gangplank_dvk::endpoint::{BoundEndpoint, Carrier, SharedBuffers};
-use gangplank_dvk::tunnel::wire::{Answer, CONFIG_LEN, Call, MAX_BYTES, MAX_DATA, Request};
-use gangplank_fuse::{
-    Dialect, InHeader, InitIn, InitOut, MkdirIn, NodeId, Opcode, Operation, OutHeader,
-    RequestHeader, Unique,
-};
+use gangplank_dvk::abi::{M7, Message};
+use gangplank_dvk::tunnel::wire::{Call, MAX_BYTES, MAX_DATA, MAX_PAGES, MAX_REPLY};
+use gangplank_fuse::{InHeader, MkdirIn, NodeId, Opcode, Operation};
 use gangplank_tests::daemon::{self, Daemon};
-use gangplank_tests::dvk_tunnel::{Between, Tunnel};
+use gangplank_tests::dvk_tunnel::Tunnel;
 use gangplank_tests::runner::Runner;
 use tempfile::TempDir;
-use zerocopy::{FromBytes, IntoBytes};
+use zerocopy::IntoBytes;
+
+use super::peer::{Peer, error_of, request};
 
 const TESTS: &[(&str, Test)] = &[
     (
@@ -73,7 +68,7 @@ pub(crate) fn run(runner: &mut Runner) {
 fn a_guests_impossible_lengths_end_its_tunnel_alone(fixture: &Fixture) -> Result<()> {
     let socket = fixture.tunnel.socket();
     for (readable, writable) in [
-        (44, MAX_BYTES + 1),
+        (44, MAX_REPLY + 1),
         (MAX_BYTES + 1, 16),
         (44, u32::MAX / 64),
     ] {
@@ -106,15 +101,15 @@ fn a_guests_impossible_lengths_end_its_tunnel_alone(fixture: &Fixture) -> Result
 
 /// A tunnel's message with impossible lengths ends its session. Another one goes on.
 fn a_tunnels_impossible_lengths_end_its_session_alone(fixture: &Fixture) -> Result<()> {
-    let good = Peer::new(fixture, 140)?;
-    let hostile = Peer::new(fixture, 150)?;
+    let good = Peer::new(&fixture.tunnel, 140)?;
+    let hostile = Peer::new(&fixture.tunnel, 150)?;
     let session = hostile.session.cast_signed();
     let most = MAX_BYTES.cast_signed();
     for (slot, readable, writable, address) in [
         (1, most + 1, 0, 0),
         (1, -1, 0, 0),
         (1, 0, 0, 0),
-        (1, 40, MAX_BYTES + 1, 0),
+        (1, 40, MAX_REPLY + 1, 0),
         (1, 40, u32::MAX, 0),
         (1, 40, 16, u32::MAX - 20),
         (64, 40, 16, 0),
@@ -150,10 +145,9 @@ fn a_tunnels_impossible_lengths_end_its_session_alone(fixture: &Fixture) -> Resu
 /// The same slot and number are the same request: the second MKDIR gets the reply of the first, and
 /// a new number is a new request.
 fn a_request_that_is_sent_again_is_carried_out_once(fixture: &Fixture) -> Result<()> {
-    let peer = Peer::new(fixture, 140)?;
+    let peer = Peer::new(&fixture.tunnel, 140)?;
     peer.init()?;
     let name = CString::new("made")?;
-    let mut request = Vec::new();
     let operation = Operation::Mkdir {
         args: MkdirIn {
             mode: 0o755,
@@ -161,24 +155,13 @@ fn a_request_that_is_sent_again_is_carried_out_once(fixture: &Fixture) -> Result
         },
         name: &name,
     };
-    let header = RequestHeader {
-        unique: Unique::new(4),
-        node: NodeId::ROOT,
-        uid: 0,
-        gid: 0,
-        pid: 0,
-    };
-    gangplank_fuse::Request::from(operation).encode(&header, Dialect::default(), &mut request)?;
+    let request = request(4, NodeId::ROOT, operation)?;
     let first = peer.ask(2, 1, &request, 200)?;
     let again = peer.ask(2, 1, &request, 200)?;
     let anew = peer.ask(2, 2, &request, 200)?;
-    let error = |reply: &[u8]| -> Result<i32> {
-        let header = OutHeader::read_from_prefix(reply).map_err(|_| anyhow!("no header"))?;
-        Ok(header.0.error)
-    };
     ensure!(first == again, "another reply: {first:?} and {again:?}");
     ensure!(
-        error(&first)? == 0 && error(&anew)? == -libc::EEXIST,
+        error_of(&first)? == 0 && error_of(&anew)? == libc::EEXIST,
         "{first:?}, {anew:?}"
     );
     ensure!(
@@ -188,121 +171,13 @@ fn a_request_that_is_sent_again_is_carried_out_once(fixture: &Fixture) -> Result
     Ok(())
 }
 
-/// A guest is told no more than [`MAX_DATA`] bytes and as many pages.
+/// A guest is told no more than [`MAX_DATA`] bytes of a write, and [`MAX_PAGES`] pages.
 fn init_offers_no_more_than_a_copy_carries(fixture: &Fixture) -> Result<()> {
-    let peer = Peer::new(fixture, 140)?;
+    let peer = Peer::new(&fixture.tunnel, 140)?;
     let init = peer.init()?;
     ensure!(
-        init.max_write <= MAX_DATA && u32::from(init.max_pages) * 4096 <= MAX_DATA,
+        init.max_write <= MAX_DATA && init.max_pages <= MAX_PAGES,
         "{init:?}"
     );
     Ok(())
-}
-
-/// An end of a tunnel that sends what the test wants.
-struct Peer {
-    endpoint: Arc<dyn BoundEndpoint>,
-    session: u32,
-    _carrier: Local,
-}
-
-impl Peer {
-    /// A session, asked for by `endpoint`.
-    fn new(fixture: &Fixture, endpoint: i32) -> Result<Self> {
-        let Between::Switch(switch) = fixture.tunnel.between() else {
-            bail!("there is no switch");
-        };
-        let (carrier, endpoint) = bind(switch.socket(), endpoint)?;
-        let mut config = [0; CONFIG_LEN as usize];
-        let mut buffers = SharedBuffers::new();
-        let call = Call::Open {
-            generation: 7,
-            slots: 8,
-            config: buffers.writable(&mut config),
-        };
-        let server = Endpoint::from_raw(4);
-        let answer = endpoint.sendrec(server, &call.encode(), &mut buffers, LIMIT)?;
-        match Answer::decode(&answer, &call) {
-            Some(Answer::Opened { session, .. }) => Ok(Self {
-                endpoint,
-                session,
-                _carrier: carrier,
-            }),
-            other => bail!("no session: {other:?}"),
-        }
-    }
-
-    fn send(&self, message: &Message) -> Result<Message> {
-        let to = Endpoint::from_raw(5);
-        let mut buffers = SharedBuffers::new();
-        Ok(self.endpoint.sendrec(to, message, &mut buffers, LIMIT)?)
-    }
-
-    /// Sends a request until it has a reply.
-    fn ask(&self, slot: u16, number: u32, request: &[u8], room: u32) -> Result<Vec<u8>> {
-        let deadline = Instant::now() + LIMIT;
-        while Instant::now() < deadline {
-            let mut bytes = request.to_vec();
-            bytes.resize(request.len() + usize::try_from(room)?, 0);
-            let mut buffers = SharedBuffers::new();
-            let call = Call::Request(Request {
-                session: self.session,
-                slot,
-                number,
-                readable: u32::try_from(request.len())?,
-                writable: room,
-                address: buffers.writable(&mut bytes),
-            });
-            let to = Endpoint::from_raw(5);
-            let answer = self
-                .endpoint
-                .sendrec(to, &call.encode(), &mut buffers, LIMIT)?;
-            drop(buffers);
-            match Answer::decode(&answer, &call) {
-                Some(Answer::Done { written }) => {
-                    let end = request.len() + usize::try_from(written)?;
-                    return Ok(bytes.get(request.len()..end).unwrap_or_default().to_vec());
-                }
-                Some(Answer::Pending) => {}
-                other => bail!("{other:?}"),
-            }
-        }
-        bail!("no reply in time")
-    }
-
-    fn init(&self) -> Result<InitOut> {
-        let mut asked = InitIn {
-            major: 7,
-            minor: 38,
-            ..InitIn::default()
-        };
-        asked.set_features(InitOptions::default().features);
-        let header = RequestHeader {
-            unique: Unique::new(2),
-            node: NodeId::default(),
-            uid: 0,
-            gid: 0,
-            pid: 0,
-        };
-        let mut request = Vec::new();
-        let init = gangplank_fuse::Request::from(Operation::Init(asked));
-        init.encode(&header, Dialect::default(), &mut request)?;
-        let reply = self.ask(1, 1, &request, 200)?;
-        let body = reply.get(size_of::<OutHeader>()..).unwrap_or_default();
-        let init = InitOut::read_from_prefix(body);
-        Ok(init.map_err(|_| anyhow!("the reply to INIT is short"))?.0)
-    }
-}
-
-/// Binds an endpoint at the switch, which takes a moment to be connected.
-fn bind(socket: &Path, endpoint: i32) -> Result<(Local, Arc<dyn BoundEndpoint>)> {
-    let carrier = Local::start(LocalConfig::new(socket.to_owned()))?;
-    let deadline = Instant::now() + LIMIT;
-    loop {
-        match carrier.bind(DcId::FIRST, Endpoint::from_raw(endpoint), "test") {
-            Ok(bound) => return Ok((carrier, bound)),
-            Err(error) if Instant::now() >= deadline => return Err(error.into()),
-            Err(_) => std::thread::sleep(Duration::from_millis(20)),
-        }
-    }
 }

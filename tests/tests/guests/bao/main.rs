@@ -26,6 +26,7 @@ struct Programs {
     check: PathBuf,
     frontend: PathBuf,
     gangplankd: PathBuf,
+    dvk: PathBuf,
     virtiofsd: Option<PathBuf>,
 }
 
@@ -35,6 +36,7 @@ impl Programs {
         command
             .arg(format!("--frontend={}", self.frontend.display()))
             .arg(format!("--gangplankd={}", self.gangplankd.display()))
+            .arg(format!("--dvk={}", self.dvk.display()))
             .arg(scenario)
             .current_dir("/")
             .stdin(Stdio::null());
@@ -63,6 +65,7 @@ impl Programs {
             check: copy(&self.check)?,
             frontend: copy(&self.frontend)?,
             gangplankd: copy(&self.gangplankd)?,
+            dvk: copy(&self.dvk)?,
             virtiofsd: None,
         })
     }
@@ -73,6 +76,7 @@ fn programs() -> Result<Programs> {
         check: tools::bao_check(tools::host_arch())?,
         frontend: tools::frontend()?,
         gangplankd: tools::gangplankd()?,
+        dvk: tools::dvk()?,
         virtiofsd: tools::virtiofsd()
             .inspect_err(|error| eprintln!("virtiofsd does not build: {error:#}"))
             .ok(),

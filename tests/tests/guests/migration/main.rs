@@ -1,6 +1,7 @@
 //! A guest that moves between daemons: gangplankd, and the real virtiofsd. Streams of virtiofsd are
 //! read by our decoder, and streams of our encoder by virtiofsd, whose guest goes on.
 
+mod events;
 mod fixture;
 mod gangplankd;
 mod scripted;
@@ -57,6 +58,10 @@ fn main() -> ExitCode {
     runner.run(
         "dead_worker_gives_the_migration_up",
         scripted::dead_worker_gives_the_migration_up,
+    );
+    runner.run(
+        "reader_of_changes_is_told_to_look_again_and_its_waker_changes_nothing",
+        events::reader_is_told_to_look_again_and_its_waker_changes_nothing,
     );
     match tools::virtiofsd() {
         Ok(_) => {

@@ -248,6 +248,7 @@ fn load(moved: &mut Driver, source: &Driver, stream: &[u8]) -> Result<()> {
             flags: 1,
         }),
         session_name: Some("guest".to_owned()),
+        waker: Some(77),
         ..Extension::default()
     });
     let encoded = MigratedGuest::new(state)?.encode()?;

@@ -1,79 +1,19 @@
 //! Changes that guests hear of (`--events`): waiting, interrupting, other guests, a killed worker.
 
 use std::fs;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use gangplank_fuse::{Handle, NodeId, Operation, ReadIn};
+use anyhow::{Context, Result, ensure};
+use gangplank_fuse::{Handle, NodeId};
+use gangplank_tests::driver::events::{LIMIT, Listener, RESCAN, has_that_time};
 use gangplank_tests::driver::fixture::Fixture;
-use gangplank_tests::driver::{Driver, NodeAndFile, Setup, Ticket};
-use rustix::fs::OFlags;
+use gangplank_tests::driver::{NodeAndFile, Setup};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Bytes of a READ.
-const SIZE: u32 = 64 * 1024;
-
-/// Limit for what comes at once on an idle machine.
-const LIMIT: Duration = Duration::from_secs(30);
-
-/// A guest that reads changes.
-struct Listener {
-    driver: Driver,
-    file: NodeAndFile,
-}
-
-impl Listener {
-    fn new(fixture: &Fixture) -> Result<Self> {
-        let mut driver = fixture.guest(&Setup::default())?;
-        let directory = driver.lookup(NodeId::ROOT, c".gangplank")?.nodeid;
-        let node = driver.lookup(NodeId::new(directory), c"events")?.nodeid;
-        let node = NodeId::new(node);
-        let file = driver.open(node, OFlags::RDONLY)?;
-        let file = NodeAndFile { node, file };
-        let mut listener = Self { driver, file };
-        let first = listener.read()?;
-        ensure!(first == "gangplank-events 1\nrescan\n", "{first:?}");
-        Ok(listener)
-    }
-
-    fn submit(&mut self) -> Result<Ticket> {
-        let read = Operation::Read(ReadIn {
-            fh: self.file.file.get(),
-            size: SIZE,
-            ..ReadIn::default()
-        });
-        let room = usize::try_from(SIZE)?;
-        Ok(self.driver.submit(1, self.file.node, read, &[], room)?)
-    }
-
-    fn finish(&mut self, ticket: Ticket) -> Result<String> {
-        let lines = self.driver.finish_within(ticket, LIMIT)?;
-        Ok(String::from_utf8(lines)?)
-    }
-
-    fn read(&mut self) -> Result<String> {
-        let ticket = self.submit()?;
-        self.finish(ticket)
-    }
-
-    /// Reads until `line` comes, and returns all lines but those that say that nothing happened.
-    fn read_to(&mut self, line: &str) -> Result<Vec<String>> {
-        let mut lines = Vec::new();
-        let deadline = Instant::now() + LIMIT;
-        while Instant::now() < deadline {
-            let read = self.read()?;
-            lines.extend(
-                read.lines()
-                    .filter(|line| *line != "idle")
-                    .map(str::to_owned),
-            );
-            if lines.iter().any(|one| one == line) {
-                return Ok(lines);
-            }
-        }
-        bail!("'{line}' did not come: {lines:?}")
-    }
+/// A guest of the fixture that reads changes.
+fn reader(fixture: &Fixture) -> Result<Listener> {
+    Listener::new(fixture.guest(&Setup::default())?, OFlags::RDONLY)
 }
 
 fn fixture() -> Result<Fixture> {
@@ -89,7 +29,7 @@ fn what_the_host_and_other_guests_do_is_told_and_what_the_guest_does_is_not() ->
 }
 
 fn others_are_told(fixture: Fixture) -> Result<()> {
-    let mut listener = Listener::new(&fixture)?;
+    let mut listener = reader(&fixture)?;
     let dir = fixture.share().join("d");
     fs::create_dir(&dir)?;
     listener.read_to("created d/")?;
@@ -102,6 +42,11 @@ fn others_are_told(fixture: Fixture) -> Result<()> {
     fs::write(dir.join("a b"), "x")?;
     fs::rename(dir.join("a b"), dir.join("c"))?;
     fs::remove_file(dir.join("c"))?;
+    // A file without a name is nobody's business, and one that is called as the kernel calls it is.
+    let flags = OFlags::TMPFILE | OFlags::WRONLY;
+    let unnamed = rustix::fs::open(&dir, flags, Mode::RUSR | Mode::WUSR)?;
+    rustix::io::write(&unnamed, b"x")?;
+    fs::write(dir.join("#7"), "x")?;
     let mut other = fixture.guest(&Setup::default())?;
     let node = NodeId::new(other.lookup(NodeId::ROOT, c"d")?.nodeid);
     let made = other.create(node, c"other", 0o644)?;
@@ -111,6 +56,7 @@ fn others_are_told(fixture: Fixture) -> Result<()> {
     for wanted in [
         "deleted d/a\\x20b",
         "deleted d/c",
+        "created d/#7",
         "created d/other",
         "modified d/other",
     ] {
@@ -119,7 +65,9 @@ fn others_are_told(fixture: Fixture) -> Result<()> {
             "no '{wanted}': {lines:?}"
         );
     }
-    let wrong = lines.iter().find(|line| line.contains("own"));
+    let wrong = lines
+        .iter()
+        .find(|line| line.contains("own") || (line.contains('#') && !line.ends_with("d/#7")));
     ensure!(wrong.is_none(), "the guest was told: {wrong:?}");
     drop((other, listener));
     fixture.survive(&[])
@@ -128,7 +76,7 @@ fn others_are_told(fixture: Fixture) -> Result<()> {
 #[test]
 fn a_read_waits_without_a_ring_and_ends_when_it_is_interrupted() -> Result<()> {
     let fixture = fixture()?;
-    let mut listener = Listener::new(&fixture)?;
+    let mut listener = reader(&fixture)?;
     // One that ends by itself must not count as interrupted.
     let mut outcome = None;
     for _ in 0..20 {
@@ -154,7 +102,7 @@ fn a_read_waits_without_a_ring_and_ends_when_it_is_interrupted() -> Result<()> {
     ensure!(ended == Some(Errno::INTR), "after DESTROY: {ended:?}");
     drop(listener);
 
-    let mut hanging = Listener::new(&fixture)?;
+    let mut hanging = reader(&fixture)?;
     let _ = hanging.submit()?;
     drop(hanging);
     fixture.survive(&[])
@@ -163,7 +111,7 @@ fn a_read_waits_without_a_ring_and_ends_when_it_is_interrupted() -> Result<()> {
 #[test]
 fn a_reader_whose_worker_dies_is_told_to_look_again() -> Result<()> {
     let fixture = Fixture::quiet(&["--events"])?;
-    let mut listener = Listener::new(&fixture)?;
+    let mut listener = reader(&fixture)?;
     let ticket = listener.submit()?;
     let worker = Pid::from_raw(fixture.last_worker()?.try_into()?).context("a process")?;
     kill_process(worker, Signal::KILL)?;
@@ -174,17 +122,42 @@ fn a_reader_whose_worker_dies_is_told_to_look_again() -> Result<()> {
     } else {
         read
     };
-    ensure!(read == "gangplank-events 1\nrescan\n", "{read:?}");
+    ensure!(read == RESCAN, "{read:?}");
     fs::write(fixture.share().join("after"), "x")?;
     listener.read_to("created after")?;
     drop(listener);
     fixture.survive(&["the worker of guest"])
 }
 
+/// The next program's worker knows the reader and the waker, whose requests change nothing at once.
+#[test]
+fn a_reload_is_a_rescan_and_the_waker_still_changes_nothing() -> Result<()> {
+    let fixture = Fixture::quiet(&["--events"])?;
+    let path = fixture.share().join("f");
+    fs::write(&path, "content")?;
+    let mut driver = fixture.guest(&Setup::default())?;
+    driver.header.pid = 77;
+    let mut listener = Listener::new(driver, OFlags::RDWR)?;
+    let node = NodeId::new(listener.driver.lookup(NodeId::ROOT, c"f")?.nodeid);
+    let ticket = listener.submit()?;
+    fixture.reload()?;
+    listener.set_time(node)?;
+    ensure!(!has_that_time(&path)?, "the waker changes a file's time");
+    let mut read = listener.finish(ticket)?;
+    if read == "idle\n" {
+        read = listener.read()?;
+    }
+    ensure!(read == RESCAN, "{read:?}");
+    fs::write(fixture.share().join("after"), "x")?;
+    listener.read_to("created after")?;
+    drop(listener);
+    fixture.survive(&[])
+}
+
 #[test]
 fn lost_changes_are_a_rescan_and_the_guest_is_served_meanwhile() -> Result<()> {
     let fixture = fixture()?;
-    let mut listener = Listener::new(&fixture)?;
+    let mut listener = reader(&fixture)?;
     // The reader is slow: it reads nothing before all is done.
     for number in 0..20_000 {
         fs::write(fixture.share().join(format!("f{number}")), "x")?;
@@ -202,7 +175,7 @@ fn lost_changes_are_a_rescan_and_the_guest_is_served_meanwhile() -> Result<()> {
 #[test]
 fn the_waker_changes_nothing() -> Result<()> {
     let fixture = fixture()?;
-    let mut listener = Listener::new(&fixture)?;
+    let mut listener = reader(&fixture)?;
     let driver = &mut listener.driver;
     driver.header.pid = 77;
     let path = fixture.share().join("f");

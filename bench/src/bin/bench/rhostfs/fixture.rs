@@ -18,6 +18,7 @@ use super::Route;
 use super::client::Client;
 use super::driver::Driven;
 use super::files::Files;
+use super::nfs::Exported;
 use crate::tree::{LARGE, LARGE_LEN};
 
 /// The endpoints of the server and of the client.
@@ -28,8 +29,10 @@ const CLIENT: Endpoint = Endpoint::from_raw(11);
 const PORTS: u16 = 15_000;
 /// Ports of a server's node and its client's.
 const PORTS_EACH: u16 = 64;
+/// The port of NFS, behind those of the nodes.
+const NFS_PORT: u16 = 3 * PORTS_EACH;
 /// Ports of all servers and clients of a run.
-const PORTS_OF_A_RUN: u16 = 3 * PORTS_EACH;
+const PORTS_OF_A_RUN: u16 = 4 * PORTS_EACH;
 
 /// The measured routes, and what they run on.
 pub(crate) struct Fixture {
@@ -120,6 +123,12 @@ impl Fixture {
             });
             tunnels.push(tunnel);
         }
+        let exported = Exported::start(daemon.socket(), ports + NFS_PORT, name)?;
+        routes.push(Route {
+            name: "nfs",
+            processes: with(&[exported.pid()]),
+            access: Box::new(exported),
+        });
         let mut servers = vec![local, node];
         let mut mounts = Vec::new();
         if User::is_root() && Path::new("/dev/fuse").exists() {
@@ -189,6 +198,7 @@ fn meaning(name: &str) -> &'static str {
         "rhostfs-node" => "gangplank-dvk serve over TCP, behind it gangplankd",
         "tunnel-local" => "gangplank-dvk tunnel by a switch, before it the driver",
         "tunnel-node" => "gangplank-dvk tunnel over TCP, before it the driver",
+        "nfs" => "NFSv3 over TCP to gangplank-nfs, behind it gangplankd",
         "mount-local" => "gangplank-dvk mount by a switch",
         "mount-node" => "gangplank-dvk mount over TCP",
         _ => "",

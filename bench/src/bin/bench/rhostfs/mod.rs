@@ -7,6 +7,7 @@
 //!   rhostfs-local  program ── endpoint ─ switch ─ server ─ vring ── daemon ─ files
 //!   rhostfs-node   program ── endpoint ── TCP ─── server ─ vring ── daemon ─ files
 //!   tunnel-…       program ── driver ── vring ─ tunnel ── as one of the two above
+//!   nfs            program ── NFSv3 ──── TCP ─── gangplank-nfs ─ vring ─ daemon ─ files
 //!   mount-…        program ── kernel ── mount ── as one of the two above
 //! ```
 
@@ -14,6 +15,7 @@ mod client;
 mod driver;
 mod files;
 mod fixture;
+mod nfs;
 
 use std::path::Path;
 use std::time::Duration;

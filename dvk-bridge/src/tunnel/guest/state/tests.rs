@@ -7,7 +7,10 @@ use gangplank_vhost_backend::Signal;
 use rustix::event::{EventfdFlags, eventfd};
 use zerocopy::{FromBytes, IntoBytes};
 
+use super::taking::MAX_PIECES;
 use super::*;
+use crate::endpoint::RemoteMemory;
+use crate::tunnel::wire::MAX_REPLY;
 
 /// Where the parts of request ring 1 are in the guest's memory. Request `n` and its room for a
 /// reply follow at [`BUFFERS`].
@@ -100,7 +103,7 @@ impl Guest {
 
 fn sent(state: &mut State) -> Option<(Job, Place)> {
     match state.next(1) {
-        Next::Send(job, place) => Some((job, place)),
+        Next::Send(job, place, _) => Some((job, place)),
         Next::Wait(_) | Next::End => None,
     }
 }
@@ -177,9 +180,55 @@ fn a_lost_session_refuses_all_until_the_guest_opens_another() {
 }
 
 #[test]
+fn a_request_of_a_stopped_ring_fails_although_it_is_being_exchanged_and_is_copied_to_no_more() {
+    let (mut guest, mut state) = Guest::new(LONG);
+    state.opened(7, 2, 1);
+    guest.offer(Opcode::Lookup, 16);
+    guest.offer(Opcode::Getattr, 16);
+    state.take_requests();
+    let Next::Send(job, place, bytes) = state.next(1) else {
+        panic!("nothing to send");
+    };
+    let reply = bytes.address() + job.readable;
+    bytes.write(reply, &[7; 8]).unwrap();
+    state.give_up(1);
+    assert_eq!((guest.used(), state.in_flight[1]), (2, 0));
+    assert_eq!([guest.error(0), guest.error(1)], [-libc::ENOTCONN; 2]);
+    assert!(bytes.write(reply, &[9; 16]).is_err());
+    assert!(bytes.read(bytes.address(), &mut [0; 8]).is_err());
+    assert!(!bytes.is_fault());
+    state.finish(job, place, Outcome::Done(16));
+    assert_eq!((guest.used(), guest.error(0)), (2, -libc::ENOTCONN));
+    assert_eq!(state.counters.replied, 0);
+    // Its slot can be used again.
+    guest.offer(Opcode::Lookup, 16);
+    state.take_requests();
+    let (_, next) = sent(&mut state).unwrap();
+    assert_eq!((next.slot, next.number), (place.slot, place.number + 1));
+}
+
+#[test]
+fn a_request_that_is_sent_again_counts() {
+    let (mut guest, mut state) = Guest::new(LONG);
+    state.opened(7, 2, 1);
+    guest.offer(Opcode::Lookup, 16);
+    state.take_requests();
+    let (job, place) = sent(&mut state).unwrap();
+    state.finish(job, place, Outcome::Unreached);
+    std::thread::sleep(RETRY_PAUSE);
+    let (job, again) = sent(&mut state).unwrap();
+    assert_eq!((place, state.counters.resent), (again, 1));
+    state.finish(job, place, Outcome::Pending);
+    std::thread::sleep(FIRST_PAUSE);
+    let (job, place) = sent(&mut state).unwrap();
+    state.finish(job, place, Outcome::Done(16));
+    assert_eq!(state.counters.resent, 1);
+}
+
+#[test]
 fn a_request_longer_than_a_copy_is_fatal() {
     let (mut guest, mut state) = Guest::new(LONG);
-    guest.offer(Opcode::Read, MAX_BYTES + 1);
+    guest.offer(Opcode::Read, MAX_REPLY + 1);
     state.take_requests();
     assert!(matches!(state.fatal, Some(Fatal::Lengths { .. })));
     assert!(matches!(state.next(1), Next::End));

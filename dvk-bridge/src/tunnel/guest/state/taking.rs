@@ -1,0 +1,120 @@
+//! Takes requests off the guest's rings.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use gangplank_rings::{Chain, QueueError};
+use gangplank_service::{error_chain, rate_limited};
+use gangplank_vhost_user::feature;
+
+use super::super::job::{Class, Job, Taken};
+use super::{FIRST_PAUSE, Fatal, Session, State};
+use crate::tunnel::wire::{MAX_BYTES, MAX_REPLY};
+
+/// Chains that are taken off a ring at once.
+const BATCH: usize = 128;
+
+/// Pieces of a chain at most: twice the pages of the longest request or reply, and some for
+/// headers. A chain of more costs memory, and no driver makes it.
+pub(super) const MAX_PIECES: usize = 600;
+
+impl State {
+    /// Takes the requests off all rings.
+    pub(in super::super) fn take_requests(&mut self) -> Taken {
+        let before = self.waiting.len();
+        self.take_from_all();
+        let taken = self.waiting.get(before..).unwrap_or_default();
+        let urgent = taken.iter().filter(|job| job.class() == Class::Urgent);
+        let urgent = urgent.count();
+        Taken {
+            urgent,
+            requests: taken.len() - urgent,
+        }
+    }
+
+    fn take_from_all(&mut self) {
+        for index in 0..self.rings.len() {
+            if let Err(error) = self.take_from(index) {
+                if matches!(error, QueueError::Memory(_)) {
+                    return self.fail(Fatal::Memory);
+                }
+                rate_limited!(error, "ring {index} is stopped: {}", error_chain(&error));
+                if let Some(ring) = self.rings.get_mut(index) {
+                    ring.broken = true;
+                    ring.signal_error();
+                }
+            }
+        }
+    }
+
+    fn take_from(&mut self, index: usize) -> Result<(), QueueError> {
+        let event_idx = self.features.unwrap_or(0) & feature::EVENT_IDX != 0;
+        let Some(memory) = self.memory.clone() else {
+            return Ok(());
+        };
+        let Some(ring) = self.rings.get_mut(index) else {
+            return Ok(());
+        };
+        if !ring.is_started || ring.broken {
+            return Ok(());
+        }
+        ring.take_kicks();
+        let Some(queue) = ring.queue(&memory, event_idx) else {
+            return Ok(());
+        };
+        let before = self.in_flight.get(index).copied().unwrap_or_default();
+        let mut taken = Vec::new();
+        let mut base = ring.base;
+        while taken.len() < BATCH
+            && let Some((head, chain)) = queue.take(&mut base)?
+        {
+            if before + taken.len() >= usize::from(queue.size()) {
+                return Err(QueueError::Overrun(1));
+            }
+            if chain.pieces() > MAX_PIECES {
+                return Err(QueueError::Chain);
+            }
+            taken.push((head, chain));
+        }
+        if taken.len() == BATCH {
+            // There may be more. Others come first.
+            ring.signal_kick();
+        }
+        ring.base = base;
+        for (head, chain) in taken {
+            self.add(index, head, chain);
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, ring: usize, head: u16, chain: Chain) {
+        let (readable, writable) = (chain.readable_len(), chain.writable_len());
+        let within = |len: u64, most| u32::try_from(len).ok().filter(|len| *len <= most);
+        let lengths = within(readable, MAX_BYTES)
+            .filter(|readable| *readable > 0)
+            .zip(within(writable, MAX_REPLY));
+        let Some((readable, writable)) = lengths else {
+            return self.fail(Fatal::Lengths { readable, writable });
+        };
+        let now = Instant::now();
+        let job = Job {
+            ring,
+            head,
+            chain: Arc::new(chain),
+            readable,
+            writable,
+            place: None,
+            deadline: now + self.limit,
+            due: now,
+            pause: FIRST_PAUSE,
+            is_in_doubt: false,
+        };
+        if let Some(in_flight) = self.in_flight.get_mut(ring) {
+            *in_flight += 1;
+        }
+        match self.session {
+            Session::Lost => self.refuse_or_open(job),
+            Session::Closed | Session::Open(_) => self.waiting.push(job),
+        }
+    }
+}
