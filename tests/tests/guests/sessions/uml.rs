@@ -196,7 +196,7 @@ impl Uml {
     fn signals_for_untaken_reply(&mut self, pause: Duration) -> Result<usize> {
         let ring = self.rings.get(1).context("a request ring")?;
         ring.drain_call();
-        ring.ask_for_notice(&self.memory);
+        ensure!(!ring.ask_for_notice(&self.memory), "a reply too many");
         let before = ring.used_index(&self.memory);
         self.send(NodeId::ROOT, Operation::Getattr(GetattrIn::default()))?;
         let ring = self.rings.get_mut(1).context("a request ring")?;
