@@ -79,7 +79,8 @@ impl BusyPoll {
         if !self.is_likely() {
             return false;
         }
-        let mut yielded = Duration::ZERO;
+        // The thread may have waited for something else before.
+        let mut yielded = idle();
         loop {
             // Yield first: the other side may be waiting for this CPU.
             std::thread::yield_now();

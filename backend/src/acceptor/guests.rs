@@ -149,6 +149,11 @@ impl Guests {
         numbers(&self.messages).unwrap_or_default()
     }
 
+    /// How often [`Self::with_messages`] names guests until it has named each once.
+    pub(super) fn looks_for_all(&self) -> usize {
+        self.all.len().div_ceil(ENDS)
+    }
+
     /// Listens no more to the guest of this number.
     pub(super) fn stop_listening(&self, number: u64) {
         for guest in self.iter().filter(|guest| guest.number == number) {

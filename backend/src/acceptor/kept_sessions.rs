@@ -26,6 +26,9 @@ use crate::sys::process;
 /// if the acceptor does not know yet that another one is lost.
 const MAX_MESSAGES: usize = 4;
 
+/// Descriptors of a message, at most.
+const MAX_PASSED: usize = 2;
+
 /// Processes at a time that close what one guest's processes have passed. They end at once, unless
 /// the guest's worker means them to wait.
 const MAX_CLOSING: usize = 16;
@@ -34,7 +37,7 @@ impl Acceptor<'_> {
     /// Takes the messages of guests: all that an honest guest says at a time.
     pub(super) fn hear_guests(&mut self) {
         self.closing.retain(|(_, child)| is_running(*child));
-        for _ in 0..MAX_MESSAGES {
+        for _ in 0..MAX_MESSAGES * self.guests.looks_for_all() {
             let numbers = self.guests.with_messages();
             if numbers.is_empty() {
                 return;
@@ -85,16 +88,19 @@ impl Acceptor<'_> {
         if others.is_empty() {
             return;
         }
-        match process::close_in_child(others) {
-            Ok(child) => self.closing.push((number, child)),
-            Err(error) => {
-                rate_limited!(
-                    error,
-                    "descriptors of guest {number} stay open, since no process can be started that \
-                     closes them: {error}"
-                );
-            }
+        if others.len() > MAX_PASSED {
+            self.refuse(number, "more descriptors than any message has");
         }
+        let mut children = Vec::new();
+        if let Err(error) = process::close_in_children(others, &mut children) {
+            rate_limited!(
+                error,
+                "descriptors of guest {number} stay open, since no process can be started that \
+                 closes them: {error}"
+            );
+        }
+        let children = children.into_iter().map(|child| (number, child));
+        self.closing.extend(children);
         let closing = self.closing.iter();
         if closing.filter(|(one, _)| *one == number).count() > MAX_CLOSING {
             self.refuse(number, "descriptors that cannot be closed");

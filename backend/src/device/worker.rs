@@ -110,7 +110,7 @@ impl Worker {
             if served > 0 && self.scheduler.poll(idle, has_request) {
                 continue;
             }
-            if reminder.wait(has_request, has_untaken) {
+            if served > 0 && reminder.wait(has_request, has_untaken) {
                 continue;
             }
             if !ring.allow_notifications(&memory) {

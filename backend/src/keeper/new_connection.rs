@@ -34,7 +34,8 @@ use crate::state::device::DeviceState;
 use crate::state::recovery;
 use crate::sys::process;
 
-/// How long the other side may take for all of its messages. It only copies descriptors.
+/// How long the other side may take for all of its messages up to the last one, and for that one. It
+/// only copies descriptors.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Descriptors that a frontend can have sent at most: 509 memory regions, three for each of 64
@@ -110,7 +111,7 @@ pub(super) fn take(channel: &Channel, lowest: RawFd) -> io::Result<NewConnection
     }
     channel.send_at_once(&Message::Placed, &[])?;
     // Whatever it says or does not say: only the note counts.
-    let _ = channel.receive(Some(deadline));
+    let _ = channel.receive(Some(Instant::now() + TIMEOUT));
     if !recovery::is_given_away(&arena) {
         return Err(io::ErrorKind::ConnectionAborted.into());
     }

@@ -41,6 +41,9 @@ const FIND_MARGIN: Duration = Duration::from_secs(10);
 /// while they answer, or another acceptor does not know yet who has it: for five seconds at least.
 const FIND_ATTEMPTS: usize = 100;
 
+/// Attempts that may fail, or be refused.
+const FIND_FAILURES: usize = 5;
+
 /// The time between two attempts.
 const FIND_PAUSE: Duration = Duration::from_millis(50);
 
@@ -394,6 +397,7 @@ impl KeptSession for Kept<'_> {
     }
 
     fn find(&self, memory: BorrowedFd<'_>, frontend: BorrowedFd<'_>) -> bool {
+        let mut failures = 0;
         for _ in 0..FIND_ATTEMPTS {
             match self.ask(memory, frontend) {
                 // The connection is another process's now.
@@ -401,11 +405,17 @@ impl KeptSession for Kept<'_> {
                 Ok(Found::Nobody) => return true,
                 Ok(Found::HungUp) => return false,
                 Ok(Found::Closed) => {}
-                Err(error) => rate_limited!(
-                    warn,
-                    "guest {} does not find the session that it may have had: {error}",
-                    self.keeper.assignment.number
-                ),
+                Err(error) => {
+                    rate_limited!(
+                        warn,
+                        "guest {} does not find the session that it may have had: {error}",
+                        self.keeper.assignment.number
+                    );
+                    failures += 1;
+                    if failures == FIND_FAILURES {
+                        break;
+                    }
+                }
             }
             thread::sleep(FIND_PAUSE);
         }

@@ -117,6 +117,8 @@ pub fn note_reconnected(arena: &Arc<Arena>, state: &DeviceState) -> bool {
         let header = arena.header();
         // Also if a successor has taken it over meanwhile.
         header.last_signal.store(DISCONNECTED, Ordering::Relaxed);
+        // By a program that did not know this.
+        header.is_leaving.store(0, Ordering::Relaxed);
         header.disconnected.store(0, Ordering::Release);
     }
     is_stored

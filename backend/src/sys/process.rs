@@ -11,7 +11,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal, set_parent_process_death_signal};
 use rustix::thread::UnshareFlags;
 
 /// The side of a fork.
@@ -64,42 +64,43 @@ pub fn clone_sharing_descriptors() -> io::Result<Forked> {
     forked(unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) })
 }
 
-/// How long a child may take to begin closing descriptors.
+/// How long children may take to begin closing descriptors.
 const FREEING: Duration = Duration::from_millis(100);
 
 /// How often it is looked whether it has.
 const FREEING_INTERVAL: Duration = Duration::from_micros(50);
 
-/// Has a child of the calling process close descriptors, and does not wait for it: the close of a
-/// file may wait for the file's server, and that of a socket for its peer, or for what is on its way
-/// in it. The calling process must have a single thread.
+/// Has children of the calling process close descriptors, one each, and does not wait for them: the
+/// close of a file may wait for the file's server, and that of a socket for its peer, or for what is
+/// on its way in it. Adds the children to `children`. They are killed when the calling process ends,
+/// which must have a single thread.
 ///
 /// Returns once the numbers are free, which the kernel does first, so that no process that is forked
-/// next has copies. Behind one whose close waits, the others stay open as well.
+/// next has copies.
 ///
 /// # Errors
-/// Those of clone(2): the descriptors stay open.
-pub fn close_in_child(descriptors: Vec<OwnedFd>) -> io::Result<Pid> {
+/// Those of clone(2): the descriptors that are left stay open.
+pub fn close_in_children(descriptors: Vec<OwnedFd>, children: &mut Vec<Pid>) -> io::Result<()> {
     let numbers = descriptors.into_iter().map(IntoRawFd::into_raw_fd);
     let numbers: Vec<RawFd> = numbers.collect();
-    match clone_sharing_descriptors()? {
-        Forked::Parent(child) => {
-            let end = Instant::now() + FREEING;
-            while numbers.iter().any(|number| is_open(*number)) && Instant::now() < end {
-                thread::sleep(FREEING_INTERVAL);
-            }
-            Ok(child)
-        }
-        Forked::Child => {
-            for number in &numbers {
+    for number in &numbers {
+        match clone_sharing_descriptors()? {
+            Forked::Parent(child) => children.push(child),
+            Forked::Child => {
+                let _ = set_parent_process_death_signal(Some(Signal::KILL));
                 if let Ok(number) = u32::try_from(*number) {
                     // Nothing owns it any more.
                     let _ = close_range(number, number);
                 }
+                exit(0)
             }
-            exit(0)
         }
     }
+    let end = Instant::now() + FREEING;
+    while numbers.iter().any(|number| is_open(*number)) && Instant::now() < end {
+        thread::sleep(FREEING_INTERVAL);
+    }
+    Ok(())
 }
 
 /// As [`fork`], as a child of the calling process's parent.
@@ -399,16 +400,23 @@ mod tests {
         let moved = move_up(stream.into(), 700).unwrap();
         let number = moved.as_raw_fd();
         let begun = Instant::now();
-        let child = close_in_child(vec![moved]).unwrap();
+        // Another one is not held up by it.
+        let other = move_up(peer.try_clone().unwrap().into(), 700).unwrap();
+        let other_number = other.as_raw_fd();
+        let mut children = Vec::new();
+        close_in_children(vec![moved, other], &mut children).unwrap();
+        let child = children[0];
         assert!(begun.elapsed() < limit / 2, "it waits");
-        while is_open(number) {
+        while is_open(number) || is_open(other_number) {
             assert!(begun.elapsed() < limit / 2, "it is open");
             thread::sleep(Duration::from_millis(1));
         }
         let waited = rustix::process::waitpid(Some(child), WaitOptions::NOHANG);
         assert!(matches!(waited, Ok(None)), "it does not wait: {waited:?}");
         drop(peer);
-        rustix::process::waitpid(Some(child), WaitOptions::empty()).unwrap();
+        for child in children {
+            rustix::process::waitpid(Some(child), WaitOptions::empty()).unwrap();
+        }
     }
 
     #[test]

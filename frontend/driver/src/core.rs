@@ -313,7 +313,9 @@ impl Core {
                 state = queue.lock();
             } else if state.leader != Leader::Absent {
                 queue.changed.wait_for(&mut state, left);
-            } else if !has_polled && let Some(busy_poll) = state.busy_poll.take() {
+            } else if !has_polled
+                && let Some(busy_poll) = state.busy_poll.take_if(|one| one.is_likely())
+            {
                 has_polled = true;
                 state.leader = Leader::Polls;
                 drop(state);

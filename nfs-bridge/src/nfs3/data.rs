@@ -13,7 +13,7 @@ use rustix::fs::FileType;
 use super::attributes::to_nfs;
 use super::{Context, Decoded, MAX_IO, Object, handle, post_op_of};
 use crate::rpc::reply::Reply;
-use crate::share::error::Result;
+use crate::share::error::{Failure, Result};
 use crate::share::files::{Access, OpenFile};
 use crate::xdr::{DecodeError, Reader, pad, put};
 
@@ -35,10 +35,23 @@ impl Context<'_> {
             let asked = object.ask_attributes()?;
             // With the attributes. What the caller may not read is dropped here.
             let begun = object.begin_read(offset, count)?;
-            let attr = asked.wait()?.attr;
-            attributes = Nfs3Option::Some(to_nfs(&attr, object.export()));
-            check_regular(&attr)?;
-            object.identity.check_read(&attr)?;
+            let permitted = asked.wait().map_err(Failure::from).and_then(|out| {
+                attributes = Nfs3Option::Some(to_nfs(&out.attr, object.export()));
+                check_regular(&out.attr)?;
+                object.identity.check_read(&out.attr)?;
+                Ok(out.attr)
+            });
+            let attr = match permitted {
+                Ok(attr) => attr,
+                Err(failure) => {
+                    // The daemon has its buffer until it replies: a caller who may not read must
+                    // not take one after the other.
+                    if let Some((_, asked)) = begun {
+                        let _ = asked.wait();
+                    }
+                    return Err(failure);
+                }
+            };
             put(&mut reply.bytes, &nfsstat3::NFS3_OK);
             put(&mut reply.bytes, &attributes);
             object.append_data(&attr, offset, count, begun, reply)
@@ -185,7 +198,9 @@ impl Object<'_> {
             let len = u32::try_from(data.len()).unwrap_or(wanted);
             ended = len < wanted;
             got += len;
-            if is_first && (ended || got == count) && data.len() > MAX_COPIED {
+            // The buffer has the size of what was wanted, and a client may leave the reply.
+            let fills = len >= wanted / 2 && data.len() > MAX_COPIED;
+            if is_first && (ended || got == count) && fills {
                 reply.data = Some(data);
             } else {
                 let at = bytes.len();

@@ -151,37 +151,53 @@ impl Server {
         has_room
     }
 
-    /// Executes a record on the calling thread, and gives its room back.
+    /// Executes a record on the calling thread, and gives its room back before it responds: the
+    /// client may not take the reply.
     pub fn execute_reserved(&self, endpoints: Endpoints, record: Vec<u8>, respond: Responder) {
         let len = record.len();
-        self.execute(endpoints, &record, respond);
+        let executed = self.run_call(endpoints, &record, respond);
         self.records.give(record);
         self.queue.lock().bytes -= len;
         self.finished.notify_all();
+        if let Some((respond, reply)) = executed {
+            respond(reply);
+        }
     }
 
     /// Executes a record on the calling thread.
     pub fn execute(&self, endpoints: Endpoints, record: &[u8], respond: Responder) {
+        if let Some((respond, reply)) = self.run_call(endpoints, record, respond) {
+            respond(reply);
+        }
+    }
+
+    /// Executes a record. Returns its reply and who takes it, unless another thread that executes
+    /// the same call will respond.
+    fn run_call(
+        &self,
+        endpoints: Endpoints,
+        record: &[u8],
+        respond: Responder,
+    ) -> Option<(Responder, Option<Arc<Reply>>)> {
         let call = match Call::parse(record) {
             Ok(call) => call,
-            Err(BadCall::NoCall) => return respond(None),
-            Err(BadCall::Refused(reply)) => return respond(Some(Arc::new(reply.into()))),
+            Err(BadCall::NoCall) => return Some((respond, None)),
+            Err(BadCall::Refused(reply)) => return Some((respond, Some(Arc::new(reply.into())))),
         };
         let program = match self.program(&call) {
             Ok(program) => program,
-            Err(reply) => return respond(Some(Arc::new(reply.into()))),
+            Err(reply) => return Some((respond, Some(Arc::new(reply.into())))),
         };
         if !program.changes(call.procedure) {
-            return respond(Some(Arc::new(run(program, endpoints, &call).0)));
+            let reply = Arc::new(run(program, endpoints, &call).0);
+            return Some((respond, Some(reply)));
         }
         let client = endpoints.client;
-        let begun = self.replays.begin(client, call.xid, record, respond);
-        if let Some((key, respond)) = begun {
-            let (reply, is_final) = run(program, endpoints, &call);
-            let reply = Arc::new(reply);
-            self.replays.finish(key, &reply, is_final);
-            respond(Some(reply));
-        }
+        let (key, respond) = self.replays.begin(client, call.xid, record, respond)?;
+        let (reply, is_final) = run(program, endpoints, &call);
+        let reply = Arc::new(reply);
+        self.replays.finish(key, &reply, is_final);
+        Some((respond, Some(reply)))
     }
 
     fn program(&self, call: &Call<'_>) -> Result<&dyn Program, Vec<u8>> {

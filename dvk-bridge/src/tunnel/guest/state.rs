@@ -68,6 +68,9 @@ pub(super) enum Session {
 struct Slot {
     number: u32,
     is_used: bool,
+    /// Its last request was given up. The server interrupts that one when it gets the next of the
+    /// slot.
+    is_given_up: bool,
 }
 
 /// A request that a worker exchanges.
@@ -320,15 +323,18 @@ impl State {
 
     fn free_slot(&self, class: Class) -> Option<usize> {
         let hiprio = usize::from(HIPRIO_SLOT);
-        let mut slots = self.slots.iter().enumerate();
-        let found =
-            slots.find(|(at, slot)| !slot.is_used && (*at == hiprio) == (class == Class::Urgent));
-        found.map(|(at, _)| at)
+        let slots = self.slots.iter().enumerate();
+        let free =
+            slots.filter(|(at, slot)| !slot.is_used && (*at == hiprio) == (class == Class::Urgent));
+        // First those whose last request may wait for a lock still.
+        free.min_by_key(|(_, slot)| !slot.is_given_up)
+            .map(|(at, _)| at)
     }
 
     fn occupy(&mut self, session: u32, at: usize) -> Option<Place> {
         let slot = self.slots.get_mut(at)?;
         slot.is_used = true;
+        slot.is_given_up = false;
         slot.number = slot.number.wrapping_add(1);
         Some(Place {
             session,
@@ -339,12 +345,16 @@ impl State {
 
     /// Frees the slot of a request, unless its session is over.
     fn release(&mut self, job: &Job) {
-        let place = job.place;
-        let place = place.filter(|place| self.session == Session::Open(place.session));
-        let slot = place.and_then(|place| self.slots.get_mut(usize::from(place.slot)));
-        if let Some(slot) = slot {
+        if let Some(slot) = self.slot_of(job) {
             slot.is_used = false;
         }
+    }
+
+    /// The slot of a request, unless its session is over.
+    fn slot_of(&mut self, job: &Job) -> Option<&mut Slot> {
+        let place = job.place;
+        let place = place.filter(|place| self.session == Session::Open(place.session));
+        place.and_then(|place| self.slots.get_mut(usize::from(place.slot)))
     }
 
     /// A worker has sent `job`, which had this place.
@@ -391,6 +401,9 @@ impl State {
     /// Answers a request with ENOTCONN, and gives up its slot.
     fn refuse(&mut self, job: &Job) {
         self.release(job);
+        if let Some(slot) = self.slot_of(job) {
+            slot.is_given_up = true;
+        }
         self.counters.refused += 1;
         let Some(memory) = self.memory.clone() else {
             return;

@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use gangplank_driver::{Driver, RawReply, RawRequest};
-use gangplank_fuse::{Dialect, InHeader, InterruptIn, NodeId, Operation, RequestHeader, Unique};
+use gangplank_fuse::{
+    Dialect, InHeader, InterruptIn, NodeId, Opcode, Operation, RequestHeader, Unique,
+};
 use gangplank_service::{error_chain, rate_limited};
 use gangplank_vhost_user::client::CONFIG_LEN;
 use log::debug;
@@ -59,11 +61,12 @@ enum SlotState {
         request: RawRequest,
         unique: Unique,
         is_init: bool,
+        is_read: bool,
     },
     /// The daemon has replied. The reply is kept because it may be lost on its way.
-    Done(Vec<u8>),
-    /// A reply of more than [`MAX_BYTES`] was delivered. It is not kept: only a read has so much,
-    /// and can be done again.
+    Done { reply: Vec<u8>, is_read: bool },
+    /// A reply of more than [`MAX_BYTES`] to a READ was delivered. It is not kept: the read can be
+    /// done again.
     Long,
 }
 
@@ -156,7 +159,10 @@ impl Session {
             },
         }
         if let SlotState::InFlight {
-            request, is_init, ..
+            request,
+            is_init,
+            is_read,
+            ..
         } = &mut slot.state
         {
             match request.wait(wait) {
@@ -165,17 +171,20 @@ impl Session {
                     if *is_init {
                         init::cut(&mut bytes);
                     }
-                    slot.state = SlotState::Done(bytes);
+                    slot.state = SlotState::Done {
+                        reply: bytes,
+                        is_read: *is_read,
+                    };
                 }
                 Ok(None) => return Answer::Pending,
                 Err(error) => return self.lost(&error),
             }
         }
-        let SlotState::Done(reply) = &slot.state else {
+        let SlotState::Done { reply, is_read } = &slot.state else {
             return Answer::Refused(Errno::INVAL);
         };
         let answer = deliver(reply, endpoint, id, asked);
-        if reply.len() > usize::try_from(MAX_BYTES).unwrap_or(usize::MAX) {
+        if *is_read && reply.len() > usize::try_from(MAX_BYTES).unwrap_or(usize::MAX) {
             slot.state = SlotState::Long;
         }
         answer
@@ -223,12 +232,15 @@ impl Session {
             debug!("session {}: {}", self.id, error_chain(&error));
             return Err(Answer::Pending);
         }
-        let unique = InHeader::read_from_prefix(&bytes).map_or(0, |(header, _)| header.unique);
+        let header = InHeader::read_from_prefix(&bytes).ok();
+        let header = header.map(|(header, _)| (header.unique, header.opcode));
+        let (unique, opcode) = header.unwrap_or_default();
         match self.put(asked.slot, &bytes, asked.writable) {
             Ok(Some(request)) => Ok(SlotState::InFlight {
                 request,
                 unique: Unique::new(unique),
                 is_init: init::is_init(&bytes),
+                is_read: opcode == Opcode::Read as u32,
             }),
             Ok(None) => Err(Answer::Pending),
             Err(error) if error.is_fatal() => Err(self.lost(&error)),
