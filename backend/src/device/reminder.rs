@@ -139,6 +139,6 @@ mod tests {
 
         reminder.signalled();
         untaken.set(true);
-        assert_eq!(wait(&reminder, &untaken, true), (true, 0), "it asks again");
+        assert!(wait(&reminder, &untaken, true).0, "it asks again");
     }
 }

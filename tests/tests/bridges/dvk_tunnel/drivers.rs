@@ -127,8 +127,10 @@ fn a_ring_is_given_back_while_the_server_is_silent(fixture: &Fixture) -> Result<
     let mut guest = Driver::mount(&fixture.tunnel.socket(), &Setup::default())?;
     guest.getattr(NodeId::ROOT, None)?;
     fixture.tunnel.signal_server(Signal::STOP)?;
+    thread::sleep(MOMENT);
     let getattr = Operation::Getattr(GetattrIn::default());
     let ticket = guest.submit(1, NodeId::ROOT, getattr, &[], 200)?;
+    thread::sleep(MOMENT);
     let begun = Instant::now();
     let stopped = guest.stop_ring(1).and_then(|_| guest.stop_ring(0));
     let took = begun.elapsed();
