@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 
 use anyhow::{Context, Result, ensure};
 use gangplank_tests::daemon::{Daemon, Options};
-use gangplank_tests::driver::fixture::guest_processes;
+use gangplank_tests::driver::fixture::{guest_processes, wait_for_log};
 use gangplank_tests::driver::memory::GUEST_BASE;
 use gangplank_tests::driver::vhost_user::{F_PROTOCOL_FEATURES, message, words};
 use gangplank_tests::driver::{Driver, NodeAndFile};
@@ -162,11 +162,7 @@ pub(crate) fn bitmap_beyond_its_file_is_refused() -> Result<()> {
         .peer
         .send(message::SET_LOG_BASE, 1, &area, &[file.as_fd()])?;
     ensure!(guest.peer.receive().is_err());
-    ensure!(
-        daemon.log().contains("past the end of its file"),
-        "{}",
-        daemon.log()
-    );
+    wait_for_log(&daemon, "past the end of its file")?;
     Ok(())
 }
 
