@@ -168,8 +168,8 @@ impl Client {
     }
 }
 
-/// Starts the gangplank-nfs `program` on the daemon at `backend`, at a port of this machine, with its state in the
-/// directory `state`. Its log is the file `log` there.
+/// Starts the gangplank-nfs `program` on the daemon at `backend`, at a port of this machine, with
+/// its state in the directory `state`. Its log is the file `log` there.
 ///
 /// # Errors
 /// It does not start.

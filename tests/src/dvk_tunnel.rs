@@ -277,7 +277,8 @@ impl Tunnel {
         self.status("tunnel-status.sock")
     }
 
-    /// How many requests the tunnel has sent again after a broken connection, for its present guest.
+    /// How many requests the tunnel has sent again after a broken connection, for its present
+    /// guest.
     ///
     /// # Errors
     /// It does not say, or has no guest.

@@ -34,8 +34,8 @@ use crate::state::device::DeviceState;
 use crate::state::recovery;
 use crate::sys::process;
 
-/// How long the other side may take for all of its messages up to the last one, and for that one. It
-/// only copies descriptors.
+/// How long the other side may take for all of its messages up to the last one, and for that one.
+/// It only copies descriptors.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Descriptors that a frontend can have sent at most: 509 memory regions, three for each of 64

@@ -70,13 +70,13 @@ const FREEING: Duration = Duration::from_millis(100);
 /// How often it is looked whether it has.
 const FREEING_INTERVAL: Duration = Duration::from_micros(50);
 
-/// Has children of the calling process close descriptors, one each, and does not wait for them: the
-/// close of a file may wait for the file's server, and that of a socket for its peer, or for what is
-/// on its way in it. Adds the children to `children`. They are killed when the calling process ends,
-/// which must have a single thread.
+/// Has children of the calling process close descriptors, one each, and does not wait for them:
+/// the close of a file may wait for the file's server, and that of a socket for its peer, or for
+/// what is on its way in it. Adds the children to `children`. They are killed when the calling
+/// process ends, which must have a single thread.
 ///
-/// Returns once the numbers are free, which the kernel does first, so that no process that is forked
-/// next has copies.
+/// Returns once the numbers are free, which the kernel does first, so that no process that is
+/// forked next has copies.
 ///
 /// # Errors
 /// Those of clone(2): the descriptors that are left stay open.

@@ -22,10 +22,10 @@
 //!
 //! Each request has a slot and a number in it, as in sessions of NFSv4.1. A request that is sent
 //! again after a broken connection is recognised by them: the daemon carries it out once, and the
-//! reply is kept until the slot's next request. (A reply of more than a megabyte is not kept: only a
-//! read has one, and is done again.) In the same way the tunnel asks again for a request that takes
-//! long, such as one that waits for a lock, and its endpoints are free meanwhile. If the next request
-//! in a slot comes before the last one has a reply, the tunnel has given that up, and the server
+//! reply is kept until the slot's next request. (A READ's reply of more than a megabyte is not kept:
+//! the read is done again.) In the same way the tunnel asks again for a request that takes long,
+//! such as one that waits for a lock, and its endpoints are free meanwhile. If the next request in a
+//! slot comes before the last one has a reply, the tunnel has given that up, and the server
 //! interrupts it.
 //!
 //! Neither side reads more of a request than its lengths and its number, except for INIT: its reply

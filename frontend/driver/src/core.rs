@@ -1,9 +1,9 @@
 //! What all handles of one device share: the queues, and waiting on them.
 //!
 //! Any number of threads wait on a queue at once. One of them, the leader, polls the ring or sleeps
-//! on the daemon's notifications; the others sleep on a condition variable. The thread that finds replies, leader
-//! or not, wakes the threads that wait for them. Lock order: a queue's state, then the memory's
-//! list of free ranges. No thread holds two queues, or any lock while it sleeps.
+//! on the daemon's notifications; the others sleep on a condition variable. The thread that finds
+//! replies, leader or not, wakes the threads that wait for them. Lock order: a queue's state, then
+//! the memory's list of free ranges. No thread holds two queues, or any lock while it sleeps.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -10,9 +10,9 @@ pub enum WaitMode {
     /// Sleep until the daemon notifies.
     #[default]
     Sleep,
-    /// Look at the ring for at most this long if replies have nearly always come that soon, and then
-    /// sleep. The thread yields its CPU all the time, and stops for a while when others need it
-    /// ([`gangplank_service::busy_poll`]).
+    /// Look at the ring for at most this long if replies have nearly always come that soon, and
+    /// then sleep. The thread yields its CPU all the time, and stops for a while when others need
+    /// it ([`gangplank_service::busy_poll`]).
     PollFirst(Duration),
     /// Look at the ring all the time: fastest, and keeps one CPU busy. For measurements.
     BusyPoll,

@@ -19,16 +19,7 @@ use input::Input;
 /// Names in the share and others.
 const NAMES: [&str; 7] = ["d", "f", "l", "missing", "..", "d/f", "d/../../secret"];
 
-fuzz_target!(|bytes: &[u8]| {
-    // Serving gives the thread a working directory and umask of its own, and libFuzzer's thread
-    // must keep the process's.
-    std::thread::scope(|scope| {
-        scope
-            .spawn(|| arrive(bytes))
-            .join()
-            .expect("a panic ends the process")
-    });
-});
+fuzz_target!(|bytes: &[u8]| fixture::on_own_thread(|| arrive(bytes)));
 
 fn arrive(bytes: &[u8]) {
     let fixture = Fixture::get();

@@ -18,6 +18,12 @@ const SECRET: &[u8] = b"outside";
 /// Most bytes of a file, so that a guest's large offsets do not fill the disk.
 const MAX_FILE_LEN: u64 = 16 << 20;
 
+/// Runs on a thread of its own: serving gives it a working directory and umask of its own, and
+/// libFuzzer's thread must keep the process's.
+pub fn on_own_thread(run: impl FnOnce() + Send) {
+    std::thread::scope(|scope| scope.spawn(run).join().expect("a panic ends the process"));
+}
+
 /// The fixture. All sequences of a process share one.
 pub struct Fixture {
     dir: TempDir,

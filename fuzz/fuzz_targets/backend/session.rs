@@ -28,16 +28,7 @@ const GUARD_BYTE: u8 = 0xa5;
 /// Most requests of one sequence.
 const MAX_REQUESTS: usize = 64;
 
-fuzz_target!(|bytes: &[u8]| {
-    // Serving gives the thread a working directory and umask of its own, and libFuzzer's thread
-    // must keep the process's.
-    std::thread::scope(|scope| {
-        scope
-            .spawn(|| sequence(bytes))
-            .join()
-            .expect("a panic ends the process")
-    });
-});
+fuzz_target!(|bytes: &[u8]| fixture::on_own_thread(|| sequence(bytes)));
 
 /// Runs a session from its beginning to its end.
 fn sequence(bytes: &[u8]) {

@@ -36,8 +36,8 @@ const FAILURE_PAUSE: Duration = Duration::from_millis(100);
 /// Entries of the driver's rings: all slots fit in one.
 const QUEUE_SIZE: u16 = 128;
 
-/// Bytes of memory that a session shares with the daemon: a request and the room for its reply in each
-/// slot.
+/// Bytes of memory that a session shares with the daemon: a request and the room for its reply in
+/// each slot.
 const BUFFERS: u64 = 192 << 20;
 
 /// The options of a server of tunnels.

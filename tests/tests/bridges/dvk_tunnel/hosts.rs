@@ -137,8 +137,8 @@ fn git_clones(fixture: &mut Fixture) -> Result<()> {
 }
 
 /// The link is cut for three seconds while the guest appends and renames, so that the connections
-/// between the nodes break. The guest goes on: requests are sent again, and each line is there once,
-/// in order.
+/// between the nodes break. The guest goes on: requests are sent again, and each line is there
+/// once, in order.
 fn a_cut_link_loses_nothing(fixture: &mut Fixture) -> Result<()> {
     let Fixture { guest, tunnel, .. } = fixture;
     let before = tunnel.sent_again()?;
