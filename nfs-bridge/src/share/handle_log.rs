@@ -120,7 +120,7 @@ impl Rewrite {
 
 impl HandleLog {
     /// Opens the log in `directory`. Returns its records, oldest first. It takes further ones after
-    /// [`Self::rewrite`].
+    /// [`HandleLog::begin`] and [`HandleLog::finish`] wrote them to the other file.
     ///
     /// # Errors
     /// [`LogError`].
