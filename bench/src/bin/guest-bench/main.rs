@@ -137,8 +137,13 @@ fn all_rounds(workload: &Workload, arguments: &Arguments) -> Result<()> {
             prepare(workload, dir)?;
         }
     }
-    for _ in 0..arguments.rounds {
-        for dir in &arguments.directories {
+    let directories = &arguments.directories;
+    for round in 0..arguments.rounds {
+        // Each round begins with another one, so that no file system always has the same one before
+        // it: what that one left in caches and on the disk costs whoever comes next.
+        let first = usize::try_from(round)? % directories.len();
+        let (before, from) = directories.split_at(first);
+        for dir in from.iter().chain(before) {
             if workload.consumes {
                 prepare(workload, dir)?;
             }
