@@ -61,6 +61,19 @@ pub fn start(guest: &mut Guest, programs: &[Program]) -> Result<()> {
     Ok(())
 }
 
+/// Checks that all programs that were started still run.
+///
+/// # Errors
+/// One of them has ended, before it was told to: it has found something wrong.
+pub fn check_running(guest: &mut Guest) -> Result<()> {
+    ensure!(
+        guest.sh(COUNT_ENDED)?.trim() == "0",
+        "a program of the guest has ended; the programs said:\n{}",
+        guest.sh("tail -n 20 /tmp/*.log")?
+    );
+    Ok(())
+}
+
 /// Tells programs that were started to end, and waits for that.
 ///
 /// # Errors
