@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use gangplank_tests::daemon::{self, Daemon, TAG};
+use gangplank_tests::debian_tree;
 use gangplank_tests::dvk_tunnel::{Between, Tunnel};
 use gangplank_tests::git;
 use gangplank_tests::guest::{Guest, Machine, Options};
@@ -21,6 +22,10 @@ const TESTS: &[(&str, Test)] = &[
     ("programs_pass", programs_pass),
     ("fsx_passes", fsx_passes),
     ("git_clones", git_clones),
+    (
+        "a_guest_of_the_daemon_excludes_the_one_behind_the_tunnel",
+        a_guest_of_the_daemon_excludes_the_one_behind_the_tunnel,
+    ),
     ("a_cut_link_loses_nothing", a_cut_link_loses_nothing),
     (
         "a_lost_server_is_an_error_until_the_guest_mounts_anew",
@@ -45,9 +50,18 @@ type Test = fn(&mut Fixture) -> Result<()>;
 /// Limit for a command that waits for the link.
 const SLOW: Duration = Duration::from_secs(120);
 
-/// The rounds of a guest that works while the link is cut. They take longer than [`BEFORE_CUT`] and
+/// Limit for git's work, which is many small files on a busy machine.
+const GIT: Duration = Duration::from_secs(400);
+
+/// Additions of each of two guests.
+const ADDITIONS: u32 = 100;
+
+/// Programs of the guest that work while the link is cut.
+const WRITERS: usize = 4;
+
+/// The rounds of each of them. They take longer than [`BEFORE_CUT`] and
 /// [`CUT`], which the test checks.
-const ROUNDS: usize = 1000;
+const ROUNDS: usize = 400;
 
 /// How long the guest works before the link is cut, and how long the link is cut.
 const BEFORE_CUT: Duration = Duration::from_millis(500);
@@ -67,7 +81,9 @@ impl Fixture {
         let share = tempfile::Builder::new()
             .prefix("gangplank-share-")
             .tempdir()?;
-        let daemon = Daemon::start(&daemon::Options::new(share.path()).arguments(&["--xattr"]))?;
+        let daemon = Daemon::start(
+            &daemon::Options::new(share.path()).arguments(&["--xattr", "--locks=host"]),
+        )?;
         let hosts = Hosts::new(1)?;
         hosts.break_connections_soon()?;
         let between = Between::Hosts(hosts);
@@ -123,20 +139,62 @@ fn fsx_passes(fixture: &mut Fixture) -> Result<()> {
     fixture.guest.sh_within(command, SLOW).map(drop)
 }
 
-/// The guest reads a repository that git(1) of the host has made, and a clone that the host makes
-/// of the guest's copy is whole.
+/// The guest clones, changes and commits a repository through the tunnel, by git(1) of a Debian tree
+/// on the share. Both sides check every object.
 fn git_clones(fixture: &mut Fixture) -> Result<()> {
-    let repository = fixture.share.path().join("repository");
-    fs::create_dir(&repository)?;
-    git::make_repository(&repository, 100)?;
-    let command = "cp -a /mnt/repository /mnt/copy && sync";
-    fixture.guest.sh_within(command, SLOW)?;
-    git::git(fixture.share.path(), &["clone", "--quiet", "copy", "clone"])?;
-    git::git(&fixture.share.path().join("clone"), &["fsck", "--full"])?;
+    let tree = fixture.share.path().join("debian");
+    debian_tree::copy_to(&tree, fixture.machine.arch())?;
+    fs::create_dir(tree.join("work"))?;
+    git::make_repository(&tree.join("work/source"), 100)?;
+    fixture.guest.sh_within(
+        "mount -t proc proc /mnt/debian/proc && mount -o bind /dev /mnt/debian/dev\n\
+         cat >/mnt/debian/work/script <<'END'\n\
+         set -e\n\
+         export HOME=/work GIT_AUTHOR_NAME=g GIT_AUTHOR_EMAIL=g@g GIT_COMMITTER_NAME=g \
+         GIT_COMMITTER_EMAIL=g@g\n\
+         cd /work\n\
+         git clone --quiet --no-local source clone\n\
+         cd clone\n\
+         git fsck --full --strict\n\
+         echo changed >>dir-3/file-3\n\
+         git commit --quiet -a -m changed\n\
+         END\n\
+         chroot /mnt/debian /bin/bash /work/script && sync && \
+         umount /mnt/debian/proc /mnt/debian/dev",
+        GIT,
+    )?;
+    let clone = tree.join("work/clone");
+    git::git(&clone, &["fsck", "--full", "--strict"])?;
+    git::git(&clone, &["diff", "--quiet", "HEAD"])?;
     Ok(())
 }
 
-/// The link is cut for three seconds while the guest appends and renames, so that the connections
+/// A guest of the daemon's own host and the guest behind the tunnel add to one number under a lock:
+/// no addition is lost. Each sees at once what the other writes while it holds the lock.
+fn a_guest_of_the_daemon_excludes_the_one_behind_the_tunnel(fixture: &mut Fixture) -> Result<()> {
+    let options = Options::new(Machine::Uml)
+        .share(fixture.daemon.socket(), TAG)
+        .program("guest-check", &tools::guest_check(tools::host_arch())?);
+    let mut near = Guest::boot(&options)?;
+    near.mount(TAG, "/mnt")?;
+    for kind in ["flock", "record"] {
+        let own = fixture.share.path().join(kind);
+        fs::create_dir(&own)?;
+        let count = format!("guest-check /mnt/{kind} --count {kind} {ADDITIONS}");
+        thread::scope(|scope| {
+            let far = scope.spawn(|| fixture.guest.sh_within(&count, SLOW));
+            let near = near.sh_within(&count, SLOW);
+            let far = far.join();
+            near.and(far.map_err(|_| anyhow::anyhow!("counting panicked"))?)
+        })?;
+        let number = fs::read_to_string(own.join(format!("{kind}.number")))?;
+        let counted: u32 = number.trim_end_matches('\0').trim().parse()?;
+        ensure!(counted == 2 * ADDITIONS, "{kind}: {counted}");
+    }
+    Ok(())
+}
+
+/// The link is cut for three seconds while four programs of the guest append and rename, so that the connections
 /// between the nodes break. The guest goes on: requests are sent again, and each line is there
 /// once, in order.
 fn a_cut_link_loses_nothing(fixture: &mut Fixture) -> Result<()> {
@@ -151,8 +209,11 @@ fn a_cut_link_loses_nothing(fixture: &mut Fixture) -> Result<()> {
             tunnel.cut(false)
         });
         let work = format!(
-            "cd /mnt && i=0; while [ $i -lt {ROUNDS} ]; do echo $i >>lines || exit 1; \
-             echo $i >new && mv new old || exit 1; i=$((i+1)); done; cd /"
+            "mkdir /mnt/cut && cd /mnt/cut && for w in $(seq {WRITERS}); do \
+               ( i=0; while [ $i -lt {ROUNDS} ]; do echo $i >>lines-$w || exit 1; \
+                 echo $i >new-$w && mv new-$w old-$w || exit 1; i=$((i+1)); done; \
+                 echo ended >>ended ) & done; wait; cd /; \
+             test $(wc -l </mnt/cut/ended) -eq {WRITERS}"
         );
         let worked = guest.sh_within(&work, SLOW);
         let took = begun.elapsed();
@@ -161,9 +222,12 @@ fn a_cut_link_loses_nothing(fixture: &mut Fixture) -> Result<()> {
     })?;
     cut.map_err(|_| anyhow::anyhow!("cutting the link panicked"))??;
     ensure!(took > BEFORE_CUT + CUT, "the work has ended too early");
-    let lines = fs::read_to_string(fixture.share.path().join("lines"))?;
     let expected: String = (0..ROUNDS).map(|line| format!("{line}\n")).collect();
-    ensure!(lines == expected, "lines are lost or doubled");
+    for writer in 1..=WRITERS {
+        let written = fixture.share.path().join(format!("cut/lines-{writer}"));
+        let lines = fs::read_to_string(written)?;
+        ensure!(lines == expected, "lines of {writer} are lost or doubled");
+    }
     let after = tunnel.sent_again()?;
     ensure!(after > before, "no request was sent again: {after}");
     Ok(())
