@@ -40,7 +40,7 @@ use super::peek;
 use super::private_memory::{self, NotShared};
 use super::quirks::{restrict_offer, trim_memory_table};
 use super::reconnect::{self, KeptSession};
-use super::recorder::{Recorder, log_area};
+use super::recorder::{Author, Recorder, log_area};
 use super::replay;
 use super::request::Handler;
 use super::wake_blocked::WakeBlocked;
@@ -212,6 +212,11 @@ fn go_on(forwarder: &mut Forwarder<'_>) -> Result<bool, Error> {
     let running = replay::running_rings(forwarder.recorder.state());
     if !device.wait_until_begun(&running, BEGIN_TIMEOUT) {
         log::warn!("a ring of guest {} does not start again", guest.number);
+    }
+    for message in replay::disabling(forwarder.recorder.state()) {
+        if !forwarder.send(&message, &[])? {
+            return Ok(false);
+        }
     }
     let pause = recovery::note_recovered(guest.arena);
     let (number, pause) = (guest.number, pause.as_secs_f64() * 1000.0);
@@ -422,13 +427,13 @@ impl Forwarder<'_> {
         self.is_qemu |=
             !is_owned && reply.frontend_request() == Some(FrontendReq::GET_PROTOCOL_FEATURES);
         restrict_offer(&mut reply, is_owned, self.has_slots_for_qemu);
-        self.reply(&reply)
+        self.reply(&reply, Author::Device)
     }
 
     /// Records a reply and sends it. Returns false if the frontend has hung up.
-    fn reply(&mut self, reply: &Message) -> Result<bool, Error> {
+    fn reply(&mut self, reply: &Message, by: Author) -> Result<bool, Error> {
         let (bytes, beside) = (reply.to_bytes(), reply.borrowed_descriptors());
-        self.recorder.end(reply);
+        self.recorder.end(reply, by);
         // At once: see the recorder's window.
         let sent = descriptors::send_all(self.frontend.as_fd(), &bytes, &beside, Deadline::NONE);
         let is_sent = hung_up(sent);
@@ -440,7 +445,7 @@ impl Forwarder<'_> {
     fn carry_out(&mut self, message: &Message, descriptors: &[RawFd]) -> Result<bool, Error> {
         if let Some(reply) = own_reply(message) {
             return match self.recorder.is_pending() {
-                true => self.reply(&reply),
+                true => self.reply(&reply, Author::Forwarder),
                 false => Ok(true),
             };
         }

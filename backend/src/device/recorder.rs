@@ -12,14 +12,16 @@
 //! taken out, and takes it out. A message that came in several parts cannot be read as a whole; it
 //! is taken out first, and lost if the worker dies before it is stored.
 //!
+//! A ring that the frontend disables without waiting for a reply is noted as draining until a later
+//! message was replied to. Until then its requests in flight may not have been finished: the next
+//! worker finishes them, and takes no others off that ring.
+//!
 //! Windows remain:
 //!
 //! - A few instructions between the store that ends a message and sending its reply. A worker that
 //!   dies there leaves a frontend that waits for a reply for ever. The other order, to send a reply
 //!   first, has a worse window: the frontend wakes up, may take the CPU, and gets the reply twice
 //!   if the worker is killed before it runs again. Tests hit that one within seconds.
-//! - A worker that dies while it finishes a ring's requests because the frontend disables the ring.
-//!   The next worker does not run a disabled ring, and those requests have no reply.
 //! - A worker that dies after it took a message out, while the frontend has sent the same bytes
 //!   once more with another descriptor: the second message is taken for the first.
 
@@ -56,6 +58,15 @@ pub(super) struct Recorder {
     descriptors: HashMap<RawFd, OwnedFd>,
     /// Those that a holder outside of the daemon has, if there is one.
     held: HashSet<RawFd>,
+}
+
+/// Who replies to a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Author {
+    /// vhost-user-backend, which carries messages out one after another.
+    Device,
+    /// The forwarder, for itself.
+    Forwarder,
 }
 
 /// Whether a frontend's descriptor may be held outside of the daemon: the supervisor opens and
@@ -155,14 +166,20 @@ impl Recorder {
         self.descriptors.retain(|number, _| used.contains(number));
     }
 
-    /// vhost-user-backend has replied to the pending message. The reply is to be sent next.
-    pub(super) fn end(&mut self, reply: &Message) {
+    /// The pending message has got `reply`, which is to be sent next. `by` has carried out all
+    /// messages before it.
+    pub(super) fn end(&mut self, reply: &Message, by: Author) {
         let Some(pending) = self.state.pending.take() else {
             return;
         };
         let is_acknowledgement = !always_has_reply(pending.request);
         if !is_acknowledgement || reply.u64() == Some(0) {
             self.apply(&pending);
+        }
+        if by == Author::Device {
+            // In the order of the messages.
+            let rings = self.state.rings.iter_mut();
+            rings.for_each(|ring| ring.is_draining = false);
         }
         self.store();
     }
@@ -251,7 +268,7 @@ impl Recorder {
                 state
                     .rings
                     .iter_mut()
-                    .for_each(|ring| ring.is_enabled = false);
+                    .for_each(|ring| (ring.is_enabled, ring.is_draining) = (false, false));
             }
             _ => self.apply_to_ring(request, message),
         }
@@ -280,7 +297,11 @@ impl Recorder {
             (FrontendReq::SET_VRING_CALL, ..) => ring.call = descriptor,
             (FrontendReq::SET_VRING_ERR, ..) => ring.error = descriptor,
             (FrontendReq::SET_VRING_NUM, Some(value), _) => ring.size = value.num,
-            (FrontendReq::SET_VRING_ENABLE, Some(value), _) => ring.is_enabled = value.num != 0,
+            (FrontendReq::SET_VRING_ENABLE, Some(value), _) => {
+                let has_run = ring.is_enabled && ring.kick.is_some();
+                ring.is_enabled = value.num != 0;
+                ring.is_draining = !ring.is_enabled && (has_run || ring.is_draining);
+            }
             (FrontendReq::GET_VRING_BASE, ..) => {
                 (ring.kick, ring.call, ring.addresses) = (None, None, None);
             }
