@@ -8,6 +8,10 @@
 /// The environment variable with the path of the file.
 pub const VARIABLE: &str = "GANGPLANK_CRASH";
 
+/// What a test's build adds to the version of guests' states: to the released program, it is one
+/// that keeps them in another way.
+pub(crate) const LAYOUT_DIFFERENCE: u32 = if cfg!(feature = "crash-hook") { 1 } else { 0 };
+
 /// The points in a request's life at which a worker can be made to die, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
