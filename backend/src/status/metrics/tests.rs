@@ -43,7 +43,7 @@ fn a_guest_is_told_with_its_labels_and_buckets_add_up() {
         format!("gangplank_request_duration_seconds_count{{{labels}}} 3"),
         format!("gangplank_request_duration_seconds_bucket{{le=\"+Inf\",{labels}}} 3"),
         "gangplank_guest_up{guest=\"5\",tag=\"my\\\"fs\"} 0.0".to_owned(),
-        "gangplank_guest_last_restart_info{guest=\"4\",tag=\"my\\\"fs\",reason=\"signal 9\"} 1"
+        "gangplank_guest_last_restart_info{reason=\"signal 9\",guest=\"4\",tag=\"my\\\"fs\"} 1"
             .to_owned(),
     ] {
         assert!(text.lines().any(|found| found == line), "{line} in {text}");

@@ -134,7 +134,7 @@ fn deaths_and_pauses_are_told_and_counts_go_on() -> Result<()> {
     let labels = "guest=\"1\",tag=\"myfs\"";
     for told in [
         format!("gangplank_guest_worker_deaths_total{{{labels}}} 1"),
-        format!("gangplank_guest_last_restart_info{{{labels},reason=\"signal 9\"}} 1"),
+        format!("gangplank_guest_last_restart_info{{reason=\"signal 9\",{labels}}} 1"),
     ] {
         ensure!(
             metrics.lines().any(|line| line == told),
