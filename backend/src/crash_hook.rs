@@ -30,10 +30,13 @@ pub enum Point {
     Published = 6,
     /// The request is noted as returned, and the driver is not notified.
     Freed = 7,
+    /// A vhost-user message is noted as carried out, and its reply is not sent. The operation's
+    /// number is that of the message.
+    Replying = 8,
 }
 
 impl Point {
-    /// All points, in their order.
+    /// All points of a FUSE request, in their order.
     pub const ALL: [Self; 7] = [
         Self::Taken,
         Self::Begun,

@@ -5,7 +5,8 @@
 //! whose reply the frontend waits for is stored as pending before it is handled. When
 //! vhost-user-backend has replied, one store makes the message's effect part of the record and ends
 //! that it is pending, and then the reply is sent. If the worker dies before that store, the next
-//! one handles the message again.
+//! one handles the message again; if it dies before the reply is sent, the next one sends it
+//! (`super::reply_pipe`).
 //!
 //! A message is read without taking it out of the socket, stored, and then taken out. The next
 //! worker finds a message that is stored as arriving at the head of the socket if it has not been
@@ -18,10 +19,11 @@
 //!
 //! Windows remain:
 //!
-//! - A few instructions between the store that ends a message and sending its reply. A worker that
-//!   dies there leaves a frontend that waits for a reply for ever. The other order, to send a reply
-//!   first, has a worse window: the frontend wakes up, may take the CPU, and gets the reply twice
-//!   if the worker is killed before it runs again. Tests hit that one within seconds.
+//! - A few instructions between the store that ends GET_INFLIGHT_FD, and sending its reply, whose
+//!   descriptor no pipe can carry. A worker that dies there leaves a frontend that waits for ever.
+//!   The same goes for any message if all processes of the daemon die there, since the pipe dies with
+//!   them. The other order, to send a reply first, has a worse window: the frontend wakes up, may
+//!   take the CPU, and gets the reply twice if the worker is killed before it runs again.
 //! - A worker that dies after it took a message out, while the frontend has sent the same bytes
 //!   once more with another descriptor: the second message is taken for the first.
 

@@ -57,6 +57,7 @@ use self::holding::hold;
 pub use self::successor::{Succession, take_over};
 use self::sweep::passing;
 use crate::config::Config;
+use crate::device::reply_pipe::ReplyPipe;
 use crate::handover::channel::{Channel, Message};
 use crate::sandbox::{Confined, ConfinedKeeper};
 use crate::state::arena::{Arena, Limits};
@@ -106,6 +107,8 @@ struct Keeper<'a> {
     arena: Arc<Arena>,
     /// SIGCHLD, by a descriptor that is open before the first worker starts.
     signals: Signals,
+    /// By what replies go to the frontend.
+    replies: ReplyPipe,
     /// The keeper's own descriptors. Every worker has them.
     descriptors: Vec<RawFd>,
     /// Those of the guest that have arrived, if that are not all that it had.
@@ -146,6 +149,7 @@ impl<'a> Keeper<'a> {
             .confine_keeper(None)
             .map_err(|error| error_chain(&error).to_string())?;
         let signals = child_signals().map_err(|error| error.to_string())?;
+        let replies = ReplyPipe::new().map_err(|error| error.to_string())?;
         let holder = assignment.holder.take();
         hold(
             assignment.number,
@@ -164,6 +168,7 @@ impl<'a> Keeper<'a> {
             config,
             arena,
             signals,
+            replies,
             descriptors,
             arrived: None,
             is_disconnected: false,

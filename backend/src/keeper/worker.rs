@@ -330,6 +330,7 @@ fn serve_guest(keeper: &Keeper<'_>, worker: ConfinedWorker) -> Result<(), Error>
     let guest = connection::Guest {
         number: keeper.assignment.number,
         arena: &keeper.arena,
+        replies: &keeper.replies,
         kept: keeps.then_some(&kept),
     };
     let served = connection::serve(

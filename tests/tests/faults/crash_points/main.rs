@@ -11,6 +11,7 @@ mod files;
 mod mix;
 mod outcome;
 mod poison;
+mod replies;
 mod requests;
 mod table;
 mod world;
