@@ -8,6 +8,10 @@
 /// The environment variable with the path of the file.
 pub const VARIABLE: &str = "GANGPLANK_CRASH";
 
+/// What a test's build adds to the version of guests' states: to the released program, it is one
+/// that keeps them in another way.
+pub(crate) const LAYOUT_DIFFERENCE: u32 = if cfg!(feature = "crash-hook") { 1 } else { 0 };
+
 /// The points in a request's life at which a worker can be made to die, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
@@ -26,10 +30,13 @@ pub enum Point {
     Published = 6,
     /// The request is noted as returned, and the driver is not notified.
     Freed = 7,
+    /// A vhost-user message is noted as carried out, and its reply is not sent. The operation's
+    /// number is that of the message.
+    Replying = 8,
 }
 
 impl Point {
-    /// All points, in their order.
+    /// All points of a FUSE request, in their order.
     pub const ALL: [Self; 7] = [
         Self::Taken,
         Self::Begun,

@@ -36,6 +36,7 @@ use super::throttle::Throttle;
 use super::vring::{Memory, Vring};
 use super::worker::Worker;
 use crate::state::arena::Arena;
+use crate::state::device::DeviceState;
 use crate::state::inflight::InflightMemory;
 use crate::state::recovery;
 use crate::state::requests::{Blame, RingRequests};
@@ -71,6 +72,8 @@ pub(super) struct FsBackend {
 struct Recovery {
     /// How much the last worker's death counts; `None` if none has died.
     blame: Option<Blame>,
+    /// The rings that the frontend has disabled, by number, and whose requests may be left.
+    draining: Vec<usize>,
     /// The rings whose threads have found out what is left to do, by number.
     begun: Mutex<Vec<usize>>,
     progress: Condvar,
@@ -93,6 +96,9 @@ impl FsBackend {
         let stopping = Arc::new(AtomicBool::new(false));
         let scheduler = DeviceScheduler::new(options, &handler, &stopping)?;
         let is_after_death = recovery::is_after_death(arena);
+        let set_up = DeviceState::load(arena).unwrap_or_default();
+        let rings = set_up.rings.iter().enumerate();
+        let draining = rings.filter(|(_, ring)| ring.is_draining);
         let throttles = match Throttle::new(&options.limits, is_after_death).map(Arc::new) {
             None => Vec::new(),
             Some(throttle) => (0..=request_queues)
@@ -124,6 +130,7 @@ impl FsBackend {
             arena: Arc::clone(arena),
             recovery: Recovery {
                 blame: is_after_death.then(|| recovery::blame(arena)),
+                draining: draining.map(|(index, _)| index).collect(),
                 begun: Mutex::default(),
                 progress: Condvar::new(),
             },
@@ -297,6 +304,9 @@ impl VhostUserBackend for FsBackend {
                 if let Some(requests) = RingRequests::new(&self.arena, thread) {
                     let memory = self.memory.current();
                     ring.keep_requests(requests, self.recovery.blame, &memory);
+                }
+                if self.recovery.draining.contains(&thread) {
+                    ring.set_draining();
                 }
                 self.recovery.begun.lock().push(thread);
                 self.recovery.progress.notify_all();

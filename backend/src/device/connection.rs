@@ -14,6 +14,7 @@
 //! While the frontend waits for a reply, its next message stays in the socket.
 
 mod inflight;
+mod replies;
 mod sockets;
 
 use std::io;
@@ -23,25 +24,26 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use gangplank_vhost_user::message::payload::from_u64;
-use gangplank_vhost_user::message::{FrontendReq, Message, MessageError, REPLY, VERSION};
-use gangplank_vhost_user::{Deadline, descriptors};
+use gangplank_vhost_user::Deadline;
+use gangplank_vhost_user::message::{FrontendReq, Message, MessageError};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use vhost::vhost_user::{Error as ProtocolError, Listener};
 use vhost_user_backend::{Error as DaemonError, VhostUserBackend, VhostUserDaemon};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 pub use self::inflight::InflightError;
+use self::replies::own_reply;
 use self::sockets::{has_room, hung_up, is_closed, is_readable, private_socket, receive, wait};
 use super::backend::FsBackend;
 use super::memory_limits::{LimitExceeded, MemoryCheck, MemoryLimits};
 use super::options::Options;
 use super::peek;
 use super::private_memory::{self, NotShared};
-use super::quirks::{restrict_offer, trim_memory_table};
+use super::quirks::trim_memory_table;
 use super::reconnect::{self, KeptSession};
-use super::recorder::{Recorder, log_area};
+use super::recorder::{Author, Recorder, log_area};
 use super::replay;
+use super::reply_pipe::ReplyPipe;
 use super::request::Handler;
 use super::wake_blocked::WakeBlocked;
 use crate::state::arena::Arena;
@@ -102,6 +104,8 @@ pub struct Guest<'a> {
     pub number: u64,
     /// The guest's state, which outlives the process.
     pub arena: &'a Arc<Arena>,
+    /// By what replies go to the frontend.
+    pub replies: &'a ReplyPipe,
     /// How the session outlives the connection; `None` if it does not.
     pub kept: Option<&'a dyn KeptSession>,
 }
@@ -204,6 +208,9 @@ const BEGIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// ended meanwhile.
 fn go_on(forwarder: &mut Forwarder<'_>) -> Result<bool, Error> {
     let (device, guest) = (forwarder.device, forwarder.guest);
+    if !forwarder.settle_reply()? {
+        return Ok(false);
+    }
     forwarder.continue_inflight()?;
     match forwarder.replay(guest.arena) {
         Err(Error::Receive(MessageError::HungUp)) => return Ok(false),
@@ -212,6 +219,11 @@ fn go_on(forwarder: &mut Forwarder<'_>) -> Result<bool, Error> {
     let running = replay::running_rings(forwarder.recorder.state());
     if !device.wait_until_begun(&running, BEGIN_TIMEOUT) {
         log::warn!("a ring of guest {} does not start again", guest.number);
+    }
+    for message in replay::disabling(forwarder.recorder.state()) {
+        if !forwarder.send(&message, &[])? {
+            return Ok(false);
+        }
     }
     let pause = recovery::note_recovered(guest.arena);
     let (number, pause) = (guest.number, pause.as_secs_f64() * 1000.0);
@@ -412,35 +424,11 @@ impl Forwarder<'_> {
         Ok(())
     }
 
-    /// Forwards a reply of vhost-user-backend. Returns false if either side has hung up.
-    fn forward_reply(&mut self) -> Result<bool, Error> {
-        let Some(mut reply) = receive(self.backend.as_fd())? else {
-            return Ok(false);
-        };
-        self.memory.limit_slots(reply.request, &mut reply.payload);
-        let is_owned = self.recorder.state().is_owned;
-        self.is_qemu |=
-            !is_owned && reply.frontend_request() == Some(FrontendReq::GET_PROTOCOL_FEATURES);
-        restrict_offer(&mut reply, is_owned, self.has_slots_for_qemu);
-        self.reply(&reply)
-    }
-
-    /// Records a reply and sends it. Returns false if the frontend has hung up.
-    fn reply(&mut self, reply: &Message) -> Result<bool, Error> {
-        let (bytes, beside) = (reply.to_bytes(), reply.borrowed_descriptors());
-        self.recorder.end(reply);
-        // At once: see the recorder's window.
-        let sent = descriptors::send_all(self.frontend.as_fd(), &bytes, &beside, Deadline::NONE);
-        let is_sent = hung_up(sent);
-        self.recorder.close_unused();
-        is_sent
-    }
-
     /// Carries a message out that is recorded. Returns false if either side has hung up.
     fn carry_out(&mut self, message: &Message, descriptors: &[RawFd]) -> Result<bool, Error> {
         if let Some(reply) = own_reply(message) {
             return match self.recorder.is_pending() {
-                true => self.reply(&reply),
+                true => self.reply(&reply, Author::Forwarder),
                 false => Ok(true),
             };
         }
@@ -458,23 +446,6 @@ impl Forwarder<'_> {
             .collect();
         hung_up(message.send(self.backend.as_fd(), &descriptors, Deadline::NONE))
     }
-}
-
-/// The reply to a message that only the device's log of dirty pages needs: vhost-user-backend would
-/// mark pages at each access to guest memory. There is nothing to tell the descriptor of
-/// SET_LOG_FD.
-fn own_reply(message: &Message) -> Option<Message> {
-    let payload = match message.frontend_request()? {
-        FrontendReq::SET_LOG_BASE => message.payload.clone(),
-        FrontendReq::SET_LOG_FD => from_u64(0),
-        _ => return None,
-    };
-    Some(Message {
-        request: message.request,
-        flags: VERSION | REPLY,
-        payload,
-        descriptors: Vec::new(),
-    })
 }
 
 #[cfg(test)]

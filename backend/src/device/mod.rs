@@ -27,6 +27,7 @@ mod reconnect;
 mod recorder;
 mod reminder;
 mod replay;
+pub mod reply_pipe;
 pub mod request;
 mod ring_throttle;
 mod scheduling;

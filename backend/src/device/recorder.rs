@@ -5,21 +5,25 @@
 //! whose reply the frontend waits for is stored as pending before it is handled. When
 //! vhost-user-backend has replied, one store makes the message's effect part of the record and ends
 //! that it is pending, and then the reply is sent. If the worker dies before that store, the next
-//! one handles the message again.
+//! one handles the message again; if it dies before the reply is sent, the next one sends it
+//! (`super::reply_pipe`).
 //!
 //! A message is read without taking it out of the socket, stored, and then taken out. The next
 //! worker finds a message that is stored as arriving at the head of the socket if it has not been
 //! taken out, and takes it out. A message that came in several parts cannot be read as a whole; it
 //! is taken out first, and lost if the worker dies before it is stored.
 //!
+//! A ring that the frontend disables without waiting for a reply is noted as draining until a later
+//! message was replied to. Until then its requests in flight may not have been finished: the next
+//! worker finishes them, and takes no others off that ring.
+//!
 //! Windows remain:
 //!
-//! - A few instructions between the store that ends a message and sending its reply. A worker that
-//!   dies there leaves a frontend that waits for a reply for ever. The other order, to send a reply
-//!   first, has a worse window: the frontend wakes up, may take the CPU, and gets the reply twice
-//!   if the worker is killed before it runs again. Tests hit that one within seconds.
-//! - A worker that dies while it finishes a ring's requests because the frontend disables the ring.
-//!   The next worker does not run a disabled ring, and those requests have no reply.
+//! - A few instructions between the store that ends GET_INFLIGHT_FD, and sending its reply, whose
+//!   descriptor no pipe can carry. A worker that dies there leaves a frontend that waits for ever.
+//!   The same goes for any message if all processes of the daemon die there, since the pipe dies with
+//!   them. The other order, to send a reply first, has a worse window: the frontend wakes up, may
+//!   take the CPU, and gets the reply twice if the worker is killed before it runs again.
 //! - A worker that dies after it took a message out, while the frontend has sent the same bytes
 //!   once more with another descriptor: the second message is taken for the first.
 
@@ -56,6 +60,15 @@ pub(super) struct Recorder {
     descriptors: HashMap<RawFd, OwnedFd>,
     /// Those that a holder outside of the daemon has, if there is one.
     held: HashSet<RawFd>,
+}
+
+/// Who replies to a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Author {
+    /// vhost-user-backend, which carries messages out one after another.
+    Device,
+    /// The forwarder, for itself.
+    Forwarder,
 }
 
 /// Whether a frontend's descriptor may be held outside of the daemon: the supervisor opens and
@@ -155,14 +168,20 @@ impl Recorder {
         self.descriptors.retain(|number, _| used.contains(number));
     }
 
-    /// vhost-user-backend has replied to the pending message. The reply is to be sent next.
-    pub(super) fn end(&mut self, reply: &Message) {
+    /// The pending message has got `reply`, which is to be sent next. `by` has carried out all
+    /// messages before it.
+    pub(super) fn end(&mut self, reply: &Message, by: Author) {
         let Some(pending) = self.state.pending.take() else {
             return;
         };
         let is_acknowledgement = !always_has_reply(pending.request);
         if !is_acknowledgement || reply.u64() == Some(0) {
             self.apply(&pending);
+        }
+        if by == Author::Device {
+            // In the order of the messages.
+            let rings = self.state.rings.iter_mut();
+            rings.for_each(|ring| ring.is_draining = false);
         }
         self.store();
     }
@@ -251,7 +270,7 @@ impl Recorder {
                 state
                     .rings
                     .iter_mut()
-                    .for_each(|ring| ring.is_enabled = false);
+                    .for_each(|ring| (ring.is_enabled, ring.is_draining) = (false, false));
             }
             _ => self.apply_to_ring(request, message),
         }
@@ -280,7 +299,11 @@ impl Recorder {
             (FrontendReq::SET_VRING_CALL, ..) => ring.call = descriptor,
             (FrontendReq::SET_VRING_ERR, ..) => ring.error = descriptor,
             (FrontendReq::SET_VRING_NUM, Some(value), _) => ring.size = value.num,
-            (FrontendReq::SET_VRING_ENABLE, Some(value), _) => ring.is_enabled = value.num != 0,
+            (FrontendReq::SET_VRING_ENABLE, Some(value), _) => {
+                let has_run = ring.is_enabled && ring.kick.is_some();
+                ring.is_enabled = value.num != 0;
+                ring.is_draining = !ring.is_enabled && (has_run || ring.is_draining);
+            }
             (FrontendReq::GET_VRING_BASE, ..) => {
                 (ring.kick, ring.call, ring.addresses) = (None, None, None);
             }

@@ -50,8 +50,19 @@ pub(super) fn running_rings(state: &DeviceState) -> Vec<usize> {
     let rings = state.rings.iter().enumerate();
     let has_enable = needs_enable(state);
     rings
-        .filter(|(_, ring)| ring.kick.is_some() && (ring.is_enabled || !has_enable))
+        .filter(|(_, ring)| {
+            ring.kick.is_some() && (ring.is_enabled || ring.is_draining || !has_enable)
+        })
         .map(|(index, _)| index)
+        .collect()
+}
+
+/// What disables the rings that are draining once more, as soon as they have begun.
+pub(super) fn disabling(state: &DeviceState) -> Vec<Message> {
+    let rings = (0..).zip(&state.rings);
+    let draining = rings.filter(|(_, ring)| ring.is_draining);
+    draining
+        .map(|(index, _)| Message::new(FrontendReq::SET_VRING_ENABLE, ring_state(index, 0)))
         .collect()
 }
 
@@ -164,7 +175,7 @@ fn ring_messages(
             push(request, from_u64(index.into()), descriptor);
         }
     }
-    if has_enable && ring.is_enabled {
+    if has_enable && (ring.is_enabled || ring.is_draining) {
         push(FrontendReq::SET_VRING_ENABLE, ring_state(index, 1), None);
     }
 }

@@ -2,17 +2,16 @@
 //! descriptors whose status flags stay as the frontend set them.
 
 mod in_flight;
+mod kick;
 
 use std::fs::File;
-use std::io::{self, IoSliceMut};
-use std::os::fd::BorrowedFd;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard as StdMutexGuard, OnceLock};
 
 use gangplank_service::rate_limited;
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use rustix::event::PollFlags;
-use rustix::io::{Errno, ReadWriteFlags};
+use rustix::io::Errno;
 use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT};
 use virtio_queue::{Error as QueueError, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryAtomic, GuestMemoryMmap};
@@ -20,7 +19,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryAtomic, GuestMemoryMmap};
 use super::chain::{Chain, Table, Translator};
 use super::dirty_log::DirtyLog;
 use super::memory::GuardedMemory;
-use super::notifier::{NO_OFFSET, Notifier, is_ready};
+use super::notifier::Notifier;
 use crate::state::inflight::InflightRing;
 use crate::state::requests::{Pending, RingRequests};
 use crate::sys::interrupt::{BlockedThread, Interruption};
@@ -47,6 +46,8 @@ struct Inner {
     /// The driver broke the ring's rules. The device takes no chains until the frontend sets the
     /// ring up again.
     broken: AtomicBool,
+    /// See [`Vring::set_draining`].
+    draining: AtomicBool,
     /// The last size that the frontend set is not a power of two.
     size_refused: AtomicBool,
     /// The descriptor of SET_VRING_CALL, on which the device reports used chains.
@@ -89,7 +90,7 @@ impl Vring {
         chains: &mut Vec<Chain>,
     ) -> usize {
         let mut state = self.0.state.get_mut();
-        if !state.is_enabled() || !state.get_queue().ready() || self.is_broken() {
+        if !self.takes_chains(&state) {
             return 0;
         }
         let before = chains.len();
@@ -221,7 +222,7 @@ impl Vring {
     /// it cannot be read, which [`Self::take`] reports.
     pub(super) fn peek(&self, memory: &GuardedMemory) -> Option<Chain> {
         let mut state = self.0.state.get_mut();
-        if !state.is_enabled() || !state.get_queue().ready() || self.is_broken() {
+        if !self.takes_chains(&state) {
             return None;
         }
         let queue = state.get_queue_mut();
@@ -237,7 +238,7 @@ impl Vring {
     /// Asks the driver to kick again. Returns whether chains became available meanwhile.
     pub(super) fn allow_notifications(&self, memory: &GuardedMemory) -> bool {
         let mut state = self.0.state.get_mut();
-        if !state.is_enabled() || !state.get_queue().ready() || self.is_broken() {
+        if !self.takes_chains(&state) {
             return false;
         }
         let enabled = state.get_queue_mut().enable_notification(&**memory);
@@ -287,6 +288,19 @@ impl Vring {
 
     pub(super) fn is_broken(&self) -> bool {
         self.0.broken.load(Ordering::Relaxed)
+    }
+
+    /// The frontend has disabled the ring, and the worker before has left requests: they are
+    /// finished, and no others are taken until the ring was disabled once more.
+    pub(super) fn set_draining(&self) {
+        self.0.draining.store(true, Ordering::Relaxed);
+    }
+
+    fn takes_chains(&self, state: &VringState<Memory>) -> bool {
+        state.is_enabled()
+            && state.get_queue().ready()
+            && !self.is_broken()
+            && !self.0.draining.load(Ordering::Relaxed)
     }
 
     /// The connection ends: a notification that would wait for the frontend is dropped. The thread
@@ -356,6 +370,7 @@ impl VringT<Memory> for Vring {
             in_flight: Mutex::default(),
             drained: Condvar::new(),
             broken: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
             size_refused: AtomicBool::new(false),
             call: Notifier::default(),
             error: Notifier::default(),
@@ -403,6 +418,7 @@ impl VringT<Memory> for Vring {
         self.0.state.set_enabled(enabled);
         if !enabled {
             self.drain();
+            self.0.draining.store(false, Ordering::Relaxed);
         }
     }
 
@@ -476,7 +492,7 @@ impl VringT<Memory> for Vring {
         let is_enabled = state.is_enabled();
         let read = state.get_kick().as_ref().map(|kick| {
             let _reading = self.0.reading_kick.enter();
-            kick_fd::with(kick, read_kick)
+            kick::read(kick)
         });
         drop(state);
         match read.unwrap_or(Err(Errno::AGAIN)) {
@@ -510,55 +526,3 @@ fn is_available(queue: &Queue, memory: &GuestMemoryMmap) -> Result<bool, QueueEr
 
 /// How often `drain` interrupts requests that began to wait for a lock meanwhile.
 const DRAIN_RECHECK: std::time::Duration = std::time::Duration::from_millis(20);
-
-/// Reads a kick, if there is one, by one system call where the kernel can.
-///
-/// The frontend may have replaced the descriptor since it became readable, so a plain read might
-/// wait, with the ring locked.
-fn read_kick(kick: BorrowedFd<'_>) -> rustix::io::Result<usize> {
-    let mut count = [0; size_of::<u64>()];
-    let mut part = [IoSliceMut::new(&mut count)];
-    match rustix::io::preadv2(kick, &mut part, NO_OFFSET, ReadWriteFlags::NOWAIT) {
-        // Eventfds permit this since Linux 5.8, pipes and sockets since 6.4.
-        Err(Errno::OPNOTSUPP) if is_ready(kick, PollFlags::IN)? => {
-            rustix::io::read(kick, &mut count)
-        }
-        Err(Errno::OPNOTSUPP) => Err(Errno::AGAIN),
-        read => read,
-    }
-}
-
-/// The only place that makes a descriptor of vhost-user-backend's kick.
-mod kick_fd {
-    #![allow(unsafe_code)] // vmm-sys-util gives the descriptor as a number only
-
-    use std::os::fd::{AsRawFd, BorrowedFd};
-
-    use vmm_sys_util::event::EventConsumer;
-
-    /// Calls `read` with the kick's descriptor.
-    pub(super) fn with<T>(kick: &EventConsumer, read: impl FnOnce(BorrowedFd<'_>) -> T) -> T {
-        // SAFETY: the consumer owns the descriptor and is borrowed until `read` returns.
-        read(unsafe { BorrowedFd::borrow_raw(kick.as_raw_fd()) })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::fd::AsFd;
-
-    use rustix::event::{EventfdFlags, eventfd};
-    use rustix::fs::inotify;
-
-    use super::*;
-
-    #[test]
-    fn a_kick_that_another_read_has_consumed_does_not_block() {
-        let kick = eventfd(3, EventfdFlags::CLOEXEC).expect("an eventfd");
-        assert_eq!(read_kick(kick.as_fd()), Ok(8));
-        assert_eq!(read_kick(kick.as_fd()), Err(Errno::AGAIN));
-        // It does not permit RWF_NOWAIT, as eventfds do not before Linux 5.8.
-        let old = inotify::init(inotify::CreateFlags::CLOEXEC).expect("an inotify descriptor");
-        assert_eq!(read_kick(old.as_fd()), Err(Errno::AGAIN));
-    }
-}

@@ -142,6 +142,8 @@ impl Keeper<'_> {
     /// Closes what the frontend had sent, except the memory by which it is recognised. `passing`
     /// stays open.
     pub(super) fn close_connection(&self, passing: &[Option<BorrowedFd<'_>>]) {
+        // The last reply was for the connection that is lost.
+        let _ = self.replies.clear();
         let left = recovery::note_disconnected(&self.arena);
         if let Some(holder) = self.arena.holder() {
             holder.release(&left);

@@ -13,6 +13,7 @@ use super::sweep::passing;
 use super::{Ended, Keeper, slow_requests, wait_for};
 use crate::handover::channel::{Channel, Message};
 use crate::handover::sending;
+use crate::state::device::DeviceState;
 use crate::state::recovery;
 use crate::storage::Storage;
 
@@ -60,7 +61,7 @@ impl Keeper<'_> {
             // The next worker finds everything as after any other death.
             kill_process(worker, Signal::KILL)?;
             match wait_for(worker)? {
-                Ended::Died(_) => {}
+                Ended::Died(_) => self.settle_reply(),
                 // Just before.
                 Ended::Disconnected => self.close_connection(&passing(Some(successor), claim)),
                 ended => return Ok(ended),
@@ -81,6 +82,15 @@ impl Keeper<'_> {
         }
         log::warn!("guest {number} was not taken over, another worker goes on");
         Ok(Ended::Stopped)
+    }
+
+    /// Sends the reply that the worker has left: the pipe with it is not handed over.
+    fn settle_reply(&self) {
+        let state = DeviceState::load(&self.arena).unwrap_or_default();
+        if state.pending.is_none() {
+            // If this fails, the frontend has hung up, or does not read its replies.
+            let _ = self.replies.send_now(self.assignment.connection.as_fd());
+        }
     }
 
     /// Waits until it is decided who goes on. Usually, the supervisor kills this process then.

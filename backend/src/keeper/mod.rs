@@ -23,6 +23,7 @@
 
 pub(crate) mod deaths;
 mod disconnected;
+mod ended;
 mod handing_over;
 mod holding;
 mod new_connection;
@@ -45,16 +46,18 @@ use gangplank_service::{error_chain, logging, rate_limited};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, Resource, Signal, WaitOptions, WaitStatus, getpid, getppid, getrlimit, kill_process,
+    Pid, Resource, Signal, WaitOptions, getpid, getppid, getrlimit, kill_process,
     set_parent_process_death_signal, waitpid,
 };
 
 use self::deaths::{Deaths, Verdict};
 use self::disconnected::{Claim, Waited};
+use self::ended::{Ended, ended, ended_by};
 use self::holding::hold;
 pub use self::successor::{Succession, take_over};
 use self::sweep::passing;
 use crate::config::Config;
+use crate::device::reply_pipe::ReplyPipe;
 use crate::handover::channel::{Channel, Message};
 use crate::sandbox::{Confined, ConfinedKeeper};
 use crate::state::arena::{Arena, Limits};
@@ -64,8 +67,8 @@ use crate::sys::process::{self, Forked};
 /// Exit status of a keeper or worker that could not do its work. The log says why.
 const FAILURE: u8 = 1;
 
-/// Exit status of a worker that found a fault in itself, or could not start again after a death:
-/// `EX_SOFTWARE` of sysexits.h.
+/// Exit status of a worker that could not start again after a death: `EX_SOFTWARE` of sysexits.h.
+/// A panic ends a worker by SIGABRT.
 const FAULT: u8 = 70;
 
 /// Exit status of a worker that leaves the session to the next one, since the connection is lost:
@@ -104,24 +107,14 @@ struct Keeper<'a> {
     arena: Arc<Arena>,
     /// SIGCHLD, by a descriptor that is open before the first worker starts.
     signals: Signals,
+    /// By what replies go to the frontend.
+    replies: ReplyPipe,
     /// The keeper's own descriptors. Every worker has them.
     descriptors: Vec<RawFd>,
     /// Those of the guest that have arrived, if that are not all that it had.
     arrived: Option<HashSet<RawFd>>,
     /// The last worker has ended because the connection is lost, which is not noted yet.
     is_disconnected: bool,
-}
-
-/// How a worker ended.
-enum Ended {
-    /// It was stopped so that a successor goes on, which did not come to that.
-    Stopped,
-    /// It has done its work, or logged why it could not: the keeper ends with this status.
-    InOrder(u8),
-    /// The connection is lost, and the session is to be kept.
-    Disconnected,
-    /// It died, by this signal or of a fault that it found itself.
-    Died(Option<i32>),
 }
 
 /// Serves the guest by one worker after another until the guest has gone, and ends the process.
@@ -156,6 +149,7 @@ impl<'a> Keeper<'a> {
             .confine_keeper(None)
             .map_err(|error| error_chain(&error).to_string())?;
         let signals = child_signals().map_err(|error| error.to_string())?;
+        let replies = ReplyPipe::new().map_err(|error| error.to_string())?;
         let holder = assignment.holder.take();
         hold(
             assignment.number,
@@ -174,6 +168,7 @@ impl<'a> Keeper<'a> {
             config,
             arena,
             signals,
+            replies,
             descriptors,
             arrived: None,
             is_disconnected: false,
@@ -209,21 +204,21 @@ impl<'a> Keeper<'a> {
                     return FAILURE;
                 }
             };
-            let signal = match self.watch(worker, &mut successor, &mut claim) {
+            let mut death = match self.watch(worker, &mut successor, &mut claim) {
                 Ok(Ended::InOrder(status)) => return status,
                 Ok(Ended::Stopped) => continue,
                 Ok(Ended::Disconnected) => {
                     self.is_disconnected = true;
                     continue;
                 }
-                Ok(Ended::Died(signal)) => signal,
+                Ok(Ended::Died(death)) => death,
                 Err(error) => {
                     log::error!("cannot wait for the worker of guest {number}: {error}");
                     return FAILURE;
                 }
             };
-            let ended = ended_by(number, signal);
-            recovery::note_death(&self.arena, signal);
+            death.signal = recovery::note_death(&self.arena, death.signal);
+            let ended = ended_by(number, death);
             let count = self.arena.header().deaths.load(Ordering::Relaxed);
             match deaths.add(Instant::now(), begun.elapsed()) {
                 Verdict::RestartAfter(pause) => {
@@ -438,60 +433,6 @@ fn wait_for(worker: Pid) -> io::Result<Ended> {
             Ok(Some((_, status))) => return Ok(ended(status)),
             Ok(None) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-fn ended(status: WaitStatus) -> Ended {
-    if let Some(signal) = status.terminating_signal() {
-        return Ended::Died(Some(signal));
-    }
-    let code = status.exit_status().unwrap_or(FAILURE.into());
-    match u8::try_from(code).unwrap_or(FAILURE) {
-        FAULT => Ended::Died(None),
-        DISCONNECTED => Ended::Disconnected,
-        status => Ended::InOrder(status),
-    }
-}
-
-fn ended_by(number: u64, signal: Option<i32>) -> String {
-    let Some(signal) = signal else {
-        return format!(
-            "the worker of guest {number} found a fault in itself; please report this with the log \
-             before it"
-        );
-    };
-    let reason = match signal {
-        libc::SIGSYS => {
-            ": it made a system call that is not on the permitted list (the kernel's audit log \
-             names it; --seccomp=log permits it)"
-        }
-        libc::SIGABRT => ": it found a fault in itself; please report this with the log before it",
-        libc::SIGKILL => ": by the kernel for lack of memory, or by a person",
-        libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE => ": please report this",
-        _ => "",
-    };
-    format!("the worker of guest {number} was ended by signal {signal}{reason}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_end_of_a_worker_names_its_guest_and_the_reason() {
-        for (signal, expected) in [
-            (Some(libc::SIGSYS), "system call"),
-            (Some(libc::SIGABRT), "report this"),
-            (Some(libc::SIGKILL), "memory"),
-            (Some(libc::SIGTERM), "signal 15"),
-            (None, "report this"),
-        ] {
-            let text = ended_by(7, signal);
-            assert!(
-                text.contains("guest 7") && text.contains(expected),
-                "{text}"
-            );
         }
     }
 }

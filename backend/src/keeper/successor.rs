@@ -14,6 +14,7 @@ use rustix::process::{Resource, getpid, getrlimit};
 use super::holding::hold;
 use super::{Assignment, FAILURE, Keeper, child_signals, name_process};
 use crate::config::Config;
+use crate::device::reply_pipe::ReplyPipe;
 use crate::handover::channel::{Channel, Message, unexpected};
 use crate::handover::receiving::{self, Offer};
 use crate::sandbox::options::Mode;
@@ -72,6 +73,7 @@ pub fn take_over(succession: Succession, confined: Confined, config: &Config) ->
                 config,
                 arena: taken.arena,
                 signals: taken.signals,
+                replies: taken.replies,
                 descriptors: taken.descriptors,
                 arrived: taken.arrived,
                 is_disconnected: false,
@@ -97,6 +99,7 @@ struct Taken {
     confined: ConfinedKeeper,
     arena: Arc<Arena>,
     signals: Signals,
+    replies: ReplyPipe,
     descriptors: Vec<RawFd>,
     arrived: Option<HashSet<RawFd>>,
 }
@@ -154,6 +157,8 @@ fn succeed(
     let arrived = receiving::receive_descriptors(&predecessor, end).map_err(failed)?;
     let signals = child_signals().map_err(failed)?;
     descriptors.push(signals.as_fd().as_raw_fd());
+    let replies = ReplyPipe::new().map_err(failed)?;
+    descriptors.extend(replies.ends().map(|end| end.as_raw_fd()));
     let arena = Arena::attach(state).map_err(|error| error_chain(&error).to_string())?;
     control.send(&Message::Placed, &[]).map_err(failed)?;
     wait_for(control, &Message::Go)?;
@@ -169,6 +174,7 @@ fn succeed(
         confined,
         arena,
         signals,
+        replies,
         descriptors,
         arrived,
     }))

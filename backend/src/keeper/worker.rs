@@ -30,7 +30,7 @@ use crate::session::handler::SessionHandler;
 use crate::state::arena::Arena;
 use crate::state::device::DeviceState;
 use crate::state::recovery;
-use crate::sys::process;
+use crate::sys::{process, thread as thread_state};
 use crate::trace::Tracer;
 
 /// How much longer than a session is kept the processes that may have it may take to answer. They
@@ -103,7 +103,7 @@ pub(super) fn run(keeper: &Keeper<'_>, passing: &[Option<BorrowedFd<'_>>]) -> ! 
         log::set_max_level(log::max_level().min(LevelFilter::Error));
     }
     name_process("worker", number);
-    end_by_panic();
+    end_by_panic(&keeper.arena);
     let served = serve(keeper, passing);
     match served {
         Ok(true) => {
@@ -130,13 +130,15 @@ fn end_connection(assignment: &Assignment) {
     let _ = assignment.connection.shutdown(Shutdown::Both);
 }
 
-/// From now on, a panic of any thread ends the process at once, after its message. Nothing is
-/// unwound: the next worker needs the descriptors that destructors would close.
-fn end_by_panic() {
-    let report = std::panic::take_hook();
+/// From now on, a panic of any thread ends the process at once, after its message, by a signal that
+/// may leave a core file. Nothing is unwound: the next worker needs the descriptors that destructors
+/// would close.
+fn end_by_panic(arena: &Arc<Arena>) {
+    let (report, arena) = (std::panic::take_hook(), Arc::clone(arena));
     std::panic::set_hook(Box::new(move |panic| {
         report(panic);
-        process::exit(FAULT)
+        recovery::note_panic(&arena);
+        process::abort()
     }));
 }
 
@@ -174,6 +176,7 @@ fn serve(keeper: &Keeper<'_>, passing: &[Option<BorrowedFd<'_>>]) -> Result<bool
         let thread = thread::Builder::new()
             .name(format!("guest_{number}"))
             .spawn_scoped(scope, move || {
+                keep_core_files_private(keeper);
                 if !recovery::is_after_death(&keeper.arena) {
                     log::log!(level, "guest {number} has connected");
                 }
@@ -190,6 +193,17 @@ fn serve(keeper: &Keeper<'_>, passing: &[Option<BorrowedFd<'_>>]) -> Result<bool
     match served.map_err(Error::Thread)? {
         Ok(served) => served.map(|()| true),
         Err(_) => Ok(false),
+    }
+}
+
+/// Has `fs.suid_dumpable` decide about core files before the first request: the working directory,
+/// where the kernel writes them otherwise, is the share. A daemon without several users is one of
+/// that user's programs, and its core files are as theirs.
+fn keep_core_files_private(keeper: &Keeper<'_>) {
+    if keeper.confined.abilities.can_change_credentials
+        && let Err(error) = thread_state::apply_suid_dumpable()
+    {
+        log::debug!("cannot apply fs.suid_dumpable to core files: {error}");
     }
 }
 
@@ -316,6 +330,7 @@ fn serve_guest(keeper: &Keeper<'_>, worker: ConfinedWorker) -> Result<(), Error>
     let guest = connection::Guest {
         number: keeper.assignment.number,
         arena: &keeper.arena,
+        replies: &keeper.replies,
         kept: keeps.then_some(&kept),
     };
     let served = connection::serve(

@@ -32,6 +32,7 @@ use super::mounts::{MAX_MOUNTS, MountRecord};
 use super::requests::{RequestSlot, RingRecord};
 use super::session::SessionRecord;
 use super::table::TableRecord;
+use crate::crash_hook::LAYOUT_DIFFERENCE;
 use crate::holder::client::Holder;
 use crate::sys::clock;
 use crate::sys::shared_memory::{Shared, SharedMemory, SharedSlice, shared_struct};
@@ -41,7 +42,7 @@ use crate::sys::shared_memory::{Shared, SharedMemory, SharedSlice, shared_struct
 ///
 /// It also stands for what follows from the state and is not in it, such as the features that an
 /// offer of INIT leads to.
-pub const LAYOUT: u32 = 4;
+pub const LAYOUT: u32 = 4 + LAYOUT_DIFFERENCE;
 
 /// The arena's first bytes, as a little-endian number.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"GANGPLNK");

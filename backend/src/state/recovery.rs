@@ -12,13 +12,28 @@ use super::device::DeviceState;
 use super::requests::{Blame, RingRequests};
 use crate::sys::clock;
 
-/// Notes that a worker has died, by this signal or of a fault that it found itself.
-pub fn note_death(arena: &Arena, signal: Option<i32>) {
+/// Notes that a worker has died, by this signal or of a fault that it found itself. Returns the
+/// signal if that was the reason, and not how the worker ended itself after [`note_panic`].
+pub fn note_death(arena: &Arena, signal: Option<i32>) -> Option<i32> {
     let header = arena.header();
     header.deaths.fetch_add(1, Ordering::Relaxed);
-    let signal = signal.map_or(0, i32::cast_unsigned);
-    header.last_signal.store(signal, Ordering::Relaxed);
+    let has_panicked = header.last_signal.load(Ordering::Relaxed) == PANICKED;
+    let signal = signal.filter(|signal| !(has_panicked && *signal == libc::SIGABRT));
+    let number = signal.map_or(0, i32::cast_unsigned);
+    header.last_signal.store(number, Ordering::Relaxed);
     begin_pause(arena);
+    signal
+}
+
+/// The value of the header's `last_signal` from a panic of a worker until its keeper notes its
+/// death.
+const PANICKED: u32 = u32::MAX - 2;
+
+/// Notes that the calling process, a worker, has found a fault in itself and is about to end itself
+/// by SIGABRT.
+pub fn note_panic(arena: &Arena) {
+    let last_signal = &arena.header().last_signal;
+    last_signal.store(PANICKED, Ordering::Release);
 }
 
 /// The pause begins with the first of several deaths before the guest is served again.
@@ -193,7 +208,7 @@ mod tests {
     fn the_pause_begins_with_the_first_death() {
         let arena = Arena::small();
         assert!(!is_after_death(&arena));
-        note_death(&arena, Some(libc::SIGKILL));
+        assert_eq!(note_death(&arena, Some(libc::SIGKILL)), Some(libc::SIGKILL));
         assert_eq!(blame(&arena), Blame::Killed);
         std::thread::sleep(Duration::from_millis(2));
         note_death(&arena, None);
@@ -205,6 +220,22 @@ mod tests {
         assert!(is_after_death(&arena) && is_after_stop(&arena));
         assert_eq!(blame(&arena), Blame::Stopped);
         assert_eq!(arena.header().deaths.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn a_panic_is_told_from_other_deaths_by_the_same_signal() {
+        let arena = Arena::small();
+        let abort = Some(libc::SIGABRT);
+        assert_eq!(note_death(&arena, abort), abort);
+        note_panic(&arena);
+        assert_eq!(note_death(&arena, abort), None);
+        assert_eq!(arena.header().last_signal.load(Ordering::Relaxed), 0);
+        assert_eq!(blame(&arena), Blame::Failed);
+        // It is killed before it ends itself.
+        note_panic(&arena);
+        let killed = Some(libc::SIGKILL);
+        assert_eq!(note_death(&arena, killed), killed);
+        assert_eq!(note_death(&arena, abort), abort);
     }
 
     #[test]

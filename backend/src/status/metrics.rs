@@ -7,7 +7,7 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::model::{Guest, Operation, Status};
+use super::model::{Guest, Operation, Restarts, Session, Status};
 use crate::storage::Storage;
 use crate::storage::kind::Reach;
 
@@ -45,7 +45,11 @@ pub fn names() -> Vec<String> {
             },
             ..Operation::default()
         }],
-        session: Some(super::model::Session::default()),
+        session: Some(Session::default()),
+        restarts: Restarts {
+            last_reason: Some(String::new()),
+            ..Default::default()
+        },
         ..Guest::default()
     }];
     let one = Status {
@@ -167,6 +171,27 @@ const COUNTERS: &[OfGuest] = &[
         "Sum of all pauses",
         Some(Unit::Seconds),
         |guest| seconds(guest.restarts.paused_ns),
+    ),
+];
+
+/// What words tell of each guest: name, help, labels.
+type InfoOfGuest = (&'static str, &'static str, fn(&Guest) -> Option<Labels>);
+
+const INFOS: &[InfoOfGuest] = &[
+    ("guest_session", "The FUSE session", |guest| {
+        let session = guest.session.as_ref()?;
+        let version = |(major, minor): (u32, u32)| format!("{major}.{minor}");
+        let kernel = session.kernel_at_least.clone();
+        Some(vec![
+            ("offered", version(session.offered)),
+            ("spoken", version(session.spoken)),
+            ("kernel_at_least", kernel.unwrap_or_default()),
+        ])
+    }),
+    (
+        "guest_last_restart",
+        "Why the last worker of the guest ended, if another one follows",
+        |guest| Some(vec![("reason", guest.restarts.last_reason.clone()?)]),
     ),
 ];
 
@@ -330,27 +355,14 @@ impl Daemon {
                     .encode_counter::<NoLabelSet, _, f64>(&value(guest), None)?;
             }
         }
-        let mut metric = encoder.encode_descriptor(
-            "guest_session",
-            "The FUSE session",
-            None,
-            MetricType::Info,
-        )?;
-        for (share, guest) in self.readable() {
-            let Some(session) = &guest.session else {
-                continue;
-            };
-            let labels = labels(share, guest);
-            let version = |(major, minor): (u32, u32)| format!("{major}.{minor}");
-            let info: Labels = vec![
-                ("offered", version(session.offered)),
-                ("spoken", version(session.spoken)),
-                (
-                    "kernel_at_least",
-                    session.kernel_at_least.clone().unwrap_or_default(),
-                ),
-            ];
-            metric.encode_family(&labels)?.encode_info(&info)?;
+        for (name, help, info) in INFOS {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Info)?;
+            for (share, guest) in self.readable() {
+                if let Some(info) = info(guest) {
+                    let labels = labels(share, guest);
+                    metric.encode_family(&labels)?.encode_info(&info)?;
+                }
+            }
         }
         Ok(())
     }
@@ -418,80 +430,4 @@ impl Collector for Daemon {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::model::Latency;
-    use super::*;
-
-    #[test]
-    fn a_guest_is_told_with_its_labels_and_buckets_add_up() {
-        let operation = Operation {
-            opcode: "READ".to_owned(),
-            requests: 40,
-            errors: 2,
-            bytes_in: 3200,
-            bytes_out: 640,
-            latency: Latency {
-                measured: 3,
-                sum_ns: 1500,
-                buckets: vec![1, 0, 2],
-            },
-        };
-        let guest = Guest {
-            number: 4,
-            operations: vec![operation],
-            ..Guest::default()
-        };
-        let status = Status {
-            tag: "my\"fs".to_owned(),
-            guests: vec![guest, Guest::unavailable(5, "it waits")],
-            ..Status::empty()
-        };
-        let mut text = String::new();
-        encode(&mut text, status).unwrap();
-        let labels = r#"guest="4",tag="my\"fs",opcode="READ""#;
-        for line in [
-            "gangplank_guests 2.0".to_owned(),
-            format!("gangplank_requests_total{{{labels}}} 40"),
-            format!("gangplank_request_errors_total{{{labels}}} 2"),
-            format!("gangplank_request_received_bytes_total{{{labels}}} 3200"),
-            format!("gangplank_request_duration_seconds_count{{{labels}}} 3"),
-            format!("gangplank_request_duration_seconds_bucket{{le=\"+Inf\",{labels}}} 3"),
-            "gangplank_guest_up{guest=\"5\",tag=\"my\\\"fs\"} 0.0".to_owned(),
-        ] {
-            assert!(text.lines().any(|found| found == line), "{line} in {text}");
-        }
-        assert!(!text.contains("deaths_total{guest=\"5\""));
-        assert!(text.ends_with("# EOF\n"));
-    }
-
-    #[test]
-    fn numbers_of_several_shares_have_their_tags_under_one_descriptor() {
-        let share = |tag: &str, unavailable: Option<&str>| Status {
-            tag: tag.to_owned(),
-            connections: 3,
-            guests: vec![Guest::unavailable(1, "it waits")],
-            unavailable: unavailable.map(str::to_owned),
-            ..Status::empty()
-        };
-        let status = Status {
-            shares: Some(vec![share("home", None), share("tools", Some("it starts"))]),
-            ..Status::empty()
-        };
-        let mut text = String::new();
-        encode(&mut text, status).unwrap();
-        for line in [
-            "gangplank_guests{tag=\"home\"} 1.0",
-            "gangplank_connections_total{tag=\"home\"} 3",
-            "gangplank_share_up{tag=\"home\"} 1.0",
-            "gangplank_share_up{tag=\"tools\"} 0.0",
-            "gangplank_guest_up{guest=\"1\",tag=\"home\"} 0.0",
-        ] {
-            assert!(text.lines().any(|found| found == line), "{line} in {text}");
-        }
-        assert!(!text.contains("gangplank_connections_total{tag=\"tools\"}"));
-        let descriptors = text
-            .lines()
-            .filter(|line| *line == "# TYPE gangplank_guests gauge");
-        assert_eq!(descriptors.count(), 1);
-    }
-}
+mod tests;

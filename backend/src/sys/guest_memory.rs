@@ -81,10 +81,16 @@ impl Guarded {
     /// Enters `len` bytes of guest memory, mapped at the page-aligned address `base`. The value
     /// must outlive each use of the mapping.
     ///
+    /// A core file of this process does not have the memory, which is the guest's alone.
+    ///
     /// # Errors
-    /// ENOSPC if the table is full.
+    /// ENOSPC if the table is full; those of madvise(2).
     pub fn new(base: *mut u8, len: usize) -> io::Result<Self> {
         install_handler();
+        // SAFETY: the advice changes no content.
+        if unsafe { libc::madvise(base.cast(), len, libc::MADV_DONTDUMP) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
         for slot in &TABLE {
             if !slot.taken.swap(true, Ordering::AcqRel) {
                 slot.truncated.store(false, Ordering::Release);

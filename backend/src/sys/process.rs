@@ -211,6 +211,30 @@ pub fn exit(status: u8) -> ! {
     unsafe { libc::_exit(status.into()) }
 }
 
+/// Ends the process by SIGABRT, whatever it does with that signal, so that the kernel may write a
+/// core file. Without destructors and exit handlers.
+///
+/// Unlike the C library's function, it may be called in the first thread of a process of which the
+/// library does not know ([`clone_sharing_descriptors`]): musl would send the signal to the thread
+/// that it takes the caller for, which is another process's.
+pub fn abort() -> ! {
+    // SAFETY: the default action of a signal has no conditions.
+    unsafe { libc::signal(libc::SIGABRT, libc::SIG_DFL) };
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: it initialises the set.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    // SAFETY: the set is initialised.
+    unsafe { libc::sigaddset(set.as_mut_ptr(), libc::SIGABRT) };
+    // SAFETY: it reads the set, and stores no earlier one.
+    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, set.as_ptr(), std::ptr::null_mut()) };
+    let process = rustix::process::getpid().as_raw_nonzero().get();
+    let thread = rustix::thread::gettid().as_raw_nonzero().get();
+    // SAFETY: the call takes no pointers.
+    unsafe { libc::syscall(libc::SYS_tgkill, process, thread, libc::SIGABRT) };
+    // The first process of a process namespace ignores its own signals.
+    std::process::abort()
+}
+
 /// Moves the calling thread (with [`UnshareFlags::NEWPID`] its future children) into new
 /// namespaces. Ignores [`UnshareFlags::FILES`], so descriptor tables stay shared.
 ///

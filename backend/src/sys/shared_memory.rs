@@ -196,8 +196,12 @@ impl SharedMemory {
         Err(io::ErrorKind::InvalidData.into())
     }
 
+    /// Takes over a mapping, and leaves it out of core files: for these, the kernel would give
+    /// memory to each page of a sparse file.
     fn mapped(base: *mut c_void, len: usize, file: Option<OwnedFd>) -> io::Result<Self> {
         let failed = || io::Error::from_raw_os_error(libc::ENOMEM);
+        // SAFETY: the advice changes no content, and the mapping is the caller's.
+        unsafe { madvise(base, len, Advice::LinuxDontDump) }?;
         Ok(Self {
             base: NonNull::new(base.cast()).ok_or_else(failed)?,
             len: NonZeroUsize::new(len).ok_or_else(failed)?,

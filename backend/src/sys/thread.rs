@@ -117,6 +117,20 @@ pub fn set_effective_uid(uid: HostUid) -> io::Result<()> {
     )?)
 }
 
+/// From now on, `fs.suid_dumpable` says whether the kernel writes a core file of the process, and
+/// where to: as of every process that has changed its user (proc_sys_fs(5)). The kernel applies
+/// it at such a change (`commit_creds`, kernel/cred.c), so this makes one and takes it back.
+///
+/// # Errors
+/// Those of `setresuid(2)`; EINVAL if the user namespace does not map a second user.
+pub fn apply_suid_dumpable() -> io::Result<()> {
+    /// The kernel's user for ids that have no other (`fs.overflowuid`).
+    const NOBODY: HostUid = HostUid::new(65_534);
+    let (own, _) = initial_ids();
+    set_effective_uid(NOBODY)?;
+    set_effective_uid(own)
+}
+
 /// Sets the calling thread's effective group id and thereby its file system group id.
 ///
 /// # Errors

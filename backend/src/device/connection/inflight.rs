@@ -10,6 +10,7 @@ use gangplank_vhost_user::message::{
 };
 
 use super::{Error, Forwarder};
+use crate::device::recorder::Author;
 use crate::device::{reconnect, recorder};
 use crate::state::device::InflightState;
 use crate::state::inflight::InflightMemory;
@@ -74,7 +75,7 @@ impl Forwarder<'_> {
             let len = InflightMemory::len(rings, ring_size) as u64;
             reply.payload = encode(&Inflight::new(len, 0, rings, ring_size));
             reply.descriptors.push(file);
-            return self.reply(&reply);
+            return self.reply(&reply, Author::Forwarder);
         }
         let file = descriptors.first().ok_or(InflightError::Malformed)?;
         let given = recorder::inflight(&message.payload, *file);
@@ -83,7 +84,7 @@ impl Forwarder<'_> {
         self.find_session(&memory, *file);
         self.device.set_inflight(memory);
         match self.recorder.is_pending() {
-            true => self.reply(&reply),
+            true => self.reply(&reply, Author::Forwarder),
             false => Ok(true),
         }
     }

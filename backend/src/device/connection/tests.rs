@@ -40,6 +40,7 @@ fn connect_with(options: Options) -> (UnixStream, JoinHandle<Result<(), Error>>)
         let guest = Guest {
             number: 1,
             arena: &arena(),
+            replies: &ReplyPipe::new().expect("a pipe"),
             kept: None,
         };
         serve(&far, &options, &handler, guest)

@@ -97,7 +97,7 @@ fn a_message_with_a_reply_takes_effect_when_it_was_handled() {
     let ask = message(FrontendReq::GET_FEATURES, vec![], 0);
     recorder.begin(&mut message(FrontendReq::GET_FEATURES, vec![], 0), None);
     assert!(recorder.is_pending());
-    recorder.end(&ask.reply(from_u64(1)));
+    recorder.end(&ask.reply(from_u64(1)), Author::Device);
     record(
         &mut recorder,
         FrontendReq::SET_PROTOCOL_FEATURES,
@@ -112,7 +112,7 @@ fn a_message_with_a_reply_takes_effect_when_it_was_handled() {
         let state = DeviceState::load(&arena).expect("a state");
         assert_eq!(state.pending.expect("pending").descriptors, numbers);
         assert!(recorder.descriptor(numbers[0]).is_some());
-        recorder.end(&kick.reply(from_u64(answer)));
+        recorder.end(&kick.reply(from_u64(answer)), Author::Device);
         recorder.close_unused();
         let state = DeviceState::load(&arena).expect("a state");
         assert!(state.pending.is_none());
@@ -125,8 +125,39 @@ fn a_message_with_a_reply_takes_effect_when_it_was_handled() {
     let mut stop = message(FrontendReq::GET_VRING_BASE, ring_state(0, 0), 0);
     recorder.begin(&mut stop, None);
     assert!(recorder.state().rings[0].kick.is_some());
-    recorder.end(&stop.reply(ring_state(0, 9)));
+    recorder.end(&stop.reply(ring_state(0, 9)), Author::Device);
     recorder.close_unused();
     assert!(recorder.state().rings[0].kick.is_none());
     assert!(recorder.descriptors.is_empty());
+}
+
+#[test]
+fn a_ring_that_is_disabled_without_a_reply_drains_until_the_device_has_replied() {
+    let arena = Arena::small();
+    let mut recorder = Recorder::load(&arena, 2).expect("a record");
+    let enable = |recorder: &mut Recorder, index: u32, enabled: u32| {
+        let payload = ring_state(index, enabled);
+        record(recorder, FrontendReq::SET_VRING_ENABLE, payload, 0);
+    };
+    let draining = || -> Vec<bool> {
+        let state = DeviceState::load(&arena).expect("a state");
+        state.rings.iter().map(|ring| ring.is_draining).collect()
+    };
+    record(&mut recorder, FrontendReq::SET_VRING_KICK, from_u64(1), 1);
+    for ring in [0, 1] {
+        enable(&mut recorder, ring, 1);
+        enable(&mut recorder, ring, 0);
+        // Once more says nothing new.
+        enable(&mut recorder, ring, 0);
+    }
+    assert_eq!(draining(), [false, true], "the first ring has never run");
+    enable(&mut recorder, 1, 1);
+    assert_eq!(draining(), [false, false]);
+    enable(&mut recorder, 1, 0);
+    let ask = message(FrontendReq::GET_FEATURES, vec![], 0);
+    for (author, is_draining) in [(Author::Forwarder, true), (Author::Device, false)] {
+        recorder.begin(&mut message(FrontendReq::GET_FEATURES, vec![], 0), None);
+        recorder.end(&ask.reply(from_u64(1)), author);
+        assert_eq!(draining(), [false, is_draining], "{author:?}");
+    }
 }

@@ -191,6 +191,8 @@ const DATA: &[c_long] = &[
     libc::SYS_pwritev,
     libc::SYS_pwritev2,
     libc::SYS_lseek,
+    // Replies to the frontend, from a pipe to its socket.
+    libc::SYS_splice,
     libc::SYS_ftruncate,
     // Requests in flight (GET_INFLIGHT_FD).
     libc::SYS_memfd_create,

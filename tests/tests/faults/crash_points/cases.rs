@@ -2,16 +2,15 @@
 
 use anyhow::Result;
 use gangplank_fuse::{
-    AccessIn, BatchForget, BmapIn, CopyFileRangeIn, FlushIn, ForgetIn, ForgetOne, FsyncIn,
-    GetattrIn, GetxattrIn, InitFlags, InitIn, InterruptIn, IoctlIn, LinkIn, LseekIn, NodeId,
-    NotifyRetrieveIn, OpenIn, Operation, PollIn, RenameIn, SetattrIn, SetattrValid, SetupmappingIn,
-    StatxIn, SyncfsIn,
+    AccessIn, BatchForget, BmapIn, FlushIn, ForgetIn, ForgetOne, FsyncIn, GetattrIn, GetxattrIn,
+    InitFlags, InitIn, InterruptIn, IoctlIn, LinkIn, LseekIn, NodeId, NotifyRetrieveIn, OpenIn,
+    Operation, PollIn, RenameIn, SetattrIn, SetattrValid, SetupmappingIn, StatxIn, SyncfsIn,
 };
 use rustix::fs::OFlags;
 
 use super::requests::{
-    Prepared, at, at_old, at_root, create, fallocate, lock, mkdir, mknod, open_in, read_in,
-    release_in, rename, set_xattr, write,
+    Prepared, at, at_old, at_root, copy, create, fallocate, lock, mkdir, mknod, open_in, read_in,
+    release_in, rename, set_flags, set_xattr, unlock, write,
 };
 use super::world::{World, XATTR};
 
@@ -217,6 +216,9 @@ pub(super) const CASES: &[(&str, Prepare)] = &[
     ("REMOVEXATTR", |world| {
         at_old(world, Operation::Removexattr { name: XATTR })
     }),
+    ("REMOVEXATTR of nothing", |world| {
+        at_old(world, Operation::Removexattr { name: c"user.new" })
+    }),
     ("FLUSH", |world| {
         let opened = world.open(c"old", OFlags::RDWR)?;
         at(
@@ -284,6 +286,17 @@ pub(super) const CASES: &[(&str, Prepare)] = &[
         let opened = world.open(c"old", OFlags::RDWR)?;
         at(opened.node, Operation::Setlkw(lock(opened.file, 1)))
     }),
+    ("SETLKW that waits", |world| {
+        let opened = world.open(c"old", OFlags::RDWR)?;
+        world
+            .guest
+            .setlk(opened, 1, libc::F_WRLCK.cast_unsigned())?;
+        let free = Operation::Setlk(unlock(opened.file, 1));
+        Ok(Prepared {
+            next: Some((opened.node, free)),
+            ..at(opened.node, Operation::Setlkw(lock(opened.file, 2)))?
+        })
+    }),
     ("ACCESS", |world| {
         at_old(
             world,
@@ -298,6 +311,12 @@ pub(super) const CASES: &[(&str, Prepare)] = &[
     }),
     ("CREATE of a name that is taken", |world| {
         at_root(world, create(c"old", OFlags::RDWR | OFlags::EXCL))
+    }),
+    ("CREATE of a name that may be taken", |world| {
+        at_root(world, create(c"new", OFlags::RDWR))
+    }),
+    ("CREATE of a name that may be taken, and is", |world| {
+        at_root(world, create(c"old", OFlags::RDWR))
     }),
     ("INTERRUPT", |_| {
         at(
@@ -315,6 +334,7 @@ pub(super) const CASES: &[(&str, Prepare)] = &[
     ("IOCTL", |world| {
         at_old(world, Operation::Ioctl(IoctlIn::default()))
     }),
+    ("IOCTL of flags", set_flags),
     ("POLL", |world| {
         at_old(world, Operation::Poll(PollIn::default()))
     }),
@@ -322,6 +342,9 @@ pub(super) const CASES: &[(&str, Prepare)] = &[
         at_old(world, Operation::NotifyReply(NotifyRetrieveIn::default()))
     }),
     ("FALLOCATE", |world| fallocate(world, 0)),
+    ("FALLOCATE, insert", |world| {
+        fallocate(world, libc::FALLOC_FL_INSERT_RANGE)
+    }),
     ("FALLOCATE, collapse", |world| {
         fallocate(world, libc::FALLOC_FL_COLLAPSE_RANGE)
     }),
@@ -336,19 +359,12 @@ pub(super) const CASES: &[(&str, Prepare)] = &[
         at(opened.node, Operation::Lseek(args))
     }),
     ("COPY_FILE_RANGE", |world| {
-        let (from, to) = (
-            world.open(c"old", OFlags::RDWR)?,
-            world.open(c"other", OFlags::RDWR)?,
-        );
-        let args = CopyFileRangeIn {
-            fh_in: from.file.get(),
-            nodeid_out: to.node.get(),
-            fh_out: to.file.get(),
-            off_out: 5,
-            len: 3,
-            ..CopyFileRangeIn::default()
-        };
-        at(from.node, Operation::CopyFileRange(args))
+        let (from, args) = copy(world)?;
+        at(from, Operation::CopyFileRange(args))
+    }),
+    ("COPY_FILE_RANGE_64", |world| {
+        let (from, args) = copy(world)?;
+        at(from, Operation::CopyFileRange64(args))
     }),
     ("SETUPMAPPING", |world| {
         at_old(world, Operation::Setupmapping(SetupmappingIn::default()))

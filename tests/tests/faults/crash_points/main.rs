@@ -4,10 +4,14 @@
 //! The daemon is a build of its own, whose workers die where a test says.
 
 mod cases;
+mod core_files;
 mod crash;
+mod draining;
+mod files;
 mod mix;
 mod outcome;
 mod poison;
+mod replies;
 mod requests;
 mod table;
 mod world;

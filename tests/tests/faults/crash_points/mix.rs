@@ -8,7 +8,8 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use gangplank_backend::crash_hook::{Death, Point};
 use gangplank_fuse::{
-    Handle, LinkIn, NodeId, OpenIn, Operation, SetattrIn, SetattrValid, SetxattrIn, WriteIn, reply,
+    Handle, LinkIn, MknodIn, NodeId, OpenIn, Operation, SetattrIn, SetattrValid, SetxattrIn,
+    WriteIn, reply,
 };
 use gangplank_tests::driver::{Error, NodeAndFile};
 use proptest::prelude::*;
@@ -17,6 +18,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::crash::Crashing;
+use super::files;
 use super::world::{Tree, World, XATTR};
 
 /// Sequences of operations that are tried, and with `GANGPLANK_LONG`.
@@ -37,6 +39,19 @@ enum Step {
     Rename(usize, usize),
     Remove(usize),
     SetXattr(usize),
+    /// Two names are exchanged.
+    Exchange(usize, usize),
+    /// A file gets a name that nothing has.
+    RenameNew(usize, usize),
+    Mknod(usize),
+    /// A file without a name is written and read.
+    Tmpfile,
+    Fallocate(usize),
+    Copy(usize, usize),
+    /// Two owners want a lock, and the first one gives it back.
+    Lock(usize),
+    /// An open file is removed, written and read.
+    RemoveOpen(usize),
     List,
 }
 
@@ -58,6 +73,14 @@ fn step() -> impl Strategy<Value = Step> {
         (name(), name()).prop_map(|(from, to)| Step::Rename(from, to)),
         name().prop_map(Step::Remove),
         name().prop_map(Step::SetXattr),
+        (name(), name()).prop_map(|(one, other)| Step::Exchange(one, other)),
+        (name(), name()).prop_map(|(from, to)| Step::RenameNew(from, to)),
+        name().prop_map(Step::Mknod),
+        Just(Step::Tmpfile),
+        name().prop_map(Step::Fallocate),
+        (name(), name()).prop_map(|(from, to)| Step::Copy(from, to)),
+        name().prop_map(Step::Lock),
+        name().prop_map(Step::RemoveOpen),
         Just(Step::List),
     ]
 }
@@ -68,7 +91,7 @@ fn fate() -> impl Strategy<Value = Fate> {
 }
 
 /// What a LOOKUP finds: the node, and the type bits of its mode.
-fn find(world: &mut World, name: &CStr) -> Result<Option<(NodeId, u32)>> {
+pub(super) fn find(world: &mut World, name: &CStr) -> Result<Option<(NodeId, u32)>> {
     match world.guest.lookup(world.root, name) {
         Ok(entry) if entry.nodeid != 0 => {
             let node = world.learn(entry.nodeid);
@@ -199,6 +222,41 @@ fn take(world: &mut World, number: usize, step: Step) -> Result<String> {
             None => {}
         },
         Step::SetXattr(name) => set_xattr(world, NAMES[name], data)?,
+        Step::Exchange(one, other) => {
+            let names = (NAMES[one], NAMES[other]);
+            if one != other && find(world, names.0)?.is_some() && find(world, names.1)?.is_some() {
+                let flags = libc::RENAME_EXCHANGE;
+                world
+                    .guest
+                    .rename((root, names.0), (root, names.1), flags)?;
+            }
+        }
+        Step::RenameNew(from, to) => {
+            let names = (NAMES[from], NAMES[to]);
+            if find(world, names.0)?.is_some() && find(world, names.1)?.is_none() {
+                let flags = libc::RENAME_NOREPLACE;
+                world
+                    .guest
+                    .rename((root, names.0), (root, names.1), flags)?;
+            }
+        }
+        Step::Mknod(name) => {
+            if find(world, NAMES[name])?.is_none() {
+                let args = MknodIn {
+                    mode: libc::S_IFIFO | 0o600,
+                    ..MknodIn::default()
+                };
+                let name = NAMES[name];
+                let operation = Operation::Mknod { args, name };
+                let made = world.guest.call(root, operation, &[], 512)?;
+                world.learn(reply::decode_entry(&made)?.nodeid);
+            }
+        }
+        Step::Tmpfile => return files::without_a_name(world, data),
+        Step::Fallocate(name) => files::fallocate(world, NAMES[name])?,
+        Step::Copy(from, to) => return files::copy(world, NAMES[from], NAMES[to]),
+        Step::Lock(name) => return files::lock(world, NAMES[name]),
+        Step::RemoveOpen(name) => return files::remove_open(world, NAMES[name], data),
         Step::List => {
             let file = world.guest.opendir(root)?;
             let (mut names, _) = world.guest.readdir(root, file, 0, 4096)?;
@@ -232,7 +290,7 @@ fn run(crashing: &Crashing, steps: &[(Step, Fate)]) -> Result<(Outcome, u32)> {
 
 #[test]
 fn deaths_at_random_points_of_random_operations_are_not_noticed() -> Result<()> {
-    let crashing = Crashing::new(&["--xattr", "--max-crashes=100000"])?;
+    let crashing = Crashing::new(&["--xattr", "--locks=host", "--max-crashes=100000"])?;
     let sequences = match std::env::var_os("GANGPLANK_LONG") {
         Some(_) => SEQUENCES.1,
         None => SEQUENCES.0,

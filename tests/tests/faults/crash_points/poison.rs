@@ -61,6 +61,7 @@ fn poison(
         node,
         operation,
         data,
+        ..
     } = prepared;
     let opcode = operation.opcode();
     thread::sleep(Duration::from_millis(12));

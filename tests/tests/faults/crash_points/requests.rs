@@ -4,10 +4,10 @@ use std::ffi::CStr;
 
 use anyhow::Result;
 use gangplank_fuse::{
-    CreateIn, FallocateIn, FileLock, Handle, LkIn, MkdirIn, MknodIn, NodeId, Opcode, OpenIn,
-    Operation, ReadIn, ReleaseIn, Rename2In, SetxattrIn, WriteIn,
+    CopyFileRangeIn, CreateIn, FallocateIn, FileLock, Handle, IoctlIn, LkIn, MkdirIn, MknodIn,
+    NodeId, Opcode, OpenIn, Operation, ReadIn, ReleaseIn, Rename2In, SetxattrIn, WriteIn,
 };
-use rustix::fs::OFlags;
+use rustix::fs::{IFlags, OFlags};
 
 use super::world::World;
 
@@ -19,6 +19,8 @@ pub(super) struct Prepared {
     pub(super) node: NodeId,
     pub(super) operation: Operation<'static>,
     pub(super) data: &'static [u8],
+    /// A request that follows before this one is answered, with its node.
+    pub(super) next: Option<(NodeId, Operation<'static>)>,
 }
 
 /// The queue that a kernel uses for an operation: the high-priority one, or the first other.
@@ -38,6 +40,7 @@ pub(super) fn at(node: NodeId, operation: Operation<'static>) -> Result<Prepared
         node,
         operation,
         data,
+        next: None,
     })
 }
 
@@ -143,10 +146,18 @@ pub(super) fn set_xattr(world: &mut World, flags: i32, name: &'static CStr) -> R
 }
 
 pub(super) fn lock(file: Handle, owner: u64) -> LkIn {
+    lock_of_type(libc::F_WRLCK, file, owner)
+}
+
+pub(super) fn unlock(file: Handle, owner: u64) -> LkIn {
+    lock_of_type(libc::F_UNLCK, file, owner)
+}
+
+fn lock_of_type(kind: i32, file: Handle, owner: u64) -> LkIn {
     let lk = FileLock {
         start: 0,
         end: 9,
-        r#type: libc::F_WRLCK.cast_unsigned(),
+        r#type: kind.cast_unsigned(),
         pid: 1,
     };
     LkIn {
@@ -155,6 +166,42 @@ pub(super) fn lock(file: Handle, owner: u64) -> LkIn {
         lk,
         ..LkIn::default()
     }
+}
+
+/// `FS_IOC_SETFLAGS` (`include/uapi/linux/fs.h`), with one flag more than the file has.
+pub(super) fn set_flags(world: &mut World) -> Result<Prepared> {
+    const SET_FLAGS: u32 = 0x4008_6602;
+    let file = std::fs::File::open(world.path("old"))?;
+    let flags = rustix::fs::ioctl_getflags(&file)? | IFlags::NODUMP;
+    let opened = world.open(c"old", OFlags::RDWR)?;
+    let args = IoctlIn {
+        fh: opened.file.get(),
+        cmd: SET_FLAGS,
+        in_size: 4,
+        ..IoctlIn::default()
+    };
+    Ok(Prepared {
+        node: opened.node,
+        operation: Operation::Ioctl(args),
+        data: flags.bits().to_ne_bytes().to_vec().leak(),
+        next: None,
+    })
+}
+
+pub(super) fn copy(world: &mut World) -> Result<(NodeId, CopyFileRangeIn)> {
+    let (from, to) = (
+        world.open(c"old", OFlags::RDWR)?,
+        world.open(c"other", OFlags::RDWR)?,
+    );
+    let args = CopyFileRangeIn {
+        fh_in: from.file.get(),
+        nodeid_out: to.node.get(),
+        fh_out: to.file.get(),
+        off_out: 5,
+        len: 3,
+        ..CopyFileRangeIn::default()
+    };
+    Ok((from.node, args))
 }
 
 pub(super) fn fallocate(world: &mut World, mode: i32) -> Result<Prepared> {

@@ -16,9 +16,38 @@ use tempfile::TempDir;
 /// The extended attribute that a file has.
 pub(super) const XATTR: &CStr = c"user.there";
 
-/// A path below the directory, with type and permissions, links, content and [`XATTR`] of what is
-/// there.
-pub(super) type Tree = BTreeMap<PathBuf, (u32, u64, Vec<u8>, Vec<u8>)>;
+/// The user and group of a caller who is not root.
+const USER: u32 = 1000;
+
+/// An access control list as the kernel keeps it (`linux/posix_acl_xattr.h`): the version, and
+/// entries of tag, permissions and id.
+const ACL_VERSION: u32 = 2;
+const NO_ID: u32 = u32::MAX;
+const ACL: [(u16, u16, u32); 5] = [
+    (0x01, 7, NO_ID),
+    (0x02, 6, USER + 1),
+    (0x04, 5, NO_ID),
+    (0x10, 7, NO_ID),
+    (0x20, 1, NO_ID),
+];
+
+/// What is in a directory: each path below it, and what is there.
+pub(super) type Tree = BTreeMap<PathBuf, Found>;
+
+/// What a path leads to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    /// Type and permissions.
+    mode: u32,
+    links: u64,
+    owner: (u32, u32),
+    /// Of a symbolic link, its target.
+    content: Vec<u8>,
+    /// The extended attributes, access control lists among them.
+    xattrs: BTreeMap<String, Vec<u8>>,
+    /// The flags of a file or directory (`FS_IOC_GETFLAGS`).
+    flags: Option<u32>,
+}
 
 /// A guest, and a directory in which it works.
 pub(super) struct World {
@@ -68,6 +97,28 @@ impl World {
         let name = CString::new(world.name()?)?;
         world.root = world.find(&name)?;
         Ok(world)
+    }
+
+    /// From now on, the requests are those of a user who is not root, and what is made gets an
+    /// access control list.
+    ///
+    /// # Errors
+    /// The file system has no such lists.
+    pub(super) fn add_acl_and_user(&mut self) -> Result<()> {
+        let entries = ACL.iter().flat_map(|(tag, permissions, id)| {
+            let head = [*tag, *permissions].map(u16::to_le_bytes);
+            head.into_iter().flatten().chain(id.to_le_bytes())
+        });
+        let list: Vec<u8> = ACL_VERSION
+            .to_le_bytes()
+            .into_iter()
+            .chain(entries)
+            .collect();
+        let (path, name) = (self.directory.path(), "system.posix_acl_default");
+        rustix::fs::setxattr(path, name, &list, XattrFlags::empty())
+            .context("giving the directory an access control list")?;
+        (self.guest.header.uid, self.guest.header.gid) = (USER, USER);
+        Ok(())
     }
 
     /// The directory's name.
@@ -173,19 +224,44 @@ fn describe(directory: &Path, below: &Path, tree: &mut Tree) -> Result<()> {
         let entry = entry?;
         let (path, name) = (entry.path(), below.join(entry.file_name()));
         let stat = path.symlink_metadata()?;
-        let mut xattr = vec![0; 64];
         let mut content = Vec::new();
-        let mut xattr_len = 0;
+        let mut flags = None;
         if stat.is_file() {
             content = fs::read(&path)?;
-            xattr_len = rustix::fs::lgetxattr(&path, XATTR, &mut xattr).unwrap_or(0);
         } else if stat.is_symlink() {
             content = fs::read_link(&path)?.into_os_string().into_encoded_bytes();
         } else if stat.is_dir() {
             describe(&path, &name, tree)?;
         }
-        xattr.truncate(xattr_len);
-        tree.insert(name, (stat.mode(), stat.nlink(), content, xattr));
+        if stat.is_file() || stat.is_dir() {
+            let found = rustix::fs::ioctl_getflags(fs::File::open(&path)?);
+            flags = found.ok().map(|flags| flags.bits());
+        }
+        let found = Found {
+            mode: stat.mode(),
+            links: stat.nlink(),
+            owner: (stat.uid(), stat.gid()),
+            content,
+            xattrs: xattrs(&path)?,
+            flags,
+        };
+        tree.insert(name, found);
     }
     Ok(())
+}
+
+/// The extended attributes of what a path leads to.
+fn xattrs(path: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
+    let mut names = vec![0; 4096];
+    let len = rustix::fs::llistxattr(path, &mut names)?;
+    let names = names[..len].split(|byte| *byte == 0);
+    let mut found = BTreeMap::new();
+    for name in names.filter(|name| !name.is_empty()) {
+        let name = String::from_utf8(name.to_vec())?;
+        let mut value = vec![0; 4096];
+        let len = rustix::fs::lgetxattr(path, name.as_str(), &mut value)?;
+        value.truncate(len);
+        found.insert(name, value);
+    }
+    Ok(found)
 }

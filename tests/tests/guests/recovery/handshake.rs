@@ -13,11 +13,6 @@ use gangplank_vhost_user::message::Inbox;
 
 use super::{MANY, kill_worker};
 
-/// How many of the workers may die between the store that ends a message and sending its reply. The
-/// frontend then waits for ever: `backend/src/device/recorder.rs` tells of this window, which
-/// 1 of 300 deaths at the moment of a message has hit.
-const MAX_LOST: usize = 1;
-
 /// Messages of a handshake at most.
 const MESSAGES: usize = 60;
 
@@ -78,26 +73,12 @@ fn set_up(fixture: &Fixture, at: usize) -> Result<usize> {
     })
 }
 
-fn is_late(error: &anyhow::Error) -> bool {
-    matches!(
-        error.downcast_ref(),
-        Some(gangplank_tests::driver::Error::Late { .. })
-    )
-}
-
 #[test]
 fn a_worker_that_dies_at_any_message_leaves_a_guest_that_works() -> Result<()> {
     let fixture = Fixture::quiet(&[MANY])?;
-    let mut lost = 0;
     for at in 1..=MESSAGES {
-        let count = match set_up(&fixture, at) {
-            Err(error) if is_late(&error) && lost < MAX_LOST => {
-                eprintln!("the reply to message {at} was lost");
-                lost += 1;
-                continue;
-            }
-            count => count.with_context(|| format!("killed at message {at}\n{}", fixture.log()))?,
-        };
+        let count = set_up(&fixture, at);
+        let count = count.with_context(|| format!("killed at message {at}\n{}", fixture.log()))?;
         fixture.wait_until_idle()?;
         if at > count {
             ensure!(at > 20, "a handshake of {at} messages");

@@ -1,4 +1,5 @@
-//! How long the guest is without a worker does not depend on the number of inodes that it knows.
+//! How long the guest is without a worker does not depend on the number of inodes that it knows: the
+//! next worker looks at as much memory, whatever it is.
 
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -27,6 +28,18 @@ const KILLS: usize = 10;
 
 /// Bytes of a reply to READDIRPLUS.
 const LISTING: u32 = 128 * 1024;
+
+/// A pause with many inodes may take so many times as long as one with few, and so many ms more. To
+/// look at each of 100,000 inodes takes longer.
+const PAUSE_GROWTH: (f64, f64) = (4.0, 15.0);
+
+/// Inodes for each of which a worker that has replaced one may have one page fault more than a worker
+/// whose guest knows few. The kernel maps 16 pages at a fault, so to look at each record takes two
+/// in as many inodes.
+const INODES_PER_FAULT: usize = 1000;
+
+/// The longest middle pause of a guest that knows the inodes of the long form, in ms.
+const LONG_PAUSE_MS: f64 = 100.0;
 
 /// Some of the inodes that a guest knows: one of each directory.
 type Sample = Vec<(NodeId, NodeId, CString)>;
@@ -74,8 +87,26 @@ fn read_all(guest: &mut Driver, directories: usize) -> Result<Sample> {
     Ok(sample)
 }
 
-/// The middle one of the pauses that the log tells, in ms, of a guest that knows this many inodes.
-fn measure(arguments: &[&str], inodes: usize) -> Result<f64> {
+/// Page faults of a process so far that took no disk (`minflt`, proc_pid_stat(5)).
+fn page_faults(process: u32) -> Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+    // The second field is a name, and the third follows it.
+    let (_, fields) = stat.rsplit_once(')').context("no name")?;
+    let faults = fields.split_whitespace().nth(10 - 3);
+    Ok(faults.context("no count")?.parse()?)
+}
+
+/// What it takes to replace the worker of an idle guest: the middle of several times.
+#[derive(Clone, Copy, Debug)]
+struct Replacing {
+    /// The pause that the log tells.
+    pause_ms: f64,
+    /// The next worker's page faults until it serves.
+    page_faults: u64,
+}
+
+/// Measures that for a guest that knows this many inodes.
+fn measure(arguments: &[&str], inodes: usize) -> Result<Replacing> {
     let fixture = Fixture::quiet(&[arguments, &[MANY]].concat())?;
     let directories = make_files(&fixture.share(), inodes)?;
     let mut guest = fixture.guest(&Setup::default())?;
@@ -92,6 +123,7 @@ fn measure(arguments: &[&str], inodes: usize) -> Result<f64> {
     is_known(&mut guest)?;
 
     let mut idle: Vec<Duration> = Vec::new();
+    let mut faults = Vec::new();
     for death in 1..=KILLS {
         let old = kill_worker(&fixture)?;
         let start = Instant::now();
@@ -99,10 +131,12 @@ fn measure(arguments: &[&str], inodes: usize) -> Result<f64> {
         idle.push(start.elapsed());
         wait_for_next(&fixture, old)?;
         wait_for_log(&fixture.daemon, &format!("death {death}"))?;
+        faults.push(page_faults(fixture.last_worker()?)?);
         // Workers that live briefly are replaced with a delay.
         thread::sleep(Duration::from_millis(110));
     }
     idle.sort();
+    faults.sort_unstable();
     let while_idle = pauses(&fixture.daemon.log());
     // Most of these deaths leave a part of the table half changed, which the next worker mends.
     for _ in 0..KILLS {
@@ -129,28 +163,43 @@ fn measure(arguments: &[&str], inodes: usize) -> Result<f64> {
         fixture.log()
     );
     let middle = while_idle[while_idle.len() / 2];
+    let page_faults = faults[faults.len() / 2];
     eprintln!(
-        "{arguments:?}, {inodes} inodes: idle {middle} ms, at most {:?} ms, with a GETATTR {:?}; \
+        "{arguments:?}, {inodes} inodes: {page_faults} page faults, idle {middle} ms, at most {:?} ms, with a GETATTR {:?}; \
          also under load at most {:?} ms",
         while_idle.last(),
         idle[idle.len() / 2],
         all.last()
     );
-    Ok(middle)
+    Ok(Replacing {
+        pause_ms: middle,
+        page_faults,
+    })
 }
 
 #[test]
 fn the_pause_does_not_grow_with_the_number_of_inodes() -> Result<()> {
-    let many = match std::env::var_os("GANGPLANK_LONG") {
-        Some(_) => INODES.1,
-        None => INODES.0,
-    };
+    let is_long = std::env::var_os("GANGPLANK_LONG").is_some();
+    let count = if is_long { INODES.1 } else { INODES.0 };
     // With as many descriptors as the system permits, and with few. The other inodes have file
     // handles, or names where handles do not work.
     for arguments in [&[][..], &["--rlimit-nofile=1024"]] {
         let few = measure(arguments, FEW)?;
-        let many_took = measure(arguments, many)?;
-        eprintln!("{arguments:?}: {few} ms with {FEW} inodes, {many_took} ms with {many}");
+        let many = measure(arguments, count)?;
+        eprintln!("{arguments:?}: {few:?} with {FEW} inodes, {many:?} with {count}");
+        ensure!(
+            many.page_faults <= few.page_faults + u64::try_from(count / INODES_PER_FAULT)?,
+            "{arguments:?}: the next worker looks at more memory: {few:?}, {many:?}"
+        );
+        let (factor, more) = PAUSE_GROWTH;
+        ensure!(
+            many.pause_ms <= few.pause_ms * factor + more,
+            "{arguments:?}: the pause is longer: {few:?}, {many:?}"
+        );
+        ensure!(
+            !is_long || many.pause_ms < LONG_PAUSE_MS,
+            "{arguments:?}: {many:?} with {count} inodes"
+        );
     }
     Ok(())
 }

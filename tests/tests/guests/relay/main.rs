@@ -76,7 +76,7 @@ fn ours(runner: &mut Runner) {
         replaced::while_paused(Machine::Uml, Kind::Gangplankd, &[TAKE_REMOVED])
     });
     runner.run("migrated::another_tree", || {
-        migrated::to_another_tree(Machine::Uml)
+        migrated::to_another_tree(Machine::Uml, &[Kind::Gangplankd])
     });
     for (name, mode) in MODES {
         runner.run(&format!("migrated::gangplankd_{name}"), || {
@@ -117,6 +117,10 @@ fn theirs(runner: &mut Runner) {
             migrated::under_load(Machine::Uml, &kinds, mode)
         });
     }
+    runner.run("migrated::both_to_another_tree", || {
+        let kinds = [Kind::Gangplankd, Kind::Virtiofsd, Kind::Gangplankd];
+        migrated::to_another_tree(Machine::Uml, &kinds)
+    });
     runner.run("replaced::paused", || {
         replaced::while_paused(Machine::Uml, Kind::Virtiofsd, &[TAKE_REMOVED])
     });

@@ -120,8 +120,9 @@ pub(crate) fn under_load(machine: Machine, kinds: &[Kind], mode: Mode) -> Result
     Ok(())
 }
 
-/// The destination shares another directory tree with the same content.
-pub(crate) fn to_another_tree(machine: Machine) -> Result<()> {
+/// Moves a guest through `kinds` on one directory tree, and then to gangplankd on another one with
+/// the same content. Its files are found by their paths, and the programs that have them open go on.
+pub(crate) fn to_another_tree(machine: Machine, kinds: &[Kind]) -> Result<()> {
     let [first, second] = [Fixture::new(&[])?, Fixture::new(&[])?];
     for fixture in [&first, &second] {
         fs::create_dir_all(fixture.host("dir/below"))?;
@@ -129,7 +130,8 @@ pub(crate) fn to_another_tree(machine: Machine) -> Result<()> {
             fs::write(fixture.host(name), name)?;
         }
     }
-    let daemon = first.daemon(Kind::Gangplankd, &[])?;
+    let mut kinds = kinds.iter().copied();
+    let mut daemon = first.daemon(kinds.next().context("no daemon")?, &[])?;
     first.put(&daemon)?;
     let mut guest = first.boot(machine)?;
     guest.mount(TAG, "/mnt")?;
@@ -141,11 +143,17 @@ pub(crate) fn to_another_tree(machine: Machine) -> Result<()> {
           >/tmp/log 2>&1 & }; until test -e /tmp/ready; do sleep 0.1; done",
     )?;
     ensure!(said == "dir/below/two", "{said}");
-    let next = second.daemon(Kind::Gangplankd, &[])?;
-    let switched = first.relay.tell(&["switch", socket_of(&next)?]);
-    let said = switched.with_context(|| format!("{}{}", daemon.log(), next.log()))?;
-    ensure!(said.contains("bytes of state"), "{said}");
-    drop(daemon);
+    let others = kinds.map(|kind| (&first, kind));
+    for (fixture, kind) in others.chain([(&second, Kind::Gangplankd)]) {
+        let next = fixture.daemon(kind, &[])?;
+        let switched = first.relay.tell(&["switch", socket_of(&next)?]);
+        let said = switched.with_context(|| format!("{}{}", daemon.log(), next.log()))?;
+        ensure!(said.contains("bytes of state"), "{said}");
+        // The one before ends now.
+        daemon = next;
+        let found = guest.sh("cat /mnt/dir/one /mnt/dir/below/two")?;
+        ensure!(found == "dir/onedir/below/two", "{kind:?}: {found}");
+    }
     let said = guest.sh(
         "touch /tmp/moved; for i in $(seq 100); do grep -q done /tmp/log && break; sleep 0.1; \
          done; cat /tmp/log",
@@ -153,7 +161,7 @@ pub(crate) fn to_another_tree(machine: Machine) -> Result<()> {
     ensure!(
         said == "WRITTEN\nlow/twodir/onedone\n" || said == "WRITTEN\nw/twodir/onedone\n",
         "{said}\n{}",
-        next.log()
+        daemon.log()
     );
     let written = fs::read_to_string(second.host("dir/below/two"))?;
     ensure!(written.starts_with("WRITTEN\n"), "{written}");

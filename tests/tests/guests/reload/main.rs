@@ -238,6 +238,36 @@ fn a_program_that_cannot_take_over_is_refused_and_nothing_changes() -> Result<()
 }
 
 #[test]
+fn a_program_that_keeps_guests_in_another_way_is_refused_and_the_old_one_serves_on() -> Result<()> {
+    let upgradable = Upgradable::start(&["--locks=host"], None)?;
+    let share = upgradable.share();
+    let mut guest = Session::begin(&upgradable.daemon, "guest")?;
+    upgradable.replace(|new| {
+        // Its version of guests' states is another.
+        fs::copy(tools::gangplankd_that_crashes()?, new)?;
+        Ok(())
+    })?;
+    for _ in 0..2 {
+        let said = upgradable.reload_in_vain()?;
+        ensure!(
+            said.contains("keeps guests' states in version"),
+            "{said}\n{}",
+            upgradable.daemon.log()
+        );
+        guest.check(&share)?;
+        burst(&mut guest.driver)?;
+    }
+    // Guests are accepted again, too.
+    Session::begin(&upgradable.daemon, "next")?.check(&share)?;
+    upgradable.replace(|new| {
+        fs::copy(tools::gangplankd()?, new)?;
+        Ok(())
+    })?;
+    upgradable.reload()?;
+    guest.check(&share)
+}
+
+#[test]
 fn guests_go_on_with_the_old_program_if_the_new_one_fails_while_it_takes_them_over() -> Result<()> {
     let upgradable = Upgradable::start(&["--locks=host"], None)?;
     let share = upgradable.share();

@@ -130,11 +130,17 @@ fn deaths_and_pauses_are_told_and_counts_go_on() -> Result<()> {
     let unlinks = sized(operation(&guest, "UNLINK")?)?;
     ensure!((unlinks.0, unlinks.1) == (7, 6), "{guest}");
     ensure!(sized(operation(&guest, "WRITE")?)?.0 == 20, "{guest}");
-    ensure!(
-        fixture
-            .metrics()?
-            .contains("gangplank_guest_worker_deaths_total{guest=\"1\",tag=\"myfs\"} 1")
-    );
+    let metrics = fixture.metrics()?;
+    let labels = "guest=\"1\",tag=\"myfs\"";
+    for told in [
+        format!("gangplank_guest_worker_deaths_total{{{labels}}} 1"),
+        format!("gangplank_guest_last_restart_info{{reason=\"signal 9\",{labels}}} 1"),
+    ] {
+        ensure!(
+            metrics.lines().any(|line| line == told),
+            "{told}: {metrics}"
+        );
+    }
     Ok(())
 }
 
