@@ -154,6 +154,10 @@ pub const MANUAL: Manual = Manual {
             "The program that is at the daemon's path now takes over all guests, as with --reload. \
              With several shares, those of new files in --shares-dir are served as well.",
         ),
+        (
+            "SIGUSR1",
+            "Writes to the log what gangplankd status shows, of each share.",
+        ),
     ],
     examples: &[
         (

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 
 use gangplank_service::fd_store::FdStore;
-use gangplank_service::signals::{Signal, Signals, TERMINATION};
+use gangplank_service::signals::{STATUS, Signal, Signals, TERMINATION};
 use gangplank_service::{error_chain, logging, readiness};
 use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
@@ -208,7 +208,8 @@ fn prepare(mut config: Config, beginning: &mut Beginning) -> Result<u8, Error> {
         trace::open(path)?;
     }
     process::set_signal_dispositions().map_err(Error::Signals)?;
-    let wanted = TERMINATION.into_iter().chain([Signal::SIGCHLD]);
+    let wanted = TERMINATION.into_iter().chain(STATUS);
+    let wanted = wanted.chain([Signal::SIGCHLD]);
     let signals = Signals::block(wanted).map_err(Error::Signals)?;
     let program = Program::running().map_err(Error::Program)?;
     match beginning {

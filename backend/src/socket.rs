@@ -4,24 +4,21 @@ mod error;
 mod inherit;
 mod pid_file;
 
-use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use gangplank_service::owned_file::{FileId, OwnedFile};
 use gangplank_service::unix_listener::OwnedListener;
-use rustix::fs::{Gid, Mode};
+use rustix::fs::Mode;
 
 pub use self::error::Error;
 pub use self::inherit::inherit;
 use self::pid_file::PidFile;
 use crate::handover::report;
-use crate::sys::process;
 
-/// Who may connect: the owner, and the group where one is named. Connecting takes write permission.
+/// Who may connect where no group is named. Connecting takes write permission.
 const OWNER_ONLY: Mode = Mode::from_raw_mode(0o600);
-const OWNER_AND_GROUP: Mode = Mode::from_raw_mode(0o660);
 
 /// Where the listening socket comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,10 +111,10 @@ impl Files {
 /// [`enum@Error`], worded for the operator.
 pub fn bind(path: &Path, group: Option<&str>) -> Result<Listening, Error> {
     // Looked up first: a mistyped group leaves nothing behind.
-    let group = group.map(lookup_group).transpose()?;
+    let group = group.map(gangplank_service::group::id).transpose()?;
     let pid_file = pid_file::lock(path)?;
     let bound = match group {
-        Some(group) => OwnedListener::bind_for_group(path, OWNER_AND_GROUP, group),
+        Some(group) => OwnedListener::bind_for_group(path, group),
         None => OwnedListener::bind(path, Some(OWNER_ONLY)),
     };
     match bound {
@@ -133,16 +130,6 @@ pub fn bind(path: &Path, group: Option<&str>) -> Result<Listening, Error> {
             Err(error.into())
         }
     }
-}
-
-fn lookup_group(name: &str) -> Result<Gid, Error> {
-    let none = || Error::NoGroup(name.to_owned());
-    let c_name = CString::new(name).map_err(|_| none())?;
-    let found = process::group_id(&c_name).map_err(|source| Error::Group {
-        group: name.to_owned(),
-        source,
-    })?;
-    found.map(Gid::from_raw).ok_or_else(none)
 }
 
 #[cfg(test)]
@@ -235,7 +222,11 @@ mod tests {
         let error = bind(&dir.path().join("none/s"), None).unwrap_err();
         assert!(error.to_string().contains("none"), "{error}");
         let error = bind(&dir.path().join("s"), Some("no such group")).unwrap_err();
-        assert!(error.to_string().contains("no such group"), "{error}");
+        let text = gangplank_service::error_chain(&error);
+        assert!(
+            text.contains("--socket-group: there is no group \"no such group\""),
+            "{text}"
+        );
         assert_eq!(dir.path().read_dir().unwrap().count(), 0);
     }
 }

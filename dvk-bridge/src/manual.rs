@@ -1,8 +1,14 @@
 //! What gangplank-dvk's manual says beside its options.
 
-use gangplank_service::manual::Manual;
+use gangplank_service::manual::{Entry, Manual};
 
 const SEE_ALSO: &[&str] = &["gangplankd(8)", "gangplank-frontend(1)"];
+
+/// Of each command that serves.
+const STATUS_SIGNALS: Entry = (
+    "SIGUSR1, SIGHUP",
+    "Writes the state to the log: programs, nodes, endpoints and their counts.",
+);
 
 /// The manual of the program, and of commands that have none of their own.
 pub const PROGRAM: Manual = Manual {
@@ -31,10 +37,13 @@ pub const PROGRAM: Manual = Manual {
         "RUST_LOG",
         "What to log, by module, such as gangplank_dvk::rhostfs=trace. --log-level overrides it.",
     )],
-    signals: &[(
-        "SIGTERM, SIGINT",
-        "The program ends. A second signal ends `serve` at once.",
-    )],
+    signals: &[
+        (
+            "SIGTERM, SIGINT",
+            "The program ends. A second signal ends `serve` at once.",
+        ),
+        STATUS_SIGNALS,
+    ],
     examples: &[
         (
             "Check a configuration and show what would be served:",
@@ -71,10 +80,13 @@ pub const SERVE: Manual = Manual {
         "The configuration that the systemd unit gangplank-dvk uses.",
     )],
     environment: PROGRAM.environment,
-    signals: &[(
-        "SIGTERM, SIGINT",
-        "Requests are finished, and the server ends. A second signal ends it at once.",
-    )],
+    signals: &[
+        (
+            "SIGTERM, SIGINT",
+            "Requests are finished, and the server ends. A second signal ends it at once.",
+        ),
+        STATUS_SIGNALS,
+    ],
     examples: &[(
         "Check a configuration and show what would be served:",
         "gangplank-dvk serve --config /etc/gangplank/rhostfs.cfg --check",
@@ -114,10 +126,13 @@ pub const TUNNEL: Manual = Manual {
     ],
     files: &[],
     environment: PROGRAM.environment,
-    signals: &[(
-        "SIGTERM, SIGINT",
-        "The guest's device ends, and the program.",
-    )],
+    signals: &[
+        (
+            "SIGTERM, SIGINT",
+            "The guest's device ends, and the program.",
+        ),
+        STATUS_SIGNALS,
+    ],
     examples: &[(
         "Offer a guest the share of node 1, whose block virtqueue has vq_ep 4:",
         "gangplank-dvk tunnel --listen guest.sock --peer 192.168.7.1:1 --node 2 --address \
@@ -135,7 +150,10 @@ pub const SWITCH: Manual = Manual {
     ],
     files: &[],
     environment: PROGRAM.environment,
-    signals: &[("SIGTERM, SIGINT", "Ends the switch at once.")],
+    signals: &[
+        ("SIGTERM, SIGINT", "Ends the switch at once."),
+        STATUS_SIGNALS,
+    ],
     examples: &[(
         "Let user 1000 bind endpoint 1:",
         "gangplank-dvk switch --socket /run/dvk.sock --allow 1000=1",
@@ -159,7 +177,10 @@ pub const MOUNT: Manual = Manual {
     ],
     files: &[("/dev/fuse", "The kernel's FUSE.")],
     environment: PROGRAM.environment,
-    signals: &[("SIGTERM, SIGINT, SIGHUP", "Unmounts the directory.")],
+    signals: &[
+        ("SIGTERM, SIGINT", "Unmounts the directory."),
+        STATUS_SIGNALS,
+    ],
     examples: &[(
         "Mount the share of another node:",
         "gangplank-dvk mount --background --peer 192.168.7.1:1 --node 2 --address 192.168.7.2 /mnt",

@@ -13,6 +13,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use gangplank_sandbox::seccomp::Seccomp;
+use gangplank_service::logging;
+use gangplank_service::signals::STATUS;
 use gangplank_service::unix_listener::{BindError, OwnedListener};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
@@ -170,18 +172,15 @@ pub(crate) enum Form {
     Json,
 }
 
-/// Waits for one of `signals`, which are blocked in all threads. SIGUSR1 writes the state of all
-/// `parts` to the log, and the wait goes on.
+/// Waits for one of `signals`, which are blocked in all threads. One of [`STATUS`] writes the state of
+/// all `parts` to the log, and the wait goes on.
 pub(crate) fn await_end(signals: &SigSet, parts: &[Arc<dyn Report>]) -> Result<Signal, Errno> {
     loop {
-        match signals.wait()? {
-            Signal::SIGUSR1 => {
-                for line in text(parts).lines() {
-                    log::info!("status: {line}");
-                }
-            }
-            signal => return Ok(signal),
+        let signal = signals.wait()?;
+        if !STATUS.contains(&signal) {
+            return Ok(signal);
         }
+        logging::log_status(&text(parts));
     }
 }
 

@@ -6,15 +6,21 @@ use std::process::ExitCode;
 use clap::Parser;
 use gangplank_guest::args::{Args, Command};
 use gangplank_guest::watch;
-use gangplank_service::error_chain;
+use gangplank_service::{error_chain, signals};
 
 fn main() -> ExitCode {
     let Command::Watch(args) = Args::parse().command;
+    // Before any thread starts.
+    if let Err(error) = signals::block_harmless() {
+        return fail(&format!("cannot block signals: {error}"));
+    }
     match watch::run(&args) {
         Ok(never) => match never {},
-        Err(error) => {
-            eprintln!("gangplank-guest: {}", error_chain(&error));
-            ExitCode::FAILURE
-        }
+        Err(error) => fail(&error_chain(&error)),
     }
+}
+
+fn fail(error: &str) -> ExitCode {
+    eprintln!("gangplank-guest: {error}");
+    ExitCode::FAILURE
 }

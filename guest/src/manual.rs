@@ -22,11 +22,17 @@ pub const PROGRAM: Manual = Manual {
         "The changes. Only the guest's root may read it. No directory lists it.",
     )],
     environment: &[],
-    signals: &[(
-        "SIGTERM, SIGINT, SIGHUP",
-        "The program ends, after two seconds at most: the guest's kernel cannot interrupt the read \
-         of a share.",
-    )],
+    signals: &[
+        (
+            "SIGTERM, SIGINT",
+            "The program ends, after two seconds at most: the guest's kernel cannot interrupt the \
+             read of a share.",
+        ),
+        (
+            "SIGUSR1, SIGHUP",
+            "Writes to standard error how many changes it has heard of.",
+        ),
+    ],
     examples: &[(
         "Let a development server in the guest see the files that are edited on the host:",
         "gangplank-guest watch /mnt",

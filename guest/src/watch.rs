@@ -4,9 +4,12 @@
 use std::convert::Infallible;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use gangplank_events::{Line, UnknownLine};
+use gangplank_service::signals;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, openat, statx};
 use rustix::io::Errno;
 use thiserror::Error;
@@ -44,6 +47,41 @@ pub enum Error {
     /// The daemon speaks another version.
     #[error(transparent)]
     Format(#[from] UnknownLine),
+    /// Signals cannot be taken over.
+    #[error("cannot take over signals")]
+    Signals(#[source] io::Error),
+}
+
+/// What has happened so far.
+#[derive(Debug, Default)]
+struct Counts {
+    /// Changes that the daemon told.
+    changes: AtomicU64,
+    /// Those of which no watcher could be told.
+    failures: AtomicU64,
+    /// Times that changes were lost, and the attributes were looked at instead.
+    rescans: AtomicU64,
+}
+
+impl Counts {
+    /// Writes them to standard error at each signal that asks for a status.
+    fn tell_at_signals(self: &Arc<Self>, mountpoint: &Path) -> io::Result<()> {
+        let (counts, mountpoint) = (Arc::clone(self), mountpoint.to_owned());
+        signals::at_status_signals(move || {
+            let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+            eprintln!(
+                "gangplank-guest: status: {}: {} changes, {} of them woke no watcher, {} rescans",
+                mountpoint.display(),
+                count(&counts.changes),
+                count(&counts.failures),
+                count(&counts.rescans)
+            );
+        })
+    }
+}
+
+fn add_one(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Wakes watchers until that fails.
@@ -52,6 +90,8 @@ pub enum Error {
 /// See [`enum@Error`].
 pub fn run(args: &WatchArgs) -> Result<Infallible, Error> {
     let path = &args.mountpoint;
+    let counts = Arc::new(Counts::default());
+    counts.tell_at_signals(path).map_err(Error::Signals)?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = openat(CWD, path, flags, Mode::empty())
         .map_err(|error| Error::Mount(path.clone(), error.into()))?;
@@ -87,6 +127,7 @@ pub fn run(args: &WatchArgs) -> Result<Infallible, Error> {
                 // Whoever begins to watch has just looked.
                 Line::Rescan => {
                     if let Some(since) = heard {
+                        add_one(&counts.rescans);
                         rescan(&mut waker, &root, since);
                     }
                 }
@@ -96,8 +137,12 @@ pub fn run(args: &WatchArgs) -> Result<Infallible, Error> {
                     is_directory,
                 } => {
                     let told = waker.wake(kind, &path, is_directory);
-                    if let (Err(error), true) = (told, args.verbose) {
-                        eprintln!("no watcher was woken: {error}");
+                    add_one(&counts.changes);
+                    if let Err(error) = told {
+                        add_one(&counts.failures);
+                        if args.verbose {
+                            eprintln!("no watcher was woken: {error}");
+                        }
                     }
                 }
             }

@@ -19,9 +19,10 @@ use crate::serve::ServeArgs;
     arg_required_else_help = true
 )]
 pub struct Args {
-    /// What to log: off, error, warn, info, debug or trace; RUST_LOG selects by module
-    #[arg(long, value_name = "LEVEL", default_value = "info", global = true)]
-    pub log_level: LevelFilter,
+    /// What to log: off, error, warn, info, debug or trace; without it, RUST_LOG selects by module
+    /// [default: info]
+    #[arg(long, value_name = "LEVEL", global = true)]
+    pub log_level: Option<LevelFilter>,
 
     /// What happens when the program makes a system call that it does not need: kill, log, trap or
     /// none

@@ -25,4 +25,5 @@ pub mod sandbox;
 pub mod serve;
 pub mod share;
 pub mod state_log;
+pub mod status;
 pub mod xdr;

@@ -10,10 +10,8 @@ use gangplank_service::{error_chain, logging, signals};
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let options = logging::Options {
-        filter: std::env::var("RUST_LOG").ok(),
-        ..logging::Options::new("gangplank-nfs", args.log_level)
-    };
+    let filter = std::env::var("RUST_LOG").ok();
+    let options = logging::Options::chosen("gangplank-nfs", args.log_level, filter);
     if let Err(error) = logging::start(&options) {
         return fail(&error_chain(&error), 1);
     }

@@ -16,7 +16,7 @@ pub const PROGRAM: Manual = Manual {
          networks that you trust, and leave root_squash on where you can.",
     ],
     exit_status: &[
-        ("0", "Told to end by SIGTERM, SIGINT or SIGHUP."),
+        ("0", "Told to end by SIGTERM or SIGINT."),
         ("1", "It failed; standard error says why."),
         ("2", "The command line or the configuration is wrong."),
     ],
@@ -26,9 +26,16 @@ pub const PROGRAM: Manual = Manual {
     )],
     environment: &[(
         "RUST_LOG",
-        "What to log, by module, such as gangplank_nfs::nfs3=debug. It overrides --log-level.",
+        "What to log, by module, such as gangplank_nfs::nfs3=debug. --log-level overrides it.",
     )],
-    signals: &[("SIGTERM, SIGINT, SIGHUP", "The server ends at once.")],
+    signals: &[
+        ("SIGTERM, SIGINT", "The server ends at once."),
+        (
+            "SIGUSR1, SIGHUP",
+            "Writes to the log whether the daemon is connected, and how many connections and locks \
+             clients have.",
+        ),
+    ],
     examples: &[
         (
             "Serve what a configuration says:",

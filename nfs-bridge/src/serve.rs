@@ -7,12 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gangplank_sandbox::seccomp::Seccomp;
-use gangplank_service::signals::{Signals, TERMINATION};
+use gangplank_service::signals::{STATUS, Signals, TERMINATION};
 use gangplank_service::{readiness, rlimit};
 use log::{info, warn};
 use nfs3_types::portmap::{IPPROTO_TCP, IPPROTO_UDP, PMAP_PORT, mapping};
 use nfs3_types::{mount, nfs3, portmap};
-use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::config::{ConfigError, FileConfig};
 use crate::exports::{ExportError, Exports, Rule};
@@ -33,6 +32,7 @@ use crate::share::Share;
 use crate::share::connector::Connector;
 use crate::share::store::Store;
 use crate::state_log::LogError;
+use crate::status::{self, StatusSource};
 
 /// Threads that execute calls.
 const DEFAULT_WORKERS: u16 = 16;
@@ -233,14 +233,14 @@ impl HostSockets {
         server: &Arc<Server>,
         for_datagrams: &Arc<Server>,
         client: &Arc<RpcClient>,
+        connections: &Arc<Connections>,
         busy_poll: Duration,
     ) -> io::Result<()> {
-        let connections = Arc::new(Connections::default());
         for listener in self.streams {
             host::accept(
                 Arc::clone(server),
                 listener,
-                Arc::clone(&connections),
+                Arc::clone(connections),
                 busy_poll,
             )?;
         }
@@ -280,7 +280,8 @@ pub fn run(args: &ServeArgs, seccomp: Seccomp) -> Result<(), ServeError> {
     }
     rlimit::raise_descriptor_limit();
     // Before any thread starts, so that all threads leave the signals to this one.
-    let signals = Signals::block(TERMINATION).map_err(system("take over signals"))?;
+    let signals = Signals::block(TERMINATION.into_iter().chain(STATUS))
+        .map_err(system("take over signals"))?;
     let store = match &args.state {
         Some(directory) => Store::open(directory)?,
         None => {
@@ -308,7 +309,7 @@ pub fn run(args: &ServeArgs, seccomp: Seccomp) -> Result<(), ServeError> {
     let workers = args.workers.unwrap_or(DEFAULT_WORKERS).into();
     let busy_poll = args.busy_poll.unwrap_or(DEFAULT_BUSY_POLL);
     let busy_poll = Duration::from_micros(busy_poll.into());
-    let connector = Connector::start(backend, limit, busy_poll);
+    let connector = Connector::start(backend.clone(), limit, busy_poll);
     let connector = connector.map_err(system("start a thread"))?;
     let share = Share::new(connector, store, exports)
         .map_err(|error| system("get random numbers")(error.into()))?;
@@ -327,9 +328,10 @@ pub fn run(args: &ServeArgs, seccomp: Seccomp) -> Result<(), ServeError> {
     let server = Arc::new(Server::new(programs.at(port, &client)));
     // A datagram to the port mapper is answered at once, by the thread that received it.
     let for_datagrams = Arc::new(Server::new(vec![port_mapper(port)]));
+    let connections = Arc::new(Connections::default());
     server
         .start(workers)
-        .and_then(|()| sockets.serve(&server, &for_datagrams, &client, busy_poll))
+        .and_then(|()| sockets.serve(&server, &for_datagrams, &client, &connections, busy_poll))
         .map_err(system("start a thread"))?;
     let mut own_client = None;
     if let Some(own) = &mut own {
@@ -346,7 +348,14 @@ pub fn run(args: &ServeArgs, seccomp: Seccomp) -> Result<(), ServeError> {
         _ => (!args.listen.is_empty()).then(|| Arc::clone(&client)),
     });
     readiness::ready("serving");
-    wait(&signals).map_err(system("wait for signals"))?;
+    let status = StatusSource {
+        daemon: backend,
+        share: programs.share,
+        locks: programs.locks,
+        connections,
+        own_address: own_client.map(|(address, _)| address),
+    };
+    status::wait(&signals, &status).map_err(system("wait for signals"))?;
     readiness::stopping();
     Ok(())
 }
@@ -434,18 +443,4 @@ fn port_mapper(port: u16) -> Arc<dyn Program> {
         mapped(nsm::PROGRAM, nsm::VERSION, IPPROTO_UDP, port),
     ];
     Arc::new(Portmap::new(mappings))
-}
-
-/// Waits for a signal that ends the program.
-fn wait(signals: &Signals) -> io::Result<()> {
-    loop {
-        if let Some(signal) = signals.take()? {
-            info!("{signal}: ending");
-            return Ok(());
-        }
-        match poll(&mut [PollFd::new(signals, PollFlags::IN)], None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-    }
 }

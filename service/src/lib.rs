@@ -14,6 +14,7 @@ pub mod error_chain;
 pub mod fd_store;
 pub mod first_few;
 pub mod fnv;
+pub mod group;
 pub mod http;
 pub mod logging;
 pub mod manual;

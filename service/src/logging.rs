@@ -180,6 +180,13 @@ fn start_stderr(options: &Options) -> Result<(), Error> {
     Ok(())
 }
 
+/// Writes a status to the log, line by line.
+pub fn log_status(text: &str) {
+    for line in text.lines().filter(|line| !line.is_empty()) {
+        log::info!("status: {line}");
+    }
+}
+
 /// Whether the process has left its standard error.
 static HAS_LEFT: AtomicBool = AtomicBool::new(false);
 

@@ -31,6 +31,9 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket
 pub use self::error::BindError;
 use crate::owned_file::{FileId, OwnedFile, directory_of, open_directory_of};
 
+/// The mode of a socket for a group. Connecting takes write permission.
+const OWNER_AND_GROUP: Mode = Mode::from_raw_mode(0o660);
+
 /// Connections that may wait to be accepted (`listen(2)`). Further ones wait in `connect`.
 const BACKLOG: i32 = 128;
 
@@ -84,13 +87,13 @@ impl OwnedListener {
         })
     }
 
-    /// Like [`bind`](Self::bind), for the members of `group` too if `mode` says so.
+    /// Like [`bind`](Self::bind), for the owner and the members of `group`.
     ///
     /// # Errors
     /// As [`bind`](Self::bind); also if this process may not give its files to the group.
-    pub fn bind_for_group(path: &Path, mode: Mode, group: Gid) -> Result<Self, BindError> {
+    pub fn bind_for_group(path: &Path, group: Gid) -> Result<Self, BindError> {
         SocketPath::open(path)?.bind(&Permissions {
-            mode: Some(mode),
+            mode: Some(OWNER_AND_GROUP),
             group: Some(group),
             are_packets: false,
         })

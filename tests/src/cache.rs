@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
 use rustix::fs::FlockOperation;
@@ -37,6 +38,15 @@ pub fn dir() -> Result<PathBuf> {
     Ok(dir)
 }
 
+/// How somebody at a terminal is told what is made for the cache.
+static TELL: OnceLock<fn(&str)> = OnceLock::new();
+
+/// Has `tell` tell somebody at a terminal what is made for the cache, in place of a line on standard
+/// error. The first call counts.
+pub fn tell_by(tell: fn(&str)) {
+    let _ = TELL.set(tell);
+}
+
 /// Makes `<cache>/<name>` by `make` unless an earlier run has already done so.
 ///
 /// `make` gets a path that does not exist yet and leaves a file or directory there. It is moved
@@ -69,7 +79,8 @@ pub fn once(name: &str, make: impl FnOnce(&Path) -> Result<()>) -> Result<PathBu
     }
     // Downloads and builds take minutes, in which somebody at a terminal would see nothing.
     if std::io::stderr().is_terminal() {
-        eprintln!("(once: making {name} for the guest cache)");
+        let text = format!("(once: making {name} for the guest cache)");
+        TELL.get_or_init(|| |text| eprintln!("{text}"))(&text);
     }
     make(&making).with_context(|| format!("making {} for the guest cache", wanted.display()))?;
     fs::rename(&making, &wanted)

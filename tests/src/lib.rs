@@ -18,6 +18,7 @@ pub mod guest;
 pub mod guest_fixture;
 pub mod guest_suite;
 pub mod guest_work;
+pub mod harmless_signals;
 pub mod hosts;
 pub mod mapping;
 pub mod memory_cgroup;

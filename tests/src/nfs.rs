@@ -82,6 +82,12 @@ impl NfsServer {
         Ok(())
     }
 
+    /// Its process ID.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Whether it still runs.
     ///
     /// # Errors

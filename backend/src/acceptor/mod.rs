@@ -146,10 +146,15 @@ pub fn accept_guests(means: Means<'_>, predecessor: Option<Predecessor>) -> Resu
             process::exit(FAILURE);
         }
         let mut is_stopping = ready.supervisor_has_ended;
+        let mut logs_status = false;
         while let Some(signal) = acceptor.means.signals.take().map_err(Error::Signals)? {
-            // SIGHUP is the supervisor's. So is the end, if guests are to outlive it.
-            is_stopping |=
-                !matches!(signal, Signal::SIGCHLD | Signal::SIGHUP) && !acceptor.means.has_holder;
+            match signal {
+                Signal::SIGUSR1 => logs_status = true,
+                // SIGHUP is the supervisor's.
+                Signal::SIGCHLD | Signal::SIGHUP => {}
+                // So is the end, if guests are to outlive it.
+                _ => is_stopping |= !acceptor.means.has_holder,
+            }
         }
         if is_stopping {
             break;
@@ -163,6 +168,9 @@ pub fn accept_guests(means: Means<'_>, predecessor: Option<Predecessor>) -> Resu
             acceptor.hand_over();
         }
         acceptor.hear_guests();
+        if logs_status {
+            acceptor = acceptor.log_status();
+        }
         if let Some(kind) = ready.is_asked {
             acceptor = acceptor.report(kind);
         }

@@ -1,9 +1,9 @@
 //! Clients that ask for the status or the metrics: each gets a process of its own, which lives for
 //! some seconds. The acceptor reads nothing from them, and knows only how many there are.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
-use gangplank_service::rate_limited;
+use gangplank_service::{logging, rate_limited};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, Signal, WaitOptions, set_parent_process_death_signal, waitpid};
 use rustix::time::ClockId;
@@ -14,6 +14,7 @@ use crate::status::answer::{self, Kind, MAX_CLIENTS};
 use crate::status::model::Status;
 use crate::status::snapshot::Room;
 use crate::status::sockets::Listeners;
+use crate::status::table::table;
 use crate::sys::clock;
 use crate::sys::process::{self, Forked};
 
@@ -62,12 +63,37 @@ pub(super) fn is_running(process: Pid) -> bool {
 
 impl Acceptor<'_> {
     /// Accepts the next client and forks a process that answers it.
-    pub(super) fn report(mut self, kind: Kind) -> Self {
+    pub(super) fn report(self, kind: Kind) -> Self {
         let Some(connection) = self.reporters.listeners.accept(kind) else {
             return self;
         };
+        self.fork_reporter(kind, move |acceptor| {
+            // What is the guests' and the daemon's is dropped with it.
+            let status = move || acceptor.status();
+            if let Err(error) = answer::answer(connection.as_fd(), kind, status) {
+                log::debug!("a client did not get the status: {error}");
+            }
+        })
+    }
+
+    /// Forks a process that writes the status to the log. One signal after another starts no more of
+    /// them than there may be clients.
+    pub(super) fn log_status(mut self) -> Self {
+        self.reporters
+            .processes
+            .retain(|(_, process)| is_running(*process));
+        match self.reporters.count(Kind::Control) < MAX_CLIENTS {
+            true => self.fork_reporter(Kind::Control, |acceptor| {
+                logging::log_status(&table(&acceptor.status()));
+            }),
+            false => self,
+        }
+    }
+
+    /// Forks a process that does `report`, and counts it among those of `kind`.
+    fn fork_reporter(mut self, kind: Kind, report: impl FnOnce(Self)) -> Self {
         match process::fork() {
-            Ok(Forked::Child) => self.answer(kind, &connection),
+            Ok(Forked::Child) => self.report_and_end(report),
             Ok(Forked::Parent(process)) => self.reporters.processes.push((kind, process)),
             Err(error) => {
                 rate_limited!(error, "cannot start a process to tell the status: {error}");
@@ -78,7 +104,7 @@ impl Acceptor<'_> {
     }
 
     /// In the forked process.
-    fn answer(self, kind: Kind, connection: &OwnedFd) -> ! {
+    fn report_and_end(self, report: impl FnOnce(Self)) -> ! {
         let _ = set_parent_process_death_signal(Some(Signal::KILL));
         if let Err(error) = sandbox::confine_reporter(&self.means.confined) {
             rate_limited!(
@@ -87,11 +113,7 @@ impl Acceptor<'_> {
             );
             process::exit(1)
         }
-        // What is the guests' and the daemon's is dropped with it.
-        let status = move || self.status();
-        if let Err(error) = answer::answer(connection.as_fd(), kind, status) {
-            log::debug!("a client did not get the status: {error}");
-        }
+        report(self);
         process::exit(0)
     }
 

@@ -394,8 +394,10 @@ impl<'a> Keeper<'a> {
     }
 }
 
-/// The signal that a worker has ended.
+/// The signal that a worker has ended. Another one wakes the worker's threads, and the acceptor has
+/// it blocked.
 fn child_signals() -> io::Result<Signals> {
+    process::unblock_wake_signal()?;
     Signals::block([signals::Signal::SIGCHLD])
 }
 

@@ -199,6 +199,7 @@ impl Daemon {
             match signal {
                 Signal::SIGCHLD => {}
                 Signal::SIGHUP => self.reload(),
+                Signal::SIGUSR1 => self.shares.iter().for_each(ShareProcess::log_status),
                 _ => self.end_all(),
             }
         }

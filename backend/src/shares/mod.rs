@@ -34,7 +34,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use gangplank_service::signals::{Signal, Signals, TERMINATION};
+use gangplank_service::signals::{STATUS, Signal, Signals, TERMINATION};
 use gangplank_service::watchdog::Watchdog;
 use gangplank_service::{activation, fd_store, logging};
 use thiserror::Error;
@@ -199,7 +199,8 @@ pub fn run(plan: Plan) -> Result<u8, Error> {
     let passed = take_sockets()?;
     logging::start(&plan.logging)?;
     set_signal_dispositions().map_err(Error::Wait)?;
-    let wanted = TERMINATION.into_iter().chain([Signal::SIGCHLD]);
+    let wanted = TERMINATION.into_iter().chain(STATUS);
+    let wanted = wanted.chain([Signal::SIGCHLD]);
     let signals = Signals::block(wanted).map_err(Error::Wait)?;
     let program = Program::running().map_err(system("find the program's own file"))?;
     let sockets = Sockets::bind(&plan.status)?;

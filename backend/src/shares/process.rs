@@ -235,6 +235,14 @@ impl ShareProcess {
         }
     }
 
+    /// Has it write its status to the log.
+    pub fn log_status(&self) {
+        if let (Phase::Serving, Some(process)) = (&self.phase, self.process) {
+            // One that has just ended has no status.
+            let _ = kill_process(process, Signal::USR1);
+        }
+    }
+
     /// Whether it has no process and is not to have one.
     #[must_use]
     pub fn has_ended(&self) -> bool {

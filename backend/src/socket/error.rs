@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use gangplank_service::group;
 use gangplank_service::unix_listener::BindError;
 use thiserror::Error;
 
@@ -36,17 +37,9 @@ pub enum Error {
         /// Who, in words.
         owner: String,
     },
-    /// `--socket-group` names nobody.
-    #[error("--socket-group: there is no group {0:?}")]
-    NoGroup(String),
-    /// Groups cannot be looked up.
-    #[error("cannot look up group {group:?}")]
-    Group {
-        /// The group.
-        group: String,
-        /// Why.
-        source: io::Error,
-    },
+    /// The group that may connect is not known.
+    #[error("--socket-group")]
+    Group(#[from] group::Error),
     /// `--fd` is not open.
     #[error("--fd: descriptor {fd} cannot be used")]
     Descriptor {

@@ -20,5 +20,5 @@ pub mod model;
 pub mod options;
 pub mod snapshot;
 pub mod sockets;
-mod table;
+pub mod table;
 mod watch;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::model::{Guest, Operation, Status};
 
 /// The whole status: the daemon, a line for each guest, and for each its operations.
-pub(super) fn table(status: &Status) -> String {
+pub fn table(status: &Status) -> String {
     if let Some(shares) = &status.shares {
         let shares: Vec<String> = shares.iter().map(table).collect();
         return shares.join("\n");

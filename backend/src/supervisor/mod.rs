@@ -366,6 +366,11 @@ impl Supervisor {
                     plan.reload = true;
                     continue;
                 }
+                // The acceptor knows the guests.
+                Signal::SIGUSR1 => {
+                    self.signal_acceptor(rustix_process::Signal::USR1)?;
+                    continue;
+                }
                 _ => {}
             }
             if self.held.holding.is_in_use() {

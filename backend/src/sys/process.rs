@@ -1,16 +1,17 @@
-//! The process: forking, namespaces, inherited descriptors, ignored signals, group names.
+//! The process: forking, namespaces, inherited descriptors, ignored signals.
 #![allow(
     unsafe_code,
     reason = "fork, unshare, signal and descriptors given by number have no safe wrapper"
 )]
 
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use gangplank_service::signals;
 use rustix::process::{Pid, Signal, set_parent_process_death_signal};
 use rustix::thread::UnshareFlags;
 
@@ -316,7 +317,8 @@ pub fn close_range(first: u32, last: u32) -> io::Result<()> {
 }
 
 /// Signals whose default ends a process, and that must not end the daemon.
-const IGNORED: [libc::c_int; 9] = [
+const IGNORED: [libc::c_int; 10] = [
+    libc::SIGXCPU,
     libc::SIGXFSZ,
     libc::SIGUSR1,
     libc::SIGUSR2,
@@ -333,14 +335,15 @@ const IGNORED: [libc::c_int; 9] = [
 ///
 /// - SIGXFSZ is ignored, so that a write beyond the limit of file sizes (`RLIMIT_FSIZE`) fails with
 ///   EFBIG instead of ending the process.
-/// - SIGUSR1, SIGUSR2 and others that mean nothing here are ignored. By default they would end the
-///   process. A worker installs its own handler of SIGUSR1 later.
+/// - SIGUSR1, SIGUSR2, real-time signals and others that mean nothing here are ignored. By default
+///   they would end the process. Supervisor and acceptor take SIGUSR1 from a descriptor, and a worker
+///   installs its own handler of it later.
 /// - SIGHUP has its default, because it asks for a reload also where nohup(1) started the daemon.
 /// - SIGCHLD has its default, because the kernel reports no ended processes while it is ignored.
 /// - SIGUSR1, which wakes blocked threads ([`super::interrupt`]), is not blocked.
 ///
 /// # Errors
-/// Those of sigprocmask(2).
+/// Those of sigprocmask(2) and rt_sigaction(2).
 pub fn set_signal_dispositions() -> io::Result<()> {
     for signal in IGNORED {
         // SAFETY: an ignored signal runs no handler.
@@ -350,6 +353,16 @@ pub fn set_signal_dispositions() -> io::Result<()> {
         // SAFETY: as above, for a signal with its default.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
+    signals::ignore_real_time()?;
+    unblock_wake_signal()
+}
+
+/// Unblocks SIGUSR1, which wakes blocked threads ([`super::interrupt`]), in the calling thread and in
+/// those that it starts later.
+///
+/// # Errors
+/// Those of sigprocmask(2).
+pub fn unblock_wake_signal() -> io::Result<()> {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: `set` is writable; the call initialises all of it.
     unsafe { libc::sigemptyset(set.as_mut_ptr()) };
@@ -364,46 +377,9 @@ pub fn set_signal_dispositions() -> io::Result<()> {
     }
 }
 
-/// The id of the group `name`; `None` if it does not exist.
-///
-/// # Errors
-/// Those of getgrnam_r(3).
-pub fn group_id(name: &CStr) -> io::Result<Option<u32>> {
-    // Some groups have thousands of members, and the call returns them all.
-    let mut buffer = vec![0; 1 << 20];
-    let mut group = MaybeUninit::<libc::group>::uninit();
-    let mut found = std::ptr::null_mut();
-    // SAFETY: all pointers refer to live, writable values; the length is the buffer's.
-    let code = unsafe {
-        libc::getgrnam_r(
-            name.as_ptr(),
-            group.as_mut_ptr(),
-            buffer.as_mut_ptr(),
-            buffer.len(),
-            &raw mut found,
-        )
-    };
-    if found.is_null() {
-        // POSIX allows several codes for a group that does not exist.
-        return match code {
-            0 | libc::ENOENT | libc::ESRCH | libc::EBADF | libc::EPERM => Ok(None),
-            code => Err(io::Error::from_raw_os_error(code)),
-        };
-    }
-    // SAFETY: a non-null result means that `group` is initialised.
-    let group = unsafe { group.assume_init() };
-    Ok(Some(group.gr_gid))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn group_id_known_and_unknown() {
-        assert_eq!(group_id(c"root").unwrap(), Some(0));
-        assert_eq!(group_id(c"no such group here").unwrap(), None);
-    }
 
     #[test]
     fn a_close_that_waits_does_not_hold_its_caller_up() {

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use gangplank_sandbox::seccomp::Seccomp;
-use nix::sys::signal::{SigSet, Signal};
+use gangplank_service::signals::{STATUS, TERMINATION};
+use nix::sys::signal::SigSet;
 
 use super::args::ForwardArgs;
 use super::forwarder::Forward;
@@ -58,7 +59,7 @@ pub enum ForwardError {
 pub fn run(args: &ForwardArgs, seccomp: Seccomp) -> Result<(), ForwardError> {
     // Before any thread starts, so that all threads leave the signals to the one that waits for
     // them.
-    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGUSR1]);
+    let signals = SigSet::from_iter(TERMINATION.into_iter().chain(STATUS));
     signals
         .thread_block()
         .map_err(|errno| ForwardError::System {

@@ -4,14 +4,17 @@ use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
 use gangplank_sandbox::seccomp::Seccomp;
+use gangplank_service::readiness;
+use gangplank_service::signals::{STATUS, TERMINATION};
+use gangplank_service::watchdog::Watchdog;
 use log::{info, warn};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::SigSet;
 use serde_json::{Value, json};
 
 use super::config::{Block, CarrierKind, Config, ConfigError, Fault};
@@ -155,7 +158,7 @@ pub fn run(args: &ServeArgs, seccomp: Seccomp) -> Result<(), ServeError> {
     }
     // Before any thread starts, so that all threads leave the signals to the one that waits for
     // them.
-    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGUSR1]);
+    let signals = SigSet::from_iter(TERMINATION.into_iter().chain(STATUS));
     signals.thread_block().map_err(|errno| ServeError::System {
         what: "take over signals",
         source: errno.into(),
@@ -213,13 +216,33 @@ pub fn run(args: &ServeArgs, seccomp: Seccomp) -> Result<(), ServeError> {
         })?);
     }
     await_signals(signals, parts, tell)?;
-    let ended = told.recv().ok().flatten();
+    readiness::ready("Serving DVS machines");
+    let ended = wait_for_end(&told);
+    readiness::stopping();
     stop.store(true, Ordering::Relaxed);
     for thread in threads {
         // The thread has ended, or panicked, which is logged.
         let _ = thread.join();
     }
     ended.map_or(Ok(()), Err)
+}
+
+/// Waits for a signal, or for the end of a server, with its error. Tells the service manager that the
+/// program is alive.
+fn wait_for_end(told: &Receiver<Option<ServeError>>) -> Option<ServeError> {
+    let Some(mut watchdog) = Watchdog::from_environment() else {
+        return told.recv().ok().flatten();
+    };
+    loop {
+        match told.recv_timeout(watchdog.left()) {
+            Err(RecvTimeoutError::Timeout) => {
+                if watchdog.is_due() {
+                    watchdog.alive();
+                }
+            }
+            ended => return ended.ok().flatten(),
+        }
+    }
 }
 
 /// Prints what would be served. Fails if this machine cannot serve it.
@@ -284,9 +307,7 @@ fn await_signals(
         if let Ok(signal) = status::await_end(&signals, &parts) {
             info!("{signal}: ending; another signal ends at once");
             let _ = tell.send(None);
-            let mut ending = signals;
-            ending.remove(Signal::SIGUSR1);
-            if ending.thread_unblock().is_ok() {
+            if SigSet::from_iter(TERMINATION).thread_unblock().is_ok() {
                 loop {
                     thread::park();
                 }

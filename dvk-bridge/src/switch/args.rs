@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use gangplank_sandbox::seccomp::Seccomp;
-use gangplank_service::signals::{Signal, Signals};
+use gangplank_service::signals::{STATUS, Signals};
 
 use super::bind_permissions::Rule;
 use super::config::{SwitchConfig, SwitchError};
@@ -71,7 +71,7 @@ impl From<&SwitchArgs> for SwitchConfig {
 /// Runs a switch until the process ends.
 pub fn run(args: &SwitchArgs, seccomp: Seccomp) -> Result<(), SwitchError> {
     let mut switch = Switch::new(args.into())?;
-    let signals = Signals::block([Signal::SIGUSR1]).map_err(SwitchError::Wait)?;
+    let signals = Signals::block(STATUS).map_err(SwitchError::Wait)?;
     switch.log_state_at(signals);
     let sockets = [Some(&args.socket), args.status.as_ref()];
     let needs = Needs {

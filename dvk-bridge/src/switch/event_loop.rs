@@ -5,9 +5,9 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use gangplank_service::rate_limited;
 use gangplank_service::signals::Signals;
 use gangplank_service::unix_listener::OwnedListener;
+use gangplank_service::{logging, rate_limited};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 use rustix::fd::OwnedFd;
 use rustix::fs::Mode;
@@ -110,9 +110,7 @@ impl Switch {
                 && ready.signals
                 && let Ok(Some(_)) = signals.take()
             {
-                for line in self.report().lines() {
-                    log::info!("status: {line}");
-                }
+                logging::log_status(&self.report());
             }
         }
     }

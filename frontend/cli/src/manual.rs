@@ -20,7 +20,7 @@ pub const MODEL: Manual = Manual {
          process that it starts by itself keeps the devices until the next device model continues.",
     ],
     exit_status: &[
-        ("0", "Done, or told to end by SIGTERM, SIGINT or SIGHUP."),
+        ("0", "Done, or told to end by SIGTERM or SIGINT."),
         ("1", "A device could not be served, or ended early."),
         ("2", "The command line or the configuration is wrong."),
     ],
@@ -31,10 +31,13 @@ pub const MODEL: Manual = Manual {
     environment: &[RUST_LOG],
     signals: &[
         (
-            "SIGTERM, SIGINT, SIGHUP",
+            "SIGTERM, SIGINT",
             "The device model ends; the guests' devices stay for the next one.",
         ),
-        ("SIGUSR1", "Writes the status of each device to the log."),
+        (
+            "SIGUSR1, SIGHUP",
+            "Writes the status of each device to the log.",
+        ),
     ],
     examples: &[
         (
@@ -62,7 +65,7 @@ pub const RELAY: Manual = Manual {
          the relay; requests and data go between guest and daemon directly.",
     ],
     exit_status: &[
-        ("0", "Done, or told to end by SIGTERM, SIGINT or SIGHUP."),
+        ("0", "Done, or told to end by SIGTERM or SIGINT."),
         ("1", "It failed, or the running relay refused the command."),
         ("2", "The command line is wrong."),
     ],
@@ -70,10 +73,13 @@ pub const RELAY: Manual = Manual {
     environment: &[RUST_LOG],
     signals: &[
         (
-            "SIGTERM, SIGINT, SIGHUP",
+            "SIGTERM, SIGINT",
             "The relay ends, and its guests lose their devices.",
         ),
-        ("SIGUSR1", "Writes the state of each guest to the log."),
+        (
+            "SIGUSR1, SIGHUP",
+            "Writes the state of each guest to the log.",
+        ),
     ],
     examples: &[
         (

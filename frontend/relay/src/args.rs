@@ -26,6 +26,15 @@ pub struct RelayArgs {
     #[arg(long, value_name = "PATH")]
     pub listen: Option<PathBuf>,
 
+    /// Group that may connect to that socket, beside its owner [default: whoever the umask permits]
+    #[arg(
+        long,
+        value_name = "GROUP",
+        requires = "listen",
+        overrides_with = "socket_group"
+    )]
+    pub socket_group: Option<String>,
+
     /// The daemon's socket; it need not exist yet
     #[arg(long, value_name = "PATH", required = true)]
     pub backend: Option<PathBuf>,
@@ -176,6 +185,7 @@ mod tests {
             "--listen a --backend b --num-request-queues 256",
             "--listen a --backend b status --control c",
             "--listen a --backend b --holder-limit 9",
+            "--backend b --socket-group kvm",
             "--listen a --backend b --holder h --holder-time 0",
         ] {
             assert!(parse(wrong).is_err(), "{wrong}");

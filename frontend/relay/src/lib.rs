@@ -33,13 +33,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use args::{RelayAction, RelayArgs};
-use gangplank_service::activation;
 use gangplank_service::logging;
 use gangplank_service::logging::LinePrefix;
 use gangplank_service::output::Output;
 use gangplank_service::rlimit::raise_descriptor_limit;
-use gangplank_service::signals::{Signal, Signals, TERMINATION};
+use gangplank_service::signals::{STATUS, Signals, TERMINATION};
 use gangplank_service::unix_listener::OwnedListener;
+use gangplank_service::{activation, group};
 use log::info;
 use rustix::fs::Mode;
 pub use serve::Error;
@@ -59,7 +59,7 @@ const TAG_WAIT: Duration = Duration::from_secs(10);
 /// Time that a running relay has to answer a command; it waits for requests in flight.
 const CONTROL_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// Runs a relay until SIGTERM, SIGINT or SIGHUP. With an action, sends a command to a running relay
+/// Runs a relay until SIGTERM or SIGINT. With an action, sends a command to a running relay
 /// and writes its answer to `out`. A `filter` in env_logger's form replaces the options of the log.
 ///
 /// # Errors
@@ -123,8 +123,7 @@ fn serve(args: &RelayArgs, filter: Option<&str>) -> Result<(), Error> {
         )
     })?;
     raise_descriptor_limit();
-    let signals =
-        Signals::block(TERMINATION.into_iter().chain([Signal::SIGUSR1])).map_err(Error::Wait)?;
+    let signals = Signals::block(TERMINATION.into_iter().chain(STATUS)).map_err(Error::Wait)?;
     let control = args.control.as_deref();
     let control = control.map(|path| OwnedListener::bind(path, Some(Mode::RUSR | Mode::WUSR)));
     let control = control.transpose()?;
@@ -132,7 +131,11 @@ fn serve(args: &RelayArgs, filter: Option<&str>) -> Result<(), Error> {
     let holder = holder.transpose()?;
     let (listener, place) = match (&args.listen, inherited) {
         (Some(listen), _) => {
-            let listener = OwnedListener::bind(listen, None)?;
+            let group = args.socket_group.as_deref().map(group::id).transpose()?;
+            let listener = match group {
+                Some(group) => OwnedListener::bind_for_group(listen, group)?,
+                None => OwnedListener::bind(listen, None)?,
+            };
             (listener, listen.display().to_string())
         }
         (None, Some(inherited)) => {

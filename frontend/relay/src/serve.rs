@@ -13,11 +13,11 @@ use gangplank_service::activation;
 use gangplank_service::peer_cred::PeerCred;
 use gangplank_service::rate_limit::{self, set_thread_peer};
 use gangplank_service::readiness;
-use gangplank_service::signals::{Signal, Signals};
+use gangplank_service::signals::{STATUS, Signals};
 use gangplank_service::unix_listener::{BindError, OwnedListener};
 use gangplank_service::watchdog::Watchdog;
-use gangplank_service::{logging, rate_limited};
-use log::{debug, info};
+use gangplank_service::{group, logging, rate_limited};
+use log::debug;
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
@@ -42,6 +42,9 @@ pub enum Error {
     /// A socket cannot be created.
     #[error(transparent)]
     Listen(#[from] BindError),
+    /// The group that may connect is not known.
+    #[error("--socket-group")]
+    Group(#[from] group::Error),
     /// The service manager's socket cannot be used.
     #[error(transparent)]
     Activation(#[from] activation::Error),
@@ -134,7 +137,7 @@ impl Relay {
             }
             self.guests.retain(|guest| !guest.thread.is_finished());
             match signals.take().map_err(Error::Wait)? {
-                Some(Signal::SIGUSR1) => self.report(),
+                Some(signal) if STATUS.contains(&signal) => self.report(),
                 Some(_) => {
                     readiness::stopping();
                     return Ok(());
@@ -153,9 +156,7 @@ impl Relay {
     fn report(&mut self) {
         self.send_to_guests(Command::Status, |answer| {
             let (Ok(text) | Err(text)) = answer;
-            for line in text.lines() {
-                info!("status: {line}");
-            }
+            logging::log_status(&text);
         });
     }
 

@@ -1,6 +1,6 @@
 //! The connections of the host's sockets, and what each has to do.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Instant;
@@ -74,6 +74,16 @@ impl Connections {
         };
         table.open.insert(id, open);
         Some((id, activity))
+    }
+
+    /// The clients, by address, with their numbers of connections.
+    #[must_use]
+    pub fn by_client(&self) -> Vec<(IpAddr, usize)> {
+        let mut clients = BTreeMap::new();
+        for open in self.0.lock().open.values() {
+            *clients.entry(open.client).or_default() += 1;
+        }
+        clients.into_iter().collect()
     }
 
     pub(super) fn remove(&self, id: u64) {

@@ -26,7 +26,7 @@ use super::daemon_file::{Answer, DaemonFile};
 use super::message::{self, Holder, LockArgs, Status};
 use super::range::{Held, Range};
 use super::state::{State, Unconfirmed, Waiter};
-use super::table::{ClientId, Full, Owner};
+use super::table::{ClientId, Full, Owner, Totals};
 use crate::rpc::client::{ClientCall, RpcClient};
 use crate::share::Share;
 use crate::share::connection::Connection;
@@ -128,6 +128,12 @@ impl Locks {
     #[must_use]
     pub fn in_grace(&self) -> bool {
         self.grace_end.is_some_and(|end| Instant::now() < end)
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.state.lock().table.totals()
     }
 
     /// A lock that is in the way of `wanted`.

@@ -68,6 +68,19 @@ struct Counts {
     state: u32,
 }
 
+/// How many locks there are, of all clients.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Totals {
+    /// Files with locks, or with somebody who waits for one.
+    pub files: usize,
+    /// Clients with locks.
+    pub clients: usize,
+    /// Locked ranges.
+    pub ranges: usize,
+    /// Locks that are waited for.
+    pub waiters: usize,
+}
+
 /// The limit of a client, or of clients, is reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Full;
@@ -96,6 +109,18 @@ impl<F> Table<F> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.files.is_empty()
+    }
+
+    /// How many locks there are.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        let counts = || self.clients.values();
+        Totals {
+            files: self.files.len(),
+            clients: counts().filter(|one| one.owners > 0).count(),
+            ranges: counts().map(|one| one.ranges).sum(),
+            waiters: counts().map(|one| one.waiters).sum(),
+        }
     }
 
     /// The files with locks.
@@ -327,6 +352,31 @@ mod tests {
         table.begin(FILE, owner, b"oh", || ()).unwrap();
         table.lock(FILE, owner, ALL);
         table
+    }
+
+    #[test]
+    fn totals_count_what_clients_have() {
+        let one = owner(15, 7);
+        let mut table = holding(&one);
+        table.begin(FILE, &owner(16, 1), b"", || ()).unwrap();
+        table.begin_wait(FILE, &owner(16, 1)).unwrap();
+        let totals = Totals {
+            files: 1,
+            clients: 2,
+            ranges: 1,
+            waiters: 1,
+        };
+        assert_eq!(table.totals(), totals);
+        table.unlock(FILE, &one, Range::ALL);
+        table.tidy(FILE, &one, |(), _| ());
+        assert_eq!(
+            table.totals(),
+            Totals {
+                clients: 1,
+                ranges: 0,
+                ..totals
+            }
+        );
     }
 
     #[test]

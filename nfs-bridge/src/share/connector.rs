@@ -96,6 +96,12 @@ impl Connector {
         state.current.clone().ok_or(Failure::NoDaemon)
     }
 
+    /// Whether a daemon is connected.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.shared.state.lock().current.is_some()
+    }
+
     /// Reports that a connection is lost.
     pub fn lost(&self, connection: &Connection) {
         let mut state = self.shared.state.lock();

@@ -130,6 +130,12 @@ impl Share {
         Ok(connection)
     }
 
+    /// Whether a daemon is connected.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.connector.is_connected()
+    }
+
     /// Notes a failure that a procedure met.
     pub fn met(&self, connection: &Connection, failure: &Failure) {
         if failure.is_daemon_lost() {

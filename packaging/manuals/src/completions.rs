@@ -22,7 +22,7 @@ pub const VALUES: &[(&str, &str, &[&str])] = &[
         &["never", "metadata", "auto", "always"],
     ),
     ("gangplankd", "sandbox", &["namespace", "chroot", "none"]),
-    ("gangplankd", "locks", &["host", "guest"]),
+    ("gangplankd", "locks", &["auto", "host", "guest"]),
     ("gangplankd", "ownership", &["host", "mapped"]),
     ("gangplankd", "posix-acl", &["never", "auto", "always"]),
     ("gangplankd", "security-label", &["never", "auto", "always"]),
@@ -140,6 +140,22 @@ mod tests {
             }
             let refusal = parses(program, option, "rubbish").expect_err(option);
             assert!(refusal.contains(option), "{program}: {refusal}");
+            // The values that the program names are all that it takes.
+            let named = refusal.split("expected ").nth(1);
+            let named = named.and_then(|rest| rest.lines().next());
+            let Some(named) = named else {
+                // Its parser is another's, and names none.
+                assert_eq!(*option, "log-level", "{refusal}");
+                continue;
+            };
+            let mut named: Vec<&str> = named
+                .split(", ")
+                .flat_map(|few| few.split(" or "))
+                .collect();
+            let mut offered = values.to_vec();
+            named.sort_unstable();
+            offered.sort_unstable();
+            assert_eq!(named, offered, "--{option} of {program}: {refusal}");
         }
     }
 

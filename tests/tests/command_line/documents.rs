@@ -4,8 +4,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use gangplank_backend::args::Args;
-use gangplank_backend::config::Config;
 use gangplank_manuals::programs::PROGRAMS;
 use gangplank_tests::cache;
 
@@ -126,34 +124,6 @@ fn programs_take_the_command_lines_of_the_documents() -> Result<()> {
         }
     }
     ensure!(checked > 20, "only {checked} command lines were found");
-    Ok(())
-}
-
-/// What other programs pass to the daemon that they start, from `docs/getting-started.md`.
-#[test]
-fn command_lines_of_other_programs_are_accepted() -> Result<()> {
-    for line in [
-        // KubeVirt
-        "--socket-path=S --shared-dir=P --sandbox=none --cache=auto",
-        // Kata Containers
-        "--syslog --cache=auto --shared-dir=P --fd=3 --thread-pool-size=1 --announce-submounts",
-        "--socket-path S --shared-dir P --cache auto --thread-pool-size=1 -o announce_submounts \
-         --xattr",
-        // LXD
-        "--fd=3 --shared-dir P --xattr --allow-direct-io --thread-pool-size=4",
-        // podman machine, Lima
-        "--sandbox none --socket-path S --shared-dir . --seccomp=none",
-        "--socket-path S --shared-dir P",
-        // libvirt
-        "--fd=3 --shared-dir P --cache always --sandbox chroot --xattr --thread-pool-size=2 \
-         --rlimit-nofile=1000 --log-level debug",
-        "--fd=3 -o source=P,cache=none,sandbox=chroot,xattr --thread-pool-size=2 -d",
-    ] {
-        let words = ["gangplankd"].into_iter().chain(line.split_whitespace());
-        let args = Args::from_command_line(words);
-        let args = args.map_err(|exit| anyhow::anyhow!("{line}: {exit:?}"))?;
-        Config::from_args(args).with_context(|| line.to_owned())?;
-    }
     Ok(())
 }
 

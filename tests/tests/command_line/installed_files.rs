@@ -109,6 +109,23 @@ fn systemd_takes_the_units_and_has_nothing_to_say() -> Result<()> {
     Ok(())
 }
 
+/// Whoever removes the package removes the programs, so no unit may go on with them.
+#[test]
+fn removal_of_the_package_stops_every_unit() -> Result<()> {
+    let script = fs::read_to_string(cache::workspace().join("packaging/debian/prerm"))?;
+    let words: Vec<&str> = script
+        .split_whitespace()
+        .map(|word| word.trim_matches('\''))
+        .collect();
+    for entry in fs::read_dir(shipped("systemd"))? {
+        let name = entry?.file_name();
+        let name = name.to_str().context("a unit's name")?;
+        let pattern = name.replace("@.", "@*.");
+        ensure!(words.contains(&pattern.as_str()), "{pattern} goes on");
+    }
+    Ok(())
+}
+
 /// systemd's own measure of what a service may do to the host: 0 is nothing, 10 everything.
 #[test]
 fn systemd_rates_every_service_below_three() -> Result<()> {
@@ -182,7 +199,10 @@ fn service_of_the_socket_differs_only_in_where_guests_connect() -> Result<()> {
 
     let usual = command_line("gangplank-relay@.service")?;
     let activated = command_line("gangplank-relay-activated@.service")?;
-    let expected = usual.replace("--listen /run/gangplank-relay/%i.sock ", "");
+    let expected = usual.replace(
+        "--listen /run/gangplank-relay/%i.sock --socket-group kvm ",
+        "",
+    );
     ensure!(activated == expected, "{activated}");
     let socket = fs::read_to_string(shipped("systemd/gangplank-relay@.socket"))?;
     ensure!(socket.contains("\nListenStream=/run/gangplank-relay/%i.sock\n"));

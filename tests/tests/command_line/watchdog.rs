@@ -1,6 +1,8 @@
 //! The service manager's watchdog, played by a socket.
 
+use std::fs;
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,6 +11,7 @@ use gangplank_tests::{process, tools};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::fixture::Fixture;
+use crate::other_programs::RHOSTFS;
 
 /// What the service manager permits.
 const PERMITTED: Duration = Duration::from_secs(1);
@@ -102,33 +105,52 @@ fn without_a_watchdog_it_is_not_told() -> Result<()> {
     Ok(())
 }
 
-/// The relay's main thread answers, also after it was confined.
+/// The main thread of each other service answers, also after it was confined.
 #[test]
-fn the_relay_says_that_it_serves_and_is_alive() -> Result<()> {
+fn the_other_services_say_that_they_serve_and_are_alive() -> Result<()> {
+    says_that_it_serves_and_is_alive(
+        &tools::frontend()?,
+        &["relay", "--listen", "guest.sock", "--backend", "fs.sock"],
+    )?;
+    says_that_it_serves_and_is_alive(&tools::dvk()?, &["serve", "--config", "rhostfs.cfg"])?;
+    says_that_it_serves_and_is_alive(
+        &tools::nfs()?,
+        &[
+            "serve",
+            "--backend=fs.sock",
+            "--client=*(rw)",
+            "--address=10.0.2.1/24",
+            "--switch-stream=stream",
+        ],
+    )
+}
+
+fn says_that_it_serves_and_is_alive(program: &Path, arguments: &[&str]) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("notify");
     let manager = UnixDatagram::bind(&path)?;
-    let mut command = process::tied(tools::frontend()?, None);
+    fs::write(dir.path().join("rhostfs.cfg"), RHOSTFS)?;
+    let mut command = process::tied(program, None);
     command
-        .args(["relay", "--listen", "guest.sock", "--backend", "fs.sock"])
+        .args(arguments)
         .current_dir(dir.path())
         .env("NOTIFY_SOCKET", &path)
         .env("WATCHDOG_USEC", PERMITTED.as_micros().to_string());
-    let mut relay = process::spawn(command)?;
+    let mut child = process::spawn(command)?;
     let told = (|| {
-        ensure!(comes(&manager, "READY=1", LIMIT)?);
+        ensure!(comes(&manager, "READY=1", LIMIT)?, "it is not ready");
         for _ in 0..2 {
-            ensure!(comes(&manager, "WATCHDOG=1", LIMIT)?);
+            ensure!(comes(&manager, "WATCHDOG=1", LIMIT)?, "it is not alive");
         }
-        process::signal(&relay, Signal::TERM)?;
-        ensure!(comes(&manager, "STOPPING=1", LIMIT)?);
+        process::signal(&child, Signal::TERM)?;
+        ensure!(comes(&manager, "STOPPING=1", LIMIT)?, "it does not end");
         Ok(())
     })();
     if told.is_err() {
-        process::kill_group(&mut relay);
+        process::kill_group(&mut child);
     }
-    let status = process::wait_within(&mut relay, LIMIT)?;
-    told?;
+    let status = process::wait_within(&mut child, LIMIT)?;
+    told.with_context(|| format!("{} {arguments:?}", program.display()))?;
     ensure!(status.success(), "{status}");
     Ok(())
 }

@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use gangplank_tests::daemon::{self, Daemon, TAG};
 use gangplank_tests::driver::fixture::guest_processes;
 use gangplank_tests::guest::{Guest, Machine, Options, Qemu};
+use gangplank_tests::harmless_signals::SILENT;
 use gangplank_tests::packages::{self, Arch};
 use gangplank_tests::process::User;
 use gangplank_tests::runner::Runner;
@@ -44,6 +45,7 @@ const UML: &[(&str, Case)] = &[
     ("an_editor_on_the_host_wakes_entr", entr),
     ("inotify_tells_what_the_host_does", inotify),
     ("a_flood_loses_nothing_without_a_rescan", flood),
+    ("signals_that_mean_nothing_end_no_program", harmless_signals),
     ("watchers_survive_the_worker", killed_worker),
     ("watchers_survive_a_reload", reloaded),
     ("the_program_ends_when_it_is_killed", ended),
@@ -277,6 +279,18 @@ fn entr(watched: &mut Watched) -> Result<()> {
             .context("after an edit of the new file")?;
     }
     watched.guest.sh("pkill entr; true").map(drop)
+}
+
+/// No signal that means nothing ends the program. It writes its status where somebody asks for it.
+fn harmless_signals(watched: &mut Watched) -> Result<()> {
+    watched.guest.sh(&format!(
+        "for signal in {SILENT} USR1 HUP; do kill -$signal $(cat /tmp/pid) || exit; done"
+    ))?;
+    watched.wake("after-signals")?;
+    let log = watched.guest.sh("cat /tmp/watch.log")?;
+    let told = log.lines().filter(|line| line.contains("status: /mnt: "));
+    ensure!(told.count() == 2, "{log}");
+    Ok(())
 }
 
 /// A watcher of a directory is told what happens in it, by the kinds of events that the guest's own

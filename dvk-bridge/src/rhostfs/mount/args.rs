@@ -16,8 +16,8 @@ const FILES: &str = "Files";
 #[derive(Clone, Debug, clap::Args)]
 #[command(
     arg_required_else_help = true,
-    after_help = "Runs until the directory is unmounted, or SIGTERM, SIGINT or SIGHUP unmounts \
-                  it. With --background it returns when the directory is mounted, and the log goes \
+    after_help = "Runs until the directory is unmounted, or SIGTERM or SIGINT unmounts it. \
+                  With --background it returns when the directory is mounted, and the log goes \
                   to syslog. Needs root and a kernel with FUSE, but no fusermount.\n\
                   Exit status: 0 unmounted (mounted, with --background), 1 not mounted, or the \
                   mount failed later, 2 wrong command line."

@@ -5,12 +5,15 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::{env, thread};
 
 use gangplank_sandbox::seccomp::Seccomp;
 use gangplank_service::logging;
+use gangplank_service::signals::{STATUS, TERMINATION};
 use log::info;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::SigSet;
+use serde_json::{Value, json};
 
 use super::args::{MountArgs, OwnerName, PermissionsName, ServerName};
 use super::session::OpenMountpoint;
@@ -19,9 +22,10 @@ use crate::abi::{DcId, DcLimits, NodeId};
 use crate::carrier::local::{Local, LocalConfig, LocalError};
 use crate::carrier::node::{Node, NodeConfig, NodeError};
 use crate::cli_types::PeerName;
-use crate::endpoint::Carrier;
 use crate::sandbox::{self, Needs};
 use crate::server_addr::ServerAddr;
+use crate::server_carrier::ServerCarrier;
+use crate::status::{self, Report};
 
 /// The line that reports the mount.
 const MOUNTED: &str = "mounted";
@@ -107,13 +111,15 @@ pub fn run(args: &MountArgs, seccomp: Seccomp) -> Result<(), CommandError> {
     };
     sandbox::confine(seccomp, &needs)?;
     let carrier = carrier(args, server_addr)?;
-    let session = MountSession::start_at(&options(args, server_addr), opened, carrier)?;
+    let options = options(args, server_addr);
+    let session = MountSession::start_at(&options, opened, carrier.carrier())?;
+    let parts: Vec<Arc<dyn Report>> = vec![Arc::new(options), carrier.report()];
     sandbox::after_mounting(seccomp, &needs)?;
     let unmounter = session.unmounter();
     thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
-            while let Ok(signal) = signals.wait() {
+            while let Ok(signal) = status::await_end(&signals, &parts) {
                 info!("{signal}: unmounting");
                 unmounter.unmount();
             }
@@ -195,23 +201,42 @@ fn run_in_background() -> Result<(), CommandError> {
     }
 }
 
-/// Blocks the signals that unmount, for this thread and all that it starts, so that they do not
-/// kill the process.
+/// Blocks the signals that unmount or ask for the status, for this thread and all that it starts,
+/// so that they do not kill the process.
 fn block_signals() -> io::Result<SigSet> {
-    let set = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
+    let set = SigSet::from_iter(TERMINATION.into_iter().chain(STATUS));
     set.thread_block()?;
     Ok(set)
 }
 
 /// The carrier to the server.
-fn carrier(
-    args: &MountArgs,
-    server_addr: ServerAddr<'_>,
-) -> Result<Box<dyn Carrier>, CommandError> {
+fn carrier(args: &MountArgs, server_addr: ServerAddr<'_>) -> Result<ServerCarrier, CommandError> {
     Ok(match server_addr {
-        ServerAddr::Node(node, peer) => Box::new(Node::start(node_config(args, node, peer))?),
-        ServerAddr::Switch(socket) => Box::new(Local::start(local_config(args, socket))?),
+        ServerAddr::Node(node, peer) => {
+            ServerCarrier::Node(Arc::new(Node::start(node_config(args, node, peer))?))
+        }
+        ServerAddr::Switch(socket) => {
+            ServerCarrier::Switch(Arc::new(Local::start(local_config(args, socket))?))
+        }
     })
+}
+
+impl Report for Options {
+    fn report(&self, to: &mut String) {
+        to.push_str(&format!(
+            "mount of {} on {}\n",
+            self.source,
+            self.mountpoint.display()
+        ));
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "kind": "mount",
+            "source": self.source,
+            "mountpoint": self.mountpoint.to_string_lossy(),
+        })
+    }
 }
 
 fn local_config(args: &MountArgs, socket: &Path) -> LocalConfig {

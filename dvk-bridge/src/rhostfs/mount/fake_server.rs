@@ -118,7 +118,7 @@ impl FakeServer {
             server: Endpoint::from_raw(1),
             limit: Duration::from_secs(1),
         };
-        RpcClient::new(Box::new(self.clone()), endpoints)
+        RpcClient::new(Arc::new(self.clone()), endpoints)
     }
 
     fn is_original(&self) -> bool {

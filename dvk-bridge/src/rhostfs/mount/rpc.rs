@@ -43,7 +43,7 @@ pub(crate) enum RpcError {
 
 /// The endpoint and its state.
 pub(crate) struct RpcClient {
-    carrier: Box<dyn Carrier>,
+    carrier: Arc<dyn Carrier>,
     endpoints: RpcEndpoints,
     bound: Option<Arc<dyn BoundEndpoint>>,
     /// The time of the next attempt, while the server is lost.
@@ -58,7 +58,7 @@ pub(crate) struct RpcClient {
 
 impl RpcClient {
     /// A client that binds its endpoint on first use.
-    pub(crate) fn new(carrier: Box<dyn Carrier>, endpoints: RpcEndpoints) -> Self {
+    pub(crate) fn new(carrier: Arc<dyn Carrier>, endpoints: RpcEndpoints) -> Self {
         Self {
             carrier,
             endpoints,

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -140,7 +141,7 @@ impl MountSession {
     /// # Errors
     ///
     /// [`MountError`] if the server does not answer in time, or the mount fails.
-    pub fn start(options: &Options, carrier: Box<dyn Carrier>) -> Result<Self, MountError> {
+    pub fn start(options: &Options, carrier: Arc<dyn Carrier>) -> Result<Self, MountError> {
         Self::start_at(options, OpenMountpoint::new(&options.mountpoint)?, carrier)
     }
 
@@ -148,7 +149,7 @@ impl MountSession {
     pub(super) fn start_at(
         options: &Options,
         opened: OpenMountpoint,
-        carrier: Box<dyn Carrier>,
+        carrier: Arc<dyn Carrier>,
     ) -> Result<Self, MountError> {
         let endpoints = RpcEndpoints {
             dc: options.dc,
@@ -346,7 +347,7 @@ mod tests {
         let (served, mounted) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let server = FakeServer::new(served.path().to_owned(), dialect);
         let options = options(mounted.path(), dialect, Duration::from_secs(5));
-        let session = MountSession::start(&options, Box::new(server.clone())).unwrap();
+        let session = MountSession::start(&options, Arc::new(server.clone())).unwrap();
         let unmounter = session.unmounter();
         let (sender, ended) = mpsc::channel();
         thread::spawn(move || sender.send(session.run()));
@@ -476,7 +477,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let server = FakeServer::new(dir.path().join("missing"), Dialect::Ours);
         let options = options(dir.path(), Dialect::Ours, Duration::from_millis(50));
-        let refused = MountSession::start(&options, Box::new(server)).map(drop);
+        let refused = MountSession::start(&options, Arc::new(server)).map(drop);
         assert!(
             matches!(refused, Err(MountError::Server { .. })),
             "{refused:?}"

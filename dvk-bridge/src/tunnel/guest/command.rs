@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::thread;
 
 use gangplank_sandbox::seccomp::Seccomp;
+use gangplank_service::signals::{STATUS, TERMINATION};
 use gangplank_service::unix_listener::{BindError, OwnedListener};
 use gangplank_service::{error_chain, rate_limited};
 use log::info;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::SigSet;
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
@@ -77,7 +78,7 @@ pub fn run(args: &TunnelArgs, seccomp: Seccomp) -> Result<(), TunnelError> {
     };
     // Before any thread starts, so that all threads leave the signals to the one that waits for
     // them.
-    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGUSR1]);
+    let signals = SigSet::from_iter(TERMINATION.into_iter().chain(STATUS));
     signals
         .thread_block()
         .map_err(|errno| TunnelError::System {

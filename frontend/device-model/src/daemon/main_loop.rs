@@ -4,10 +4,10 @@
 use std::thread;
 use std::time::Duration;
 
-use gangplank_service::error_chain;
 use gangplank_service::rate_limit::RateLimit;
-use gangplank_service::signals::{Signal, Signals};
+use gangplank_service::signals::{STATUS, Signals};
 use gangplank_service::watchdog::Watchdog;
+use gangplank_service::{error_chain, logging};
 use log::{error, info, warn};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -99,11 +99,11 @@ fn wait(
 /// Takes the signals that have arrived. Returns whether one of them ends the program.
 fn told_to_end(devices: &Devices, signals: &Signals) -> Result<bool, Error> {
     while let Some(signal) = signals.take().map_err(failed)? {
-        if signal != Signal::SIGUSR1 {
+        if !STATUS.contains(&signal) {
             info!("told to end by {signal}");
             return Ok(true);
         }
-        devices.to_string().lines().for_each(|line| info!("{line}"));
+        logging::log_status(&devices.to_string());
     }
     Ok(false)
 }

@@ -16,7 +16,7 @@ use std::path::Path;
 use gangplank_service::logging::LinePrefix;
 use gangplank_service::output::Output;
 use gangplank_service::rlimit::raise_descriptor_limit;
-use gangplank_service::signals::{Signal, Signals, TERMINATION};
+use gangplank_service::signals::{STATUS, Signals, TERMINATION};
 use gangplank_service::{logging, readiness};
 use log::info;
 
@@ -74,7 +74,7 @@ pub fn run(
         prefix: LinePrefix::Thread,
         ..logging::Options::chosen("gangplank-frontend", level, filter.map(str::to_owned))
     })?;
-    let signals = Signals::block(TERMINATION.into_iter().chain([Signal::SIGUSR1]));
+    let signals = Signals::block(TERMINATION.into_iter().chain(STATUS));
     let signals = signals.map_err(|source| Error::System {
         what: "signals",
         source,

@@ -1,5 +1,8 @@
 //! Device models that are killed at any moment, and how their successors continue.
 
+use std::borrow::Cow;
+use std::fs;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -7,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use gangplank_fuse::{NodeId, Operation};
 use rustix::io::Errno;
+use rustix::process::Pid;
 
 use super::Test;
 use crate::bao::fixture::{Fixture, Setup};
@@ -18,7 +22,8 @@ use crate::driver::Error;
 const DEATHS: u64 = 10;
 
 /// The device model is killed while it waits for accesses. With its successor the guest continues
-/// unaffected. The daemon notices nothing and has served requests meanwhile.
+/// unaffected. The daemon notices nothing and has served requests meanwhile. Who kills the device
+/// model by its name, as `kill -9 $(pidof gangplank-frontend)` does, does not kill the holder.
 pub(super) fn guest_goes_on_with_the_successor_of_a_killed_device_model(test: &Test) -> Result<()> {
     test.fixture(test.setup, |fixture| {
         let _daemon = fixture.start_daemon(0)?;
@@ -29,6 +34,7 @@ pub(super) fn guest_goes_on_with_the_successor_of_a_killed_device_model(test: &T
         for round in 0..4 {
             work::with_files(&mut guest, &fixture.share(0), round)?;
             device.until_attached(LIMIT)?;
+            has_another_name(fixture.holder(&frontend)?)?;
             frontend.kill()?;
             fixture.kernel.check()?;
             // Neither a kick nor an interrupt needs the device model.
@@ -45,6 +51,31 @@ pub(super) fn guest_goes_on_with_the_successor_of_a_killed_device_model(test: &T
         }
         fixture.finish(frontend)
     })
+}
+
+/// Fails if a program that looks for processes by name would take the holder for the device model:
+/// they compare the process's own name, the file name of its first argument, and its executable's.
+fn has_another_name(holder: Pid) -> Result<()> {
+    /// As much as the kernel keeps of a process's own name.
+    const NAME: &str = "gangplank-front";
+    let process = PathBuf::from(format!("/proc/{}", holder.as_raw_pid()));
+    let comm = fs::read_to_string(process.join("comm"))?;
+    let line = fs::read(process.join("cmdline"))?;
+    let first = line.split(|byte| *byte == 0).next().unwrap_or_default();
+    let executable = fs::read_link(process.join("exe"))?;
+    let names: [Cow<'_, str>; 3] = [
+        comm.into(),
+        String::from_utf8_lossy(first),
+        executable.to_string_lossy(),
+    ];
+    for name in names {
+        let base = name.rsplit('/').next().unwrap_or_default();
+        ensure!(
+            !base.is_empty() && !base.contains(NAME),
+            "pidof finds the holder, as {name:?}"
+        );
+    }
+    Ok(())
 }
 
 /// The device model is killed in COMPLETE, before or after it took effect. The access is completed

@@ -13,6 +13,7 @@ use gangplank_tests::driver::fixture::guest_processes;
 use gangplank_tests::guest::{Guest, Machine, Options};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::progress::during;
 use crate::story::{heading, host, said, seconds};
 
 /// Kills.
@@ -37,11 +38,14 @@ pub(crate) fn tell(share: &Path, daemon: &Daemon) -> Result<()> {
     ));
     let machine = Machine::Uml;
     let tree = share.join("debian");
-    debian_tree::copy_to(&tree, machine.arch())?;
+    during("making a Debian tree", || {
+        debian_tree::copy_to(&tree, machine.arch())
+    })?;
     write_program(&tree.join(WORK))?;
 
     heading("Debian's User Mode Linux boots and begins to compile");
-    let mut guest = Guest::boot(&Options::new(machine).share(daemon.socket(), TAG))?;
+    let options = Options::new(machine).share(daemon.socket(), TAG);
+    let mut guest = during("the guest boots", || Guest::boot(&options))?;
     guest.mount(TAG, "/mnt")?;
     said(&format!("chroot /mnt/debian sh /{WORK}/build &"));
     guest.sh(&format!(
@@ -54,7 +58,9 @@ pub(crate) fn tell(share: &Path, daemon: &Daemon) -> Result<()> {
     ));
     let started = Instant::now();
     for kill in 1..=KILLS {
-        let compiled = wait_for(&mut guest, kill * MODULES / (KILLS + 1))?;
+        let compiled = during("the guest compiles", || {
+            wait_for(&mut guest, kill * MODULES / (KILLS + 1))
+        })?;
         let worker = kill_worker(daemon)?;
         let pause = wait_for_pause(daemon, kill)?;
         host(&format!("kill -9 {worker}"));
@@ -63,7 +69,7 @@ pub(crate) fn tell(share: &Path, daemon: &Daemon) -> Result<()> {
              {pause} ms"
         ));
     }
-    wait_for(&mut guest, MODULES)?;
+    during("the guest compiles", || wait_for(&mut guest, MODULES))?;
     let status = guest.sh("until test -e /tmp/status; do sleep 1; done; cat /tmp/status")?;
     let log = guest.sh("cat /tmp/build.log")?;
     ensure!(status.trim() == "0", "the build has failed: {log}");

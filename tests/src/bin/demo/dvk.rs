@@ -12,6 +12,7 @@ use gangplank_tests::packages;
 use gangplank_tests::process::User;
 use gangplank_tests::three_guests::ThreeGuests;
 
+use crate::progress::during;
 use crate::story::{heading, host, said, seconds};
 
 /// Time after which a guest no longer uses cached names.
@@ -39,7 +40,7 @@ pub(crate) fn tell(share: &Path, daemon: &Daemon) -> Result<()> {
          with nothing but a network card",
     );
     let started = Instant::now();
-    let mut guests = ThreeGuests::boot(daemon)?;
+    let mut guests = during("the guests boot", || ThreeGuests::boot(daemon))?;
     said(&format!("up after {}", seconds(started.elapsed())));
 
     heading("The first two mount the directory by virtio-fs");
@@ -131,7 +132,7 @@ pub(crate) fn tell(share: &Path, daemon: &Daemon) -> Result<()> {
 /// Runs `command` in the guest called `name` and shows it with what it printed.
 fn typed(name: &str, guest: &mut Guest, command: &str) -> Result<String> {
     println!("   {:<6} {command}", format!("{name}#"));
-    let output = guest.sh(command)?;
+    let output = during("the guest works", || guest.sh(command))?;
     said(&output);
     Ok(output)
 }

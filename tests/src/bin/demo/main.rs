@@ -9,6 +9,7 @@
 mod crash;
 mod dvk;
 mod nfs;
+mod progress;
 mod shell;
 mod story;
 mod tunnel;
@@ -18,6 +19,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use gangplank_tests::daemon::{self, Daemon};
 use gangplank_tests::guest::Machine;
+
+use self::progress::during;
 
 /// The arguments.
 struct Arguments {
@@ -87,15 +90,17 @@ fn parse(words: impl Iterator<Item = String>) -> Result<Arguments> {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
+    progress::start();
     let share = tempfile::Builder::new()
         .prefix("gangplank-demo-")
         .tempdir()
         .context("creating a directory to share")?;
     let options = daemon::Options::new(share.path());
-    let daemon = Daemon::start(&match arguments.play {
+    let options = match arguments.play {
         Play::Crash => options.arguments(&["--max-crashes=100"]),
         _ => options,
-    })?;
+    };
+    let daemon = during("gangplankd starts", || Daemon::start(&options))?;
     match (arguments.play, arguments.shell) {
         (Play::Guest(machine), true) => shell::give(machine, share.path(), &daemon)?,
         (Play::Guest(machine), false) => story::tell(machine, share.path(), &daemon)?,

@@ -8,6 +8,7 @@ use gangplank_tests::daemon::{Daemon, TAG};
 use gangplank_tests::guest::{Guest, Machine, Options};
 use gangplank_tests::nfs::{self, CLIENT_MODULES, NfsServer, SERVER};
 
+use crate::progress::during;
 use crate::story::{heading, host, said};
 
 /// Shows every step. Fails at the first unexpected result.
@@ -28,7 +29,7 @@ pub(crate) fn tell(share: &Path, daemon: &Daemon) -> Result<()> {
     let mut options = Options::new(Machine::Uml).share(daemon.socket(), TAG);
     options.switch = Some(server.packets());
     options.modules = CLIENT_MODULES.to_vec();
-    let mut guest = Guest::boot(&options)?;
+    let mut guest = during("the guest boots", || Guest::boot(&options))?;
     nfs::configure(&mut guest, 15)?;
     typed(&mut guest, &format!("ping -c 1 {SERVER}"))?;
 
@@ -55,7 +56,7 @@ pub(crate) fn tell(share: &Path, daemon: &Daemon) -> Result<()> {
 /// Runs `command` in the guest and shows it with what it printed.
 fn typed(guest: &mut Guest, command: &str) -> Result<String> {
     println!("   guest# {command}");
-    let output = guest.sh(command)?;
+    let output = during("the guest works", || guest.sh(command))?;
     said(&output);
     Ok(output)
 }

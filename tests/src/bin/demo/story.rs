@@ -11,6 +11,8 @@ use gangplank_tests::guest::kernel::Release;
 use gangplank_tests::guest::{Guest, Machine, Options};
 use gangplank_tests::packages;
 
+use crate::progress::during;
+
 /// MiB that the guest writes and reads to show the speed.
 const BULK_MIB: u32 = 64;
 
@@ -28,12 +30,16 @@ pub(crate) fn tell(machine: Machine, share: &Path, daemon: &Daemon) -> Result<()
         share.display()
     ));
 
-    let kernel = machine.kernel(Release::Stable)?.release();
+    let kernel = during("looking for Debian's kernel", || {
+        machine.kernel(Release::Stable)
+    })?
+    .release();
     heading(&format!(
         "Debian's kernel {kernel}, unmodified, boots ({what})"
     ));
     let started = Instant::now();
-    let mut guest = Guest::boot(&Options::new(machine).share(daemon.socket(), TAG))?;
+    let options = Options::new(machine).share(daemon.socket(), TAG);
+    let mut guest = during("the guest boots", || Guest::boot(&options))?;
     said(&format!("up after {}", seconds(started.elapsed())));
     typed(&mut guest, "uname -srm")?;
 
@@ -89,7 +95,7 @@ pub(crate) fn tell(machine: Machine, share: &Path, daemon: &Daemon) -> Result<()
 
     heading("The guest unmounts and powers off");
     typed(&mut guest, "umount /mnt")?;
-    guest.power_off()?;
+    during("the guest powers off", || guest.power_off())?;
     println!();
     Ok(())
 }
@@ -111,7 +117,7 @@ pub(crate) fn said(text: &str) {
 /// Runs `command` in the guest and shows it with what it printed.
 pub(crate) fn typed(guest: &mut Guest, command: &str) -> Result<String> {
     println!("   guest# {command}");
-    let output = guest.sh(command)?;
+    let output = during("the guest works", || guest.sh(command))?;
     said(&output);
     Ok(output)
 }

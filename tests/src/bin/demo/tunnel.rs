@@ -11,6 +11,7 @@ use gangplank_tests::guest::{Guest, Machine, Options};
 use gangplank_tests::hosts::{self, Hosts};
 use gangplank_tests::process::User;
 
+use crate::progress::during;
 use crate::story::{heading, host, said, seconds, typed};
 
 /// How long the link is cut.
@@ -39,7 +40,8 @@ pub(crate) fn tell(share: &Path, daemon: &Daemon) -> Result<()> {
     let tunnel = Tunnel::start(between, daemon.socket(), "", &[])?;
     let started = Instant::now();
     let options = Options::new(Machine::Uml).share(&tunnel.socket(), TAG);
-    let mut guest = Guest::boot(&options).with_context(|| tunnel.log())?;
+    let mut guest =
+        during("the guest boots", || Guest::boot(&options)).with_context(|| tunnel.log())?;
     said(&format!(
         "Debian's User Mode Linux, unmodified, is up after {}",
         seconds(started.elapsed())

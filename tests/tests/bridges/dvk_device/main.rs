@@ -17,6 +17,7 @@ use gangplank_dvk::endpoint::Carrier;
 use gangplank_tests::daemon::{self, Daemon};
 use gangplank_tests::dvk::{CLIENT_NODE, SERVER_NODE, Server, Switch, Topology};
 use gangplank_tests::dvk_device::{self, Clients, EmulatedDevice, LAUNCH, Program};
+use gangplank_tests::harmless_signals::{StatusAt, survive};
 use gangplank_tests::runner::Runner;
 use gangplank_tests::tools;
 use tempfile::TempDir;
@@ -56,7 +57,10 @@ fn main() -> ExitCode {
     runner.run("several_processes_work_at_once", several_clients);
     runner.run("what_a_process_held_goes_with_it", what_is_held_goes);
     runner.run("a_server_that_comes_back_serves_on", server_comes_back);
-    runner.run("the_endpoint_is_given_up_in_the_end", the_end);
+    runner.run(
+        "the_endpoint_is_given_up_in_the_end_and_by_no_other_signal",
+        the_end,
+    );
     runner.finish()
 }
 
@@ -239,6 +243,8 @@ fn the_end() -> Result<()> {
     let mut fixture = Fixture::start(36, Transport::Nodes(3))?;
     let client = fixture.client(CLIENT)?;
     fixture.work(&client, "work")?;
+    let forward = &fixture.forward;
+    survive(forward.pid(), StatusAt::Usr1AndHup, || forward.log())?;
     let before = Instant::now();
     let ended = fixture.forward.stop()?;
     ensure!(ended.success(), "{ended}\n{}", fixture.forward.log());

@@ -15,10 +15,11 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use gangplank_tests::confinement::{self, DAC_OVERRIDE, SYS_ADMIN};
 use gangplank_tests::daemon::{self, Daemon};
 use gangplank_tests::dvk::{Mount, Server, Switch, Topology};
+use gangplank_tests::harmless_signals::{StatusAt, survive};
 use gangplank_tests::process::User;
 use gangplank_tests::runner::{Runner, note};
 use tempfile::TempDir;
@@ -165,6 +166,7 @@ const TESTS: &[(&str, Test)] = &[
         faults::a_mount_in_use_ends_when_told,
     ),
     ("programs_keep_what_they_need", programs_keep_what_they_need),
+    ("signals_that_mean_nothing_end_no_mount", survives_signals),
 ];
 
 /// The tests that differ at a switch.
@@ -208,6 +210,21 @@ const BY_SWITCH: &[(&str, Test)] = &[
         programs_keep_what_they_need,
     ),
 ];
+
+/// No signal that means nothing unmounts. The status is in the log where somebody asks for it.
+fn survives_signals(fixture: &mut Fixture) -> Result<()> {
+    let mount = &fixture.mount;
+    survive(mount.pid(), StatusAt::Usr1AndHup, || mount.log())?;
+    let shown = format!(" on {}", mount.point().display());
+    ensure!(
+        mount.log().contains("status: mount of ")
+            && mount.log().contains(&shown)
+            && mount.is_mounted()?,
+        "{}",
+        mount.log()
+    );
+    Ok(())
+}
 
 /// The mount caches nothing, so that a test sees the present state.
 const OPTIONS: [&str; 4] = ["--timeout", "0", "--limit", "5"];
