@@ -473,7 +473,7 @@ impl Serving {
         abilities.inspect_err(|error| report_failure(&self.supervisor, error))?;
         let max_guests = config
             .max_guests
-            .unwrap_or_else(|| self.host_limits.max_guests(config.device.rings()));
+            .unwrap_or_else(|| self.host_limits.max_guests(&config.device));
         if let Some(storage) = &config.storage {
             log::info!("storage: {storage}");
             warn_of(config, storage);

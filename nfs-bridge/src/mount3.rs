@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use gangplank_service::{error_chain, rate_limited};
-use log::info;
 use nfs3_types::mount::{
     MNTPATHLEN, MOUNT_PROGRAM, PROGRAM, VERSION, dirpath, export_node, exports, fhandle3,
     mountbody, mountlist, mountres3, mountres3_ok, mountstat3, name as client_name,
@@ -83,7 +82,11 @@ impl Mount3 {
         let handle = handle.inspect_err(|failure| self.share.met(&connection, failure))?;
         let mode = if rule.read_only { "ro" } else { "rw" };
         let shown = String::from_utf8_lossy(path);
-        info!("{client}: mounts {shown:?} ({mode}, as {})", rule.client);
+        rate_limited!(
+            info,
+            "{client}: mounts {shown:?} ({mode}, as {})",
+            rule.client
+        );
         let mut mounts = self.mounts.lock();
         if mounts.len() < MAX_MOUNTS {
             mounts.insert((client, path.to_vec()));

@@ -5,9 +5,12 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+
+use crate::fnv::fnv_1a;
 
 /// Messages that one call site may log for one peer in one [`INTERVAL`].
 pub const BURST: u32 = 5;
@@ -22,6 +25,15 @@ pub const MAX_PEERS: usize = 64;
 /// What tells peers apart: the number of a guest's process, of a node, of a user, as the program
 /// chooses. A peer must not be able to choose a new one as often as it likes.
 pub type Peer = u64;
+
+/// The peer that is a host with this address. IPv4 addresses mapped into IPv6 are IPv4 addresses.
+#[must_use]
+pub fn peer_at(address: IpAddr) -> Peer {
+    match address.to_canonical() {
+        IpAddr::V4(address) => fnv_1a(&address.octets()),
+        IpAddr::V6(address) => fnv_1a(&address.octets()),
+    }
+}
 
 thread_local! {
     static THREAD_PEER: Cell<Peer> = const { Cell::new(0) };
@@ -113,6 +125,7 @@ pub struct SiteRateLimit(Mutex<Windows>);
 
 #[derive(Debug)]
 struct Windows {
+    burst: u32,
     peers: BTreeMap<Peer, Window>,
     /// For the peers beyond [`MAX_PEERS`].
     others: Window,
@@ -123,7 +136,14 @@ impl SiteRateLimit {
     #[must_use]
     #[expect(clippy::new_without_default, reason = "made by the macro in a static")]
     pub const fn new() -> Self {
+        Self::with_burst(BURST)
+    }
+
+    /// The same that logs `burst` messages per [`INTERVAL`] for each peer.
+    #[must_use]
+    pub const fn with_burst(burst: u32) -> Self {
         Self(Mutex::new(Windows {
+            burst,
             peers: BTreeMap::new(),
             others: Window::new(),
         }))
@@ -136,7 +156,11 @@ impl SiteRateLimit {
     }
 
     fn admit_at(&self, peer: Peer, now: Instant) -> Option<u64> {
-        let Windows { peers, others } = &mut *self.0.lock();
+        let Windows {
+            burst,
+            peers,
+            others,
+        } = &mut *self.0.lock();
         if peers.len() >= MAX_PEERS && !peers.contains_key(&peer) {
             peers.retain(|_, window| {
                 let is_over = window.is_over(now);
@@ -147,12 +171,12 @@ impl SiteRateLimit {
             });
         }
         if peers.len() >= MAX_PEERS && !peers.contains_key(&peer) {
-            return others.admit(BURST, now);
+            return others.admit(*burst, now);
         }
         peers
             .entry(peer)
             .or_insert_with(Window::new)
-            .admit(BURST, now)
+            .admit(*burst, now)
     }
 }
 
@@ -245,6 +269,15 @@ mod tests {
         // suppressed.
         assert!(site.admit_at(100_000, start + INTERVAL).is_some());
         assert_eq!(site.0.lock().peers.len(), 1);
+    }
+
+    #[test]
+    fn hosts_are_told_apart_by_their_addresses() {
+        let peers = ["10.0.0.1", "10.0.0.2", "fe80::1", "fe80::2"]
+            .map(|address| peer_at(address.parse().unwrap()));
+        let different: std::collections::BTreeSet<_> = peers.into_iter().collect();
+        assert_eq!(different.len(), peers.len());
+        assert_eq!(peers[0], peer_at("::ffff:10.0.0.1".parse().unwrap()));
     }
 
     #[test]

@@ -18,6 +18,15 @@ const HIERARCHIES: [(&str, &str, &str); 2] = [
     ("/sys/fs/cgroup", "memory.max", "memory.events"),
 ];
 
+/// The file with the limit of swap beside that of memory, and what to write there.
+fn swap_limit(limit: &str, bytes: u64) -> (&'static str, u64) {
+    match limit {
+        // Of version 1, which limits both together.
+        "memory.limit_in_bytes" => ("memory.memsw.limit_in_bytes", bytes),
+        _ => ("memory.swap.max", 0),
+    }
+}
+
 /// A control group; removed when dropped.
 #[derive(Debug)]
 pub struct MemoryCgroup {
@@ -35,6 +44,10 @@ impl MemoryCgroup {
             fs::create_dir(&path).ok()?;
             let group = Self { path, kills };
             fs::write(group.path.join(limit), bytes.to_string()).ok()?;
+            // Swap would be memory that is not counted. A kernel that does not count swap lacks the
+            // file.
+            let (swap, bytes) = swap_limit(limit, bytes);
+            let _ = fs::write(group.path.join(swap), bytes.to_string());
             group.kills().ok()?;
             Some(group)
         })

@@ -5,6 +5,9 @@
 //!           └──────── process: accepts the connection, reports, becomes the keeper
 //! ```
 //!
+//! By the report, the acceptor knows who has connected, and tells the keeper whether that is
+//! logged.
+//!
 //! The process begins only when the supervisor can pass it to the next acceptor. So a connection is
 //! either still waiting when an acceptor dies, or outlives it.
 
@@ -14,7 +17,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
 use std::time::Duration;
 
-use gangplank_service::rate_limited;
+use gangplank_service::peer_cred::PeerCred;
+use gangplank_service::{rate_limit, rate_limited};
 use rustix::process::Pid;
 
 use super::{Acceptor, Guest};
@@ -61,9 +65,38 @@ impl Accepted {
     }
 }
 
+/// What the forked process reports.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Report {
+    accepted: Accepted,
+    /// Whose connection it is ([`PeerCred::log_key`]).
+    peer: rate_limit::Peer,
+}
+
+impl Report {
+    /// Bytes of a report.
+    const LEN: usize = 12;
+
+    fn to_bytes(self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
+        let (accepted, peer) = bytes.split_at_mut(4);
+        accepted.copy_from_slice(&self.accepted.to_bytes());
+        peer.copy_from_slice(&self.peer.to_ne_bytes());
+        bytes
+    }
+
+    fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
+        let [a, b, c, d, peer @ ..] = bytes;
+        Self {
+            accepted: Accepted::from_bytes([a, b, c, d]),
+            peer: rate_limit::Peer::from_ne_bytes(peer),
+        }
+    }
+}
+
 /// One end of what the acceptor and the forked process talk by.
 struct Ends {
-    /// By this the process is let begin, by whether it logs usual events, and reports.
+    /// By this the process is let begin, reports, and learns whether usual events are logged.
     report: UnixStream,
     /// The guest's, as long as it is served.
     control: Channel,
@@ -136,34 +169,39 @@ impl Acceptor<'_> {
 
     /// Lets the forked process accept the connection, and waits until it has.
     fn let_accept(&mut self, process: Pid, handle: OwnedFd, ends: Ends) -> io::Result<()> {
-        let admitted = self.connection_log.admit();
-        if let Some(unlogged @ 1..) = admitted {
-            log::warn!("{unlogged} connections before this one were not logged");
-        }
-        let is_logged = admitted.is_some();
         let Ends {
             mut report,
             control,
             holder,
         } = ends;
-        let mut guest = Guest::new(self.number + 1, is_logged, handle, control);
+        // As for the supervisor, until it is known who has connected.
+        let mut guest = Guest::new(self.number + 1, true, handle, control);
         // It begins without a session that was kept.
         guest.has_announced = true;
         guest.register(process, holder, &self.means.supervisor)?;
-        report.write_all(&[u8::from(is_logged)])?;
-        let mut accepted = [0; 4];
-        report.read_exact(&mut accepted).map_err(|_| {
+        report.write_all(&[0])?;
+        let mut said = [0; Report::LEN];
+        report.read_exact(&mut said).map_err(|_| {
             // The supervisor's log has the reason.
             io::Error::other("the process for the guest has ended at once")
         })?;
-        match Accepted::from_bytes(accepted) {
+        let Report { accepted, peer } = Report::from_bytes(said);
+        match accepted {
             Accepted::Guest => {
                 self.number += 1;
+                let admitted = self.connection_log.admit(peer);
+                if let Some(unlogged @ 1..) = admitted {
+                    log::warn!("{unlogged} connections before this one were not logged");
+                }
+                guest.is_logged = admitted.is_some();
+                // If this fails, the keeper has died, and its end is found next.
+                let _ = report.write_all(&[u8::from(guest.is_logged)]);
                 self.guests.add(guest)?;
             }
             Accepted::Refused => {
                 self.number += 1;
                 rate_limited!(
+                    peer = peer,
                     error,
                     "guest {} is refused: {} guests are connected, the most that this daemon \
                      serves; raise --max-guests",
@@ -184,20 +222,30 @@ impl Acceptor<'_> {
             control,
             holder,
         } = ends;
-        let mut is_logged = [0];
-        if report.read_exact(&mut is_logged).is_err() {
+        if report.read_exact(&mut [0]).is_err() {
             // The acceptor has died, or has not told the supervisor. The connection waits.
             process::exit(0)
         }
         let number = self.number + 1;
         // A session that is kept must not keep others out, least of all its own frontend.
         let guests = self.guests.connected();
-        let accepted = match accept(&self.means.listener) {
-            Err(error) => Accepted::Failed(error.raw_os_error().unwrap_or(libc::EIO)),
-            Ok(None) => Accepted::Nothing,
+        let mut said = Report {
+            accepted: Accepted::Nothing,
+            peer: rate_limit::Peer::MAX,
+        };
+        match accept(&self.means.listener) {
+            Err(error) => {
+                said.accepted = Accepted::Failed(error.raw_os_error().unwrap_or(libc::EIO));
+            }
+            Ok(None) => {}
             Ok(Some(connection)) if guests < self.means.max_guests => {
+                said.accepted = Accepted::Guest;
+                said.peer = self.log_key(&connection);
+                let mut is_logged = [1];
                 // If this fails, the acceptor has died, and the next one knows of this process.
-                let _ = report.write_all(&Accepted::Guest.to_bytes());
+                let _ = report
+                    .write_all(&said.to_bytes())
+                    .and_then(|()| report.read_exact(&mut is_logged));
                 drop(report);
                 let (confined, config) = self.into_keeper();
                 let assignment = Assignment {
@@ -210,13 +258,20 @@ impl Acceptor<'_> {
                 keeper::run(assignment, confined, config)
             }
             Ok(Some(connection)) => {
+                said.accepted = Accepted::Refused;
+                said.peer = self.log_key(&connection);
                 // Closed by the end of this process, after the acceptor has gone on.
                 std::mem::forget(connection);
-                Accepted::Refused
             }
-        };
-        let _ = report.write_all(&accepted.to_bytes());
+        }
+        let _ = report.write_all(&said.to_bytes());
         process::exit(0)
+    }
+
+    /// Whose connection it is, for the limits of the log.
+    fn log_key(&self, connection: &UnixStream) -> rate_limit::Peer {
+        let peer = self.means.confined.peer_of(connection);
+        peer.map_or(rate_limit::Peer::MAX, PeerCred::log_key)
     }
 }
 
@@ -242,5 +297,10 @@ mod tests {
         }
         let failed = Accepted::Failed(libc::EMFILE);
         assert!(Accepted::from_bytes(failed.to_bytes()) == failed);
+        let report = Report {
+            accepted: failed,
+            peer: 1 << 63 | 7,
+        };
+        assert!(Report::from_bytes(report.to_bytes()) == report);
     }
 }

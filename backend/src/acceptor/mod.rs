@@ -24,7 +24,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
-use gangplank_service::rate_limit::RateLimit;
+use gangplank_service::rate_limit::SiteRateLimit;
 use gangplank_service::signals::{Signal, Signals};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -45,8 +45,8 @@ use crate::sys::process;
 /// may never end.
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Connections within `rate_limit::INTERVAL` that their workers log. A frontend that connects
-/// again and again must not fill the log.
+/// Connections of one frontend within `rate_limit::INTERVAL` whose beginnings and ends are logged.
+/// One that connects again and again must neither fill the log nor hide another's connection.
 const LOGGED_CONNECTIONS: u32 = 100;
 
 /// Descriptors that an acceptor waits for beside those of clients that ask for the status.
@@ -105,7 +105,7 @@ struct Acceptor<'a> {
     /// Number of connections so far.
     number: u64,
     /// Which connections are logged.
-    connection_log: RateLimit,
+    connection_log: SiteRateLimit,
 }
 
 /// Accepts guests until a termination signal arrives or, with `--exit-on-disconnect`, the last
@@ -130,7 +130,7 @@ pub fn accept_guests(means: Means<'_>, predecessor: Option<Predecessor>) -> Resu
         closing: Vec::new(),
         reporters,
         number: 0,
-        connection_log: RateLimit::new(LOGGED_CONNECTIONS),
+        connection_log: SiteRateLimit::with_burst(LOGGED_CONNECTIONS),
     };
     if let Some(predecessor) = predecessor {
         acceptor = acceptor.take_over(predecessor)?;

@@ -1,14 +1,18 @@
 //! The limits of one guest's memory, checked before anything is mapped.
 //!
 //! vhost-user-backend maps the regions of a message before the device can check them. So the
-//! forwarder checks SET_MEM_TABLE and ADD_MEM_REG as they pass, and counts what the messages so far
-//! have set up. It need not see their acknowledgements: vhost-user-backend 0.24 ends the connection
-//! after the first message that it refuses.
+//! forwarder checks SET_MEM_TABLE, ADD_MEM_REG and SET_LOG_BASE as they pass, and counts what the
+//! messages so far have set up. It need not see their acknowledgements: vhost-user-backend 0.24
+//! ends the connection after the first message that it refuses.
 
 use super::options::Options;
+use super::recorder::log_area;
 
 /// Request number of `VHOST_USER_SET_MEM_TABLE`.
 const SET_MEM_TABLE: u32 = 5;
+
+/// Request number of `VHOST_USER_SET_LOG_BASE`.
+const SET_LOG_BASE: u32 = 6;
 
 /// Request number of `VHOST_USER_GET_MAX_MEM_SLOTS`.
 const GET_MAX_MEM_SLOTS: u32 = 36;
@@ -24,6 +28,14 @@ const REGIONS_OFFSET: usize = 8;
 
 /// Bytes of a region: guest address, size, user address and file offset, 8 bytes each.
 const REGION_LEN: usize = 32;
+
+/// Bytes of guest addresses for which one byte of the bitmap of dirty pages stands: 8 pages
+/// (vhost-user, "Migration": `VHOST_LOG_PAGE`).
+const LOGGED_BY_BYTE: u64 = 8 * 4096;
+
+/// Guest addresses without memory that the bitmap of dirty pages covers as well, in bytes: QEMU
+/// moves what is above 4 GiB behind the hole that AMD's processors have below 1 TiB.
+const MAX_HOLES: u64 = 1 << 40;
 
 /// How much memory one guest may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +55,15 @@ impl From<&Options> for MemoryLimits {
     }
 }
 
+impl MemoryLimits {
+    /// Most bytes of the bitmap of dirty pages.
+    const fn log_bytes(self) -> u64 {
+        self.bytes
+            .saturating_add(MAX_HOLES)
+            .div_ceil(LOGGED_BY_BYTE)
+    }
+}
+
 /// A message would exceed a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LimitExceeded {
@@ -52,6 +73,17 @@ pub enum LimitExceeded {
          --max-guest-memory if that is not enough"
     )]
     Bytes {
+        /// The most bytes.
+        limit: u64,
+    },
+    /// Of the bitmap of dirty pages.
+    #[error(
+        "the frontend's bitmap of dirty pages has {size} bytes, and at most {limit} are permitted; \
+         raise --max-guest-memory if that is not enough"
+    )]
+    Log {
+        /// The bitmap's bytes.
+        size: u64,
         /// The most bytes.
         limit: u64,
     },
@@ -106,6 +138,14 @@ impl MemoryCheck {
                 self.add(payload)
             }
             ADD_MEM_REG => self.add(payload),
+            SET_LOG_BASE => {
+                let size = log_area(payload).map_or(0, |[size, _]| size);
+                let limit = self.limits.log_bytes();
+                match size <= limit {
+                    true => Ok(()),
+                    false => Err(LimitExceeded::Log { size, limit }),
+                }
+            }
             REM_MEM_REG => {
                 for removed in regions_of(payload) {
                     self.regions.retain(|region| *region != removed);
@@ -214,10 +254,26 @@ mod tests {
     #[test]
     fn messages_without_regions_pass() {
         let mut check = check(0, 0);
-        for request in 0..64 {
+        for request in (0..64).filter(|request| *request != SET_LOG_BASE) {
             assert_eq!(check.check(request, &[]), Ok(()));
             assert_eq!(check.check(request, &[0xff; 39]), Ok(()));
         }
+    }
+
+    #[test]
+    fn a_bitmap_of_dirty_pages_covers_the_memory_and_its_holes_and_no_more() {
+        let tib = 1 << 40;
+        let area = |size: u64| [size, 0].map(u64::to_le_bytes).concat();
+        // A bit for each page of 4 KiB: 32 MiB for each TiB.
+        for (bytes, limit) in [(0, 32 << 20), (8 * tib, 9 * 32 << 20), (1, (32 << 20) + 1)] {
+            let mut check = check(bytes, 8);
+            assert_eq!(check.check(SET_LOG_BASE, &area(limit)), Ok(()));
+            let (size, limit) = (limit + 1, limit);
+            let refused = Err(LimitExceeded::Log { size, limit });
+            assert_eq!(check.check(SET_LOG_BASE, &area(size)), refused);
+        }
+        let mut without_limit = check(u64::MAX, 8);
+        assert!(without_limit.check(SET_LOG_BASE, &area(u64::MAX)).is_err());
     }
 
     #[test]

@@ -75,7 +75,14 @@ impl ReplyPipe {
     /// As [`ReplyPipe::send`].
     pub fn send_now(&self, socket: BorrowedFd<'_>) -> io::Result<bool> {
         while !self.is_empty()? {
-            match splice(&self.reader, None, socket, None, MOST, SpliceFlags::NONBLOCK) {
+            match splice(
+                &self.reader,
+                None,
+                socket,
+                None,
+                MOST,
+                SpliceFlags::NONBLOCK,
+            ) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Ok(false),
                 Err(error) => return Err(error.into()),

@@ -13,7 +13,7 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use gangplank_service::error_chain;
+use gangplank_service::{error_chain, rate_limited};
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, poll};
 use vhost::vhost_user::message::{VhostTransferStateDirection, VhostTransferStatePhase};
@@ -48,7 +48,10 @@ impl StateTransfer {
             .as_ref()
             .is_some_and(|thread| !thread.is_finished())
         {
-            log::error!("the frontend asks for a guest's state while another transfer goes on");
+            rate_limited!(
+                error,
+                "the frontend asks for a guest's state while another transfer goes on"
+            );
             return Err(io::ErrorKind::ResourceBusy.into());
         }
         let handler = Arc::clone(handler);
@@ -75,7 +78,7 @@ impl StateTransfer {
 
 fn save(handler: &dyn Handler, mut file: File) -> io::Result<()> {
     let stream = handler.save_state().map_err(|error| {
-        log::error!("a guest cannot migrate: {}", error_chain(&error));
+        rate_limited!(error, "a guest cannot migrate: {}", error_chain(&error));
         io::Error::other(error)
     })?;
     let mut rest = stream.as_slice();
@@ -84,11 +87,11 @@ fn save(handler: &dyn Handler, mut file: File) -> io::Result<()> {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(written) => rest = rest.get(written..).unwrap_or_default(),
             Err(error) => wait_if_full(&file, error, PollFlags::OUT).inspect_err(|error| {
-                log::error!("cannot write a guest's state: {error}");
+                rate_limited!(error, "cannot write a guest's state: {error}");
             })?,
         }
     }
-    log::info!("a guest's state was saved, {} bytes", stream.len());
+    rate_limited!(info, "a guest's state was saved, {} bytes", stream.len());
     Ok(())
 }
 
@@ -99,22 +102,29 @@ fn load(handler: &dyn Handler, mut file: File) -> io::Result<()> {
         match file.read(&mut chunk) {
             Ok(0) => break,
             Ok(len) if stream.len() + len > MAX_STREAM_LEN => {
-                log::error!("a guest's state has more than {MAX_STREAM_LEN} bytes");
+                rate_limited!(
+                    error,
+                    "a guest's state has more than {MAX_STREAM_LEN} bytes"
+                );
                 return Err(io::ErrorKind::FileTooLarge.into());
             }
             Ok(len) => stream.extend_from_slice(chunk.get(..len).unwrap_or_default()),
             Err(error) => wait_if_full(&file, error, PollFlags::IN).inspect_err(|error| {
-                log::error!("cannot read a guest's state: {error}");
+                rate_limited!(error, "cannot read a guest's state: {error}");
             })?,
         }
     }
     handler
         .load_state(&stream)
         .map_err(|error: TransferError| {
-            log::error!("a guest cannot be taken over: {}", error_chain(&error));
+            rate_limited!(
+                error,
+                "a guest cannot be taken over: {}",
+                error_chain(&error)
+            );
             io::Error::other(error)
         })?;
-    log::info!("a guest's state was loaded, {} bytes", stream.len());
+    rate_limited!(info, "a guest's state was loaded, {} bytes", stream.len());
     Ok(())
 }
 

@@ -79,6 +79,9 @@ const DISCONNECTED: u8 = 75;
 /// the acceptor waits for it, and than the supervisor, which then ends both.
 const END_TIMEOUT: Duration = Duration::from_secs(12);
 
+/// For how long a keeper tries to start a worker while the host has no room for one.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
 /// How often a keeper looks whether a worker that follows a death has got so far that it serves.
 const SETTLING: Duration = Duration::from_millis(5);
 
@@ -92,7 +95,7 @@ pub struct Assignment {
     /// Shut down by the acceptor when it wants the connection to end. By a message, it has the
     /// keeper hand the guest over.
     pub control: Channel,
-    /// Whether the beginning and the usual ends of the connection are logged.
+    /// Whether the beginning and the end of the connection are logged.
     pub is_logged: bool,
     /// The channel by which the supervisor has descriptors held, if it does.
     pub holder: Option<Channel>,
@@ -193,17 +196,10 @@ impl<'a> Keeper<'a> {
                     }
                 }
             }
-            let begun = Instant::now();
-            let worker = match process::clone_sharing_descriptors() {
-                Ok(Forked::Child) => {
-                    worker::run(&self, &passing(successor.as_ref(), claim.as_ref()))
-                }
-                Ok(Forked::Parent(worker)) => worker,
-                Err(error) => {
-                    log::error!("cannot start the worker of guest {number}: {error}");
-                    return FAILURE;
-                }
+            let Some(worker) = self.start_worker(successor.as_ref(), claim.as_ref()) else {
+                return FAILURE;
             };
+            let begun = Instant::now();
             let mut death = match self.watch(worker, &mut successor, &mut claim) {
                 Ok(Ended::InOrder(status)) => return status,
                 Ok(Ended::Stopped) => continue,
@@ -239,6 +235,54 @@ impl<'a> Keeper<'a> {
                 }
             }
         }
+    }
+
+    /// Clones the next worker. Tries again for [`START_LIMIT`] while the host has no memory, or
+    /// permits no process more: a shortage that others may have made must not cost the guest its
+    /// session. `None` if the keeper is to end, which is logged.
+    fn start_worker(&self, successor: Option<&Channel>, claim: Option<&Claim>) -> Option<Pid> {
+        let number = self.assignment.number;
+        let begun = Instant::now();
+        // Only for the pauses.
+        let mut failures = Deaths::new(usize::MAX);
+        for attempt in 1_u32.. {
+            let error = match process::clone_sharing_descriptors() {
+                Ok(Forked::Child) => worker::run(self, &passing(successor, claim)),
+                Ok(Forked::Parent(worker)) => {
+                    if attempt > 1 {
+                        let seconds = begun.elapsed().as_secs_f64();
+                        log::warn!(
+                            "the worker of guest {number} was started at attempt {attempt}, after \
+                             {seconds:.1} s"
+                        );
+                    }
+                    return Some(worker);
+                }
+                Err(error) => error,
+            };
+            let is_short = matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOMEM));
+            let verdict = failures.add(Instant::now(), Duration::ZERO);
+            match verdict {
+                Verdict::RestartAfter(pause) if is_short && begun.elapsed() < START_LIMIT => {
+                    rate_limited!(
+                        error,
+                        "cannot start the worker of guest {number}, attempt {attempt}: {error}; \
+                         trying again"
+                    );
+                    if self.is_stopped_within(pause) {
+                        return None;
+                    }
+                }
+                _ => {
+                    log::error!(
+                        "guest {number} is dropped: its worker cannot be started, at attempt \
+                         {attempt}: {error}"
+                    );
+                    return None;
+                }
+            }
+        }
+        None
     }
 
     /// Waits until the worker ends, and hands the guest over if the acceptor wants that.

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gangplank_service::{error_chain, rate_limited};
-use log::{Level, LevelFilter};
+use log::Level;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use thiserror::Error;
@@ -98,10 +98,6 @@ impl Error {
 pub(super) fn run(keeper: &Keeper<'_>, passing: &[Option<BorrowedFd<'_>>]) -> ! {
     let assignment = &keeper.assignment;
     let (number, is_logged) = (assignment.number, assignment.is_logged);
-    if !is_logged && log::max_level() <= LevelFilter::Info {
-        // Of each connection in a storm, the log has only the errors.
-        log::set_max_level(log::max_level().min(LevelFilter::Error));
-    }
     name_process("worker", number);
     end_by_panic(&keeper.arena);
     let served = serve(keeper, passing);
@@ -240,7 +236,8 @@ fn hold_again(arena: &Arc<Arena>) {
     passthrough::hold_again(arena);
 }
 
-/// The level of a message that a storm of connections repeats.
+/// The level of a message on a connection's beginning or end, which a storm of connections
+/// repeats. All else that a worker says of its guest has limits of its own.
 fn level_of(level: Level, is_logged: bool) -> Level {
     match is_logged {
         true => level,

@@ -38,11 +38,13 @@ mod user_namespace;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use caps::CapsHashSet;
 use gangplank_sandbox::capabilities::{restrict, resume, suspend};
 use gangplank_sandbox::landlock as rules;
+use gangplank_service::peer_cred::{PeerCred, peer_pidfd};
 use rustix::fs::{CWD, Mode as FileMode, OFlags};
 use rustix::process::{Pid, fchdir};
 
@@ -315,6 +317,23 @@ impl Confined {
             kept: self.kept,
             abilities: self.abilities,
         })
+    }
+
+    /// The process and the user at the other end of a guest's connection, also for a keeper, whose
+    /// process namespace does not have that process.
+    ///
+    /// # Errors
+    /// Those of getsockopt(2).
+    pub fn peer_of(&self, connection: &UnixStream) -> io::Result<PeerCred> {
+        let mut peer = PeerCred::of(connection)?;
+        if peer.process.is_none()
+            && let Ok(pidfd) = peer_pidfd(connection)
+        {
+            let process = proc_self::process_of(self.proc.as_fd(), &pidfd);
+            // Else the user stands for its processes.
+            peer.process = process.unwrap_or_default();
+        }
+        Ok(peer)
     }
 
     /// The user namespace of an ordinary user's processes.

@@ -1,6 +1,8 @@
 //! Reopens the process's own descriptors by number after `/proc` is out of reach.
 
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::io;
+use std::num::NonZeroU32;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::fs::{CWD, Dir, Mode, OFlags};
 use rustix::mount::{OpenTreeFlags, open_tree};
@@ -49,10 +51,47 @@ pub(super) fn numbers(proc: BorrowedFd<'_>) -> Result<Vec<RawFd>, Error> {
     Ok(numbers)
 }
 
+/// The id that `proc`, the host's `/proc`, has for the process of a pidfd: the calling process may
+/// be in a process namespace where that one has none. `None` if it has ended.
+pub(super) fn process_of(proc: BorrowedFd<'_>, pidfd: impl AsFd) -> io::Result<Option<NonZeroU32>> {
+    let path = format!("self/fdinfo/{}", pidfd.as_fd().as_raw_fd());
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(proc, path, flags, Mode::empty())?;
+    // The kernel writes it at once (proc(5), "/proc/pid/fdinfo").
+    let mut text = [0; 512];
+    let len = rustix::io::read(&file, &mut text)?;
+    let text = str::from_utf8(text.get(..len).unwrap_or_default()).unwrap_or_default();
+    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:"));
+    Ok(pid.and_then(|pid| pid.trim().parse().ok()))
+}
+
 /// Reopens a directory's `O_PATH` descriptor for reading.
 pub(super) fn reopen(proc_self_fd: &OwnedFd, directory: &OwnedFd) -> Result<OwnedFd, Error> {
     let number = directory.as_raw_fd().to_string();
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::openat(proc_self_fd, number, flags, Mode::empty())
         .map_err(|error| Error::Reopen(error.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::{PidfdFlags, WaitOptions, getpid, pidfd_open, waitpid};
+
+    use super::*;
+    use crate::sys::process::{self, Forked};
+
+    #[test]
+    fn a_pidfd_tells_the_process_until_that_has_ended() {
+        let proc = open_proc().unwrap();
+        let own = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
+        let told = process_of(proc.as_fd(), &own).unwrap();
+        assert_eq!(told.map(NonZeroU32::get), Some(std::process::id()));
+        let Forked::Parent(child) = process::fork().unwrap() else {
+            process::exit(0)
+        };
+        let ended = pidfd_open(child, PidfdFlags::empty()).unwrap();
+        waitpid(Some(child), WaitOptions::empty()).unwrap();
+        assert_eq!(process_of(proc.as_fd(), &ended).unwrap(), None);
+        assert!(process_of(proc.as_fd(), &proc).unwrap().is_none());
+    }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use gangplank_service::rate_limit;
+
 /// Slots below zero that an endpoint can name, as compiled into every DVK (`NR_TASKS`).
 const TASKS: i64 = 35;
 /// Distance of a slot's endpoints in successive generations (`_ENDPOINT_GENERATION_SIZE`).
@@ -43,6 +45,11 @@ impl Endpoint {
     /// The number in messages and headers.
     pub const fn raw(self) -> i32 {
         self.0
+    }
+
+    /// The peer whose messages a rate limit counts.
+    pub fn log_key(self) -> rate_limit::Peer {
+        self.0.cast_unsigned().into()
     }
 
     /// Index in the container's process table (`_ENDPOINT_P`), negative for tasks.
@@ -166,6 +173,12 @@ mod tests {
         assert_eq!(Endpoint::SELF.raw(), 35_534);
         assert_eq!(Endpoint::ANY.raw(), 31_438);
         assert_eq!(Endpoint::NONE.raw(), 27_342);
+    }
+
+    #[test]
+    fn the_log_tells_clients_apart_by_their_endpoints() {
+        let keys = [30, 31, -1].map(|raw| Endpoint::from_raw(raw).log_key());
+        assert_eq!(keys, [30, 31, u64::from(u32::MAX)]);
     }
 
     #[test]

@@ -48,7 +48,7 @@ impl ProxyClient {
         let there = remote.clone();
         let thread = thread::Builder::new().name(format!("forward_{client}"));
         let thread = thread.spawn(move || {
-            set_thread_peer(u64::from(client.raw().cast_unsigned()));
+            set_thread_peer(client.log_key());
             former.into_iter().for_each(Self::wait);
             run(&context, client, &there, &taken);
         })?;

@@ -297,15 +297,10 @@ impl Relay {
     }
 }
 
-/// The peer whose messages a rate limit counts: the process that has connected, or its user where
-/// process ids are hidden. The number of the guest would be a new one with each connection.
+/// The peer whose messages a rate limit counts. The number of the guest would be a new one with
+/// each connection.
 fn log_key(stream: &UnixStream) -> rate_limit::Peer {
-    /// Set in keys that are user ids, so that they are no process's.
-    const IS_USER: rate_limit::Peer = 1 << 32;
-    PeerCred::of(stream).map_or(IS_USER - 1, |peer| match peer.process {
-        Some(process) => process.get().into(),
-        None => IS_USER | rate_limit::Peer::from(peer.user),
-    })
+    PeerCred::of(stream).map_or(rate_limit::Peer::MAX, PeerCred::log_key)
 }
 
 /// Sends an operator the result of a command.

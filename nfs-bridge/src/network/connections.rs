@@ -5,6 +5,7 @@ use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Instant;
 
+use gangplank_service::rate_limit::peer_at;
 use gangplank_service::rate_limited;
 use log::debug;
 use parking_lot::{Condvar, Mutex};
@@ -57,6 +58,7 @@ impl Connections {
             }
             Admission::Refused => {
                 rate_limited!(
+                    peer = peer_at(client),
                     warn,
                     "{peer}: refused, {} of {MAX_CONNECTIONS} connections are taken",
                     table.open.len()

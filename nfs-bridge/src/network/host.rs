@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use gangplank_service::rate_limit::peer_at;
 use gangplank_service::{error_chain, rate_limited};
 use log::debug;
 
@@ -178,12 +179,21 @@ fn begin(
         .spawn(move || {
             let served = stream::serve(&server, &stream, peer, &activity, RECORD_TIME, busy_poll);
             if let Err(error) = served {
-                rate_limited!(debug, "{peer}: {}", error_chain(&error));
+                rate_limited!(
+                    peer = peer_at(peer.ip()),
+                    debug,
+                    "{peer}: {}",
+                    error_chain(&error)
+                );
             }
             all.remove(id);
         });
     if let Err(error) = begun {
         connections.remove(id);
-        rate_limited!(warn, "{peer}: cannot start a thread: {error}");
+        rate_limited!(
+            peer = peer_at(peer.ip()),
+            warn,
+            "{peer}: cannot start a thread: {error}"
+        );
     }
 }

@@ -6,6 +6,7 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use gangplank_driver::Pending;
+use gangplank_service::rate_limit::peer_at;
 use gangplank_service::{error_chain, rate_limited};
 use log::debug;
 
@@ -179,6 +180,7 @@ impl Locks {
                 let answer = at_daemon.set(number, held.range, Some(held.exclusive))?;
                 if answer == Answer::InUse {
                     rate_limited!(
+                        peer = peer_at(owner.client.address),
                         warn,
                         "{}: a lock is lost: somebody else has taken it while the daemon was away",
                         owner.client.address

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::{io, thread};
 
+use gangplank_service::rate_limit::{peer_at, set_thread_peer};
 use log::debug;
 use nfs3_types::rpc::accept_stat;
 use parking_lot::{Condvar, Mutex};
@@ -179,6 +180,7 @@ impl Server {
         record: &[u8],
         respond: Responder,
     ) -> Option<(Responder, Option<Arc<Reply>>)> {
+        set_thread_peer(peer_at(endpoints.client));
         let call = match Call::parse(record) {
             Ok(call) => call,
             Err(BadCall::NoCall) => return Some((respond, None)),
@@ -244,5 +246,72 @@ fn run(program: &dyn Program, endpoints: Endpoints, call: &Call<'_>) -> (Reply, 
             let reply = message::failed(call.xid, accept_stat::GARBAGE_ARGS);
             (reply.into(), true)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gangplank_service::rate_limit::{self, thread_peer};
+    use nfs3_types::rpc::{call_body, msg_body, opaque_auth, rpc_msg};
+    use nfs3_types::xdr_codec::Pack;
+
+    use super::*;
+    use crate::xdr::Reader;
+
+    /// Notes whom the messages of each call count for.
+    #[derive(Default)]
+    struct Peers(Mutex<Vec<rate_limit::Peer>>);
+
+    impl Program for Arc<Peers> {
+        fn number(&self) -> u32 {
+            1
+        }
+
+        fn version(&self) -> u32 {
+            1
+        }
+
+        fn call(
+            &self,
+            _: Caller<'_>,
+            _: u32,
+            _: Reader<'_>,
+            _: &mut Reply,
+        ) -> Result<(), CallError> {
+            self.0.lock().push(thread_peer());
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_one_client_has_logged_counts_for_no_other() {
+        let peers = Arc::new(Peers::default());
+        let server = Server::new(vec![Arc::new(Arc::clone(&peers))]);
+        let body = call_body {
+            rpcvers: 2,
+            prog: 1,
+            vers: 1,
+            proc: 0,
+            cred: opaque_auth::default(),
+            verf: opaque_auth::default(),
+        };
+        let call = rpc_msg {
+            xid: 7,
+            body: msg_body::CALL(body),
+        };
+        let mut record = Vec::new();
+        call.pack(&mut record).unwrap();
+        for client in ["10.0.0.1", "10.0.0.2", "10.0.0.1"] {
+            let endpoints = Endpoints {
+                client: client.parse().unwrap(),
+                client_port: 700,
+                server: "10.0.0.9".parse().unwrap(),
+            };
+            server.execute(endpoints, &record, Box::new(|_| ()));
+        }
+        let peers = peers.0.lock();
+        assert_eq!(peers.len(), 3);
+        assert_eq!(peers[0], peers[2]);
+        assert_ne!(peers[0], peers[1]);
     }
 }

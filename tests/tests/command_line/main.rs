@@ -5,10 +5,14 @@ mod backend;
 mod documents;
 mod fixture;
 mod frontend;
+#[cfg(target_arch = "x86_64")]
+mod injected_call;
 mod installed_files;
 mod journal;
 mod json;
 mod killed_acceptor;
+#[cfg(target_arch = "x86_64")]
+mod landlock;
 mod manuals;
 mod other_programs;
 mod process;

@@ -48,6 +48,25 @@ impl Process {
             .collect())
     }
 
+    /// Its mount points as it sees them, with the options of each.
+    pub(crate) fn mount_options(&self) -> Result<Vec<(String, Vec<String>)>> {
+        let mounts = self.read("mountinfo")?;
+        let mounts = mounts.lines().filter_map(|line| {
+            let mut fields = line.split_whitespace().skip(4);
+            let (point, options) = (fields.next()?, fields.next()?);
+            Some((
+                point.to_owned(),
+                options.split(',').map(str::to_owned).collect(),
+            ))
+        });
+        Ok(mounts.collect())
+    }
+
+    /// Whom the kernel ends first when memory runs out (proc(5)).
+    pub(crate) fn oom_score_adj(&self) -> Result<i32> {
+        Ok(self.read("oom_score_adj")?.trim().parse()?)
+    }
+
     /// Whether this directory is its root.
     pub(crate) fn has_root(&self, directory: &Path) -> Result<bool> {
         let root = fs::metadata(format!("/proc/{}/root/.", self.0))?;

@@ -3,19 +3,21 @@
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::process::Command;
 
 use crate::fixture::{Fixture, root_or_skip};
 use crate::process::Process;
 use anyhow::{Context, Result};
+use gangplank_tests::confinement::{SYS_ADMIN, SYS_RESOURCE};
 use gangplank_tests::process::User;
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::Signal;
 
 /// chown, dac_override, fowner, fsetid, setgid, setuid, mknod, setfcap.
 const NEEDED: u64 = 1 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 6 | 1 << 7 | 1 << 27 | 1 << 31;
 const DAC_READ_SEARCH: u64 = 1 << 2;
 const CHOWN: u64 = 1;
-const SYS_ADMIN: u64 = 1 << 21;
 const SYS_CHROOT: u64 = 1 << 18;
 const SYS_NICE: u64 = 1 << 23;
 
@@ -138,6 +140,71 @@ fn without_sandbox_the_processes_still_give_up_what_they_can() -> Result<()> {
     }
     assert_eq!(Process(daemon.acceptor_pid()?).capabilities("CapEff")?, 0);
     assert!(daemon.signal(Signal::TERM)?.status.success());
+    Ok(())
+}
+
+/// A file system of its own below the share, as long as it is there.
+struct Submount(PathBuf);
+
+impl Submount {
+    fn new(place: PathBuf) -> Result<Self> {
+        fs::create_dir(&place)?;
+        mount("tmpfs", &place, "tmpfs", MountFlags::empty(), None)?;
+        Ok(Self(place))
+    }
+}
+
+impl Drop for Submount {
+    fn drop(&mut self) {
+        let _ = unmount(&self.0, UnmountFlags::DETACH);
+    }
+}
+
+#[test]
+fn no_device_is_opened_through_the_share_or_what_is_mounted_below_it() -> Result<()> {
+    if !root_or_skip("no_device_is_opened_through_the_share_or_what_is_mounted_below_it") {
+        return Ok(());
+    }
+    for user in [None, Some(User::NOBODY)] {
+        let fixture = Fixture::of(user)?;
+        let _submount = Submount::new(fixture.file("share/below"))?;
+        let daemon = fixture.serve(&["--sandbox=namespace"])?;
+        let guest = daemon.connect()?;
+        for process in [guest.keeper, guest.worker] {
+            let mounts = Process(process).mount_options()?;
+            let points: Vec<&str> = mounts.iter().map(|(point, _)| point.as_str()).collect();
+            assert_eq!(points, ["/", "/below"], "{user:?}");
+            for (point, options) in &mounts {
+                for needed in ["nodev", "nosuid"] {
+                    let has = options.iter().any(|option| option == needed);
+                    assert!(has, "{user:?}: {point} is mounted with {options:?}");
+                }
+            }
+        }
+        assert!(daemon.signal(Signal::TERM)?.status.success());
+    }
+    Ok(())
+}
+
+#[test]
+fn workers_are_ended_before_the_processes_that_serve_all_guests() -> Result<()> {
+    let own = Process(std::process::id()).oom_score_adj()?;
+    for (fixture, sandbox) in setups()? {
+        let daemon = fixture.serve(&[sandbox])?;
+        let guest = daemon.connect()?;
+        let score = |process: u32| Process(process).oom_score_adj();
+        // It takes CAP_SYS_RESOURCE to have a lower score than before.
+        let started_with = Process(daemon.pid()).capabilities("CapPrm")?;
+        let served = match started_with & SYS_RESOURCE {
+            0 => own,
+            _ => own.min(-500),
+        };
+        let scores = [daemon.acceptor_pid()?, guest.keeper, guest.worker].map(score);
+        let [acceptor, keeper, worker] = scores;
+        assert_eq!((acceptor?, keeper?), (served, served), "{sandbox}");
+        assert_eq!(worker?, own.max(0), "{sandbox}");
+        assert!(daemon.signal(Signal::TERM)?.status.success());
+    }
     Ok(())
 }
 

@@ -2,18 +2,22 @@
 
 use std::ffi::CString;
 use std::fs;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use gangplank_fuse::NodeId;
 use gangplank_tests::driver::fixture::{Fixture, wait_for_log};
 use gangplank_tests::driver::{Driver, Setup};
+use gangplank_tests::memory_cgroup::MemoryCgroup;
+use gangplank_tests::process::{User, tied};
 use rustix::io::Errno;
-use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 
 /// Limit for the kernel to end a process.
 const ENDING: Duration = Duration::from_secs(60);
+
+/// Limit for the daemon to end a guest without a request in flight: less than it has for one with.
+const STOPPING: Duration = Duration::from_secs(5);
 
 /// Limit of file sizes that the daemon runs under, in bytes.
 const FILE_SIZE: u64 = 1 << 20;
@@ -62,6 +66,57 @@ fn a_killed_keeper_takes_its_own_guest_along_and_a_killed_worker_none() -> Resul
     ])
 }
 
+/// A guest of an ordinary user's daemon, and its keeper, which may start no process since the last
+/// worker was killed.
+fn without_a_next_worker() -> Result<(Fixture, Driver, u32)> {
+    // Root may start any number of processes.
+    let fixture = Fixture::quiet_as(&[], ordinary_user())?;
+    let guest = fixture.guest(&Setup::default())?;
+    let (keeper, worker) = fixture.guest_processes()?.pop().context("a guest")?;
+    permit_processes(keeper, "0")?;
+    kill_process(process(worker)?, Signal::KILL)?;
+    wait_for_log(
+        &fixture.daemon,
+        "cannot start the worker of guest 1, attempt 2",
+    )?;
+    Ok((fixture, guest, keeper))
+}
+
+fn ordinary_user() -> Option<User> {
+    User::is_root().then_some(User::NOBODY)
+}
+
+/// Sets how many processes the user of `keeper` may have when that starts one. The user does it:
+/// root may lack the capability for others.
+fn permit_processes(keeper: u32, count: &str) -> Result<()> {
+    let mut command = tied("prlimit", ordinary_user());
+    command.args(["--pid", &keeper.to_string(), &format!("--nproc={count}:")]);
+    let done = command.output().context("running prlimit (util-linux)")?;
+    ensure!(done.status.success(), "{done:?}");
+    Ok(())
+}
+
+#[test]
+fn a_worker_that_cannot_be_started_for_a_while_costs_the_guest_nothing() -> Result<()> {
+    let (fixture, mut guest, keeper) = without_a_next_worker()?;
+    let most = getrlimit(Resource::Nproc).maximum;
+    let most = most.map_or("unlimited".to_owned(), |most| most.to_string());
+    permit_processes(keeper, &most)?;
+    guest.getattr(NodeId::ROOT, None)?;
+    drop(guest);
+    fixture.survive(&["the worker of guest 1 was started at attempt"])
+}
+
+#[test]
+fn a_keeper_that_cannot_start_a_worker_ends_when_it_is_told_to() -> Result<()> {
+    let (fixture, _guest, _) = without_a_next_worker()?;
+    let begun = Instant::now();
+    let (status, log) = fixture.daemon.stop()?;
+    ensure!(status.success(), "{log}");
+    ensure!(begun.elapsed() < STOPPING, "{:?}: {log}", begun.elapsed());
+    Ok(())
+}
+
 #[test]
 fn a_write_beyond_the_limit_of_file_sizes_is_the_guests_error() -> Result<()> {
     let fixture = Fixture::quiet(&[])?;
@@ -85,7 +140,7 @@ fn a_write_beyond_the_limit_of_file_sizes_is_the_guests_error() -> Result<()> {
 
 #[test]
 fn a_worker_that_runs_out_of_memory_takes_no_guest_along() -> Result<()> {
-    let Some(group) = MemoryGroup::new(GROUP_MEMORY)? else {
+    let Some(group) = MemoryCgroup::new(GROUP_MEMORY) else {
         eprintln!("SKIPPED: this host has no memory control groups that tests can create");
         return Ok(());
     };
@@ -126,51 +181,4 @@ fn create_many(guest: &mut Driver, number: &mut u64) -> Result<()> {
         guest.rmdir(NodeId::ROOT, &name)?;
     }
     Ok(())
-}
-
-/// A control group with a limit of memory, removed when dropped.
-struct MemoryGroup(PathBuf);
-
-impl MemoryGroup {
-    /// `None` if this host has no such groups, or this process may not create one.
-    fn new(bytes: u64) -> Result<Option<Self>> {
-        let name = format!("gangplank-test-{}", std::process::id());
-        // Version 2, and version 1's file of the same meaning.
-        for (root, limit, limit_with_swap) in [
-            ("/sys/fs/cgroup", "memory.max", None),
-            (
-                "/sys/fs/cgroup/memory",
-                "memory.limit_in_bytes",
-                Some("memory.memsw.limit_in_bytes"),
-            ),
-        ] {
-            let dir = PathBuf::from(root).join(&name);
-            if !PathBuf::from(root).join("cgroup.procs").exists() || fs::create_dir(&dir).is_err() {
-                continue;
-            }
-            let group = Self(dir);
-            if !group.0.join(limit).exists() {
-                continue;
-            }
-            fs::write(group.0.join(limit), bytes.to_string())?;
-            if let Some(file) = limit_with_swap {
-                // A kernel that does not account swap lacks the file.
-                let _ = fs::write(group.0.join(file), bytes.to_string());
-            } else {
-                let _ = fs::write(group.0.join("memory.swap.max"), "0");
-            }
-            return Ok(Some(group));
-        }
-        Ok(None)
-    }
-
-    fn add(&self, pid: u32) -> Result<()> {
-        fs::write(self.0.join("cgroup.procs"), pid.to_string()).context("joining the group")
-    }
-}
-
-impl Drop for MemoryGroup {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.0);
-    }
 }

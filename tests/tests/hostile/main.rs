@@ -5,6 +5,7 @@ mod chains;
 mod isolation;
 mod limits_of_one_guest;
 mod lock_waits;
+mod log_limits;
 mod memory_limits;
 mod messages;
 mod projects;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use gangplank_fuse::NodeId;
 use gangplank_tests::driver::Setup;
 use gangplank_tests::driver::fixture::Fixture;
-use gangplank_tests::driver::vhost_user::{Peer, memory_table, message, words};
+use gangplank_tests::driver::vhost_user::{Peer, VERSION, memory_table, message, words};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 
 const TIB: u64 = 1 << 40;
@@ -56,6 +56,26 @@ fn more_bytes_than_permitted_end_the_connection() -> Result<()> {
         fixture.survive(&["--max-guest-memory"])?;
     }
     Ok(())
+}
+
+#[test]
+fn a_bitmap_of_dirty_pages_is_no_larger_than_the_memory_permitted() -> Result<()> {
+    let mut fixture = Fixture::new(&["--max-guest-memory=64M"])?;
+    // A bit for each page of the memory, and of a tebibyte of holes.
+    let most = (TIB + (64 << 20)) / 4096 / 8;
+    let file = sparse(100 * TIB)?;
+    for (size, is_taken) in [(most, true), (most + 1, false), (100 * TIB, false)] {
+        let peer = frontend(&fixture)?;
+        let area = words(&[size, 0]);
+        peer.send(message::SET_LOG_BASE, VERSION, &area, &[file.as_fd()])?;
+        if is_taken {
+            ensure!(peer.receive()?.payload == area, "{size} bytes are refused");
+            continue;
+        }
+        peer.wait_for_hang_up()?;
+        fixture.neighbour_goes_on()?;
+    }
+    fixture.survive(&["bitmap of dirty pages", "--max-guest-memory"])
 }
 
 #[test]

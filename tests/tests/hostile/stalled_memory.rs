@@ -18,6 +18,7 @@ const ERROR_LIMIT: Duration = Duration::from_secs(20);
 #[test]
 fn a_write_from_memory_that_never_comes_delays_no_other_guest_at_the_same_file() -> Result<()> {
     if !User::is_root() {
+        eprintln!("SKIPPED: only root can mount a server of memory that never comes");
         return Ok(());
     }
     let mut fixture = Fixture::new(&[])?;
@@ -58,6 +59,7 @@ fn a_write_from_memory_that_never_comes_delays_no_other_guest_at_the_same_file()
 #[test]
 fn a_write_from_memory_that_fails_writes_nothing() -> Result<()> {
     if !User::is_root() {
+        eprintln!("SKIPPED: only root can mount a server of memory that never comes");
         return Ok(());
     }
     let fixture = Fixture::new(&[])?;

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use gangplank_fuse::{InitFlags, NodeId};
+use gangplank_service::rate_limited;
 
 use super::super::budget::Descriptor;
 use super::super::errno::not_openable;
@@ -17,6 +18,7 @@ use super::super::inode_transfer::FoundInode;
 use super::super::mounts::Identity;
 use super::super::open_files::OpenFile;
 use super::super::open_flags::OpenFlags;
+use super::listing::Listing;
 use crate::state::migration::{
     Handle, Inode, Location, MigratedGuest, MigrationMode, MigrationOnError, ROOT_ID, TransferError,
 };
@@ -43,13 +45,17 @@ impl PassthroughFs {
         let prepared = state.files.begin_arrival(guest.next_handle, handles);
         prepared.map_err(|_| no_room("open files", handles, "--rlimit-nofile"))?;
 
-        let mounts = self.source_mounts(guest);
-        for inode in &guest.inodes {
-            self.load_inode(inode, &mounts)?;
+        let mut lost = Listing::default();
+        let loaded = self.load_all(guest, &mut lost);
+        if lost.count() > 0 {
+            rate_limited!(
+                warn,
+                "{} inodes and open files of the guest are lost; it gets an error when it uses \
+                 them: {lost}",
+                lost.count()
+            );
         }
-        for handle in &guest.handles {
-            self.load_handle(*handle)?;
-        }
+        loaded?;
         for (parent, children) in guest.child_counts() {
             // The guest never forgets the root.
             if parent != ROOT_ID {
@@ -59,7 +65,23 @@ impl PassthroughFs {
         Ok(())
     }
 
-    fn load_inode(&self, inode: &Inode, mounts: &SourceMounts) -> Result<(), TransferError> {
+    fn load_all(&self, guest: &MigratedGuest, lost: &mut Listing) -> Result<(), TransferError> {
+        let mounts = self.source_mounts(guest);
+        for inode in &guest.inodes {
+            self.load_inode(inode, &mounts, lost)?;
+        }
+        for handle in &guest.handles {
+            self.load_handle(*handle, lost)?;
+        }
+        Ok(())
+    }
+
+    fn load_inode(
+        &self,
+        inode: &Inode,
+        mounts: &SourceMounts,
+        lost: &mut Listing,
+    ) -> Result<(), TransferError> {
         let found = match &inode.location {
             // Its place is on the command line, and a guest without it has nothing.
             Location::Root => return self.verify(inode, self.share.root.as_fd()),
@@ -79,7 +101,7 @@ impl PassthroughFs {
             self.verify(inode, opened.as_fd())?;
             self.take_in(inode.id, opened)
         });
-        let found = self.or_guest_error(found)?;
+        let found = self.or_guest_error(found, lost)?;
         let arrived = self.state.inodes.arrive(inode.id, inode.references, found);
         arrived.map_err(|source| TransferError::Inode {
             id: inode.id,
@@ -154,15 +176,22 @@ impl PassthroughFs {
             let flags = libc::O_RDONLY | libc::O_NONBLOCK;
             file::reopen_through_proc(self.share.proc_self_fd(), found.as_fd(), flags)
         };
+        let mut failed = Listing::default();
         let mounts = guest.mount_paths.iter().filter_map(|(id, path)| {
             let opened = open(path).inspect_err(|error| {
-                log::warn!(
-                    "cannot open '{path}', where mount {id} of a guest's source is: {error}"
-                );
+                failed.add(format_args!("mount {id} at '{path}': {error}"));
             });
             Some((*id, opened.ok()?))
         });
-        mounts.collect()
+        let mounts = mounts.collect();
+        if failed.count() > 0 {
+            rate_limited!(
+                warn,
+                "cannot open {} mounts of a guest's source: {failed}",
+                failed.count()
+            );
+        }
+        mounts
     }
 
     /// Compares the handle that the source has given, type and bytes.
@@ -219,14 +248,14 @@ impl PassthroughFs {
         }
     }
 
-    fn load_handle(&self, handle: Handle) -> Result<(), TransferError> {
+    fn load_handle(&self, handle: Handle, lost: &mut Listing) -> Result<(), TransferError> {
         let failed = |source| TransferError::Handle {
             id: handle.id,
             inode: handle.inode,
             source,
         };
         let opened = self.open_again(handle).map_err(failed);
-        let opened = self.or_guest_error(opened)?;
+        let opened = self.or_guest_error(opened, lost)?;
         let node = NodeId::new(handle.inode);
         self.state.inodes.count_open(node, OpenChange::Opened);
         self.state.files.arrive(handle, opened).map_err(failed)
@@ -251,11 +280,11 @@ impl PassthroughFs {
     fn or_guest_error<T>(
         &self,
         result: Result<T, TransferError>,
+        lost: &mut Listing,
     ) -> Result<Option<T>, TransferError> {
         match (result, self.share.options.migration.on_error) {
             (Err(error), MigrationOnError::GuestError) => {
-                let error = gangplank_service::error_chain(&error);
-                log::warn!("{error}; the guest gets an error when it uses that");
+                lost.add(gangplank_service::error_chain(&error));
                 Ok(None)
             }
             (result, _) => result.map(Some),

@@ -3,6 +3,7 @@
 //! `save` only reads: if the migration is given up, the guest goes on here. `load` replaces all
 //! that the guest held. `paths` finds out by which path another daemon reaches an inode.
 
+mod listing;
 mod load;
 mod paths;
 mod save;

@@ -5,10 +5,12 @@ use std::io;
 use std::os::fd::AsFd;
 
 use gangplank_fuse::NodeId;
+use gangplank_service::rate_limited;
 
 use super::super::fs::{Node, PassthroughFs};
 use super::super::inode_transfer::KnownInode;
 use super::super::mounts::Identity;
+use super::listing::Listing;
 use super::paths::{Directories, Located};
 use crate::state::migration::{
     FileHandle, GuestState, Inode, Location, MigrationMode, ROOT_ID, TransferError,
@@ -26,6 +28,7 @@ impl PassthroughFs {
             return Err(TransferError::Locks(locks));
         }
         let known = self.state.inodes.known();
+        let mut without_handle = Listing::default();
         let mut state = GuestState {
             next_inode: self.state.inodes.next_id().max(ROOT_ID + 1),
             handles: self.state.files.known(),
@@ -37,17 +40,36 @@ impl PassthroughFs {
             // The guest never forgets the root.
             references: 2,
             location: Location::Root,
-            file_handle: self.handle_to_verify(&self.node(NodeId::ROOT).map_err(root_error)?),
+            file_handle: self.handle_to_verify(
+                &self.node(NodeId::ROOT).map_err(root_error)?,
+                &mut without_handle,
+            ),
         };
         state.inodes.push(root);
         match self.share.options.migration.mode {
-            MigrationMode::FindPaths => self.save_by_paths(&known, &mut state),
-            MigrationMode::FileHandles => self.save_by_handles(&known, &mut state),
+            MigrationMode::FindPaths => {
+                self.save_by_paths(&known, &mut state, &mut without_handle);
+            }
+            MigrationMode::FileHandles => {
+                self.save_by_handles(&known, &mut state, &mut without_handle);
+            }
+        }
+        if without_handle.count() > 0 {
+            rate_limited!(
+                warn,
+                "{} inodes of the guest have no file handle: {without_handle}",
+                without_handle.count()
+            );
         }
         Ok(state)
     }
 
-    fn save_by_paths(&self, known: &[KnownInode], state: &mut GuestState) {
+    fn save_by_paths(
+        &self,
+        known: &[KnownInode],
+        state: &mut GuestState,
+        without_handle: &mut Listing,
+    ) {
         let ids: HashMap<Identity, u64> = known
             .iter()
             .map(|inode| (inode.identity, inode.id.get()))
@@ -60,7 +82,8 @@ impl PassthroughFs {
                 if let Ok(node) = self.node(id)
                     && let Some(location) = directories.locate(&path, node.identity)
                 {
-                    found.insert(id.get(), (location, self.handle_to_verify(&node)));
+                    let handle = self.handle_to_verify(&node, without_handle);
+                    found.insert(id.get(), (location, handle));
                 }
             }
             known
@@ -75,12 +98,13 @@ impl PassthroughFs {
             add(self.search(&missing));
         }
 
+        let mut without_path = Listing::default();
         for inode in known {
             let id = inode.id.get();
             let (location, file_handle) = found.remove(&id).unwrap_or((Location::Invalid, None));
             let is_verified = !self.share.options.migration.verify_handles || file_handle.is_some();
             if !is_verified || location == Location::Invalid {
-                log::warn!("inode {id} of the guest has no path that another daemon could find");
+                without_path.add(id);
             }
             state.inodes.push(Inode {
                 id,
@@ -92,6 +116,14 @@ impl PassthroughFs {
                 },
                 file_handle: file_handle.filter(|_| is_verified),
             });
+        }
+        if without_path.count() > 0 {
+            rate_limited!(
+                warn,
+                "{} inodes of the guest have no path that another daemon could find: \
+                 {without_path}",
+                without_path.count()
+            );
         }
         let (above, next_inode) = directories.into_new();
         state
@@ -110,7 +142,12 @@ impl PassthroughFs {
         }
     }
 
-    fn save_by_handles(&self, known: &[KnownInode], state: &mut GuestState) {
+    fn save_by_handles(
+        &self,
+        known: &[KnownInode],
+        state: &mut GuestState,
+        without_handle: &mut Listing,
+    ) {
         let mut mounts = BTreeMap::from([(0, Some(".".to_owned()))]);
         for inode in known {
             let id = inode.id.get();
@@ -129,7 +166,7 @@ impl PassthroughFs {
                     Location::FileHandle(stream_handle(mount_id, &handle))
                 }
                 Err(error) => {
-                    log::warn!("inode {id} of the guest has no file handle: {error}");
+                    without_handle.add(format_args!("{id}: {error}"));
                     Location::Invalid
                 }
             };
@@ -152,13 +189,13 @@ impl PassthroughFs {
     }
 
     /// The handle that the destination compares, if the options ask for it.
-    fn handle_to_verify(&self, node: &Node) -> Option<FileHandle> {
+    fn handle_to_verify(&self, node: &Node, without_handle: &mut Listing) -> Option<FileHandle> {
         if !self.share.options.migration.verify_handles {
             return None;
         }
         let handle = sys::file_handle::FileHandle::of(node.as_fd());
         let handle = handle.inspect_err(|error| {
-            log::warn!("inode {} of the guest has no file handle: {error}", node.id);
+            without_handle.add(format_args!("{}: {error}", node.id));
         });
         Some(stream_handle(node.identity.mount.0.into(), &handle.ok()?))
     }

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gangplank_service::{rate_limit, rate_limited};
+use gangplank_service::rate_limited;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::fair_lock::FairLock;
@@ -257,7 +257,7 @@ impl PeerChannel {
             Err(ExchangeError::TimedOut) if !state.stuck => {
                 state.stuck = true;
                 rate_limited!(
-                    peer = log_key(partner),
+                    peer = partner.log_key(),
                     warn,
                     "{command} to {partner} was not acknowledged in time: its node may lose \
                      messages until it is"
@@ -266,7 +266,7 @@ impl PeerChannel {
             Ok(_) if state.stuck => {
                 state.stuck = false;
                 rate_limited!(
-                    peer = log_key(partner),
+                    peer = partner.log_key(),
                     info,
                     "{partner}'s node acknowledges again"
                 );
@@ -303,7 +303,7 @@ impl PeerChannel {
             state.held_acks.push_back((header, payload.to_vec()));
         } else {
             rate_limited!(
-                peer = log_key(header.dst),
+                peer = header.dst.log_key(),
                 warn,
                 "{MAX_HELD_ACKS} acknowledgements wait for {}'s node to finish one exchange: \
                  {} is dropped",
@@ -432,11 +432,6 @@ fn outcome(
 /// The partner copied less than requested: its memory ended.
 fn short() -> ExchangeError {
     ExchangeError::Refused(Code::EFAULT)
-}
-
-/// The peer whose messages a rate limit counts.
-fn log_key(partner: Endpoint) -> rate_limit::Peer {
-    u64::from(partner.raw().cast_unsigned())
 }
 
 #[cfg(test)]

@@ -323,7 +323,7 @@ impl Shared {
 
     /// Serves a request and answers it.
     fn serve(&self, job: &QueuedRequest) {
-        set_thread_peer(u64::from(job.request.client().raw().cast_unsigned()));
+        set_thread_peer(job.request.client().log_key());
         let Some(client) = &job.client else {
             let times = self
                 .counts

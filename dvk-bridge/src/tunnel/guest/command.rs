@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::thread;
 
 use gangplank_sandbox::seccomp::Seccomp;
+use gangplank_service::peer_cred::PeerCred;
+use gangplank_service::rate_limit::{self, set_thread_peer};
 use gangplank_service::signals::{STATUS, TERMINATION};
 use gangplank_service::unix_listener::{BindError, OwnedListener};
 use gangplank_service::{error_chain, rate_limited};
@@ -190,9 +192,12 @@ impl Tunnel {
             };
             let prepared = socket.set_nonblocking(true);
             prepared.map_err(failed("prepare a guest's connection"))?;
-            let guest = Shared::new(number, options.clone());
+            // The number of the guest would be a new peer with each connection.
+            let log_key = PeerCred::of(&socket).map_or(rate_limit::Peer::MAX, PeerCred::log_key);
+            let guest = Shared::new(number, log_key, options.clone());
             let guest = Arc::new(guest.map_err(failed("make an eventfd"))?);
             *self.guest.lock() = Some(Arc::clone(&guest));
+            set_thread_peer(guest.log_key);
             rate_limited!(info, "guest {number} has connected");
             match guest.serve(socket, carrier, stop) {
                 Ok(()) => rate_limited!(info, "guest {number} has gone"),

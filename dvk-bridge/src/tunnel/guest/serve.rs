@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use gangplank_service::rate_limit::{self, set_thread_peer};
 use gangplank_service::rate_limited;
 use gangplank_vhost_backend::{Connection, GuestError};
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -26,6 +27,8 @@ const BIND_RETRY_INTERVAL: Duration = Duration::from_millis(200);
 pub(super) struct Shared {
     /// The guest's number, for logs.
     pub(super) number: u64,
+    /// The peer whose messages a rate limit counts.
+    pub(super) log_key: rate_limit::Peer,
     pub(super) options: Options,
     pub(super) state: Mutex<State>,
     /// The session, the number of requests in flight, or the end has changed.
@@ -37,10 +40,15 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(number: u64, options: Options) -> std::io::Result<Self> {
+    pub(super) fn new(
+        number: u64,
+        log_key: rate_limit::Peer,
+        options: Options,
+    ) -> std::io::Result<Self> {
         let workers = (0..=options.queues).map(|_| Condvar::new()).collect();
         Ok(Self {
             number,
+            log_key,
             state: Mutex::new(State::new(options.limit)),
             options,
             changed: Condvar::new(),
@@ -130,14 +138,17 @@ impl Shared {
             for (index, endpoint) in (0..).zip(&endpoints) {
                 let endpoint = &**endpoint;
                 let thread = thread::Builder::new().name(format!("tunnel_{index}"));
-                let started =
-                    thread.spawn_scoped(scope, move || worker::run(self, index, endpoint));
+                let started = thread.spawn_scoped(scope, move || {
+                    set_thread_peer(self.log_key);
+                    worker::run(self, index, endpoint);
+                });
                 self.must_start(started);
             }
             if let Some(first) = endpoints.first() {
                 let thread = thread::Builder::new().name("tunnel_link".to_owned());
                 let all = &endpoints;
                 let started = thread.spawn_scoped(scope, move || {
+                    set_thread_peer(self.log_key);
                     link::run(self, &**first);
                     // This ends all exchanges.
                     for endpoint in all {

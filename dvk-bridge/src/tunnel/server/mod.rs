@@ -15,8 +15,9 @@ use std::thread;
 use std::time::Duration;
 
 use gangplank_driver::{self as driver, Driver};
+use gangplank_service::rate_limit::set_thread_peer;
 use gangplank_service::{error_chain, rate_limited};
-use log::{debug, info};
+use log::debug;
 use parking_lot::{Condvar, Mutex};
 use rustix::io::Errno;
 use serde_json::{Value, json};
@@ -140,6 +141,7 @@ impl Server {
                 Ok(Delivery::Request {
                     request, message, ..
                 }) => {
+                    set_thread_peer(request.client().log_key());
                     let answer = self.answer(endpoint, request, &message);
                     if let Err(error) = endpoint.reply(request, &answer.encode(&message)) {
                         debug!("{}", error_chain(&error));
@@ -160,7 +162,8 @@ impl Server {
                     return;
                 }
                 Err(error) => {
-                    rate_limited!(warn, "{}", error_chain(&error));
+                    // No client's.
+                    rate_limited!(peer = 0, warn, "{}", error_chain(&error));
                     thread::sleep(FAILURE_PAUSE);
                 }
             }
@@ -324,7 +327,9 @@ impl Server {
         let removed = self.sessions.lock().remove(&session.id);
         if let Some(removed) = removed {
             removed.end();
-            info!(
+            rate_limited!(
+                peer = removed.client.log_key(),
+                info,
                 "the guest behind endpoint {} is freed: {why}",
                 removed.client
             );

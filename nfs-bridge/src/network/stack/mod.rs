@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
+use gangplank_service::rate_limit::peer_at;
 use gangplank_service::rate_limited;
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -447,6 +448,7 @@ impl Stack {
                 Admission::Replaces(index) => handles.get(index).copied(),
                 Admission::Refused => {
                     rate_limited!(
+                        peer = peer_at(address(client.addr)),
                         warn,
                         "{client}: refused, {} of {MAX_CONNECTIONS} connections are taken",
                         standings.len()

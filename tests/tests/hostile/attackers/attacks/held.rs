@@ -106,8 +106,12 @@ pub(super) fn other_names(target: &Target<'_>, round: u64) -> Result<()> {
 }
 
 /// Puts a device, or a FIFO in every second round, in the place of a file that the guest still
-/// knows, after the daemon had to close it. The number of the file's inode is then often used
-/// again.
+/// knows, after the daemon had to close it.
+///
+/// Whether the number of the file's inode and its birth time are then used again depends on the
+/// file system and the kernel. The unit test
+/// `a_fifo_with_the_number_and_birth_time_of_a_file_is_not_that_file` of the daemon
+/// (`backend/src/passthrough/tests/identity.rs`) pins that case.
 pub(super) fn devices_in_place_of_files(target: &Target<'_>, round: u64) -> Result<()> {
     let mut guest = target.guest(&Setup::default())?;
     let name = CString::new(format!("swapped-{round}"))?;

@@ -77,6 +77,7 @@ pub(super) fn cut_off(target: &Target<'_>, _: u64) -> Result<()> {
 /// can mount such a server here.
 pub(super) fn unanswered(target: &Target<'_>, _: u64) -> Result<()> {
     if !User::is_root() {
+        eprintln!("SKIPPED: only root can mount a server of memory that never comes");
         return Ok(());
     }
     let memory = StallingMemory::new()?;
