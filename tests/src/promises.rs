@@ -1,5 +1,5 @@
-//! What the options of the daemon promise, tried in a guest that has mounted the share on `/mnt` and
-//! the programs for it on `/tools`.
+//! What the options of the daemon promise, tried in a guest that has mounted the share on `/mnt`
+//! and the programs for it on `/tools`.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, chown};

@@ -1,5 +1,5 @@
-//! The suite of every guest in a User Mode Linux guest, for each way to run the daemon, and what the
-//! options promise there. The program `guests` runs the suite with the defaults of root, and
+//! The suite of every guest in a User Mode Linux guest, for each way to run the daemon, and what
+//! the options promise there. The program `guests` runs the suite with the defaults of root, and
 //! `command_lines` tries the promises with root's default sandbox.
 //!
 //! An argument selects tests by a part of their name: `cargo test -p gangplank-tests --test modes --

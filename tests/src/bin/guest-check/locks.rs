@@ -152,8 +152,8 @@ pub(crate) fn run_locked(path: &Path, command: &str) -> Result<()> {
 }
 
 /// Starts `count` processes, each of which waits for a shared record lock on `path`. Ends when each
-/// has had its lock. In `state`, a directory, the length of the file `waiting` is the number of those
-/// that have begun to wait, and the length of `locked` that of those that have had the lock.
+/// has had its lock. In `state`, a directory, the length of the file `waiting` is the number of
+/// those that have begun to wait, and the length of `locked` that of those that have had the lock.
 ///
 /// Shared, because a process that has an exclusive lock could not give it back: on a ring that is
 /// full of requests that wait, there is no room for that one. For the same reason, the processes

@@ -1,5 +1,5 @@
-//! The guests with Linux: one works with fsx, one with fio, which compare all that they read with what
-//! they have written.
+//! The guests with Linux: one works with fsx, one with fio, which compare all that they read with
+//! what they have written.
 
 use std::fs;
 use std::thread;
@@ -13,8 +13,8 @@ use gangplank_tests::guest::{Guest, Machine, Options};
 use gangplank_tests::guest_work::{self, FIO_SCRIPT, FSX, Program};
 use gangplank_tests::tools;
 
-/// Memory of a guest in MiB: enough for fio with its libraries. The worker maps it, so what is touched
-/// of it counts as the worker's, which the fixture limits to 256 MiB.
+/// Memory of a guest in MiB: enough for fio with its libraries. The worker maps it, so what is
+/// touched of it counts as the worker's, which the fixture limits to 256 MiB.
 const MEMORY_MIB: u32 = 240;
 
 /// Where the guest of fio has the Debian tree, which cannot be written, and in it the share.

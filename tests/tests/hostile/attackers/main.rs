@@ -1,5 +1,5 @@
-//! Six attackers, each with attacks that it repeats, beside guests that verify their data, all on one
-//! daemon: two with Linux, which run fsx and fio, and two that a driver stands in for.
+//! Six attackers, each with attacks that it repeats, beside guests that verify their data, all on
+//! one daemon: two with Linux, which run fsx and fio, and two that a driver stands in for.
 //!
 //! A test program of its own: it uses all processors for its whole length, and other tests beside
 //! it would miss their deadlines.
@@ -29,8 +29,8 @@ const DESCRIPTORS: &str = "--rlimit-nofile=512";
 /// Descriptors in a ring: enough for 1,000 requests that wait for locks.
 const QUEUE_SIZE: &str = "--queue-size=4096";
 
-/// Least operations of each honest driver, a tenth of what a very busy machine permits. A guest that
-/// is hardly served is disturbed, too.
+/// Least operations of each honest driver, a tenth of what a very busy machine permits. A guest
+/// that is hardly served is disturbed, too.
 const LEAST_OPERATIONS: u64 = 20;
 
 #[test]
