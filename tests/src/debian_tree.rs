@@ -77,6 +77,14 @@ pub fn copy_with(destination: &Path, arch: Arch, more: &[&str]) -> Result<()> {
     )
 }
 
+/// The tree for `arch` itself, which nobody may change: for a share that guests can only read.
+///
+/// # Errors
+/// When packages cannot be had.
+pub fn read_only(arch: Arch) -> Result<PathBuf> {
+    tree(arch, &[])
+}
+
 /// The packages of an NFS client's lock manager, and of programs that ask servers.
 const NFS_CLIENT: [&str; 3] = ["netbase", "nfs-common", "rpcbind"];
 

@@ -28,7 +28,8 @@ pub struct Disk {
     mount: PathBuf,
     /// The disk that holds the image, if it has one of its own.
     below: Option<Box<Disk>>,
-    _dir: TempDir,
+    /// Where the mount point is, if it was made for the file system.
+    dir: Option<TempDir>,
 }
 
 impl Disk {
@@ -68,7 +69,7 @@ impl Disk {
         Ok(Self {
             mount,
             below,
-            _dir: dir,
+            dir: Some(dir),
         })
     }
 
@@ -78,16 +79,26 @@ impl Disk {
             .tempdir()?;
         let mount = dir.path().join("mnt");
         std::fs::create_dir(&mount)?;
+        let mut disk = Self::tmpfs_at(&mount, mebibytes)?;
+        disk.dir = Some(dir);
+        Ok(disk)
+    }
+
+    /// Mounts memory of `mebibytes` MiB on the directory `mount`, which must outlive it.
+    ///
+    /// # Errors
+    /// It cannot be mounted.
+    pub fn tmpfs_at(mount: &Path, mebibytes: u32) -> Result<Self> {
         let size = format!("size={mebibytes}M");
         let mut command = Command::new("mount");
         command
             .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
-            .arg(&mount);
+            .arg(mount);
         packages::run(&mut command).context("mounting a tmpfs")?;
         Ok(Self {
-            mount,
+            mount: mount.to_owned(),
             below: None,
-            _dir: dir,
+            dir: None,
         })
     }
 

@@ -12,6 +12,7 @@ use crate::daemon::{self, Daemon, TAG};
 use crate::dvk_tunnel::Tunnel;
 use crate::guest::{self, Guest, Machine};
 use crate::process::{self, User};
+use crate::promises::{Programs, Promise, Tried};
 use crate::relay::Relay;
 use crate::tools;
 
@@ -40,6 +41,8 @@ pub struct Setting {
     pub user: Option<User>,
     /// Whether cases that differ by their size alone are small.
     pub is_brief: bool,
+    /// What the options promise, by name. The guest then has [`Programs`].
+    pub promises: &'static [(&'static str, Promise)],
 }
 
 /// A daemon, and the relay or the tunnel before it.
@@ -57,6 +60,8 @@ pub struct Fixture {
     first: Post,
     /// For the guest's second device.
     direct: Post,
+    /// The programs with which the promises are tried.
+    programs: Option<Programs>,
     share: TempDir,
 }
 
@@ -81,13 +86,17 @@ impl Fixture {
             chown(share.path(), Some(user.uid), Some(user.gid))?;
         }
         let (first, direct) = start_daemons(share.path(), &setting)?;
-        let options = guest_options(machine, &setting, &first, &direct)?;
+        let programs = (!setting.promises.is_empty())
+            .then(|| Programs::share(setting.user))
+            .transpose()?;
+        let options = guest_options(machine, &setting, [&first, &direct], programs.as_ref())?;
         Ok(Self {
             guest: None,
             options,
             setting,
             first,
             direct,
+            programs,
             share,
         })
     }
@@ -121,6 +130,22 @@ impl Fixture {
         }
     }
 
+    /// Fails unless a promise is kept on the first share.
+    ///
+    /// # Errors
+    /// It is not, or the guest lacks the programs to try it.
+    pub fn keeps(&mut self, promise: Promise) -> Result<()> {
+        let owner = self.setting.user.map_or(0, |user| user.uid);
+        let share = self.share.path().to_owned();
+        let guest = self.guest()?;
+        Programs::mount(guest)?;
+        promise(&mut Tried {
+            guest,
+            share: &share,
+            owner,
+        })
+    }
+
     /// The daemon of the first share.
     pub const fn daemon(&mut self) -> &mut Daemon {
         &mut self.first.daemon
@@ -142,7 +167,8 @@ impl Fixture {
             self.guest = None;
             (self.first, self.direct) = start_daemons(self.share.path(), &self.setting)?;
             let machine = self.options.machine;
-            self.options = guest_options(machine, &self.setting, &self.first, &self.direct)?;
+            let posts = [&self.first, &self.direct];
+            self.options = guest_options(machine, &self.setting, posts, self.programs.as_ref())?;
         }
         let mut guest = match self.guest.take() {
             Some(guest) if !guest.is_stuck() => guest,
@@ -267,8 +293,8 @@ fn start_daemons(share: &Path, setting: &Setting) -> Result<(Post, Post)> {
 fn guest_options(
     machine: Machine,
     setting: &Setting,
-    first: &Post,
-    direct: &Post,
+    [first, direct]: [&Post; 2],
+    programs: Option<&Programs>,
 ) -> Result<guest::Options> {
     let check = tools::guest_check(machine.arch())?;
     let mut options = guest::Options::new(machine)
@@ -276,5 +302,8 @@ fn guest_options(
         .share(&direct.socket(), DIRECT_TAG)
         .program("guest-check", &check);
     options.user = setting.user;
-    Ok(options)
+    Ok(match programs {
+        Some(programs) => programs.add_to(options),
+        None => options,
+    })
 }

@@ -44,6 +44,18 @@ pub const FSX: Program = (
        fsx -f fsx.toml -N 2000 -S $s -P /tmp file || exit 1; rm file || exit 1; s=$((s+1)); done",
 );
 
+/// A shell script for a guest with fio: random writes of two jobs in the directory `$1`, through the
+/// cache and around it in turn, each verified. It goes on until [`END`] exists.
+pub const FIO_SCRIPT: &str = "direct=0\n\
+    while ! test -e /dev/shm/end; do\n\
+    fio --name=verify --directory=$1 --numjobs=2 --size=2M --rw=randrw --bsrange=4k-64k \
+    --blockalign=4k --ioengine=psync --direct=$direct --verify=crc32c --verify_fatal=1 \
+    --do_verify=1 --end_fsync=1 --thread --group_reporting >/dev/shm/fio.out 2>&1 || \
+    { cat /dev/shm/fio.out; exit 1; }\n\
+    rm $1/verify.* || exit 1\n\
+    direct=$((1 - direct))\n\
+    done\n";
+
 /// Prints the number of programs that have ended, in whatever way.
 const COUNT_ENDED: &str = "cat /tmp/*.log | grep -c '^\\(done\\|failed\\)$'; true";
 

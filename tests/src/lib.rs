@@ -28,6 +28,7 @@ pub mod nfs;
 pub mod nfs_client;
 pub mod packages;
 pub mod process;
+pub mod promises;
 pub mod relay;
 pub mod runner;
 pub mod service_manager;

@@ -4,18 +4,19 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tempfile::TempDir;
 
 use super::neighbour::Neighbour;
+use super::peak_memory::PeakMemory;
 use super::{Driver, Setup};
 use crate::daemon::{Daemon, Options};
-use crate::process::{User, children, children_named, with_descendants};
+use crate::faulty_fs::{FaultyFs, HostCache, HostWrites};
+use crate::process::{User, children, children_named};
 
 /// Limit for the daemon to free what a guest held.
 const FREEING: Duration = Duration::from_secs(20);
@@ -39,19 +40,29 @@ const MAX_LOG_LINES: usize = 100;
 /// Words that must not be in a log.
 const FAULTS_OF_OURS: [&str; 3] = ["panicked", "please report", "RUST_BACKTRACE"];
 
+/// What the log says of a worker that was ended by SIGABRT.
+const ABORTED: &str = "was ended by signal 6: it found a fault in itself";
+
 /// How the names of keepers' processes begin.
 const KEEPER: &str = "keeper_";
+
+/// Name of the directory of the share on which [`Fixture::submount`] is mounted.
+pub const SUBMOUNT: &str = "submount";
 
 /// A daemon with a working neighbour.
 pub struct Fixture {
     /// The daemon.
     pub daemon: Daemon,
+    /// A file system below the share that may fail or not answer, on [`SUBMOUNT`].
+    pub submount: Option<FaultyFs>,
     dir: TempDir,
     neighbour: Option<Neighbour>,
     idle: Footprint,
     peak: PeakMemory,
     /// Limit of each process's address space, in KiB.
     max_virtual_kb: u64,
+    /// Whether the test ends workers by SIGABRT.
+    permits_aborts: bool,
 }
 
 /// The resources of the daemon's acceptor, keepers and workers.
@@ -95,9 +106,18 @@ impl Fixture {
     /// Either cannot be started.
     pub fn new(arguments: &[&str]) -> Result<Self> {
         let mut fixture = Self::quiet(arguments)?;
-        let neighbour = Neighbour::start(fixture.daemon.socket(), "neighbour");
-        fixture.neighbour = Some(neighbour.with_context(|| fixture.log())?);
+        fixture.start_neighbour()?;
         Ok(fixture)
+    }
+
+    /// Starts the neighbour of a daemon that has none yet.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start_neighbour(&mut self) -> Result<()> {
+        let neighbour = Neighbour::start(self.daemon.socket(), "neighbour");
+        self.neighbour = Some(neighbour.with_context(|| self.log())?);
+        Ok(())
     }
 
     /// Starts a daemon without a neighbour.
@@ -113,7 +133,24 @@ impl Fixture {
     /// # Errors
     /// The daemon cannot be started.
     pub fn quiet_with(change: impl FnOnce(Options) -> Options) -> Result<Self> {
-        Self::start(None, change)
+        Self::start(None, |_| Ok(None), change)
+    }
+
+    /// Starts a daemon without a neighbour, on a share with a [`Fixture::submount`] if root does.
+    /// Others may not mount.
+    ///
+    /// # Errors
+    /// The daemon cannot be started, or the file system not be mounted.
+    pub fn quiet_with_submount(arguments: &[&str]) -> Result<Self> {
+        let mount = |share: &Path| {
+            if !User::is_root() {
+                return Ok(None);
+            }
+            let mountpoint = share.join(SUBMOUNT);
+            fs::create_dir(&mountpoint)?;
+            FaultyFs::mount_at(&mountpoint, HostCache::None, HostWrites::Through).map(Some)
+        };
+        Self::start(None, mount, |options| options.arguments(arguments))
     }
 
     /// Starts a daemon without a neighbour as another user, who then owns the share.
@@ -121,16 +158,21 @@ impl Fixture {
     /// # Errors
     /// The daemon cannot be started.
     pub fn quiet_as(arguments: &[&str], user: Option<User>) -> Result<Self> {
-        Self::start(user, |options| options.arguments(arguments))
+        Self::start(user, |_| Ok(None), |options| options.arguments(arguments))
     }
 
-    fn start(user: Option<User>, change: impl FnOnce(Options) -> Options) -> Result<Self> {
+    fn start(
+        user: Option<User>,
+        mount: impl FnOnce(&Path) -> Result<Option<FaultyFs>>,
+        change: impl FnOnce(Options) -> Options,
+    ) -> Result<Self> {
         let dir = tempfile::Builder::new()
             .prefix("gangplank-fixture-")
             .tempdir()?;
         let share = dir.path().join("share");
         fs::create_dir(&share)?;
         fs::create_dir(dir.path().join("outside"))?;
+        let submount = mount(&share)?;
         let mut options = change(Options::new(&share));
         if let Some(user) = user {
             fs::set_permissions(dir.path(), Permissions::from_mode(0o755))?;
@@ -143,10 +185,12 @@ impl Fixture {
         Ok(Self {
             idle: settled(&daemon)?,
             daemon,
+            submount,
             dir,
             neighbour: None,
             peak,
             max_virtual_kb: MAX_VIRTUAL_KB,
+            permits_aborts: false,
         })
     }
 
@@ -174,6 +218,21 @@ impl Fixture {
     /// There is none.
     pub fn acceptor(&self) -> Result<u32> {
         acceptor_of(&self.daemon)
+    }
+
+    /// Limits the sizes of files that the daemon's guests may write, in bytes. Guests from now on
+    /// inherit the limit, as they would from `ulimit -f` or `LimitFSIZE=`.
+    ///
+    /// # Errors
+    /// The acceptor is gone, or the limit may not be set.
+    pub fn limit_file_size(&self, bytes: u64) -> Result<()> {
+        let acceptor = Pid::from_raw(self.acceptor()?.try_into()?).context("a process id")?;
+        let limit = Rlimit {
+            current: Some(bytes),
+            maximum: Some(bytes),
+        };
+        prlimit(Some(acceptor), Resource::Fsize, limit)?;
+        Ok(())
     }
 
     /// The keeper and the worker of each connected guest, in the order of their connections.
@@ -234,6 +293,12 @@ impl Fixture {
     /// memory.
     pub const fn permit_address_space(&mut self, bytes: u64) {
         self.max_virtual_kb = bytes / 1024;
+    }
+
+    /// Permits reports of workers that have found a fault in themselves: the test ends some by
+    /// SIGABRT.
+    pub const fn permit_aborts(&mut self) {
+        self.permits_aborts = true;
     }
 
     /// Connects a guest and mounts.
@@ -311,8 +376,10 @@ impl Fixture {
         let (status, log) = self.daemon.stop()?;
         let shown = excerpt(&log);
         ensure!(status.success(), "the daemon ended with {status}:\n{shown}");
-        for fault in FAULTS_OF_OURS {
-            ensure!(!log.contains(fault), "the log has {fault:?}:\n{shown}");
+        let is_permitted = |line: &str| self.permits_aborts && line.contains(ABORTED);
+        for line in log.lines().filter(|line| !is_permitted(line)) {
+            let is_fault = FAULTS_OF_OURS.iter().any(|fault| line.contains(fault));
+            ensure!(!is_fault, "the log has {line:?}:\n{shown}");
         }
         for words in told {
             ensure!(log.contains(words), "the log lacks {words:?}:\n{shown}");
@@ -385,62 +452,6 @@ pub fn wait_for_log(daemon: &Daemon, words: &str) -> Result<()> {
         thread::sleep(Duration::from_millis(2));
     }
     Ok(())
-}
-
-/// Watches the memory of a daemon's processes. The kernel forgets the peaks of
-/// a process that ends, so they are read again and again.
-struct PeakMemory {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<(u64, u64)>>,
-}
-
-impl PeakMemory {
-    fn watch(daemon: u32) -> Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = thread::Builder::new()
-            .name("peak_memory".into())
-            .spawn(move || {
-                let mut peak = (0, 0);
-                while !stopped.load(Ordering::Relaxed) {
-                    for pid in with_descendants(daemon) {
-                        let kb = |field| status_kb(pid, field).unwrap_or(0);
-                        peak = (peak.0.max(kb("VmHWM:")), peak.1.max(kb("VmPeak:")));
-                    }
-                    thread::sleep(Duration::from_millis(20));
-                }
-                peak
-            })?;
-        Ok(Self {
-            stop,
-            thread: Some(thread),
-        })
-    }
-
-    /// The peaks of resident memory and of address space, of any one process, in KiB.
-    fn stop(&mut self) -> (u64, u64) {
-        self.stop.store(true, Ordering::Relaxed);
-        let thread = self.thread.take();
-        thread
-            .and_then(|thread| thread.join().ok())
-            .unwrap_or_default()
-    }
-}
-
-impl Drop for PeakMemory {
-    fn drop(&mut self) {
-        self.stop();
-    }
-}
-
-fn status_kb(pid: u32, field: &str) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix(field))
-        .with_context(|| format!("no {field} in the status of {pid}"))?;
-    let number = line.split_whitespace().next().unwrap_or_default();
-    Ok(number.parse()?)
 }
 
 /// The beginning and the end of a log.

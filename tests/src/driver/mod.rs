@@ -5,6 +5,7 @@
 //! the rules. Every wait has a deadline.
 
 mod calls;
+pub mod changing_request;
 mod connect;
 mod device_state;
 pub mod error;
@@ -12,6 +13,7 @@ pub mod events;
 pub mod fixture;
 pub mod memory;
 pub mod neighbour;
+mod peak_memory;
 pub mod ring;
 pub mod stalling_memory;
 pub mod vhost_user;

@@ -76,7 +76,8 @@ pub struct FaultyFs {
     control: Control,
     mountpoint: PathBuf,
     session: Option<JoinHandle<()>>,
-    _dir: TempDir,
+    /// Where the mount point is, if it was made for the file system.
+    dir: Option<TempDir>,
 }
 
 impl FaultyFs {
@@ -88,6 +89,16 @@ impl FaultyFs {
         let dir = tempfile::Builder::new().prefix("faulty-fs-").tempdir()?;
         let mountpoint = dir.path().join("mount");
         std::fs::create_dir(&mountpoint)?;
+        let mut mounted = Self::mount_at(&mountpoint, cache, writes)?;
+        mounted.dir = Some(dir);
+        Ok(mounted)
+    }
+
+    /// Mounts an empty file system on the directory `mountpoint`, which must outlive it.
+    ///
+    /// # Errors
+    /// As [`FaultyFs::mount`].
+    pub fn mount_at(mountpoint: &Path, cache: HostCache, writes: HostWrites) -> Result<Self> {
         let shared = Arc::new(Shared {
             tree: Mutex::new(Tree::new()),
             rules: Rules::default(),
@@ -105,7 +116,7 @@ impl FaultyFs {
         ))?;
         rustix::mount::mount(
             "faulty-fs",
-            &mountpoint,
+            mountpoint,
             "fuse.faulty",
             MountFlags::NODEV | MountFlags::NOSUID,
             data.as_c_str(),
@@ -114,9 +125,9 @@ impl FaultyFs {
         let control = Control(shared);
         let mut mounted = Self {
             control: control.clone(),
-            mountpoint,
+            mountpoint: mountpoint.to_owned(),
             session: None,
-            _dir: dir,
+            dir: None,
         };
         let mut config = Config::default();
         config.n_threads = Some(THREADS);

@@ -46,7 +46,8 @@ pub fn run(runner: &mut Runner, prefix: &str, machine: Machine) {
     run_in(runner, prefix, machine, Setting::default(), &[]);
 }
 
-/// The same in another setting, without the cases in `except`.
+/// The same in another setting, without the cases in `except`. Each promise of the setting is one
+/// more case.
 pub fn run_in(
     runner: &mut Runner,
     prefix: &str,
@@ -54,10 +55,17 @@ pub fn run_in(
     setting: Setting,
     except: &[&str],
 ) {
-    let cases: Vec<(String, Case)> = CASES
-        .iter()
-        .filter(|(name, _)| !except.contains(name))
-        .map(|(name, case)| (format!("{prefix}::{name}"), *case))
+    type Work = Box<dyn Fn(&mut Fixture) -> Result<()>>;
+
+    let cases = CASES.iter().filter(|(name, _)| !except.contains(name));
+    let cases = cases.map(|&(name, case)| (name, Box::new(case) as Work));
+    let promises = setting.promises.iter().map(|&(name, promise)| {
+        let keeps: Work = Box::new(move |fixture| fixture.keeps(promise));
+        (name, keeps)
+    });
+    let cases: Vec<(String, Work)> = cases
+        .chain(promises)
+        .map(|(name, work)| (format!("{prefix}::{name}"), work))
         .collect();
     if runner.lists_only() {
         for (name, _) in &cases {

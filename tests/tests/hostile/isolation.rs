@@ -5,13 +5,14 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use gangplank_fuse::NodeId;
-use gangplank_tests::driver::fixture::{Fixture, wait_for_log};
+use gangplank_fuse::{NodeId, Operation};
+use gangplank_tests::driver::fixture::{Fixture, SUBMOUNT, wait_for_log};
 use gangplank_tests::driver::{Driver, Setup};
+use gangplank_tests::faulty_fs::rules::{Call, Fault, Rule};
 use gangplank_tests::memory_cgroup::MemoryCgroup;
 use gangplank_tests::process::{User, tied};
 use rustix::io::Errno;
-use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
+use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process};
 
 /// Limit for the kernel to end a process.
 const ENDING: Duration = Duration::from_secs(60);
@@ -21,6 +22,12 @@ const STOPPING: Duration = Duration::from_secs(5);
 
 /// Limit of file sizes that the daemon runs under, in bytes.
 const FILE_SIZE: u64 = 1 << 20;
+
+/// Files of a guest, more than it may have descriptors.
+const MANY_FILES: usize = 600;
+
+/// Requests that wait for a submount. Its server can still answer others.
+const HUNG: usize = 3;
 
 /// Memory of a control group in which a worker runs out of it, in bytes.
 const GROUP_MEMORY: u64 = 12 << 20;
@@ -119,13 +126,9 @@ fn a_keeper_that_cannot_start_a_worker_ends_when_it_is_told_to() -> Result<()> {
 
 #[test]
 fn a_write_beyond_the_limit_of_file_sizes_is_the_guests_error() -> Result<()> {
-    let fixture = Fixture::quiet(&[])?;
-    let limit = Rlimit {
-        current: Some(FILE_SIZE),
-        maximum: Some(FILE_SIZE),
-    };
-    // Workers inherit it, as they would from ulimit -f or LimitFSIZE=.
-    prlimit(Some(process(fixture.acceptor()?)?), Resource::Fsize, limit)?;
+    let mut fixture = Fixture::quiet(&[])?;
+    fixture.limit_file_size(FILE_SIZE)?;
+    fixture.start_neighbour()?;
     let mut guest = fixture.guest(&Setup::default())?;
     let file = guest.create(NodeId::ROOT, c"file", 0o644)?;
     for _ in 0..2 {
@@ -133,9 +136,71 @@ fn a_write_beyond_the_limit_of_file_sizes_is_the_guests_error() -> Result<()> {
         let errno = refused.err().and_then(|error| error.errno());
         ensure!(errno == Some(Errno::FBIG), "{errno:?}");
         ensure!(guest.write(file, 0, b"within")? == 6);
+        fixture.neighbour_goes_on()?;
     }
     drop(guest);
     fixture.survive(&[])
+}
+
+#[test]
+fn a_guest_that_hangs_on_a_submount_delays_no_other_guest() -> Result<()> {
+    // So few descriptors that the other guest's files are given up and found again.
+    let mut fixture = Fixture::quiet_with_submount(&["--rlimit-nofile=512"])?;
+    let Some(control) = fixture.submount.as_ref().map(|fs| fs.control().clone()) else {
+        eprintln!("SKIPPED: only root can mount a file system that does not answer");
+        return Ok(());
+    };
+    for n in 0..MANY_FILES {
+        fs::write(fixture.share().join(format!("file{n}")), vec![0; n])?;
+    }
+    fixture.start_neighbour()?;
+    let mut guest = fixture.guest(&Setup::default())?;
+    let mut other = fixture.guest(&Setup::default())?;
+    let submount = CString::new(SUBMOUNT)?;
+    let node = NodeId::new(guest.lookup(NodeId::ROOT, &submount)?.nodeid);
+    other.lookup(NodeId::ROOT, &submount)?;
+    for call in [Call::Lookup, Call::Getattr] {
+        control.set(Rule::new(call, Fault::Unanswered));
+    }
+    control.reset_calls();
+    let operation = Operation::Lookup { name: c"hung" };
+    let hung = (0..HUNG).map(|_| guest.submit(1, node, operation, &[], 4096));
+    let hung = hung.collect::<Result<Vec<_>, _>>()?;
+    wait_until(|| control.calls(Call::Lookup) + control.calls(Call::Getattr) > 0)
+        .context("the daemon asks the submount for nothing")?;
+    let mut nodes = Vec::new();
+    for n in 0..MANY_FILES {
+        let name = CString::new(format!("file{n}"))?;
+        nodes.push(NodeId::new(other.lookup(NodeId::ROOT, &name)?.nodeid));
+    }
+    for (n, node) in nodes.into_iter().enumerate() {
+        let size = other.getattr(node, None)?.attr.size;
+        ensure!(usize::try_from(size)? == n, "file{n} has {size} bytes");
+    }
+    fixture.neighbour_goes_on()?;
+    fixture
+        .guest(&Setup::default())?
+        .getattr(NodeId::ROOT, None)?;
+    for ticket in &hung {
+        ensure!(!guest.is_finished(ticket)?, "the submount has answered");
+    }
+    control.clear();
+    for ticket in hung {
+        let errno = guest.finish(ticket).err().and_then(|error| error.errno());
+        ensure!(errno == Some(Errno::NOENT), "{errno:?}");
+    }
+    drop((guest, other));
+    fixture.survive(&[])
+}
+
+/// Waits until something is so.
+fn wait_until(mut is_so: impl FnMut() -> bool) -> Result<()> {
+    let deadline = Instant::now() + ENDING;
+    while !is_so() {
+        ensure!(Instant::now() < deadline, "it is not so after {ENDING:?}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
 }
 
 #[test]

@@ -3,10 +3,13 @@
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::os::unix::fs::chown;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use gangplank_fuse::{MknodIn, NodeId, Operation};
 use gangplank_tests::daemon::{Daemon, Options};
+use gangplank_tests::disk::Disk;
+use gangplank_tests::driver::fixture::SUBMOUNT;
 use gangplank_tests::driver::neighbour::Neighbour;
 use gangplank_tests::driver::{Driver, Setup, fixture};
 use gangplank_tests::process::User;
@@ -19,6 +22,8 @@ struct LimitedGuest {
     guest: Driver,
     neighbour: Neighbour,
     daemon: Daemon,
+    /// A file system below the share.
+    _submount: Option<Disk>,
     share: TempDir,
 }
 
@@ -29,7 +34,26 @@ impl LimitedGuest {
 
     /// The same with the daemon run by another user, to whom the share then belongs.
     fn run_by(user: Option<User>, arguments: &[&str]) -> Result<Self> {
+        Self::start(user, |_| Ok(None), arguments)
+    }
+
+    /// The same with a file system in memory on the share's directory [`SUBMOUNT`]. Needs root.
+    fn with_submount(arguments: &[&str]) -> Result<Self> {
+        let mount = |share: &Path| {
+            let mountpoint = share.join(SUBMOUNT);
+            fs::create_dir(&mountpoint)?;
+            Disk::tmpfs_at(&mountpoint, 8).map(Some)
+        };
+        Self::start(None, mount, arguments)
+    }
+
+    fn start(
+        user: Option<User>,
+        mount: impl FnOnce(&Path) -> Result<Option<Disk>>,
+        arguments: &[&str],
+    ) -> Result<Self> {
         let share = tempfile::tempdir()?;
+        let submount = mount(share.path())?;
         let mut options = Options::new(share.path()).arguments(arguments);
         if let Some(user) = user {
             chown(share.path(), Some(user.uid), Some(user.gid))?;
@@ -42,6 +66,7 @@ impl LimitedGuest {
             neighbour: Neighbour::start(daemon.socket(), "neighbour")?,
             guest: Driver::mount(daemon.socket(), &Setup::default())?,
             daemon,
+            _submount: submount,
             share,
         })
     }
@@ -132,6 +157,54 @@ fn a_guest_that_looks_up_files_without_end_gets_enomem() -> Result<()> {
         limited.guest.forget(*node, 1)?;
     }
     limited.guest.mkdir(NodeId::ROOT, c"new")?;
+    limited.end()
+}
+
+/// The file system below the share is met when the guest has no descriptors left: its files are
+/// remembered by handle all the same. A name would not lead to them any more.
+#[test]
+fn a_guest_without_descriptors_finds_files_by_handle_that_have_moved() -> Result<()> {
+    const FILES: usize = 1000;
+
+    if !User::is_root() {
+        eprintln!("SKIPPED: only root can open files by handle");
+        return Ok(());
+    }
+    let mut limited = LimitedGuest::with_submount(&["--rlimit-nofile=512"])?;
+    File::create(limited.share.path().join("open"))?;
+    let dir = limited.share.path().join(SUBMOUNT).join("before");
+    fs::create_dir(&dir)?;
+    for size in 0..FILES {
+        File::create(dir.join(format!("file{size}")))?.set_len(size.try_into()?)?;
+    }
+    let open = NodeId::new(limited.guest.lookup(NodeId::ROOT, c"open")?.nodeid);
+    let errno = loop {
+        if let Err(error) = limited.guest.open(open, OFlags::RDONLY) {
+            break error.errno();
+        }
+    };
+    ensure!(errno == Some(Errno::NFILE), "{errno:?}");
+    let mut parent = NodeId::ROOT;
+    for name in [SUBMOUNT, "before"] {
+        parent = NodeId::new(limited.guest.lookup(parent, &CString::new(name)?)?.nodeid);
+    }
+    let mut found = Vec::new();
+    for size in 0..FILES {
+        let name = CString::new(format!("file{size}"))?;
+        let entry = limited.guest.lookup(parent, &name)?;
+        found.push(NodeId::new(entry.nodeid));
+    }
+    let moved = limited.share.path().join(SUBMOUNT).join("after");
+    fs::rename(&dir, &moved)?;
+    for size in 0..FILES {
+        let name = format!("file{size}");
+        fs::rename(moved.join(&name), moved.join(format!("moved-{name}")))?;
+    }
+    for (size, node) in found.into_iter().enumerate() {
+        let told = limited.guest.getattr(node, None);
+        let told = told.with_context(|| format!("the file of {size} bytes"))?;
+        ensure!(usize::try_from(told.attr.size)? == size, "{told:?}");
+    }
     limited.end()
 }
 

@@ -7,11 +7,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use gangplank_fuse::NodeId;
+use gangplank_tests::daemon::TAG;
 use gangplank_tests::driver::fixture::Fixture;
 use gangplank_tests::driver::ring::CallKind;
 use gangplank_tests::driver::{Driver, NodeAndFile, Setup, Ticket};
+use gangplank_tests::guest::{Guest, Machine, Options};
 use gangplank_tests::process::with_descendants;
-use rustix::fs::OFlags;
+use gangplank_tests::tools;
+use rustix::fs::{FlockOperation, OFlags, fcntl_lock};
 use rustix::io::Errno;
 
 /// `F_WRLCK` and `F_UNLCK` as the wire has them.
@@ -23,6 +26,11 @@ const SOON: Duration = Duration::from_secs(10);
 
 /// How long it may take until each of a thousand has had the lock.
 const ALL: Duration = Duration::from_secs(60);
+
+/// Processes of a Linux guest that wait, and how long a busy machine may take to start them and to
+/// end them.
+const PROCESSES: usize = 1000;
+const STARTING: Duration = Duration::from_secs(240);
 
 /// `--max-threads`, by default.
 const MAX_THREADS: usize = 64;
@@ -198,6 +206,69 @@ fn a_guest_with_a_thousand_waits_may_go_and_takes_no_lock() -> Result<()> {
     third.finish_within(ticket, SOON)?;
     drop((holder, third));
     fixture.survive(&[])
+}
+
+/// More processes wait in the guest than its ring has room for, and far more than the worker may
+/// have threads.
+#[test]
+fn a_thousand_processes_of_a_linux_guest_wait_and_get_their_locks() -> Result<()> {
+    let mut fixture = Fixture::new(&["--locks=host"])?;
+    let machine = Machine::Uml;
+    let mut options = Options::new(machine)
+        .share(fixture.socket(), TAG)
+        .program("guest-check", &tools::guest_check(machine.arch())?);
+    options.memory_mib = 1024;
+    let mut guest = Guest::boot(&options)?;
+    guest.mount(TAG, "/mnt").with_context(|| fixture.log())?;
+    let held = fs::File::create(fixture.share().join("crowd"))?;
+    fcntl_lock(&held, FlockOperation::LockExclusive)?;
+    guest.sh(&format!(
+        "mkdir /tmp/crowd && {{ guest-check /mnt/crowd --crowd {PROCESSES} /tmp/crowd \
+         >/tmp/said 2>&1; echo $? >/tmp/ended; }} &"
+    ))?;
+    let start = Instant::now();
+    loop {
+        let waiting = counted(&mut guest, "waiting")?;
+        if waiting == PROCESSES {
+            break;
+        }
+        ensure!(
+            start.elapsed() < STARTING,
+            "only {waiting} processes wait: {}",
+            guest.sh("cat /tmp/said")?
+        );
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    // The last one's request is on its way.
+    std::thread::sleep(Duration::from_secs(1));
+    let threads = most_threads(fixture.daemon.pid())?;
+    ensure!(
+        (MAX_THREADS / 2..=MAX_THREADS + OTHER_THREADS).contains(&threads),
+        "a worker has {threads} threads"
+    );
+    ensure!(
+        counted(&mut guest, "locked")? == 0,
+        "a lock was given to two"
+    );
+    fixture.neighbour_goes_on()?;
+
+    fcntl_lock(&held, FlockOperation::Unlock)?;
+    let ended = guest.sh_within(
+        "until test -s /tmp/ended; do sleep 0.1; done; cat /tmp/said /tmp/ended",
+        STARTING,
+    )?;
+    ensure!(ended == "0\n", "the processes said: {ended}");
+    ensure!(counted(&mut guest, "locked")? == PROCESSES);
+    // All have given it back.
+    fcntl_lock(&held, FlockOperation::NonBlockingLockExclusive).context("a lock is left")?;
+    guest.power_off()?;
+    fixture.survive(&[])
+}
+
+/// How many processes of the guest have reached a state.
+fn counted(guest: &mut Guest, state: &str) -> Result<usize> {
+    let text = guest.sh(&format!("cat /tmp/crowd/{state} 2>/dev/null | wc -c"))?;
+    Ok(text.trim().parse()?)
 }
 
 /// All threads wait for one lock, and a request beyond them for another: it must not wait for

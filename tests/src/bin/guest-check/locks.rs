@@ -1,6 +1,7 @@
 //! Advisory locks within one guest.
 
 use std::fs::File;
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
@@ -24,6 +25,12 @@ pub(crate) const RUN_LOCKED: &str = "--run-locked";
 
 /// The argument that makes this program run [`take_turns`].
 pub(crate) const TAKE_TURNS: &str = "--take-turns";
+
+/// The argument that makes this program run [`crowd`].
+pub(crate) const CROWD: &str = "--crowd";
+
+/// The argument that makes this program run [`wait_for_lock`].
+pub(crate) const WAIT_FOR_LOCK: &str = "--wait-for-lock";
 
 /// Exit status of [`try_lock`] when another process holds the lock.
 const HELD: i32 = 7;
@@ -142,6 +149,42 @@ pub(crate) fn run_locked(path: &Path, command: &str) -> Result<()> {
     let status = Command::new("sh").args(["-c", command]).status()?;
     ensure!(status.success(), "{command}: {status}");
     Ok(())
+}
+
+/// Starts `count` processes, each of which waits for a shared record lock on `path`. Ends when each
+/// has had its lock. In `state`, a directory, the length of the file `waiting` is the number of
+/// those that have begun to wait, and the length of `locked` that of those that have had the lock.
+///
+/// Shared, because a process that has an exclusive lock could not give it back: on a ring that is
+/// full of requests that wait, there is no room for that one. For the same reason, the processes
+/// inherit the open file, as their standard input, and nobody closes it meanwhile.
+pub(crate) fn crowd(path: &Path, count: usize, state: &Path) -> Result<()> {
+    rustix::stdio::dup2_stdin(open(path)?)?;
+    let begun = (0..count).map(|number| {
+        Command::new("/proc/self/exe")
+            .arg(state)
+            .arg(WAIT_FOR_LOCK)
+            .spawn()
+            .with_context(|| format!("starting process {number}"))
+    });
+    let processes = begun.collect::<Result<Vec<_>>>()?;
+    for (number, mut process) in processes.into_iter().enumerate() {
+        let status = process.wait()?;
+        ensure!(status.success(), "process {number} ended with {status}");
+    }
+    Ok(())
+}
+
+/// One process of [`crowd`]. Its standard input is the file.
+pub(crate) fn wait_for_lock(state: &Path) -> Result<()> {
+    let count = |name| {
+        let path = state.join(name);
+        let mut counted = File::options().append(true).create(true).open(path)?;
+        counted.write_all(b"x").context("counting a process")
+    };
+    count("waiting")?;
+    fcntl_lock(std::io::stdin(), FlockOperation::LockShared).context("waiting for the lock")?;
+    count("locked")
 }
 
 fn another_process_gets(path: &Path) -> Result<bool> {

@@ -7,6 +7,7 @@
 //!     guest-check DIRECTORY --count flock|record TIMES
 //!     guest-check FILE --run-locked COMMAND
 //!     guest-check FILE --take-turns FIRST TURNS
+//!     guest-check FILE --crowd COUNT STATE
 #![allow(clippy::print_stdout, reason = "a program for the console")]
 
 mod data;
@@ -86,6 +87,14 @@ fn run() -> Result<()> {
         && name == locks::TAKE_TURNS
     {
         return locks::take_turns(&directory, first.parse()?, turns.parse()?);
+    }
+    if let [word, count, state] = &names[..]
+        && word == locks::CROWD
+    {
+        return locks::crowd(&directory, count.parse()?, Path::new(state));
+    }
+    if names == [locks::WAIT_FOR_LOCK] {
+        return locks::wait_for_lock(&directory);
     }
     if let [word, kind, times] = &names[..]
         && word == locks::COUNT

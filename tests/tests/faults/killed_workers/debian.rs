@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use gangplank_tests::git::make_repository;
 use gangplank_tests::guest::Guest;
+use gangplank_tests::guest_work::FIO_SCRIPT;
 use gangplank_tests::{debian_tree, tools};
 
 /// Files of the repository that the guest clones.
@@ -15,18 +16,7 @@ const FILES: usize = 60;
 
 /// Each script goes on until `/dev/shm/end` exists.
 const SCRIPTS: [(&str, &str); 5] = [
-    (
-        "fio.sh",
-        "direct=0\n\
-         while ! test -e /dev/shm/end; do\n\
-         fio --name=verify --directory=/work --numjobs=2 --size=2M --rw=randrw --bsrange=4k-64k \
-         --blockalign=4k --ioengine=psync --direct=$direct --verify=crc32c --verify_fatal=1 \
-         --do_verify=1 --end_fsync=1 --thread --group_reporting >/dev/shm/fio.out 2>&1 || \
-         { cat /dev/shm/fio.out; exit 1; }\n\
-         rm /work/verify.* || exit 1\n\
-         direct=$((1 - direct))\n\
-         done\n",
-    ),
+    ("fio.sh", FIO_SCRIPT),
     (
         "sqlite.sh",
         "n=0\n\

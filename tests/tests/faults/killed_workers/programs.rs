@@ -61,7 +61,7 @@ pub(crate) const GROUPS: [Group; 3] = [
         name: "locks and databases",
         tenths: 3,
         programs: &[
-            ("fio", script!("fio.sh", "")),
+            ("fio", script!("fio.sh", "/work")),
             ("sqlite-one", script!("sqlite.sh", "one")),
             ("sqlite-two", script!("sqlite.sh", "two")),
             ("flock-one", script!("flock.sh", "one")),

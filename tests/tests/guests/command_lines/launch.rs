@@ -13,16 +13,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use gangplank_tests::packages::{self, Arch};
 use gangplank_tests::process::{self, User};
+use gangplank_tests::promises::FIRST_SUB_ID;
 use gangplank_tests::tools;
 use tempfile::TempDir;
 
 /// Limit for the daemon to listen, and to end with its guest.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// The first id outside of a namespace: of a user's further ids (subuid(5)), and of a container.
-pub(crate) const FIRST_SUB_ID: u32 = 200_000;
-
-/// Number of these ids.
+/// Number of ids from [`FIRST_SUB_ID`] on.
 pub(crate) const SUB_IDS: u32 = 65_536;
 
 /// Who runs the daemon.

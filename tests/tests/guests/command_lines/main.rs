@@ -10,28 +10,21 @@ mod idmapped;
 mod launch;
 mod mapped_apt;
 mod mapped_root;
-mod promises;
 
-use std::fs;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use gangplank_tests::cache;
-use gangplank_tests::daemon::{self, Daemon, TAG};
+use gangplank_tests::daemon::TAG;
 use gangplank_tests::guest::{self, Guest, Machine};
-use gangplank_tests::packages::{self, Arch};
 use gangplank_tests::process::User;
+use gangplank_tests::promises::{self, Programs, Promise, Tried};
 use gangplank_tests::runner::Runner;
 
 use self::launch::{As, Launched};
-use self::promises::Tried;
 
 /// Limit for unpacking a system.
 const LONG: Duration = Duration::from_secs(400);
-
-type Promise = fn(&mut Tried<'_>) -> Result<()>;
 
 /// A command line. `P` stands for the share and `S` for the socket.
 struct Line {
@@ -57,6 +50,7 @@ const LINES: &[Line] = &[
             promises::shares_files,
             promises::has_xattrs,
             promises::has_acls,
+            promises::acls_keep_set_group_id,
             promises::users_own_files,
         ],
     },
@@ -65,7 +59,11 @@ const LINES: &[Line] = &[
         who: As::Root,
         words: &["--fd=3", "--cache=never", "--shared-dir=P", "--posix-acl"],
         share: "share",
-        promises: &[promises::shares_files, promises::has_acls],
+        promises: &[
+            promises::shares_files,
+            promises::has_acls,
+            promises::acls_keep_set_group_id,
+        ],
     },
     Line {
         name: "lxd",
@@ -299,6 +297,7 @@ const LINES: &[Line] = &[
             promises::shares_files,
             promises::has_xattrs,
             promises::has_acls,
+            promises::acls_keep_set_group_id,
         ],
     },
     Line {
@@ -317,6 +316,7 @@ const LINES: &[Line] = &[
             promises::shares_files,
             promises::has_xattrs,
             promises::has_acls,
+            promises::acls_keep_set_group_id,
             promises::users_own_files,
         ],
     },
@@ -390,6 +390,7 @@ const LINES: &[Line] = &[
             promises::shares_files,
             promises::has_xattrs,
             promises::has_acls,
+            promises::acls_keep_set_group_id,
             promises::users_own_files,
         ],
     },
@@ -459,20 +460,16 @@ fn main() -> ExitCode {
 
 fn works(line: &Line) -> Result<()> {
     let mut launched = Launched::start(line.words, line.who, line.share)?;
-    let tools = daemon::Options::new(&tools()?).tag("tools");
-    let tools = Daemon::start(&tools.arguments(&["--readonly", "--cache=always"]))?;
-    let options = guest::Options::new(Machine::Uml)
-        .share(&launched.socket(), TAG)
-        .share(tools.socket(), "tools");
-    let mut guest = Guest::boot(&options).with_context(|| launched.log())?;
+    let programs = Programs::share(None)?;
+    let options = guest::Options::new(Machine::Uml).share(&launched.socket(), TAG);
+    let mut guest = Guest::boot(&programs.add_to(options)).with_context(|| launched.log())?;
     guest.mount(TAG, "/mnt").with_context(|| launched.log())?;
-    guest.mount("tools", "/tools")?;
-    guest.sh("mount --bind /mnt /tools/mnt")?;
+    Programs::mount(&mut guest)?;
     for promise in line.promises {
         let mut tried = Tried {
             guest: &mut guest,
             share: launched.share(),
-            who: line.who,
+            owner: line.who.owner(),
         };
         promise(&mut tried).with_context(|| launched.log())?;
     }
@@ -481,13 +478,4 @@ fn works(line: &Line) -> Result<()> {
         launched.ends_with_its_guest()?;
     }
     Ok(())
-}
-
-/// A directory with programs for guests and their libraries.
-fn tools() -> Result<PathBuf> {
-    cache::once("option-tools-2", |tree| {
-        let tools = ["acl", "attr", "coreutils", "util-linux", "e2fsprogs"];
-        packages::unpack_closure(&tools, Arch::Amd64, tree)?;
-        fs::create_dir_all(tree.join("mnt")).context("making the mount point of the share")
-    })
 }

@@ -1,11 +1,12 @@
-//! Six attackers, each with attacks that it repeats, beside two guests that verify their data, all
-//! on one daemon.
+//! Six attackers, each with attacks that it repeats, beside guests that verify their data, all on
+//! one daemon: two with Linux, which run fsx and fio, and two that a driver stands in for.
 //!
 //! A test program of its own: it uses all processors for its whole length, and other tests beside
 //! it would miss their deadlines.
 
 mod attacks;
 mod honest;
+mod linux;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -14,12 +15,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use gangplank_tests::driver::fixture::Fixture;
 
-use attacks::{ATTACKERS, Attack, Target};
+use attacks::{ATTACKERS, Attack, FILE_SIZE, MAX_REGIONS, Target};
 use honest::Honest;
+use linux::LinuxGuests;
 
 /// How long the attacks are repeated, and with `GANGPLANK_LONG`.
-const LENGTH: Duration = Duration::from_secs(8);
-const LONG_LENGTH: Duration = Duration::from_secs(20);
+const LENGTH: Duration = Duration::from_secs(20);
+const LONG_LENGTH: Duration = Duration::from_secs(60);
 
 /// Limit of a guest's descriptors, so that guests reach it often in that time.
 const DESCRIPTORS: &str = "--rlimit-nofile=512";
@@ -27,15 +29,20 @@ const DESCRIPTORS: &str = "--rlimit-nofile=512";
 /// Descriptors in a ring: enough for 1,000 requests that wait for locks.
 const QUEUE_SIZE: &str = "--queue-size=4096";
 
-/// Least operations of each honest guest, a tenth of what a very busy machine permits. A guest that
-/// is hardly served is disturbed, too.
+/// Least operations of each honest driver, a tenth of what a very busy machine permits. A guest
+/// that is hardly served is disturbed, too.
 const LEAST_OPERATIONS: u64 = 20;
 
 #[test]
-fn six_attackers_at_once_disturb_neither_of_two_honest_guests() -> Result<()> {
-    let mut fixture = Fixture::quiet(&[DESCRIPTORS, QUEUE_SIZE, "--locks=host"])?;
+fn six_attackers_at_once_disturb_neither_fsx_nor_fio_nor_two_drivers() -> Result<()> {
+    let regions = format!("--max-memory-regions={MAX_REGIONS}");
+    let arguments = [DESCRIPTORS, QUEUE_SIZE, "--locks=host", &regions];
+    let mut fixture = Fixture::quiet_with_submount(&arguments)?;
     fixture.permit_address_space(u64::MAX);
+    fixture.permit_aborts();
+    fixture.limit_file_size(FILE_SIZE)?;
     let target = Target::prepare(&fixture)?;
+    let linux = LinuxGuests::start(&fixture).with_context(|| fixture.log())?;
     let stop = AtomicBool::new(false);
     let (attacked, served) = thread::scope(|scope| {
         let honest = honest::GUESTS.map(|(name, work)| {
@@ -70,7 +77,8 @@ fn six_attackers_at_once_disturb_neither_of_two_honest_guests() -> Result<()> {
             eprintln!("{name}: {count} rounds");
         }
     }
-    fixture.survive(&["was ended by signal 9"])
+    linux.end().with_context(|| fixture.log())?;
+    fixture.survive(&["was ended by signal 9", "was ended by signal 6"])
 }
 
 fn length() -> Duration {

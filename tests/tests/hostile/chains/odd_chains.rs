@@ -4,11 +4,12 @@ use anyhow::{Result, ensure};
 use gangplank_fuse::reply::Reply;
 use gangplank_fuse::{NodeId, Operation, ReadIn, reply};
 use gangplank_tests::driver::Setup;
+use gangplank_tests::driver::changing_request::change_while_served;
 use gangplank_tests::driver::fixture::Fixture;
 use gangplank_tests::driver::ring::Segment;
 use rustix::io::Errno;
 
-use super::{GETATTR, SETUP, readable, reply_at, with_guest, writable};
+use super::{SETUP, readable, reply_at, with_guest, writable};
 
 #[test]
 fn empty_descriptors_are_passed_over() -> Result<()> {
@@ -141,38 +142,7 @@ fn request_and_reply_may_share_memory() -> Result<()> {
 
 #[test]
 fn a_request_that_changes_while_it_is_served_hurts_nobody() -> Result<()> {
-    with_guest(|guest, _| {
-        let (_, bytes) = guest.encode(
-            NodeId::ROOT,
-            Operation::Lookup {
-                name: c"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
-            },
-        )?;
-        for round in 0..300u32 {
-            let (unique, _) = guest.encode(NodeId::ROOT, GETATTR)?;
-            let mut bytes = bytes.clone();
-            bytes[8..16].copy_from_slice(&unique.get().to_le_bytes());
-            let ticket = guest.submit_bytes(1, unique, &bytes, 16 + 256)?;
-            let at = ticket.request_address();
-            for value in 0u32.. {
-                // Length, opcode, node and name: the daemon must not read again what it has
-                // checked.
-                guest
-                    .memory
-                    .write(at, &value.wrapping_mul(round).to_le_bytes());
-                guest.memory.write(at + 4, &(value % 60).to_le_bytes());
-                guest.memory.write(at + 16, &u64::from(value).to_le_bytes());
-                guest.memory.write(at + 40 + u64::from(value % 30), b"/");
-                if guest.is_finished(&ticket)? {
-                    break;
-                }
-            }
-            // The daemon may see either value, and replies with success, an error, or an unusable
-            // reply.
-            let _ = guest.finish(ticket);
-        }
-        Ok(())
-    })
+    with_guest(|guest, _| Ok(change_while_served(guest, 300)?))
 }
 
 #[test]

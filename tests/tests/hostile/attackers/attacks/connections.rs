@@ -48,22 +48,26 @@ pub(super) fn storm(target: &Target<'_>, _: u64) -> Result<()> {
     Ok(())
 }
 
-/// SIGKILL of the guest's worker, and of its keeper in every second round.
-pub(super) fn killed_processes(target: &Target<'_>, round: u64) -> Result<()> {
-    let mut guest = target.guest(&Setup::default())?;
-    guest.lookup(NodeId::ROOT, c"open")?;
-    let (keeper, worker) = own_processes(target, &guest)?;
-    let victim = if round.is_multiple_of(2) {
-        worker
-    } else {
-        keeper
-    };
-    let victim = Pid::from_raw(victim.try_into()?).context("a process id")?;
-    kill_process(victim, Signal::KILL)?;
-    if victim.as_raw_nonzero().get().cast_unsigned() == worker {
+/// The end of guests' own processes: of the worker by SIGKILL and by SIGABRT, and of the keeper.
+pub(super) fn killed_processes(target: &Target<'_>, _: u64) -> Result<()> {
+    for (kills_worker, signal) in [
+        (true, Signal::KILL),
+        (true, Signal::ABORT),
+        (false, Signal::KILL),
+    ] {
+        let mut guest = target.guest(&Setup::default())?;
         guest.lookup(NodeId::ROOT, c"open")?;
-    } else {
-        guest.peer.wait_for_hang_up()?;
+        let (keeper, worker) = own_processes(target, &guest)?;
+        let victim = if kills_worker { worker } else { keeper };
+        let victim = Pid::from_raw(victim.try_into()?).context("a process id")?;
+        kill_process(victim, signal)?;
+        if kills_worker {
+            guest
+                .lookup(NodeId::ROOT, c"open")
+                .with_context(|| format!("after {signal:?} of the worker"))?;
+        } else {
+            guest.peer.wait_for_hang_up()?;
+        }
     }
     Ok(())
 }

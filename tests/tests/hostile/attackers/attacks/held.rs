@@ -3,13 +3,15 @@
 use std::ffi::CString;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use gangplank_fuse::{LinkIn, MknodIn, NodeId, Operation};
+use anyhow::{Context, Result, bail, ensure};
+use gangplank_fuse::{LinkIn, MknodIn, NodeId, Operation, SetattrIn, SetattrValid};
+use gangplank_tests::driver::fixture::SUBMOUNT;
 use gangplank_tests::driver::{Driver, Error, NodeAndFile, Setup};
+use gangplank_tests::faulty_fs::rules::{Call, Fault, Rule};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::{FILES, LEVELS, Target, node};
+use super::{FILES, LEVELS, SIZED, Target, node};
 
 /// Attempts of a guest to use its descriptors up, several times its limit.
 const ATTEMPTS: u64 = 2000;
@@ -20,7 +22,16 @@ const ATTEMPTING: Duration = Duration::from_secs(5);
 /// Requests for locks that wait at a time.
 const WAITERS: u64 = 1000;
 
-/// How long locks are waited for.
+/// Limit of file sizes that the daemon runs under, in bytes.
+pub(crate) const FILE_SIZE: u64 = 1 << 30;
+
+/// Writes beyond it by one guest.
+const WRITES: usize = 100;
+
+/// Requests that wait for a submount. Its server can still answer others.
+const HUNG: usize = 3;
+
+/// How long locks and the submount are waited for.
 const WAITING: Duration = Duration::from_millis(500);
 
 /// `F_WRLCK` as the wire has it.
@@ -167,6 +178,81 @@ pub(super) fn open_files(target: &Target<'_>, _: u64) -> Result<()> {
         "the daemon has opened {ATTEMPTS} files for a guest"
     );
     guest.getattr(node, None)?;
+    Ok(())
+}
+
+/// Looks more files up than the guest may have descriptors, uses all up, and asks for each file.
+/// Each is found by its handle, or the guest is told that no descriptor is left.
+pub(super) fn files_without_descriptors(target: &Target<'_>, _: u64) -> Result<()> {
+    let mut guest = target.guest(&Setup::default())?;
+    let dir = node(&mut guest, c"sized")?;
+    let mut files = Vec::new();
+    for size in 0..SIZED {
+        let name = CString::new(format!("f{size}"))?;
+        files.push(NodeId::new(guest.lookup(dir, &name)?.nodeid));
+    }
+    let file = files.first().copied().context("a file")?;
+    until_refused(|_| guest.open(file, OFlags::RDONLY).map(drop))?;
+    for (size, file) in files.into_iter().enumerate() {
+        match guest.getattr(file, None) {
+            Ok(found) if usize::try_from(found.attr.size)? == size => {}
+            Err(Error::Errno(Errno::NFILE)) => {}
+            other => bail!("the file of {size} bytes: {other:?}"),
+        }
+    }
+    Ok(())
+}
+
+/// Writes and extends beyond the limit of file sizes that the daemon runs under.
+pub(super) fn beyond_the_file_size(target: &Target<'_>, round: u64) -> Result<()> {
+    let mut guest = target.guest(&Setup::default())?;
+    let name = CString::new(format!("large-{round}"))?;
+    let file = guest.create(NodeId::ROOT, &name, 0o644)?;
+    let size = SetattrIn {
+        valid: SetattrValid::SIZE.bits(),
+        size: FILE_SIZE + 1,
+        ..SetattrIn::default()
+    };
+    for _ in 0..WRITES {
+        let written = guest.write(file, FILE_SIZE, b"beyond").map(drop);
+        let extended = guest.setattr(file.node, size).map(drop);
+        for outcome in [written, extended] {
+            let errno = outcome.err().and_then(|error| error.errno());
+            ensure!(errno == Some(Errno::FBIG), "{errno:?}");
+        }
+    }
+    ensure!(guest.write(file, 0, b"within")? == 6);
+    guest.unlink(NodeId::ROOT, &name)?;
+    Ok(())
+}
+
+/// Requests for a mount below the share whose server does not answer. Only root can mount one here.
+pub(super) fn hung_submount(target: &Target<'_>, _: u64) -> Result<()> {
+    let Some(submount) = &target.fixture.submount else {
+        return Ok(());
+    };
+    let control = submount.control();
+    let mut guest = target.guest(&Setup::default())?;
+    let dir = node(&mut guest, &CString::new(SUBMOUNT)?)?;
+    control.reset_calls();
+    control.set(Rule::new(Call::Lookup, Fault::Unanswered));
+    let operation = Operation::Lookup { name: c"hung" };
+    let mut hung = Vec::new();
+    for _ in 0..HUNG {
+        hung.push(guest.submit(1, dir, operation, &[], 4096)?);
+    }
+    let end = Instant::now() + WAITING;
+    while Instant::now() < end {
+        let mut other = target.guest(&Setup::default())?;
+        other.getattr(NodeId::ROOT, None).context("beside it")?;
+    }
+    let asked = control.calls(Call::Lookup);
+    control.clear();
+    ensure!(asked > 0, "the submount was asked for nothing");
+    for ticket in hung {
+        let errno = guest.finish(ticket).err().and_then(|error| error.errno());
+        ensure!(errno == Some(Errno::NOENT), "{errno:?}");
+    }
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use gangplank_fuse::NodeId;
 use gangplank_tests::driver::stalling_memory::StallingMemory;
 use gangplank_tests::driver::vhost_user::{message, words};
@@ -14,19 +14,25 @@ use rustix::fs::{MemfdFlags, OFlags, ftruncate, memfd_create};
 
 use super::{Target, node};
 
-/// Size of a sparse file, in bytes. 32 of them fill the address space of a process.
+/// Size of a sparse file, in bytes. 32 of them fill the address space of a process, and two are
+/// more than `--max-guest-memory` permits by default beside the guest's own memory.
 const SPARSE: u64 = 4 << 40;
+const MOST_SPARSE: u64 = 1;
 
 /// Files to map.
 const FILES: u64 = 40;
 
-/// Regions to add, one page each. 509 is the most that vhost-user crates allow.
+/// Regions to add, one page each, and how many of them a guest may have beside its own.
 const REGIONS: u64 = 520;
+const MOST_REGIONS: u64 = MAX_REGIONS - 1;
 
 const PAGE: u64 = 4096;
 
 /// How long a page does not come.
 const STALLING: Duration = Duration::from_millis(500);
+
+/// `--max-memory-regions` of the daemon.
+pub(crate) const MAX_REGIONS: u64 = 128;
 
 /// Guest and user addresses of added regions, far from the driver's own.
 const FIRST_ADDRESS: u64 = 1 << 50;
@@ -52,13 +58,15 @@ fn add_regions(guest: &Driver, file: &OwnedFd, count: u64, len: u64) -> u64 {
 
 pub(super) fn map_sparse_files(target: &Target<'_>, _: u64) -> Result<()> {
     let guest = target.guest(&Setup::default())?;
-    add_regions(&guest, &sparse(SPARSE)?, FILES, SPARSE);
+    let taken = add_regions(&guest, &sparse(SPARSE)?, FILES, SPARSE);
+    ensure!(taken == MOST_SPARSE, "{taken} files of {SPARSE} bytes");
     Ok(())
 }
 
 pub(super) fn add_many_regions(target: &Target<'_>, _: u64) -> Result<()> {
     let guest = target.guest(&Setup::default())?;
-    add_regions(&guest, &sparse(PAGE)?, REGIONS, PAGE);
+    let taken = add_regions(&guest, &sparse(PAGE)?, REGIONS, PAGE);
+    ensure!(taken == MOST_REGIONS, "{taken} regions");
     Ok(())
 }
 

@@ -7,6 +7,9 @@ mod memory;
 mod notifications;
 mod rings;
 
+pub(crate) use held::FILE_SIZE;
+pub(crate) use memory::MAX_REGIONS;
+
 use std::fs;
 use std::path::PathBuf;
 
@@ -18,6 +21,9 @@ use gangplank_tests::driver::{Driver, Setup};
 /// Levels of directories that a guest remembers, and files in each of them.
 const LEVELS: usize = 60;
 const FILES: usize = 30;
+
+/// Files of as many bytes as their number says, more than a guest may have descriptors.
+const SIZED: usize = 600;
 
 /// What is attacked.
 pub(crate) struct Target<'a> {
@@ -34,6 +40,11 @@ impl<'a> Target<'a> {
                 fs::write(dir.join(format!("f{file}")), "")?;
             }
             dir.push("directory");
+        }
+        let sized = fixture.share().join("sized");
+        fs::create_dir(&sized)?;
+        for size in 0..SIZED {
+            fs::write(sized.join(format!("f{size}")), vec![0; size])?;
         }
         for name in ["open", "locked"] {
             fs::write(fixture.share().join(name), "")?;
@@ -75,19 +86,24 @@ pub(crate) const ATTACKERS: [&[Attack]; 6] = [
         "open files": held::open_files;
     },
     attacks! {
+        "files without descriptors": held::files_without_descriptors;
         "deep directories": held::deep_directories;
         "devices in place of files": held::devices_in_place_of_files;
     },
     attacks! {
+        "a hung submount": held::hung_submount;
         "waiting locks": held::waiting_locks;
         "a full call eventfd": notifications::full_eventfd;
         "a call pipe without a reader": notifications::full_pipe;
     },
     attacks! {
         "hostile chains": rings::broken_chains;
+        "requests that change": rings::changing_requests;
+        "writes beyond the file size": held::beyond_the_file_size;
         "killed processes": connections::killed_processes;
     },
     attacks! {
+        "a flood of complaints": rings::log_flood;
         "half a message": connections::half_messages;
         "connections by the hundred": connections::storm;
     },

@@ -1,17 +1,29 @@
-//! Descriptor chains and indirect tables that break the rules.
+//! Descriptor chains and indirect tables that break the rules, and requests that do.
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use gangplank_fuse::{GetattrIn, NodeId, Operation};
+use gangplank_tests::driver::changing_request::change_while_served;
 use gangplank_tests::driver::memory::GUEST_BASE;
 use gangplank_tests::driver::ring::{Descriptor, INDIRECT, NEXT, WRITE};
 use gangplank_tests::driver::{Driver, Setup};
+use rustix::io::Errno;
 
 use super::Target;
 
 /// How long the daemon's complaint is waited for. It may as well serve the chain.
 pub(super) const BRIEFLY: Duration = Duration::from_millis(100);
+
+/// How often a request changes while it is served.
+const CHANGES: u32 = 100;
+
+/// An operation that no FUSE has, and how often a guest asks for it.
+const UNKNOWN: u32 = 77_777;
+const FLOOD: u64 = 2000;
+
+/// Most log lines about one guest's flood: 5 in 10 seconds, on a machine that is slow.
+const MOST_LINES: usize = 20;
 
 /// Entries of the longest indirect table.
 const LONGEST: u16 = u16::MAX;
@@ -65,6 +77,34 @@ pub(super) fn broken_chains(target: &Target<'_>, _: u64) -> Result<()> {
         let _ = guest.rings[1].wait_for_error(BRIEFLY);
         offered += 1;
     }
+}
+
+pub(super) fn changing_requests(target: &Target<'_>, _: u64) -> Result<()> {
+    let mut guest = target.guest(&Setup::default())?;
+    Ok(change_while_served(&mut guest, CHANGES)?)
+}
+
+/// Requests that the daemon has to complain about, each with a line of the log if nothing limited
+/// that.
+pub(super) fn log_flood(target: &Target<'_>, _: u64) -> Result<()> {
+    let lines = || {
+        let log = target.fixture.daemon.log();
+        log.matches(&UNKNOWN.to_string()).count()
+    };
+    let mut guest = target.guest(&Setup::default())?;
+    let before = lines();
+    for _ in 0..FLOOD {
+        let operation = Operation::Getattr(GetattrIn::default());
+        let (unique, mut bytes) = guest.encode(NodeId::ROOT, operation)?;
+        bytes[4..8].copy_from_slice(&UNKNOWN.to_le_bytes());
+        let ticket = guest.submit_bytes(1, unique, &bytes, 128)?;
+        let errno = guest.finish(ticket).err().and_then(|error| error.errno());
+        ensure!(errno == Some(Errno::NOSYS), "{errno:?}");
+    }
+    // None if the guest is one of a storm of connections.
+    let told = lines() - before;
+    ensure!(told <= MOST_LINES, "{told} lines about {FLOOD} requests");
+    Ok(())
 }
 
 /// A request and an indirect table of [`LONGEST`] entries in the guest's memory.
