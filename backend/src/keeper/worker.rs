@@ -1,7 +1,7 @@
 //! The worker: the process that serves one guest. It alone maps the guest's memory and runs
 //! threads.
 
-use std::io::{self, PipeReader};
+use std::io::{self, PipeReader, Write as _};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
@@ -130,9 +130,12 @@ fn end_connection(assignment: &Assignment) {
 /// may leave a core file. Nothing is unwound: the next worker needs the descriptors that destructors
 /// would close.
 fn end_by_panic(arena: &Arc<Arena>) {
-    let (report, arena) = (std::panic::take_hook(), Arc::clone(arena));
+    let arena = Arc::clone(arena);
     std::panic::set_hook(Box::new(move |panic| {
-        report(panic);
+        // The default hook makes calls for a backtrace (RUST_BACKTRACE) that are not on the list.
+        let thread = thread::current();
+        let name = thread.name().unwrap_or("without a name");
+        let _ = writeln!(io::stderr(), "\nthread '{name}' {panic}");
         recovery::note_panic(&arena);
         process::abort()
     }));

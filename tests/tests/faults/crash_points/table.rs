@@ -184,6 +184,7 @@ fn a_death_is_not_noticed_with_access_control_lists_write_back_and_other_threads
     let arguments = [
         "--posix-acl",
         "--xattr",
+        "--locks=host",
         "--writeback",
         "--thread-pool-size=2",
         "--max-crashes=100000",
