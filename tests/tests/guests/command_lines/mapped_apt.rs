@@ -1,5 +1,5 @@
-//! `--ownership=mapped`: apt installs, upgrades and purges packages in the guest of an ordinary
-//! user, whose root file system is the share.
+//! `--ownership=mapped`: apt installs, upgrades and purges packages in a guest whose root file
+//! system is the share. An ordinary user runs daemon and guest.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
@@ -214,6 +214,7 @@ pub(crate) fn installs() -> Result<()> {
     .with_context(|| daemon.log())?;
 
     let mut options = Options::new(Machine::Uml).share(daemon.socket(), TAG);
+    options.user = Some(user);
     options.role = Role::Root(TAG.to_owned());
     let mut guest = Guest::boot(&options).with_context(|| daemon.log())?;
     let environment = "set -e; export DEBIAN_FRONTEND=noninteractive LC_ALL=C \
@@ -286,14 +287,17 @@ pub(crate) fn installs() -> Result<()> {
     )?;
     ensure!(kept == "mine\nusr/bin/shanty 2.0\n", "{kept}");
 
-    // tar takes the system's owners out and in.
+    // tar takes what apt has installed out and in, with its owners.
     run(
         &mut guest,
-        "cd /; tar -cf /tmp/out.tar usr/bin/shanty usr/games usr/share/shanty etc/shanty.conf; \
-         mkdir /tmp/in; tar -xpf /tmp/out.tar -C /tmp/in; cd /tmp/in; \
-         for file in usr/bin/shanty usr/games/shanty-score usr/share/shanty/man/page \
-         etc/shanty.conf; do test \"$(stat -c %u:%g:%a $file)\" = \"$(stat -c %u:%g:%a /$file)\"; \
-         done; rm -r /tmp/in /tmp/out.tar",
+        "cd /; tar -cf /tmp/out.tar etc usr/bin usr/games usr/sbin usr/share/shanty \
+         usr/lib/shanty usr/libexec var; mkdir /tmp/in; tar -xpf /tmp/out.tar -C /tmp/in; \
+         list() { (cd \"$1\"; find etc usr/bin usr/games usr/sbin usr/share/shanty \
+         usr/lib/shanty usr/libexec var -exec stat -c '%n %u:%g %a %F %h' {} + | sort); }; \
+         list / >/tmp/before; list /tmp/in >/tmp/after; diff /tmp/before /tmp/after; \
+         test \"$(wc -l </tmp/after)\" -gt 500; for line in ' 0:60 2755 ' ' 6:12 640 ' \
+         ' 0:42 640 ' ' 42:0 700 ' ' 5:60 2775 ' ' 0:0 4755 '; do \
+         grep -q -e \"$line\" /tmp/after; done; rm -r /tmp/in /tmp/out.tar",
     )?;
     run(
         &mut guest,
