@@ -5,9 +5,9 @@ use std::ffi::CStr;
 use gangplank_fuse::dir::{DirentplusRef, Direntplusses, Dirents};
 use gangplank_fuse::{
     AttrOut, BatchForget, CreateIn, EntryOut, FileLock, FlushIn, ForgetIn, ForgetOne, FsyncIn,
-    GetattrFlags, GetattrIn, Handle, InitIn, InitOut, InterruptIn, KERNEL_MINOR_VERSION,
-    KERNEL_VERSION, LkIn, MkdirIn, NodeId, OpenIn, OpenOut, Operation, ReadIn, ReleaseIn,
-    Rename2In, SetattrIn, Unique, WriteIn, reply,
+    GetattrFlags, GetattrIn, Handle, InitIn, InitOut, InterruptIn, IoctlIn, IoctlOut,
+    KERNEL_MINOR_VERSION, KERNEL_VERSION, LkIn, MkdirIn, NodeId, OpenIn, OpenOut, Operation,
+    ReadIn, ReleaseIn, Rename2In, SetattrIn, Unique, WriteIn, reply,
 };
 use rustix::fs::OFlags;
 
@@ -170,6 +170,26 @@ impl<L: Notifier> Driver<L> {
             ..FsyncIn::default()
         };
         self.done(what.node, Operation::Fsync(args))
+    }
+
+    /// IOCTL, with room for `room` bytes of the command's output.
+    pub fn ioctl(
+        &mut self,
+        what: NodeAndFile,
+        cmd: u32,
+        input: &[u8],
+        room: usize,
+    ) -> Result<Vec<u8>> {
+        let args = IoctlIn {
+            fh: what.file.get(),
+            cmd,
+            in_size: u32::try_from(input.len()).unwrap_or(0),
+            out_size: u32::try_from(room).unwrap_or(0),
+            ..IoctlIn::default()
+        };
+        let header = size_of::<IoctlOut>();
+        let mut reply = self.call(what.node, Operation::Ioctl(args), input, header + room)?;
+        Ok(reply.split_off(header.min(reply.len())))
     }
 
     /// MKDIR.

@@ -144,6 +144,8 @@ pub struct Options {
     /// The socket of a virtual Ethernet switch to which its card is connected: one of
     /// packets for User Mode Linux, of streams for QEMU.
     pub switch: Option<PathBuf>,
+    /// Further words of its kernel's command line.
+    pub kernel_words: Vec<&'static str>,
     /// Modules that its init loads beside the usual ones.
     pub modules: Vec<&'static str>,
     /// Files added to the initramfs.
@@ -172,6 +174,7 @@ impl Options {
             user: None,
             network: None,
             switch: None,
+            kernel_words: Vec::new(),
             modules: Vec::new(),
             extras: Vec::new(),
         }
@@ -198,7 +201,7 @@ impl Options {
         self
     }
 
-    /// What `init.sh` reads from the kernel command line.
+    /// What `init.sh` reads from the kernel command line, and what the test adds.
     fn kernel_arguments(&self) -> Vec<String> {
         let (mode, tag) = match &self.role {
             Role::Agent => ("agent", None),
@@ -211,6 +214,7 @@ impl Options {
         if let Role::NfsRoot(_, address) = &self.role {
             arguments.push(format!("gangplank.address={address}"));
         }
+        arguments.extend(self.kernel_words.iter().map(|word| (*word).to_owned()));
         arguments
     }
 

@@ -4,7 +4,7 @@
 use std::process::Command;
 
 use anyhow::{Result, ensure};
-use gangplank_fuse::{IoctlIn, IoctlOut, NodeId, Operation};
+use gangplank_fuse::NodeId;
 use gangplank_tests::daemon::{Daemon, Options};
 use gangplank_tests::disk::{Disk, Kind};
 use gangplank_tests::driver::{Driver, NodeAndFile, Setup};
@@ -26,36 +26,16 @@ const PASSED_ON: u32 = 0x200;
 struct Guest(Driver);
 
 impl Guest {
-    fn ioctl(
-        &mut self,
-        what: NodeAndFile,
-        cmd: u32,
-        input: &[u8],
-        room: usize,
-    ) -> gangplank_tests::driver::Result<Vec<u8>> {
-        let args = IoctlIn {
-            fh: what.file.get(),
-            cmd,
-            in_size: u32::try_from(input.len()).unwrap_or(0),
-            out_size: u32::try_from(room).unwrap_or(0),
-            ..IoctlIn::default()
-        };
-        let header = size_of::<IoctlOut>();
-        let operation = Operation::Ioctl(args);
-        let mut reply = self.0.call(what.node, operation, input, header + room)?;
-        Ok(reply.split_off(header.min(reply.len())))
-    }
-
     /// What becomes of an attempt to change the attributes of a file.
     fn changes(
         &mut self,
         what: NodeAndFile,
         change: impl FnOnce(&mut [u8]),
     ) -> Result<Option<Errno>> {
-        let mut attributes = self.ioctl(what, GET, &[], 28)?;
+        let mut attributes = self.0.ioctl(what, GET, &[], 28)?;
         ensure!(attributes.len() == 28, "{attributes:?}");
         change(&mut attributes);
-        match self.ioctl(what, SET, &attributes, 0) {
+        match self.0.ioctl(what, SET, &attributes, 0) {
             Ok(_) => Ok(None),
             Err(error) if error.errno().is_some() => Ok(error.errno()),
             Err(error) => Err(error.into()),
@@ -101,7 +81,7 @@ fn a_guest_cannot_leave_the_project_of_its_share() -> Result<()> {
     command.args(["-c", "chproj 42", "-c", "chattr +P"]);
     packages::run(command.arg(disk.path()))?;
     let inside = guest.directory(c"inside")?;
-    let attributes = guest.ioctl(inside, GET, &[], 28)?;
+    let attributes = guest.0.ioctl(inside, GET, &[], 28)?;
     ensure!(attributes[PROJECT] == 42u32.to_ne_bytes(), "{attributes:?}");
     let file = guest.0.create(inside.node, c"file", 0o600)?;
     for (what, name) in [(root, "root"), (inside, "directory"), (file, "file")] {
@@ -118,6 +98,7 @@ fn a_guest_cannot_leave_the_project_of_its_share() -> Result<()> {
         let refused = guest.changes(what, not_passed_on)?;
         ensure!(refused == Some(Errno::PERM), "{name}: {refused:?}");
         let refused = guest
+            .0
             .ioctl(what, SET_FLAGS, &[0; 4], 0)
             .map_err(|error| error.errno());
         ensure!(
@@ -125,7 +106,7 @@ fn a_guest_cannot_leave_the_project_of_its_share() -> Result<()> {
             "{name}: {refused:?}"
         );
     }
-    let attributes = guest.ioctl(root, GET, &[], 28)?;
+    let attributes = guest.0.ioctl(root, GET, &[], 28)?;
     ensure!(
         attributes[PROJECT] == 42u32.to_ne_bytes() && attributes[1] & 2 != 0,
         "{attributes:?}"

@@ -3,6 +3,8 @@
 //!
 //!     guest-check DIRECTORY CHECK...
 //!     guest-check DIRECTORY idmapped-mount TARGET PID
+//!     guest-check DIRECTORY --acls
+//!     guest-check DIRECTORY --file-attributes SOCKET
 //!     guest-check DIRECTORY --hold-locks END
 //!     guest-check DIRECTORY --count flock|record TIMES
 //!     guest-check FILE --run-locked COMMAND
@@ -10,8 +12,10 @@
 //!     guest-check FILE --crowd COUNT STATE
 #![allow(clippy::print_stdout, reason = "a program for the console")]
 
+mod acls;
 mod data;
 mod direct;
+mod file_attributes;
 mod idmapped;
 mod locks;
 mod mapped;
@@ -68,10 +72,18 @@ fn run() -> Result<()> {
     if names.first().is_some_and(|name| name == locks::TRY_LOCK) {
         return locks::try_lock(&directory);
     }
+    if names == [acls::ACLS] {
+        return acls::report(&directory);
+    }
     if let [word, target, pid] = names.as_slice()
         && word == idmapped::MOUNT
     {
         return idmapped::mount(&directory, target, pid);
+    }
+    if let [word, socket] = &names[..]
+        && word == file_attributes::FILE_ATTRIBUTES
+    {
+        return file_attributes::agree(&directory, socket);
     }
     if let [word, command] = &names[..]
         && word == locks::RUN_LOCKED

@@ -1,11 +1,15 @@
 //! Several guests on one daemon, killed guests and processes of the daemon, the end of a daemon,
-//! several queues, limits of a guest's rates, quotas, sockets of a service manager, no root.
+//! several queues, limits of a guest's rates, quotas, attributes of files, labels, sockets of a
+//! service manager, no root.
 
 mod activation;
 mod ends;
+mod file_attributes;
 mod killed_processes;
+mod labels;
 mod migrations;
 mod private_memory;
+mod qemu_host;
 mod qemu_versions;
 mod queues;
 mod quotas;
@@ -49,6 +53,8 @@ fn main() -> ExitCode {
         rate_limits::two_guests_keep_their_limits,
     );
     runner.run("limits::quotas", quotas::shares_keep_their_quotas);
+    runner.run("file_attributes::on_ext4", file_attributes::are_the_hosts);
+    runner.run("labels::selinux", labels::are_those_of_a_guest_with_selinux);
     for (name, qemu) in [("7_2", Qemu::Host), ("10_0", Qemu::Backports)] {
         runner.run(&format!("qemu_{name}::without_a_complaint"), || {
             qemu_versions::works_without_a_complaint(qemu)

@@ -1,21 +1,12 @@
-//! Shares with quotas. A QEMU guest is the host here, since not every kernel that runs tests has
-//! quotas of projects: it has disks with ext4 and XFS, runs the daemons, and works with the shares
-//! by the file client.
+//! Shares with quotas, on disks with ext4 and XFS. A QEMU guest is the host, since not every kernel
+//! that runs tests has quotas of projects, and the file client is the guest.
 
 use anyhow::{Context, Result, ensure};
 use gangplank_tests::disk;
-use gangplank_tests::guest::{Guest, Machine, Options};
+use gangplank_tests::guest::Machine;
 use gangplank_tests::tools;
 
-/// What the file systems need of the kernel.
-const MODULES: [&str; 6] = [
-    "virtio_blk",
-    "crc32c_generic",
-    "quota_v2",
-    "ext4",
-    "xfs",
-    "crc32c_intel",
-];
+use super::qemu_host::Host;
 
 /// By what part a share may be smaller than its quota when the guest is refused more.
 const TOLERANCE: f64 = 0.05;
@@ -28,16 +19,9 @@ pub(crate) fn shares_keep_their_quotas() -> Result<()> {
     let options = ["-q", "-m", "0", "-O", "quota,project"];
     disk::make(&ext4, 128 << 20, "mkfs.ext4", &options)?;
     disk::make(&xfs, 300 << 20, "mkfs.xfs", &["-q"])?;
-    let machine = Machine::QemuX86_64;
-    let mut options = Options {
-        disks: vec![ext4, xfs],
-        modules: MODULES.to_vec(),
-        ..Options::new(machine)
-    };
-    options = options
-        .program("gangplankd", &tools::gangplankd_for(machine.arch())?)
-        .program("gangplank-frontend", &tools::frontend_for(machine.arch())?);
-    let mut host = Host(Guest::boot(&options)?);
+    let frontend = tools::frontend_for(Machine::QemuX86_64.arch())?;
+    let programs = [("gangplank-frontend", frontend.as_path())];
+    let mut host = Host::boot(vec![ext4, xfs], &["xfs", "crc32c_intel"], &programs)?;
     let mounted = |options: &str| {
         format!(
             "mkdir -p /ext4 /xfs && mount -t ext4 {options} /dev/vda /ext4 && mount -t xfs \
@@ -106,30 +90,7 @@ fn is_close(used: u64, limit: u64) -> Result<()> {
     Ok(())
 }
 
-/// The machine that runs the daemons.
-struct Host(Guest);
-
 impl Host {
-    /// Runs the daemon of a share. Its sandbox is one that works in an initramfs.
-    fn serve(&mut self, share: &str, directory: &str, limits: &str) -> Result<()> {
-        self.0.sh(&format!(
-            "gangplankd --socket-path=/run/{share} --shared-dir={directory} --sandbox=chroot \
-             {limits} >/run/{share}.log 2>&1 & \
-             for i in $(seq 600); do [ -S /run/{share} ] && exit 0; sleep 0.1; done; \
-             cat /run/{share}.log; exit 1"
-        ))?;
-        Ok(())
-    }
-
-    /// Has the daemon of a share end.
-    fn ends(&mut self, share: &str) -> Result<()> {
-        self.0.sh(&format!(
-            "kill $(cat /run/{share}.pid); for i in $(seq 600); do [ -e /run/{share} ] || exit 0; \
-             sleep 0.1; done; exit 1"
-        ))?;
-        Ok(())
-    }
-
     /// Checks that the daemon does not start with a quota on `directory`, and says why.
     fn refuses(&mut self, directory: &str, why: &str) -> Result<()> {
         let said = self.0.sh(&format!(
