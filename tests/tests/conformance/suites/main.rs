@@ -1,8 +1,10 @@
-//! Test suites of other projects in real guests: pjdfstest, fsx, fio, git.
+//! Test suites of other projects in real guests: pjdfstest, fsx, fio, git; and cases of access
+//! control lists after those of xfstests.
 //!
 //! pjdfstest runs on the host's file system too. Whatever passes there has to pass through
 //! virtio-fs. Needs root, as pjdfstest does.
 
+mod acls;
 mod fio;
 mod fsx;
 mod git;
@@ -16,6 +18,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use gangplank_tests::daemon::{self, Daemon, TAG};
 use gangplank_tests::debian_tree;
+use gangplank_tests::guest::kernel::Release;
 use gangplank_tests::guest::{Guest, Machine, Options};
 use gangplank_tests::process::User;
 use gangplank_tests::runner::Runner;
@@ -29,15 +32,39 @@ struct Fixture {
     share: TempDir,
 }
 
+/// What a fixture is made for.
+#[derive(Clone, Copy)]
+struct Setting {
+    machine: Machine,
+    release: Release,
+    /// Further options of the daemon.
+    options: &'static [&'static str],
+}
+
+impl Setting {
+    /// The machine's usual kernel, and no further options.
+    const fn of(machine: Machine) -> Self {
+        Self {
+            machine,
+            release: Release::Stable,
+            options: &[],
+        }
+    }
+}
+
 impl Fixture {
-    fn new(machine: Machine) -> Result<Self> {
+    fn new(setting: Setting) -> Result<Self> {
         let share = tempfile::Builder::new().prefix("gangplank-").tempdir()?;
         // The suites run as other users, who need to enter the directory.
         fs::set_permissions(share.path(), Permissions::from_mode(0o755))?;
-        let daemon = Daemon::start(&daemon::Options::new(share.path()).arguments(&["--xattr"]))?;
-        let mut options = Options::new(machine)
+        let options = daemon::Options::new(share.path()).arguments(&["--xattr"]);
+        let daemon = Daemon::start(&options.arguments(setting.options))?;
+        let arch = setting.machine.arch();
+        let mut options = Options::new(setting.machine)
             .share(daemon.socket(), TAG)
-            .program("fsx", &tools::fsx()?);
+            .program("fsx", &tools::fsx()?)
+            .program("guest-check", &tools::guest_check(arch)?);
+        options.release = setting.release;
         options.memory_mib = 1024;
         let mut guest = Guest::boot(&options)?;
         guest.mount(TAG, "/mnt")?;
@@ -75,7 +102,7 @@ fn main() -> ExitCode {
     suites(
         &mut runner,
         "qemu_x86_64",
-        Machine::QemuX86_64,
+        Setting::of(Machine::QemuX86_64),
         &[
             ("pjdfstest", pjdfstest::passes_what_the_host_passes),
             ("fsx", fsx::twenty_thousand_operations),
@@ -86,18 +113,41 @@ fn main() -> ExitCode {
     suites(
         &mut runner,
         "uml",
-        Machine::Uml,
+        Setting::of(Machine::Uml),
         &[
             ("pjdfstest", pjdfstest::passes_what_the_host_passes),
             ("fsx", fsx::twenty_thousand_operations),
         ],
+    );
+    let with_acls = |machine| Setting {
+        options: &["--posix-acl"],
+        ..Setting::of(machine)
+    };
+    suites(
+        &mut runner,
+        "uml_posix_acl",
+        with_acls(Machine::Uml),
+        &[
+            ("acls", acls::agree_with_the_host),
+            ("pjdfstest", pjdfstest::passes_what_the_host_passes),
+        ],
+    );
+    let newer = Setting {
+        release: Release::Linux6_12,
+        ..with_acls(Machine::QemuX86_64)
+    };
+    suites(
+        &mut runner,
+        "qemu_x86_64_6_12_posix_acl",
+        newer,
+        &[("acls", acls::agree_with_the_host)],
     );
     runner.finish()
 }
 
 type Suite = fn(&mut Fixture) -> Result<()>;
 
-fn suites(runner: &mut Runner, prefix: &str, machine: Machine, suites: &[(&str, Suite)]) {
+fn suites(runner: &mut Runner, prefix: &str, setting: Setting, suites: &[(&str, Suite)]) {
     let names: Vec<String> = suites
         .iter()
         .map(|(name, _)| format!("{prefix}::{name}"))
@@ -120,7 +170,7 @@ fn suites(runner: &mut Runner, prefix: &str, machine: Machine, suites: &[(&str, 
             }
             let fixture = match &mut fixture {
                 Some(fixture) => fixture,
-                empty => empty.insert(Fixture::new(machine)?),
+                empty => empty.insert(Fixture::new(setting)?),
             };
             suite(fixture).map_err(|error| error.context(fixture.daemon.log()))
         });
