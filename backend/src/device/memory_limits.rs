@@ -265,7 +265,11 @@ mod tests {
         let tib = 1 << 40;
         let area = |size: u64| [size, 0].map(u64::to_le_bytes).concat();
         // A bit for each page of 4 KiB: 32 MiB for each TiB.
-        for (bytes, limit) in [(0, 32 << 20), (8 * tib, 9 * 32 << 20), (1, (32 << 20) + 1)] {
+        for (bytes, limit) in [
+            (0, 32 << 20),
+            (8 * tib, (9 * 32) << 20),
+            (1, (32 << 20) + 1),
+        ] {
             let mut check = check(bytes, 8);
             assert_eq!(check.check(SET_LOG_BASE, &area(limit)), Ok(()));
             let (size, limit) = (limit + 1, limit);

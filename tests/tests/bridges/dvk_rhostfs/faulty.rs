@@ -9,6 +9,7 @@ use std::thread::{self, JoinHandle};
 use anyhow::Result;
 use gangplank_backend::device::Options;
 use gangplank_backend::device::connection;
+use gangplank_backend::device::reply_pipe::ReplyPipe;
 use gangplank_backend::device::request::{Handled, Handler, Request};
 use gangplank_backend::session::IoMode;
 use gangplank_backend::state::arena::{Arena, Limits};
@@ -151,6 +152,7 @@ fn serve(listener: &UnixListener, stop: &OwnedFd, state: &Daemon) {
                 number: 1,
                 arena: &Arena::new(limits).expect("memory for its state"),
                 kept: None,
+                replies: &ReplyPipe::new().expect("a pipe"),
             };
             let result = connection::serve(&served, &Options::default(), &handler, guest);
             result.expect("the daemon serves");

@@ -81,7 +81,8 @@ pub(crate) fn report(directory: &Path) -> Result<()> {
         directory: directory.to_owned(),
         case: "",
     };
-    let cases: [(&str, fn(&Report) -> Result<()>); 10] = [
+    type Case = fn(&Report) -> Result<()>;
+    let cases: [(&str, Case); 10] = [
         ("mask", mask),
         ("inheritance", inheritance::by_umask),
         (
@@ -206,7 +207,7 @@ fn keeps_with_names(report: &Report) -> Result<()> {
     let renamed = report.path("renamed directory");
     fs::rename(&directory, &renamed)?;
     report.show("renamed directory", &renamed)?;
-    chown(&inside_of(&renamed), Some(STRANGER.uid), None)?;
+    chown(inside_of(&renamed), Some(STRANGER.uid), None)?;
     report.show("chown", &inside_of(&renamed))
 }
 
