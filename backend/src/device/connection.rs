@@ -245,7 +245,7 @@ struct Forwarder<'a> {
     device: &'a FsBackend,
     memory: MemoryCheck,
     recorder: Recorder,
-    /// Whether the frontend is QEMU, as far as that is known: see [`restrict_offer`].
+    /// Whether the frontend is QEMU, as far as that is known: see [`super::quirks`].
     is_qemu: bool,
     /// See [`Options`].
     has_slots_for_qemu: bool,

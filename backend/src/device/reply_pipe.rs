@@ -72,7 +72,7 @@ impl ReplyPipe {
     /// The same without waiting. Returns whether the socket had room for all.
     ///
     /// # Errors
-    /// As [`ReplyPipe::send`].
+    /// Those of splice(2): EPIPE if the frontend has hung up.
     pub fn send_now(&self, socket: BorrowedFd<'_>) -> io::Result<bool> {
         while !self.is_empty()? {
             match splice(
