@@ -91,8 +91,7 @@ fn a_storm_of_connections_hides_no_line_about_another_process_s_guest() -> Resul
             continue;
         }
         for told in ["has connected", "has gone"] {
-            let told = format!("guest {number} {told}");
-            ensure!(log.contains(&told), "no {told:?}:\n{}", fixture.log());
+            wait_for_log(&fixture.daemon, &format!("guest {number} {told}"))?;
         }
         return fixture.survive(&[]);
     }
