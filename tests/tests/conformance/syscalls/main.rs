@@ -45,7 +45,7 @@ const AIMS: [(&str, f64); 23] = [
     ("CREATE, same user", 3.0),
     ("LINK", 2.0),
     ("READLINK", 1.0),
-    ("RENAME", 1.0),
+    ("RENAME", 2.0),
     ("UNLINK", 1.0),
     ("RMDIR", 1.0),
     ("OPENDIR", 1.0),
@@ -58,11 +58,12 @@ const AIMS: [(&str, f64); 23] = [
 ];
 
 /// What operations may take more if something outside of the daemon holds what its guests have: the
-/// handle of each file that the guest learns, and what has the name that it removes or renames.
+/// handle of each file that the guest learns, and what has each name that it removes or renames, which
+/// are two of a RENAME.
 const MORE_WITH_HOLDER: [(&str, f64); 5] = [
     ("LOOKUP, new", 1.0),
     ("CREATE, same user", 1.0),
-    ("RENAME", 1.0),
+    ("RENAME", 2.0),
     ("UNLINK", 1.0),
     ("RMDIR", 1.0),
 ];

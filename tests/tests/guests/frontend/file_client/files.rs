@@ -193,15 +193,15 @@ fn a_reader_who_has_gone_ends_the_client_by_sigpipe() -> Result<()> {
     let fixture = Fixture::ours(&[])?;
     fs::write(fixture.share.path().join("big"), vec![b'x'; 4 << 20])?;
     for arguments in [&["cat", "big"][..], &["ls"]] {
-        let mut child = Command::new(tools::frontend()?)
+        let (reader, writer) = std::io::pipe()?;
+        drop(reader);
+        let ended = Command::new(tools::frontend()?)
             .args(["fs", "--socket"])
             .arg(fixture.daemon.socket())
             .args(arguments)
-            .stdout(Stdio::piped())
+            .stdout(writer)
             .stderr(Stdio::piped())
-            .spawn()?;
-        drop(child.stdout.take());
-        let ended = child.wait_with_output()?;
+            .output()?;
         let signal = ended.status.signal();
         ensure!(
             signal == Some(Signal::PIPE.as_raw()),
