@@ -138,7 +138,30 @@ pub fn spawn(command: Command) -> io::Result<Child> {
 /// # Errors
 /// ESRCH when it was already reaped.
 pub fn signal(child: &Child, signal: Signal) -> io::Result<()> {
-    rustix::process::kill_process(pid_of(child), signal).map_err(io::Error::from)
+    rustix::process::kill_process(pid_of(child), signal)?;
+    // A thread that runs on another processor stops a little later, and could still answer.
+    while signal == Signal::STOP && !is_stopped(child.id())? {
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// Whether each thread of a process has stopped, or ended.
+fn is_stopped(pid: u32) -> io::Result<bool> {
+    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        // It may have ended meanwhile.
+        let Ok(stat) = std::fs::read_to_string(thread?.path().join("stat")) else {
+            continue;
+        };
+        // The state is behind the name, which is in parentheses (proc_pid_stat(5)).
+        let state = stat
+            .rsplit_once(") ")
+            .and_then(|(_, rest)| rest.chars().next());
+        if !matches!(state, Some('T' | 'Z' | 'X')) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Sends `signal` to the child and every process in the group it leads.
