@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use gangplank_sandbox::seccomp::Seccomp;
 use gangplank_service::logging;
-use gangplank_service::signals::STATUS;
+use gangplank_service::signals::{STATUS, TERMINATION};
 use gangplank_service::unix_listener::{BindError, OwnedListener};
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
@@ -172,8 +172,19 @@ pub(crate) enum Form {
     Json,
 }
 
-/// Waits for one of `signals`, which are blocked in all threads. One of [`STATUS`] writes the state of
-/// all `parts` to the log, and the wait goes on.
+/// Blocks the signals that [`await_end`] waits for, for this thread and all that it starts. So it
+/// is called before any thread starts: all leave the signals to the one that waits for them.
+///
+/// # Errors
+/// `pthread_sigmask(3)`'s.
+pub(crate) fn block_signals() -> io::Result<SigSet> {
+    let signals = SigSet::from_iter(TERMINATION.into_iter().chain(STATUS));
+    signals.thread_block()?;
+    Ok(signals)
+}
+
+/// Waits for one of `signals`, which are blocked in all threads. One of [`STATUS`] writes the state
+/// of all `parts` to the log, and the wait goes on.
 pub(crate) fn await_end(signals: &SigSet, parts: &[Arc<dyn Report>]) -> Result<Signal, Errno> {
     loop {
         let signal = signals.wait()?;

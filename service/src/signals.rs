@@ -89,8 +89,8 @@ fn change_action(
     }
 }
 
-/// Has `report` run, on a thread of its own, at each signal of [`STATUS`]. Must be called before any
-/// other thread is started.
+/// Has `report` run, on a thread of its own, at each signal of [`STATUS`]. Must be called before
+/// any other thread is started.
 ///
 /// # Errors
 /// Those of `pthread_sigmask(3)`, or the thread cannot be started.

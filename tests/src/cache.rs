@@ -41,8 +41,8 @@ pub fn dir() -> Result<PathBuf> {
 /// How somebody at a terminal is told what is made for the cache.
 static TELL: OnceLock<fn(&str)> = OnceLock::new();
 
-/// Has `tell` tell somebody at a terminal what is made for the cache, in place of a line on standard
-/// error. The first call counts.
+/// Has `tell` tell somebody at a terminal what is made for the cache, in place of a line on
+/// standard error. The first call counts.
 pub fn tell_by(tell: fn(&str)) {
     let _ = TELL.set(tell);
 }

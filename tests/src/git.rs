@@ -43,3 +43,23 @@ pub fn make_repository(path: &Path, files: usize) -> Result<()> {
     }
     Ok(())
 }
+
+/// The shell commands by which a guest clones `work/source` of the Debian tree at `tree` to
+/// `work/clone`, checks every object, and goes on with the lines `then` in the clone.
+#[must_use]
+pub fn clone_in_guest(tree: &str, then: &[&str]) -> String {
+    let then = then.join("\n");
+    format!(
+        "cat >{tree}/work/script <<'END'\n\
+         set -e\n\
+         export HOME=/work GIT_AUTHOR_NAME=g GIT_AUTHOR_EMAIL=g@g GIT_COMMITTER_NAME=g \
+         GIT_COMMITTER_EMAIL=g@g\n\
+         cd /work\n\
+         git clone --quiet --no-local source clone\n\
+         cd clone\n\
+         git fsck --full --strict\n\
+         {then}\n\
+         END\n\
+         chroot {tree} /bin/bash /work/script"
+    )
+}

@@ -44,8 +44,8 @@ pub const FSX: Program = (
        fsx -f fsx.toml -N 2000 -S $s -P /tmp file || exit 1; rm file || exit 1; s=$((s+1)); done",
 );
 
-/// A shell script for a guest with fio: random writes of two jobs in the directory `$1`, through the
-/// cache and around it in turn, each verified. It goes on until [`END`] exists.
+/// A shell script for a guest with fio: random writes of two jobs in the directory `$1`, through
+/// the cache and around it in turn, each verified. It goes on until [`END`] exists.
 pub const FIO_SCRIPT: &str = "direct=0\n\
     while ! test -e /dev/shm/end; do\n\
     fio --name=verify --directory=$1 --numjobs=2 --size=2M --rw=randrw --bsrange=4k-64k \

@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 use rustix::process::{Gid, Pid, Signal, Uid};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
+/// Limit for all threads of a process to stop.
+const STOPPING: Duration = Duration::from_secs(20);
+
 /// An ordinary user of the host, to run a program as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct User {
@@ -136,32 +139,39 @@ pub fn spawn(command: Command) -> io::Result<Child> {
 /// Sends `signal` to the child alone.
 ///
 /// # Errors
-/// ESRCH when it was already reaped.
+/// ESRCH when it was already reaped; [`wait_until_stopped`]'s.
 pub fn signal(child: &Child, signal: Signal) -> io::Result<()> {
     rustix::process::kill_process(pid_of(child), signal)?;
-    // A thread that runs on another processor stops a little later, and could still answer.
-    while signal == Signal::STOP && !is_stopped(child.id())? {
+    match signal {
+        Signal::STOP => wait_until_stopped(&[child.id()]),
+        _ => Ok(()),
+    }
+}
+
+/// Waits until all threads of processes that got SIGSTOP have stopped: one that runs on another
+/// processor does a little later, and could still answer.
+///
+/// # Errors
+/// A process has ended, or does not stop.
+pub fn wait_until_stopped(processes: &[u32]) -> io::Result<()> {
+    let deadline = Instant::now() + STOPPING;
+    let stopped = || -> io::Result<bool> {
+        let mut all = true;
+        for process in processes {
+            for task in std::fs::read_dir(format!("/proc/{process}/task"))? {
+                let status = std::fs::read_to_string(task?.path().join("status"))?;
+                all &= status.contains("\nState:\tT");
+            }
+        }
+        Ok(all)
+    };
+    while !stopped()? {
+        if Instant::now() >= deadline {
+            return Err(io::Error::other("a thread does not stop"));
+        }
         thread::sleep(Duration::from_millis(1));
     }
     Ok(())
-}
-
-/// Whether each thread of a process has stopped, or ended.
-fn is_stopped(pid: u32) -> io::Result<bool> {
-    for thread in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-        // It may have ended meanwhile.
-        let Ok(stat) = std::fs::read_to_string(thread?.path().join("stat")) else {
-            continue;
-        };
-        // The state is behind the name, which is in parentheses (proc_pid_stat(5)).
-        let state = stat
-            .rsplit_once(") ")
-            .and_then(|(_, rest)| rest.chars().next());
-        if !matches!(state, Some('T' | 'Z' | 'X')) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 /// Sends `signal` to the child and every process in the group it leads.

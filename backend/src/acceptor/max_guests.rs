@@ -93,14 +93,14 @@ fn limit_of_groups(groups: &str, mounted_at: &Path, controller: &str) -> Option<
     let limits = groups.lines().filter_map(|line| {
         let mut fields = line.splitn(3, ':').skip(1);
         let (controllers, path) = (fields.next()?, fields.next()?);
-        let (root, file) = match (controllers, controller) {
-            ("", "memory") => (mounted_at.to_owned(), "memory.max"),
-            ("", _) => (mounted_at.to_owned(), "pids.max"),
-            (of_version_1, _) if !of_version_1.split(',').any(|one| one == controller) => {
-                return None;
-            }
-            (_, "memory") => (mounted_at.join(controller), "memory.limit_in_bytes"),
-            _ => (mounted_at.join(controller), "pids.max"),
+        let (root, of_memory) = match controllers.split(',').any(|one| one == controller) {
+            true => (mounted_at.join(controller), "memory.limit_in_bytes"),
+            false if controllers.is_empty() => (mounted_at.to_owned(), "memory.max"),
+            false => return None,
+        };
+        let file = match controller {
+            "memory" => of_memory,
+            _ => "pids.max",
         };
         let inside = |part: &Component<'_>| matches!(part, Component::Normal(_));
         let path: PathBuf = Path::new(path).components().filter(inside).collect();

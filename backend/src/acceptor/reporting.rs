@@ -35,8 +35,12 @@ impl Reporters {
 
     /// Where clients are waited for: those of a kind nowhere while too many of it are answered.
     pub(super) fn polled(&mut self) -> Vec<(Kind, BorrowedFd<'_>)> {
-        self.processes.retain(|(_, process)| is_running(*process));
+        self.forget_ended();
         self.listeners.polled(|kind| self.count(kind))
+    }
+
+    fn forget_ended(&mut self) {
+        self.processes.retain(|(_, process)| is_running(*process));
     }
 
     /// Whether the acceptor must look again without an event: the end of a process is none.
@@ -76,12 +80,10 @@ impl Acceptor<'_> {
         })
     }
 
-    /// Forks a process that writes the status to the log. One signal after another starts no more of
-    /// them than there may be clients.
+    /// Forks a process that writes the status to the log. One signal after another starts no more
+    /// of them than there may be clients.
     pub(super) fn log_status(mut self) -> Self {
-        self.reporters
-            .processes
-            .retain(|(_, process)| is_running(*process));
+        self.reporters.forget_ended();
         match self.reporters.count(Kind::Control) < MAX_CLIENTS {
             true => self.fork_reporter(Kind::Control, |acceptor| {
                 logging::log_status(&table(&acceptor.status()));

@@ -21,9 +21,9 @@
 //!
 //! - A few instructions between the store that ends GET_INFLIGHT_FD, and sending its reply, whose
 //!   descriptor no pipe can carry. A worker that dies there leaves a frontend that waits for ever.
-//!   The same goes for any message if all processes of the daemon die there, since the pipe dies with
-//!   them. The other order, to send a reply first, has a worse window: the frontend wakes up, may
-//!   take the CPU, and gets the reply twice if the worker is killed before it runs again.
+//!   The same goes for any message if all processes of the daemon die there, since the pipe dies
+//!   with them. The other order, to send a reply first, has a worse window: the frontend wakes up,
+//!   may take the CPU, and gets the reply twice if the worker is killed before it runs again.
 //! - A worker that dies after it took a message out, while the frontend has sent the same bytes
 //!   once more with another descriptor: the second message is taken for the first.
 

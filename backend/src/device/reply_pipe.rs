@@ -4,7 +4,7 @@
 //! | the worker dies | a message is pending | in the pipe | the next worker |
 //! | --- | --- | --- | --- |
 //! | before it puts the reply into the pipe | yes | nothing | carries the message out again |
-//! | before it stores the end of the message | yes | the reply | empties the pipe, and does the same |
+//! | before it stores the end of the message | yes | the reply | empties the pipe, does the same |
 //! | before it moves the reply to the socket | no | the reply | moves it |
 //! | later | no | nothing | |
 //!

@@ -127,8 +127,8 @@ fn end_connection(assignment: &Assignment) {
 }
 
 /// From now on, a panic of any thread ends the process at once, after its message, by a signal that
-/// may leave a core file. Nothing is unwound: the next worker needs the descriptors that destructors
-/// would close.
+/// may leave a core file. Nothing is unwound: the next worker needs the descriptors that
+/// destructors would close.
 fn end_by_panic(arena: &Arc<Arena>) {
     let arena = Arc::clone(arena);
     std::panic::set_hook(Box::new(move |panic| {

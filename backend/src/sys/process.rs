@@ -336,8 +336,8 @@ const IGNORED: [libc::c_int; 10] = [
 /// - SIGXFSZ is ignored, so that a write beyond the limit of file sizes (`RLIMIT_FSIZE`) fails with
 ///   EFBIG instead of ending the process.
 /// - SIGUSR1, SIGUSR2, real-time signals and others that mean nothing here are ignored. By default
-///   they would end the process. Supervisor and acceptor take SIGUSR1 from a descriptor, and a worker
-///   installs its own handler of it later.
+///   they would end the process. Supervisor and acceptor take SIGUSR1 from a descriptor, and a
+///   worker installs its own handler of it later.
 /// - SIGHUP has its default, because it asks for a reload also where nohup(1) started the daemon.
 /// - SIGCHLD has its default, because the kernel reports no ended processes while it is ignored.
 /// - SIGUSR1, which wakes blocked threads ([`super::interrupt`]), is not blocked.
@@ -357,8 +357,8 @@ pub fn set_signal_dispositions() -> io::Result<()> {
     unblock_wake_signal()
 }
 
-/// Unblocks SIGUSR1, which wakes blocked threads ([`super::interrupt`]), in the calling thread and in
-/// those that it starts later.
+/// Unblocks SIGUSR1, which wakes blocked threads ([`super::interrupt`]), in the calling thread and
+/// in those that it starts later.
 ///
 /// # Errors
 /// Those of sigprocmask(2).

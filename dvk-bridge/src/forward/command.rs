@@ -8,8 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use gangplank_sandbox::seccomp::Seccomp;
-use gangplank_service::signals::{STATUS, TERMINATION};
-use nix::sys::signal::SigSet;
 
 use super::args::ForwardArgs;
 use super::forwarder::Forward;
@@ -57,15 +55,10 @@ pub enum ForwardError {
 ///
 /// [`ForwardError`].
 pub fn run(args: &ForwardArgs, seccomp: Seccomp) -> Result<(), ForwardError> {
-    // Before any thread starts, so that all threads leave the signals to the one that waits for
-    // them.
-    let signals = SigSet::from_iter(TERMINATION.into_iter().chain(STATUS));
-    signals
-        .thread_block()
-        .map_err(|errno| ForwardError::System {
-            what: "take over signals",
-            source: errno.into(),
-        })?;
+    let signals = status::block_signals().map_err(|source| ForwardError::System {
+        what: "take over signals",
+        source,
+    })?;
     let device = Arc::new(Device::open(&args.device)?);
     let listener = args.status.as_deref().map(status::listen).transpose()?;
     let server = (args.dc, args.endpoint);

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use gangplank_sandbox::seccomp::Seccomp;
 use gangplank_service::readiness;
-use gangplank_service::signals::{STATUS, TERMINATION};
+use gangplank_service::signals::TERMINATION;
 use gangplank_service::watchdog::Watchdog;
 use log::{info, warn};
 use nix::sys::signal::SigSet;
@@ -156,12 +156,9 @@ pub fn run(args: &ServeArgs, seccomp: Seccomp) -> Result<(), ServeError> {
         }
         return open_device(&config).map(drop);
     }
-    // Before any thread starts, so that all threads leave the signals to the one that waits for
-    // them.
-    let signals = SigSet::from_iter(TERMINATION.into_iter().chain(STATUS));
-    signals.thread_block().map_err(|errno| ServeError::System {
+    let signals = status::block_signals().map_err(|source| ServeError::System {
         what: "take over signals",
-        source: errno.into(),
+        source,
     })?;
     let device = open_device(&config)?;
     let listener = args.status.as_deref().map(status::listen).transpose()?;
@@ -227,8 +224,8 @@ pub fn run(args: &ServeArgs, seccomp: Seccomp) -> Result<(), ServeError> {
     ended.map_or(Ok(()), Err)
 }
 
-/// Waits for a signal, or for the end of a server, with its error. Tells the service manager that the
-/// program is alive.
+/// Waits for a signal, or for the end of a server, with its error. Tells the service manager that
+/// the program is alive.
 fn wait_for_end(told: &Receiver<Option<ServeError>>) -> Option<ServeError> {
     let Some(mut watchdog) = Watchdog::from_environment() else {
         return told.recv().ok().flatten();

@@ -23,8 +23,8 @@ use crate::manual::{FS, MODEL, RELAY, TRACE};
     args_conflicts_with_subcommands = true,
     after_help = "Exit status: 0 done, or told to end by SIGTERM or SIGINT; \
                   1 a device could not be served, or ended early; \
-                  2 wrong command line or configuration. SIGUSR1 and SIGHUP write the status to the \
-                  log."
+                  2 wrong command line or configuration. SIGUSR1 and SIGHUP write the status to \
+                  the log."
 )]
 pub struct Args {
     /// What to do instead of serving devices.

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -211,22 +211,7 @@ impl Program {
             let pid = i32::try_from(*process).ok().and_then(Pid::from_raw);
             kill_process(pid.context("a process id")?, Signal::STOP)?;
         }
-        let deadline = Instant::now() + LIMIT;
-        let stopped = || -> Result<bool> {
-            let mut all = true;
-            for process in &processes {
-                for task in std::fs::read_dir(format!("/proc/{process}/task"))? {
-                    let status = std::fs::read_to_string(task?.path().join("status"))?;
-                    all &= status.contains("\nState:\tT");
-                }
-            }
-            Ok(all)
-        };
-        while !stopped()? {
-            ensure!(Instant::now() < deadline, "a thread does not stop");
-            thread::sleep(Duration::from_millis(1));
-        }
-        Ok(())
+        process::wait_until_stopped(&processes).context("pausing a program")
     }
 
     /// Kills it while the driver is blocked, and waits until it is gone.

@@ -198,9 +198,9 @@ fn confined_soon(pid: u32) -> Result<()> {
     }
 }
 
-/// No signal ends a daemon but SIGTERM, SIGINT, SIGQUIT and SIGKILL. Those at which somebody expects a
-/// status have each write it to the log. `bao`, `dvk_mount`, `dvk_device` and `events` have the same
-/// check for the device model, the mount, the forwarder and the program of the guest.
+/// No signal ends a daemon but SIGTERM, SIGINT, SIGQUIT and SIGKILL. Those at which somebody
+/// expects a status have each write it to the log. `bao`, `dvk_mount`, `dvk_device` and `events`
+/// have the same check for the device model, the mount, the forwarder and the program of the guest.
 #[test]
 fn signals_that_mean_nothing_end_no_program() -> Result<()> {
     let (directory, share) = (tempfile::tempdir()?, tempfile::tempdir()?);

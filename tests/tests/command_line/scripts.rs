@@ -37,9 +37,9 @@ fn programs_are_built_with_one_selection_of_packages() -> Result<()> {
     Ok(())
 }
 
-/// What is in a release: each program with its bill of materials, the licences of all that the bills
-/// name, manuals, and checksums of what is published. It is of the programs that the tests run, which
-/// differ from released ones by the optimizer alone.
+/// What is in a release: each program with its bill of materials, the licences of all that the
+/// bills name, manuals, and checksums of what is published. It is of the programs that the tests
+/// run, which differ from released ones by the optimizer alone.
 #[test]
 fn a_release_has_programs_licences_bills_and_checksums() -> Result<()> {
     let is_there = Command::new("cargo")

@@ -12,8 +12,8 @@ use rustix::fs::OFlags;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Limits that no machine is too slow for. A burst is of an eighth of a second: a shorter pause of
-/// the machine costs a guest nothing, and the bucket that it fills is below [`TOLERANCE`] of what is
-/// measured.
+/// the machine costs a guest nothing, and the bucket that it fills is below [`TOLERANCE`] of what
+/// is measured.
 const LIMITS: &[&str] = &[
     "--limit-iops=200",
     "--limit-iops-burst=25",

@@ -10,9 +10,7 @@ use std::{env, thread};
 
 use gangplank_sandbox::seccomp::Seccomp;
 use gangplank_service::logging;
-use gangplank_service::signals::{STATUS, TERMINATION};
 use log::info;
-use nix::sys::signal::SigSet;
 use serde_json::{Value, json};
 
 use super::args::{MountArgs, OwnerName, PermissionsName, ServerName};
@@ -74,7 +72,7 @@ pub fn run(args: &MountArgs, seccomp: Seccomp) -> Result<(), CommandError> {
     if args.background {
         return run_in_background();
     }
-    let signals = block_signals().map_err(|source| CommandError::System {
+    let signals = status::block_signals().map_err(|source| CommandError::System {
         what: "take over signals",
         source,
     })?;
@@ -199,14 +197,6 @@ fn run_in_background() -> Result<(), CommandError> {
         let _ = child.wait();
         Err(CommandError::Background)
     }
-}
-
-/// Blocks the signals that unmount or ask for the status, for this thread and all that it starts,
-/// so that they do not kill the process.
-fn block_signals() -> io::Result<SigSet> {
-    let set = SigSet::from_iter(TERMINATION.into_iter().chain(STATUS));
-    set.thread_block()?;
-    Ok(set)
 }
 
 /// The carrier to the server.

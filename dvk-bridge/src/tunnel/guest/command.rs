@@ -10,11 +10,9 @@ use std::thread;
 use gangplank_sandbox::seccomp::Seccomp;
 use gangplank_service::peer_cred::PeerCred;
 use gangplank_service::rate_limit::{self, set_thread_peer};
-use gangplank_service::signals::{STATUS, TERMINATION};
 use gangplank_service::unix_listener::{BindError, OwnedListener};
 use gangplank_service::{error_chain, rate_limited};
 use log::info;
-use nix::sys::signal::SigSet;
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
@@ -78,15 +76,10 @@ pub fn run(args: &TunnelArgs, seccomp: Seccomp) -> Result<(), TunnelError> {
             source: source.into(),
         }
     };
-    // Before any thread starts, so that all threads leave the signals to the one that waits for
-    // them.
-    let signals = SigSet::from_iter(TERMINATION.into_iter().chain(STATUS));
-    signals
-        .thread_block()
-        .map_err(|errno| TunnelError::System {
-            what: "take over signals",
-            source: errno.into(),
-        })?;
+    let signals = status::block_signals().map_err(|source| TunnelError::System {
+        what: "take over signals",
+        source,
+    })?;
     let options = args.options();
     let last = behind(options.client, options.queues);
     if !DcLimits::USUAL.contains(last) {

@@ -28,7 +28,8 @@ const SET_ATTRIBUTES: u32 = 0x401c_5820;
 const IMMUTABLE: u32 = 0x10;
 const NODUMP: u32 = 0x40;
 
-/// `struct fsxattr`: its bytes, where the project is, and `FS_XFLAG_PROJINHERIT` in the second byte.
+/// `struct fsxattr`: its bytes, where the project is, and `FS_XFLAG_PROJINHERIT` in the second
+/// byte.
 const ATTRIBUTES_LEN: usize = 28;
 const PROJECT: std::ops::Range<usize> = 12..16;
 const PASSED_ON: u8 = 2;

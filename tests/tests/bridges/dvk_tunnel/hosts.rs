@@ -139,28 +139,25 @@ fn fsx_passes(fixture: &mut Fixture) -> Result<()> {
     fixture.guest.sh_within(command, SLOW).map(drop)
 }
 
-/// The guest clones, changes and commits a repository through the tunnel, by git(1) of a Debian tree
-/// on the share. Both sides check every object.
+/// The guest clones, changes and commits a repository through the tunnel, by git(1) of a Debian
+/// tree on the share. Both sides check every object.
 fn git_clones(fixture: &mut Fixture) -> Result<()> {
     let tree = fixture.share.path().join("debian");
     debian_tree::copy_to(&tree, fixture.machine.arch())?;
     fs::create_dir(tree.join("work"))?;
     git::make_repository(&tree.join("work/source"), 100)?;
     fixture.guest.sh_within(
-        "mount -t proc proc /mnt/debian/proc && mount -o bind /dev /mnt/debian/dev\n\
-         cat >/mnt/debian/work/script <<'END'\n\
-         set -e\n\
-         export HOME=/work GIT_AUTHOR_NAME=g GIT_AUTHOR_EMAIL=g@g GIT_COMMITTER_NAME=g \
-         GIT_COMMITTER_EMAIL=g@g\n\
-         cd /work\n\
-         git clone --quiet --no-local source clone\n\
-         cd clone\n\
-         git fsck --full --strict\n\
-         echo changed >>dir-3/file-3\n\
-         git commit --quiet -a -m changed\n\
-         END\n\
-         chroot /mnt/debian /bin/bash /work/script && sync && \
-         umount /mnt/debian/proc /mnt/debian/dev",
+        &format!(
+            "mount -t proc proc /mnt/debian/proc && mount -o bind /dev /mnt/debian/dev\n\
+             {} && sync && umount /mnt/debian/proc /mnt/debian/dev",
+            git::clone_in_guest(
+                "/mnt/debian",
+                &[
+                    "echo changed >>dir-3/file-3",
+                    "git commit --quiet -a -m changed",
+                ]
+            )
+        ),
         GIT,
     )?;
     let clone = tree.join("work/clone");
@@ -194,9 +191,9 @@ fn a_guest_of_the_daemon_excludes_the_one_behind_the_tunnel(fixture: &mut Fixtur
     Ok(())
 }
 
-/// The link is cut for three seconds while four programs of the guest append and rename, so that the connections
-/// between the nodes break. The guest goes on: requests are sent again, and each line is there
-/// once, in order.
+/// The link is cut for three seconds while four programs of the guest append and rename, so that
+/// the connections between the nodes break. The guest goes on: requests are sent again, and each
+/// line is there once, in order.
 fn a_cut_link_loses_nothing(fixture: &mut Fixture) -> Result<()> {
     let Fixture { guest, tunnel, .. } = fixture;
     let before = tunnel.sent_again()?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use gangplank_tests::debian_tree;
-use gangplank_tests::git::{git as git_in, make_repository};
+use gangplank_tests::git::{clone_in_guest, git as git_in, make_repository};
 use gangplank_tests::runner::note;
 use gangplank_tests::tools;
 
@@ -63,21 +63,16 @@ pub(crate) fn git(fixture: &mut Fixture) -> Result<()> {
     debian(fixture)?;
     make_repository(&fixture.host_path("debian/work/source"), 100)?;
     fixture.guest.sh_within(
-        "cat >/nfs/debian/work/script <<'END'\n\
-         set -e\n\
-         export HOME=/work GIT_AUTHOR_NAME=g GIT_AUTHOR_EMAIL=g@g GIT_COMMITTER_NAME=g \
-         GIT_COMMITTER_EMAIL=g@g\n\
-         cd /work\n\
-         git clone --quiet --no-local source clone\n\
-         cd clone\n\
-         git fsck --full --strict\n\
-         test -z \"$(git status --porcelain)\"\n\
-         echo changed >>dir-3/file-3\n\
-         git commit --quiet -a -m changed\n\
-         git gc --quiet\n\
-         git fsck --full --strict\n\
-         END\n\
-         chroot /nfs/debian /bin/bash /work/script",
+        &clone_in_guest(
+            "/nfs/debian",
+            &[
+                "test -z \"$(git status --porcelain)\"",
+                "echo changed >>dir-3/file-3",
+                "git commit --quiet -a -m changed",
+                "git gc --quiet",
+                "git fsck --full --strict",
+            ],
+        ),
         LIMIT,
     )?;
     let clone = fixture.host_path("debian/work/clone");

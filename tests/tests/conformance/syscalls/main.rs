@@ -58,8 +58,8 @@ const AIMS: [(&str, f64); 23] = [
 ];
 
 /// What operations may take more if something outside of the daemon holds what its guests have: the
-/// handle of each file that the guest learns, and what has each name that it removes or renames, which
-/// are two of a RENAME.
+/// handle of each file that the guest learns, and what has each name that it removes or renames,
+/// which are two of a RENAME.
 const MORE_WITH_HOLDER: [(&str, f64); 5] = [
     ("LOOKUP, new", 1.0),
     ("CREATE, same user", 1.0),

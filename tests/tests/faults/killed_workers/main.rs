@@ -1,14 +1,14 @@
 //! Workers, acceptors and whole daemons that are killed, and daemons that reload, at any moment
 //! while a guest works: the guest gets no error, and nothing is lost or done twice.
 //!
-//! The short form kills 100 workers, `scripts/test --long` 10,000. In QEMU, three tenths of them are
-//! killed. A tenth as many acceptors and daemons are killed, and workers run out of memory. A tenth
-//! as many reloads are made, and at least 50. There are 160 ms between two kills on average: 16 s
-//! for 100 kills, half an hour for 10,000. The guest's boot, and the begin and end of each group of
-//! programs, take longer than 100 kills: a minute or two.
+//! The short form kills 100 workers, `scripts/test --long` 10,000. In QEMU, three tenths of them
+//! are killed. A tenth as many acceptors and daemons are killed, and workers run out of memory. A
+//! tenth as many reloads are made, and at least 50. There are 160 ms between two kills on average:
+//! 16 s for 100 kills, half an hour for 10,000. The guest's boot, and the begin and end of each
+//! group of programs, take longer than 100 kills: a minute or two.
 //!
-//! A program that fails in the guest ends the test within about a second. The last line of each test
-//! has the number of kills and the lengths of the guest's pauses.
+//! A program that fails in the guest ends the test within about a second. The last line of each
+//! test has the number of kills and the lengths of the guest's pauses.
 
 mod debian;
 mod pauses;
@@ -53,10 +53,10 @@ const KILLS_VARIABLE: &str = "GANGPLANK_KILLS";
 /// Time between two kills, at least and at most.
 const PAUSE_MS: (u64, u64) = (20, 300);
 
-/// In the long form, the median and the longest pause of a guest whose workers are killed, in ms, at
-/// most. The daemon's own share of them is a few ms; the rest is for a machine with other work. Also
-/// workers that live briefly, as here a third of them, are replaced with a delay of up to a second
-/// (`backend/src/keeper/deaths.rs`).
+/// In the long form, the median and the longest pause of a guest whose workers are killed, in ms,
+/// at most. The daemon's own share of them is a few ms; the rest is for a machine with other work.
+/// Also workers that live briefly, as here a third of them, are replaced with a delay of up to a
+/// second (`backend/src/keeper/deaths.rs`).
 const LONG_FORM_PAUSES_MS: (f64, f64) = (100.0, 3000.0);
 
 /// Bytes that a worker may take on top of what it has before the kernel kills it.

@@ -118,8 +118,8 @@ fn pack(tree: &Path, archive: &Path) -> Result<()> {
     )
 }
 
-/// What an archive has, sorted: kind and permissions, owner, size or device number, name, and target
-/// of a link.
+/// What an archive has, sorted: kind and permissions, owner, size or device number, name, and
+/// target of a link.
 fn entries(archive: &Path) -> Result<Vec<String>> {
     let mut list = Command::new("tar");
     let list = packages::output(list.args(["--numeric-owner", "-tvf"]).arg(archive))?;

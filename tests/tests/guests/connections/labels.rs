@@ -1,5 +1,5 @@
-//! A guest whose kernel runs SELinux. Without a policy, it gives everything that it makes the label of
-//! an unlabelled file, and sends that label with the request.
+//! A guest whose kernel runs SELinux. Without a policy, it gives everything that it makes the label
+//! of an unlabelled file, and sends that label with the request.
 
 use std::path::Path;
 
@@ -27,8 +27,8 @@ pub(crate) fn are_those_of_a_guest_with_selinux() -> Result<()> {
     let mut guest = Guest::boot(&options).with_context(|| daemon.log())?;
     guest.mount(TAG, "/mnt").with_context(|| daemon.log())?;
     guest.sh(
-        "grep -q selinux /sys/kernel/security/lsm || mount -t securityfs none /sys/kernel/security; \
-         grep selinux /sys/kernel/security/lsm; \
+        "grep -q selinux /sys/kernel/security/lsm || mount -t securityfs none \
+         /sys/kernel/security; grep selinux /sys/kernel/security/lsm; \
          cd /mnt && touch file && mkdir directory && echo x >directory/file",
     )?;
     for name in ["file", "directory", "directory/file"] {

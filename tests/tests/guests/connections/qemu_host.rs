@@ -1,5 +1,5 @@
-//! A QEMU guest that is the host: not every kernel that runs tests has what these need. It has disks,
-//! runs the daemons, and works with their shares by programs of its own.
+//! A QEMU guest that is the host: not every kernel that runs tests has what these need. It has
+//! disks, runs the daemons, and works with their shares by programs of its own.
 
 use std::path::{Path, PathBuf};
 

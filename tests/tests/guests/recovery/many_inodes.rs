@@ -1,5 +1,5 @@
-//! How long the guest is without a worker does not depend on the number of inodes that it knows: the
-//! next worker looks at as much memory, whatever it is.
+//! How long the guest is without a worker does not depend on the number of inodes that it knows:
+//! the next worker looks at as much memory, whatever it is.
 
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -33,9 +33,9 @@ const LISTING: u32 = 128 * 1024;
 /// look at each of 100,000 inodes takes longer.
 const PAUSE_GROWTH: (f64, f64) = (4.0, 15.0);
 
-/// Inodes for each of which a worker that has replaced one may have one page fault more than a worker
-/// whose guest knows few. The kernel maps 16 pages at a fault, so to look at each record takes two
-/// in as many inodes.
+/// Inodes for each of which a worker that has replaced one may have one page fault more than a
+/// worker whose guest knows few. The kernel maps 16 pages at a fault, so to look at each record
+/// takes two in as many inodes.
 const INODES_PER_FAULT: usize = 1000;
 
 /// The longest middle pause of a guest that knows the inodes of the long form, in ms.
@@ -165,8 +165,8 @@ fn measure(arguments: &[&str], inodes: usize) -> Result<Replacing> {
     let middle = while_idle[while_idle.len() / 2];
     let page_faults = faults[faults.len() / 2];
     eprintln!(
-        "{arguments:?}, {inodes} inodes: {page_faults} page faults, idle {middle} ms, at most {:?} ms, with a GETATTR {:?}; \
-         also under load at most {:?} ms",
+        "{arguments:?}, {inodes} inodes: {page_faults} page faults, idle {middle} ms, at most {:?} \
+         ms, with a GETATTR {:?}; also under load at most {:?} ms",
         while_idle.last(),
         idle[idle.len() / 2],
         all.last()

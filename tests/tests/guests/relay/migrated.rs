@@ -121,7 +121,8 @@ pub(crate) fn under_load(machine: Machine, kinds: &[Kind], mode: Mode) -> Result
 }
 
 /// Moves a guest through `kinds` on one directory tree, and then to gangplankd on another one with
-/// the same content. Its files are found by their paths, and the programs that have them open go on.
+/// the same content. Its files are found by their paths, and the programs that have them open go
+/// on.
 pub(crate) fn to_another_tree(machine: Machine, kinds: &[Kind]) -> Result<()> {
     let [first, second] = [Fixture::new(&[])?, Fixture::new(&[])?];
     for fixture in [&first, &second] {

@@ -73,6 +73,10 @@ impl Upgradable {
         Ok(fs::rename(&new, self.program())?)
     }
 
+    fn replace_by(&self, program: &Path) -> Result<()> {
+        self.replace(|new| Ok(fs::copy(program, new).map(drop)?))
+    }
+
     fn ask_to_reload(&self) -> Result<Output> {
         // By another copy: the daemon's own may be no daemon.
         self.daemon.ask_to_reload()
@@ -229,10 +233,7 @@ fn a_program_that_cannot_take_over_is_refused_and_nothing_changes() -> Result<()
         ensure!(said.contains(reason), "{said}");
         guest.check(&share)?;
     }
-    upgradable.replace(|new| {
-        fs::copy(tools::gangplankd()?, new)?;
-        Ok(())
-    })?;
+    upgradable.replace_by(&tools::gangplankd()?)?;
     upgradable.reload()?;
     guest.check(&share)
 }
@@ -242,11 +243,8 @@ fn a_program_that_keeps_guests_in_another_way_is_refused_and_the_old_one_serves_
     let upgradable = Upgradable::start(&["--locks=host"], None)?;
     let share = upgradable.share();
     let mut guest = Session::begin(&upgradable.daemon, "guest")?;
-    upgradable.replace(|new| {
-        // Its version of guests' states is another.
-        fs::copy(tools::gangplankd_that_crashes()?, new)?;
-        Ok(())
-    })?;
+    // Its version of guests' states is another.
+    upgradable.replace_by(&tools::gangplankd_that_crashes()?)?;
     for _ in 0..2 {
         let said = upgradable.reload_in_vain()?;
         ensure!(
@@ -259,10 +257,7 @@ fn a_program_that_keeps_guests_in_another_way_is_refused_and_the_old_one_serves_
     }
     // Guests are accepted again, too.
     Session::begin(&upgradable.daemon, "next")?.check(&share)?;
-    upgradable.replace(|new| {
-        fs::copy(tools::gangplankd()?, new)?;
-        Ok(())
-    })?;
+    upgradable.replace_by(&tools::gangplankd()?)?;
     upgradable.reload()?;
     guest.check(&share)
 }
@@ -289,10 +284,7 @@ fn guests_go_on_with_the_old_program_if_the_new_one_fails_while_it_takes_them_ov
         ensure!(upgradable.processes()?.0 == acceptor);
         guest.check(&share)?;
     }
-    upgradable.replace(|new| {
-        fs::copy(tools::gangplankd()?, new)?;
-        Ok(())
-    })?;
+    upgradable.replace_by(&tools::gangplankd()?)?;
     upgradable.reload()?;
     guest.check(&share)?;
     for file in files {
