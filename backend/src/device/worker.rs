@@ -110,7 +110,7 @@ impl Worker {
             if served > 0 && self.scheduler.poll(idle, has_request) {
                 continue;
             }
-            if served > 0 && reminder.wait(has_request, has_untaken) {
+            if reminder.wait(has_request, has_untaken) {
                 continue;
             }
             if !ring.allow_notifications(&memory) {
@@ -210,7 +210,9 @@ impl Worker {
             }
             self.complete(ring, &memory);
         }
-        ring.notify();
+        if ring.notify() {
+            self.reminder.signalled();
+        }
     }
 
     /// Runs a request that was running when the worker before died, unless too many died of it.

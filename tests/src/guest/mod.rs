@@ -398,6 +398,12 @@ impl Guest {
         qmp::migrate(&self.dir.path().join("qmp.sock"), to)
     }
 
+    /// The number of the guest's process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Kills the guest at once, as `kill -9` does.
     pub fn kill(mut self) {
         process::kill_group(&mut self.child);

@@ -122,9 +122,11 @@ impl Vring {
         }
     }
 
-    /// Notifies the driver, whether it suppresses notifications or not.
-    pub(in crate::device) fn notify(&self) {
+    /// Notifies the driver, whether it suppresses notifications or not. Returns whether it may miss
+    /// that: see [`crate::device::reminder`].
+    pub(in crate::device) fn notify(&self) -> bool {
         self.0.call.signal();
+        self.0.call.is_stream()
     }
 
     /// Notes the chains from `first` on as taken. If the driver has not got one of them back,

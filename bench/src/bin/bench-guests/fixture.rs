@@ -20,6 +20,7 @@ use tempfile::TempDir;
 
 use crate::costs::Cost;
 use crate::kernel_counts::Counting;
+use crate::situation::Situation;
 use crate::tap::Tap;
 
 /// The names of gangplankd, of a second one, and of the host's own file system in the results.
@@ -99,16 +100,17 @@ fn place(tree: &str, system: &str, guest: usize) -> String {
 }
 
 impl Fixture {
-    /// Starts as many guests on `machine`. Workloads do `percent` of their usual amount. `beside`
+    /// Starts the guests of a situation on `machine`. Workloads do `percent` of their usual amount. `beside`
     /// are further builds of gangplankd by name.
     pub(crate) fn new(
         machine: Machine,
         percent: u32,
-        guests: usize,
+        situation: Situation,
         beside: &[(String, PathBuf)],
         purpose: Purpose,
     ) -> Result<Self> {
         let is_counted = purpose == Purpose::Counts;
+        let guests = situation.guests();
         let dir = tempfile::Builder::new()
             .prefix("gangplank-bench-")
             .tempdir()?;
@@ -198,7 +200,9 @@ impl Fixture {
                 options.plan9.push((work("9p"), "9p".to_owned()));
             }
             let guest = boot(&options, &systems, own, &work(own.unwrap_or_default()));
-            booted.push(guest.with_context(|| format!("guest {number}"))?);
+            let guest = guest.with_context(|| format!("guest {number}"))?;
+            situation.place_guest(guest.pid())?;
+            booted.push(guest);
         }
         let peers = systems.iter().skip(1).cloned();
         Ok(Self {

@@ -129,10 +129,12 @@ fn workloads(args: &Args, fixture: &Fixture) -> Result<Vec<String>> {
 
 /// Counts what each workload takes.
 fn count(args: &Args) -> Result<()> {
-    let situation = args.situations.first().copied();
-    let entered = situation.unwrap_or(Situation::Idle).enter()?;
+    let mut situations = args.situations.iter().copied();
+    let alone = situations.find(|situation| situation.guests() == 1);
+    let situation = alone.unwrap_or(Situation::Idle);
+    let entered = situation.enter()?;
     let machine = args.machine.machine();
-    let mut fixture = Fixture::new(machine, args.size, 1, &args.beside, Purpose::Counts)?;
+    let mut fixture = Fixture::new(machine, args.size, situation, &args.beside, Purpose::Counts)?;
     let mut costs = Vec::new();
     for workload in workloads(args, &fixture)? {
         eprintln!("counting: {workload} ...");
@@ -159,8 +161,7 @@ fn count(args: &Args) -> Result<()> {
 fn measure(args: &Args, situation: Situation) -> Result<Measured> {
     let entered = situation.enter()?;
     let machine = args.machine.machine();
-    let guests = situation.guests();
-    let mut fixture = Fixture::new(machine, args.size, guests, &args.beside, Purpose::Rates)?;
+    let mut fixture = Fixture::new(machine, args.size, situation, &args.beside, Purpose::Rates)?;
     let workloads = workloads(args, &fixture)?;
     let mut results = Results::default();
     let progress = Progress::of(workloads.len());

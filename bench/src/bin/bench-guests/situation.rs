@@ -23,6 +23,8 @@ pub(crate) enum Situation {
     Four,
     /// One guest, everything on one processor
     One,
+    /// One guest, which is kept on one processor; the daemons run on any
+    Pinned,
 }
 
 impl Situation {
@@ -33,6 +35,7 @@ impl Situation {
             Self::Busy => "busy",
             Self::Four => "four",
             Self::One => "one",
+            Self::Pinned => "pinned",
         }
     }
 
@@ -43,6 +46,7 @@ impl Situation {
             Self::Busy => "nothing pinned, other work for every processor",
             Self::Four => "nothing pinned, four guests at once (the rate of one of them)",
             Self::One => "guest and daemon on one processor",
+            Self::Pinned => "the guest on one processor, the daemons on any",
         }
     }
 
@@ -50,33 +54,39 @@ impl Situation {
     pub(crate) const fn guests(self) -> usize {
         match self {
             Self::Four => FOUR,
-            Self::Idle | Self::Busy | Self::One => 1,
+            Self::Idle | Self::Busy | Self::One | Self::Pinned => 1,
         }
     }
 
     /// Brings the machine into the situation until the result is dropped. Processes that are
     /// started meanwhile run where the situation says.
     pub(crate) fn enter(self) -> Result<Entered> {
-        let processors = cpu_affinity::allowed().context("asking for the processors")?;
         let mut entered = Entered {
-            processors: processors.clone(),
+            processors: cpu_affinity::allowed().context("asking for the processors")?,
             stop: Arc::default(),
             busy: Vec::new(),
         };
         match self {
-            Self::Idle | Self::Four => {}
+            Self::Idle | Self::Four | Self::Pinned => {}
             Self::Busy => {
-                for _ in processors {
+                for _ in 0..entered.processors.len() {
                     let stop = Arc::clone(&entered.stop);
                     entered.busy.push(thread::spawn(move || keep_busy(&stop)));
                 }
             }
             Self::One => {
-                let one = processors.first().copied().context("no processor")?;
-                cpu_affinity::stay_on(one).context("choosing a processor")?;
+                cpu_affinity::stay_on(one_processor()?).context("choosing a processor")?;
             }
         }
         Ok(entered)
+    }
+
+    /// Does with a guest what the situation says, whose process is `pid`.
+    pub(crate) fn place_guest(self, pid: u32) -> Result<()> {
+        match self {
+            Self::Pinned => cpu_affinity::keep_on(pid, one_processor()?),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -97,6 +107,11 @@ impl Drop for Entered {
     }
 }
 
+fn one_processor() -> Result<usize> {
+    let processors = cpu_affinity::allowed().context("asking for the processors")?;
+    processors.first().copied().context("no processor")
+}
+
 fn keep_busy(stop: &AtomicBool) {
     let mut sum = 0_u64;
     while !stop.load(Ordering::Relaxed) {
@@ -108,20 +123,42 @@ fn keep_busy(stop: &AtomicBool) {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
+    use rustix::process::Pid;
+    use rustix::thread::sched_getaffinity;
+
     use super::*;
 
     #[test]
     fn leaving_a_situation_frees_the_processors() {
         let before = cpu_affinity::allowed().expect("known");
-        for situation in [Situation::One, Situation::Busy] {
-            let entered = situation.enter().expect("entered");
+        let check = |entered: Result<Entered>, is_on_one: bool| {
+            let entered = entered.expect("entered");
             let within = cpu_affinity::allowed().expect("known").len();
-            assert_eq!(
-                within == 1,
-                situation == Situation::One || before.len() == 1
-            );
+            assert_eq!(within == 1, is_on_one || before.len() == 1);
             drop(entered);
             assert_eq!(cpu_affinity::allowed().expect("known"), before);
-        }
+        };
+        check(Situation::One.enter(), true);
+        check(Situation::Busy.enter(), false);
+        check(Situation::Pinned.enter(), false);
+    }
+
+    #[test]
+    fn a_pinned_guest_stays_on_one_processor() {
+        let mut guest = Command::new("sleep").arg("60").spawn().expect("started");
+        let pid = guest.id();
+        let allowed = || {
+            let pid = Pid::from_raw(pid.cast_signed()).expect("a process");
+            sched_getaffinity(Some(pid)).expect("known").count()
+        };
+        let before = allowed();
+        Situation::Idle.place_guest(pid).expect("nothing to do");
+        assert_eq!(allowed(), before);
+        Situation::Pinned.place_guest(pid).expect("placed");
+        assert_eq!(allowed(), 1);
+        guest.kill().expect("killed");
+        guest.wait().expect("ended");
     }
 }

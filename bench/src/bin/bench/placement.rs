@@ -1,14 +1,9 @@
 //! The processors of the daemon and the driver.
 
-use std::fs;
-
 use anyhow::{Context, Result};
-use gangplank_bench::cpu_affinity::{allowed, only, stay_on};
-use rustix::process::Pid;
-use rustix::thread::sched_setaffinity;
+use gangplank_bench::cpu_affinity::{allowed, keep_on, stay_on};
 
 use crate::device::Waiting;
-use gangplank_tests::process::with_descendants;
 
 /// A placement of daemon and driver, and how the driver waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,18 +76,6 @@ impl Processors {
         } else {
             self.driver
         };
-        for pid in with_descendants(pid) {
-            for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-                let name = task?.file_name();
-                let task: i32 = name.to_string_lossy().parse()?;
-                let task = Pid::from_raw(task).context("a thread without a number")?;
-                match sched_setaffinity(Some(task), &only(number)) {
-                    // The thread has ended.
-                    Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-                    Err(errno) => return Err(errno).context("choosing a daemon's processor"),
-                }
-            }
-        }
-        Ok(())
+        keep_on(pid, number)
     }
 }

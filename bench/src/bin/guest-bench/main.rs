@@ -137,13 +137,8 @@ fn all_rounds(workload: &Workload, arguments: &Arguments) -> Result<()> {
             prepare(workload, dir)?;
         }
     }
-    let directories = &arguments.directories;
-    for round in 0..arguments.rounds {
-        // Each round begins with another one, so that no file system always has the same one before
-        // it: what that one left in caches and on the disk costs whoever comes next.
-        let first = usize::try_from(round)? % directories.len();
-        let (before, from) = directories.split_at(first);
-        for dir in from.iter().chain(before) {
+    for round in 0..usize::try_from(arguments.rounds)? {
+        for dir in order(&arguments.directories, round) {
             if workload.consumes {
                 prepare(workload, dir)?;
             }
@@ -157,6 +152,18 @@ fn all_rounds(workload: &Workload, arguments: &Arguments) -> Result<()> {
         dir.clear()?;
     }
     Ok(())
+}
+
+/// `all` in the order of a round: from another one on in every pair of rounds, forwards in the first
+/// and backwards in the second, so that no file system always has the same one before it. What that
+/// one left in caches and on the disk costs, or spares, whoever comes next.
+fn order<T>(all: &[T], round: usize) -> Vec<&T> {
+    let (before, from) = all.split_at((round / 2) % all.len().max(1));
+    let mut order: Vec<&T> = from.iter().chain(before).collect();
+    if round % 2 == 1 {
+        order.reverse();
+    }
+    order
 }
 
 fn only(phase: Phase, workload: &Workload, dir: &WorkDir) -> Result<()> {
@@ -196,4 +203,29 @@ fn prepare(workload: &Workload, dir: &WorkDir) -> Result<()> {
         .with_context(|| format!("preparing {} on {}", workload.name, dir.name()))?;
     rustix::fs::sync();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn each_begins_a_round_and_none_always_follows_the_same_one() {
+        let all = [0, 1, 2, 3];
+        let orders: Vec<Vec<&i32>> = (0..7).map(|round| order(&all, round)).collect();
+        let first: HashSet<&i32> = orders.iter().map(|order| order[0]).collect();
+        assert_eq!(first.len(), all.len(), "{orders:?}");
+        for one in &all {
+            let before: HashSet<&i32> = orders
+                .iter()
+                .flat_map(|order| order.windows(2))
+                .filter(|pair| pair[1] == one)
+                .map(|pair| pair[0])
+                .collect();
+            assert!(before.len() > 1, "{one} follows {before:?}: {orders:?}");
+        }
+        assert!(order(&all[..0], 3).is_empty());
+    }
 }

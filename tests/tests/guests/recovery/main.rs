@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use gangplank_fuse::{GetattrIn, NodeId, Operation};
 use gangplank_tests::driver::fixture::{Fixture, wait_for_log};
-use gangplank_tests::driver::{Driver, Setup};
+use gangplank_tests::driver::{CallKind, Driver, Setup};
 use rustix::process::{Pid, Signal, kill_process};
 
 const GETATTR: Operation<'static> = Operation::Getattr(GetattrIn {
@@ -110,6 +110,52 @@ fn an_idle_guest_does_not_notice_that_its_worker_is_killed() -> Result<()> {
     drop(guest);
     fixture.wait_until_idle()
 }
+
+/// A guest in User Mode Linux can sleep although it was signalled, and the signal before the death
+/// may be the one that it missed.
+#[test]
+fn the_next_worker_signals_a_guest_that_sleeps_more_than_once() -> Result<()> {
+    let fixture = Fixture::quiet(&[MANY])?;
+    let setup = Setup {
+        call: CallKind::Socket,
+        event_idx: true,
+        ..Setup::default()
+    };
+    let mut guest = fixture.guest(&setup)?;
+    guest.getattr(NodeId::ROOT, None)?;
+    // A reply that the guest does not take.
+    let used = guest.rings[1].used_index(&guest.memory);
+    let ticket = guest.submit(1, NodeId::ROOT, GETATTR, &[], 256)?;
+    let deadline = Instant::now() + REPLACING;
+    while guest.rings[1].used_index(&guest.memory) == used {
+        ensure!(Instant::now() < deadline, "no reply: {}", fixture.log());
+        thread::sleep(Duration::from_millis(1));
+    }
+    thread::sleep(SIGNALLED);
+    guest.rings[1].drain_call();
+    let old = kill_worker(&fixture)?;
+    wait_for_next(&fixture, old)?;
+    wait_for_log(&fixture.daemon, "death 1")?;
+    let (mut bytes, deadline) = (0, Instant::now() + REPLACING);
+    while bytes <= SIGNAL_LEN {
+        ensure!(
+            Instant::now() < deadline,
+            "{bytes} bytes of signals: {}",
+            fixture.log()
+        );
+        thread::sleep(Duration::from_millis(1));
+        bytes += guest.rings[1].drain_call();
+    }
+    guest.finish(ticket)?;
+    drop(guest);
+    fixture.survive(&[])
+}
+
+/// Long enough for a worker to have signalled as often as it does.
+const SIGNALLED: Duration = Duration::from_millis(50);
+
+/// Bytes of one signal in a socket.
+const SIGNAL_LEN: usize = size_of::<u64>();
 
 #[test]
 fn requests_in_flight_are_answered_once_however_often_the_worker_is_killed() -> Result<()> {
