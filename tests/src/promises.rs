@@ -2,7 +2,7 @@
 //! and the programs for it on `/tools`.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -195,6 +195,35 @@ pub fn nobody_else_owns_files(tried: &mut Tried<'_>) -> Result<()> {
     )?;
     let own = tried.owner;
     ensure!(tried.owner_of("own")? == (own, own) && tried.owner_of("games")? == (own, own));
+    Ok(())
+}
+
+/// User 1000 of the guest reads what the host has, and owns what it makes.
+///
+/// # Errors
+/// It is not so.
+pub fn user_1000_owns_files(tried: &mut Tried<'_>) -> Result<()> {
+    owns_files(tried, 1000)
+}
+
+/// The same of `nobody`.
+///
+/// # Errors
+/// It is not so.
+pub fn nobody_owns_files(tried: &mut Tried<'_>) -> Result<()> {
+    owns_files(tried, 65534)
+}
+
+fn owns_files(tried: &mut Tried<'_>, user: u32) -> Result<()> {
+    fs::set_permissions(tried.share, fs::Permissions::from_mode(0o777))?;
+    let path = tried.share.join("from-host");
+    fs::write(&path, "of the host")?;
+    chown(&path, Some(tried.owner), Some(tried.owner))?;
+    let seen = tried.sh(&format!(
+        "t chroot --userspec={user}:{user} / cp /mnt/from-host /mnt/made; stat -c %u:%g made"
+    ))?;
+    ensure!(seen == format!("{user}:{user}\n"), "the guest sees {seen}");
+    ensure!(fs::read_to_string(tried.share.join("made"))? == "of the host");
     Ok(())
 }
 
