@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use gangplank_tests::promises::Tried;
 use rustix::fs::{FlockOperation, OFlags, fcntl_lock};
-use rustix::process::Rlimit;
+use rustix::process::{Resource, Rlimit, getrlimit};
 
 use crate::Line;
 use crate::environment::{IN_SUBMOUNT, SUBMOUNT, kvm_gid};
@@ -39,6 +39,7 @@ const PROMISES: &[(&[&str], Promise)] = &[
         &["--announce-submounts", "announce_submounts"],
         announces_submounts,
     ),
+    (&["--no-announce-submounts"], hides_submounts),
     (
         &["--cache=never", "--cache never", "cache=none"],
         sees_changes_at_once,
@@ -56,7 +57,17 @@ const PROMISES: &[(&[&str], Promise)] = &[
     (&["--thread-pool-size"], has_threads),
     (&["--syslog"], logs_to_syslog),
     (&["--log-level debug", "-d", "-o debug"], logs_details),
-    (&["RUST_LOG=ERROR"], logs_errors_alone),
+    (
+        &["RUST_LOG=ERROR", "--log-level=error", "log_level=err"],
+        logs_errors_alone,
+    ),
+    (&["--log-level warn", "log_level=warn"], logs_no_information),
+    (&["--modcaps=-mknod"], makes_no_devices),
+    (&["--seccomp kill"], filters_system_calls),
+    (
+        &["--seccomp none", "--seccomp=none"],
+        filters_no_system_calls,
+    ),
     (&["--socket-group=kvm"], lets_the_group_connect),
     (&["posix_lock", "flock"], has_posix_locks_of_the_host),
 ];
@@ -80,11 +91,18 @@ pub(crate) fn promises(line: &Line) -> impl Iterator<Item = Promise> {
 /// The value that an option has, in its word or in the next.
 pub(crate) fn value<'a>(words: &[&'a str], option: &str) -> Option<&'a str> {
     let mut words = words.iter();
-    words.find_map(|word| match word.strip_prefix(option)? {
-        "" => Some(""),
-        rest => rest.strip_prefix('='),
-    })
-    .and_then(|value| if value.is_empty() { words.next().copied() } else { Some(value) })
+    words
+        .find_map(|word| match word.strip_prefix(option)? {
+            "" => Some(""),
+            rest => rest.strip_prefix('='),
+        })
+        .and_then(|value| {
+            if value.is_empty() {
+                words.next().copied()
+            } else {
+                Some(value)
+            }
+        })
 }
 
 impl Given<'_> {
@@ -119,6 +137,20 @@ fn announces_submounts(given: &mut Given<'_>) -> Result<()> {
     let lines: Vec<&str> = seen.lines().collect();
     ensure!(
         matches!(*lines, ["below", above, below, "1"] if above != below),
+        "{seen}"
+    );
+    Ok(())
+}
+
+/// What is mounted below the share is a directory of the share's file system for the guest.
+fn hides_submounts(given: &mut Given<'_>) -> Result<()> {
+    let seen = given.sh(&format!(
+        "cat {SUBMOUNT}/{IN_SUBMOUNT}; stat -c %d . {SUBMOUNT}; \
+         grep -c ' /mnt/{SUBMOUNT} ' /proc/mounts || true"
+    ))?;
+    let lines: Vec<&str> = seen.lines().collect();
+    ensure!(
+        matches!(*lines, ["below", above, below, "0"] if above == below),
         "{seen}"
     );
     Ok(())
@@ -191,7 +223,10 @@ fn reaches_files_by_handle(given: &mut Given<'_>) -> Result<()> {
     given.sh("mkdir before; echo found >before/file; \
          (cd before; while [ ! -e /tmp/go ]; do sleep 0.1; done; cat file >/tmp/found) \
          >/dev/null 2>&1 & :")?;
-    fs::rename(given.tried.share.join("before"), given.tried.share.join("after"))?;
+    fs::rename(
+        given.tried.share.join("before"),
+        given.tried.share.join("after"),
+    )?;
     given.sh(
         "touch /tmp/go; for i in $(seq 100); do [ -s /tmp/found ] && break; sleep 0.1; done; \
          test \"$(cat /tmp/found)\" = found",
@@ -218,9 +253,11 @@ fn has_descriptors(given: &mut Given<'_>) -> Result<()> {
     let number = given.number("--rlimit-nofile")?;
     let limit = open_files(given.launched.worker()?)?;
     let refused = format!("raising it to {number} is not permitted");
-    let expected = match given.launched.log().contains(&refused) {
-        true => limit.maximum.filter(|maximum| *maximum < number),
-        false => Some(number),
+    let expected = match (number, given.launched.log().contains(&refused)) {
+        // It is left alone.
+        (0, _) => getrlimit(Resource::Nofile).current,
+        (_, true) => limit.maximum.filter(|maximum| *maximum < number),
+        (_, false) => Some(number),
     };
     ensure!(expected.is_some() && limit.current == expected, "{limit:?}");
     Ok(())
@@ -256,6 +293,42 @@ fn logs_details(given: &mut Given<'_>) -> Result<()> {
 fn logs_errors_alone(given: &mut Given<'_>) -> Result<()> {
     let log = given.launched.log();
     ensure!(log.is_empty(), "{log}");
+    Ok(())
+}
+
+fn logs_no_information(given: &mut Given<'_>) -> Result<()> {
+    let log = given.launched.log();
+    ensure!(!log.contains(" INFO"), "{log}");
+    Ok(())
+}
+
+/// A guest's root makes no device on the host.
+fn makes_no_devices(given: &mut Given<'_>) -> Result<()> {
+    given.sh("{ mknod zero c 1 5 2>&1 || true; } | grep 'Operation not permitted'")?;
+    ensure!(!given.tried.share.join("zero").exists());
+    Ok(())
+}
+
+/// How many filters of system calls the worker has, beside those that this process has.
+fn filters_of(launched: &Launched) -> Result<usize> {
+    let of = |process: &str| {
+        let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+        let mut lines = status.lines();
+        let filters = lines.find_map(|line| line.strip_prefix("Seccomp_filters:"));
+        let filters = filters.context("the kernel does not count filters")?;
+        anyhow::Ok(filters.trim().parse::<usize>()?)
+    };
+    Ok(of(&launched.worker()?.to_string())? - of("self")?)
+}
+
+fn filters_system_calls(given: &mut Given<'_>) -> Result<()> {
+    ensure!(filters_of(given.launched)? > 0, "no filter");
+    Ok(())
+}
+
+fn filters_no_system_calls(given: &mut Given<'_>) -> Result<()> {
+    let filters = filters_of(given.launched)?;
+    ensure!(filters == 0, "{filters} filters");
     Ok(())
 }
 

@@ -79,6 +79,9 @@ impl Environment<'_> {
             command.arg(format!("--reuid={}", user.uid));
             command.arg(format!("--regid={}", user.gid));
         }
+        if self.who == As::UserInNamespace {
+            command.args(["unshare", "--user", "--map-root-user"]);
+        }
         if self.who == As::Restricted {
             command.args(["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]);
         }

@@ -17,6 +17,7 @@ use gangplank_tests::promises::FIRST_SUB_ID;
 use gangplank_tests::tools;
 use tempfile::TempDir;
 
+use crate::by_option;
 use crate::environment::{self, SYSLOG, Submount, Syslog};
 
 /// Limit for the daemon to listen, and to end with its guest.
@@ -38,6 +39,8 @@ pub(crate) enum As {
     Restricted,
     /// Root of a user namespace, which is [`FIRST_SUB_ID`] outside.
     Container,
+    /// An ordinary user who is root of a user namespace with this one user.
+    UserInNamespace,
 }
 
 impl As {
@@ -45,7 +48,7 @@ impl As {
     pub(crate) const fn user(self) -> Option<User> {
         match self {
             Self::Root | Self::Container => None,
-            Self::User | Self::UserWithSubIds => Some(User::NOBODY),
+            Self::User | Self::UserWithSubIds | Self::UserInNamespace => Some(User::NOBODY),
             Self::Restricted => Some(User { uid: 107, gid: 107 }),
         }
     }
@@ -63,11 +66,18 @@ impl As {
 /// Bytes of memory, and percent of a processor, of KubeVirt's container (`virtiofs.go`).
 const CONTAINER: (u64, u32) = (80 << 20, 10);
 
+/// Options that are tried with a mount below the share.
+const SUBMOUNT_OPTIONS: &[&str] = &[
+    "--announce-submounts",
+    "announce_submounts",
+    "--no-announce-submounts",
+];
+
 /// How a manager starts the daemon.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Start<'a> {
     /// The command line, in which `P` at the end of a word stands for the share and `S` for a
-    /// socket. `--fd=3` gets a listening socket.
+    /// socket. `--fd` gets a listening socket, which is descriptor 3.
     pub(crate) words: &'a [&'a str],
     pub(crate) who: As,
     /// The share's name.
@@ -93,7 +103,7 @@ pub(crate) struct Launched {
 impl Launched {
     /// Starts the daemon. The working directory is the share if the share is `.`, else the socket's
     /// directory. Options get what they need of the host: `--socket-group=kvm` the group,
-    /// `--syslog` a socket at `/dev/log`, `--announce-submounts` a mount below the share.
+    /// `--syslog` a socket at `/dev/log`, `--[no-]announce-submounts` a mount below the share.
     pub(crate) fn start(start: &Start<'_>) -> Result<Self> {
         let (words, who) = (start.words, start.who);
         let dir = tempfile::Builder::new()
@@ -105,7 +115,7 @@ impl Launched {
         for path in [dir.path(), &share] {
             chown(path, Some(who.owner()), Some(who.owner()))?;
         }
-        let submount = match has_option(words, &["--announce-submounts", "announce_submounts"]) {
+        let submount = match has_option(words, SUBMOUNT_OPTIONS) {
             true => Some(Submount::below(&share, who.owner())?),
             false => None,
         };
@@ -138,7 +148,7 @@ impl Launched {
         };
         let mut command = environment.command()?;
         command.envs(start.environment.iter().copied());
-        let takes_socket = words.contains(&"--fd=3");
+        let takes_socket = by_option::value(words, "--fd").is_some();
         let socket = dir.path().join("fs.sock");
         let listener = takes_socket
             .then(|| UnixListener::bind(&socket))

@@ -366,7 +366,10 @@ pub(crate) const LINES: &[Line] = &[
             "--translate-uid=forbid-guest:65536:4294901759",
             "--translate-gid=forbid-guest:65536:4294901759",
         ],
-        promises: &[promises::has_translated_owners],
+        promises: &[
+            promises::has_translated_owners,
+            promises::forbids_other_owners,
+        ],
         ..USUAL
     },
     Line {

@@ -1,11 +1,12 @@
 //! The command lines with which managers of virtual machines run virtiofsd, each with the user, the
 //! namespaces and the socket as the manager has them. A User Mode Linux guest mounts the share and
-//! tries what the options promise.
+//! tries what the options promise. `GANGPLANK_LONG=1` tries more lines.
 //!
 //! An argument selects lines by a part of their name: `cargo test -p gangplank-tests --test
 //! command_lines -- libvirt`.
 
 mod by_option;
+mod c_daemon_lines;
 mod environment;
 mod further_lines;
 mod idmapped;
@@ -13,6 +14,7 @@ mod launch;
 mod lines;
 mod mapped_apt;
 mod mapped_root;
+mod rare_lines;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -55,7 +57,12 @@ const USUAL: Line = Line {
 
 fn main() -> ExitCode {
     let mut runner = Runner::from_arguments();
-    for line in lines::LINES.iter().chain(further_lines::LINES) {
+    let rare = match std::env::var_os("GANGPLANK_LONG") {
+        Some(_) => rare_lines::LINES,
+        None => &[],
+    };
+    let usual = [lines::LINES, further_lines::LINES, c_daemon_lines::LINES];
+    for line in usual.into_iter().chain([rare]).flatten() {
         if !User::is_root() && !runner.lists_only() {
             runner.skip(line.name, "only root can run daemons as several users");
             continue;
@@ -119,7 +126,7 @@ fn works(line: &Line) -> Result<()> {
         promise(&mut given).with_context(|| launched.log())?;
     }
     guest.power_off()?;
-    if line.words.contains(&"--fd=3") {
+    if by_option::value(line.words, "--fd").is_some() {
         launched.ends_with_its_guest()?;
     }
     launched.has_memory()
