@@ -533,7 +533,8 @@ fn parse_queue_size(text: &str) -> Result<u16, String> {
         .ok_or_else(|| format!("expected a power of two from 2 to {MAX_QUEUE_SIZE}"))
 }
 
-fn parse_seconds(text: &str) -> Result<Duration, &'static str> {
+/// Seconds with fractions.
+pub(crate) fn parse_seconds(text: &str) -> Result<Duration, &'static str> {
     text.parse::<f64>()
         .ok()
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())

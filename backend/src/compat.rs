@@ -3,7 +3,7 @@
 use log::LevelFilter;
 use thiserror::Error;
 
-use crate::args::{Args, LocksArg};
+use crate::args::{Args, LocksArg, parse_seconds};
 use crate::passthrough::options::{CachePolicy, Locks, NegotiationMode};
 use crate::passthrough::xattr_map::XattrMapError;
 use crate::sandbox::options::Mode;
@@ -107,6 +107,11 @@ fn apply_value(args: &mut Args, name: &str, value: &str) -> Result<(), Error> {
     };
     match name {
         "source" => args.shared_dir = Some(value.into()),
+        "vhost_user_socket" => args.socket_path = Some(value.into()),
+        "timeout" => {
+            let timeout = parse_seconds(value);
+            args.timeout = Some(timeout.map_err(|_| wrong("seconds, such as 0, 1 or 0.5"))?);
+        }
         "cache" => {
             args.cache = match value {
                 // The C daemon's spelling of `never`.
@@ -155,6 +160,7 @@ fn apply_flag(args: &mut Args, name: &str) -> Result<(), Error> {
         "allow_direct_io" => args.allow_direct_io = true,
         "no_allow_direct_io" => args.allow_direct_io = false,
         "announce_submounts" => args.no_announce_submounts = false,
+        "no_announce_submounts" => args.no_announce_submounts = true,
         "killpriv_v2" => args.killpriv_v2 = true,
         "no_killpriv_v2" => args.killpriv_v2 = false,
         "posix_acl" => args.posix_acl = NegotiationMode::Always,
@@ -169,6 +175,7 @@ fn apply_flag(args: &mut Args, name: &str) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::time::Duration;
 
     use super::*;
 
@@ -193,6 +200,13 @@ mod tests {
         assert_eq!(args.modcaps, Some("-mknod".parse().unwrap()));
         assert!(!args.xattr);
         assert!(args.no_readdirplus && args.writeback && args.allow_direct_io && args.killpriv_v2);
+    }
+
+    #[test]
+    fn what_the_c_daemon_alone_had_is_known() {
+        let args = read("vhost_user_socket=/run/fs.sock,timeout=1.5").unwrap();
+        assert_eq!(args.socket_path.as_deref(), Some(Path::new("/run/fs.sock")));
+        assert_eq!(args.timeout, Some(Duration::from_millis(1500)));
     }
 
     #[test]
@@ -229,7 +243,8 @@ mod tests {
     fn unknown_options_are_refused_by_name() {
         for (options, hint) in [
             ("frob", "'-o frob'"),
-            ("timeout=3", "'-o timeout=3'"),
+            ("time=3", "'-o time=3'"),
+            ("timeout=soon", "'soon' for '-o timeout': expected seconds"),
             ("cache=never", "'never' for '-o cache'"),
             ("sandbox=none", "'none' for '-o sandbox'"),
             ("loglevel=loud", "'loud' for '-o loglevel'"),

@@ -3,6 +3,7 @@
 
 pub mod bao;
 pub mod cache;
+pub mod cgroup;
 pub mod confinement;
 pub mod daemon;
 pub mod debian_tree;
@@ -21,7 +22,6 @@ pub mod guest_work;
 pub mod harmless_signals;
 pub mod hosts;
 pub mod mapping;
-pub mod memory_cgroup;
 pub mod moosefs;
 pub mod network;
 pub mod nfs;

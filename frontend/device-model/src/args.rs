@@ -29,6 +29,17 @@ pub struct ModelArgs {
     #[arg(long, value_name = "NAME", requires = "config")]
     pub holder: Option<String>,
 
+    /// How many seconds a guest's requests wait for a daemon that is not there; then they fail, and
+    /// the guest must mount anew
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        requires = "config",
+        default_value_t = 30,
+        value_parser = clap::value_parser!(u32).range(1..=86_400)
+    )]
+    pub daemon_wait: u32,
+
     /// What happens when a process makes a system call that it does not need: kill, log, trap or
     /// none
     #[arg(

@@ -3,7 +3,7 @@
 //! The daemon's knowledge of the guest's files is lost, and the guest would wait for the requests
 //! in flight without end. So a frontend takes the rings over and replies to each request that the
 //! share is not connected (ENOTCONN), until the guest opens a new session. That request, FUSE_INIT,
-//! stays in the ring for the next daemon.
+//! stays in the ring for the next daemon, unless none is expected.
 
 use std::time::{Duration, Instant};
 
@@ -35,6 +35,15 @@ pub enum Progress {
     UpToInit,
 }
 
+/// What becomes of a request that opens a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionOpening {
+    /// It stays in the ring for the next daemon.
+    Stays,
+    /// It gets an error reply as all others, because there is no daemon for it.
+    Refused,
+}
+
 /// What was done with the requests that a daemon had in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reclaimed {
@@ -51,7 +60,7 @@ pub enum Reclaimed {
 }
 
 /// Replies with an error to each request in the ring from `base` on. Moves `base` on, and adds the
-/// replies to `count`.
+/// replies to `count`. `opening` is for requests that open a session.
 ///
 /// # Errors
 /// The driver breaks the ring's rules, or the guest's memory cannot be read or written.
@@ -59,6 +68,7 @@ pub fn reply_errors(
     queue: &SplitQueue<'_>,
     base: &mut u16,
     count: &mut u64,
+    opening: SessionOpening,
 ) -> Result<Progress, QueueError> {
     let begun = *count;
     loop {
@@ -67,7 +77,7 @@ pub fn reply_errors(
                 return Ok(Progress::Some);
             }
             let head = queue.available_head(*base)?;
-            if reply_error(queue, head)? == Progress::UpToInit {
+            if reply_error(queue, head, opening)? == Progress::UpToInit {
                 return Ok(Progress::UpToInit);
             }
             *base = base.wrapping_add(1);
@@ -124,6 +134,35 @@ pub fn reclaim_inflight(queue: &SplitQueue<'_>) -> Result<Reclaimed, QueueError>
     })
 }
 
+/// Replies with an error to the requests that are most likely in flight, where [`reclaim_inflight`]
+/// is not certain. For a device that is broken in any case: a driver to which a request comes back
+/// that it does not wait for stops its queue, which then is as it was without replies. Returns the
+/// index of the next available entry, and the number of replies.
+///
+/// # Errors
+/// As [`reply_errors`].
+pub fn refuse_likely_inflight(queue: &SplitQueue<'_>) -> Result<(u16, u16), QueueError> {
+    let used = queue.used_index()?;
+    let taken = queue.waiting(used)?;
+    let end = used.wrapping_add(taken);
+    if taken == 0 {
+        return Ok((end, 0));
+    }
+    let heads = match Window::read(queue, used, taken)?.inflight() {
+        Some(guess) => guess.heads,
+        // As if the daemon had worked in the ring's order.
+        None => (0..taken)
+            .map(|offset| queue.available_head(used.wrapping_add(offset)))
+            .collect::<Result<_, _>>()?,
+    };
+    for head in heads {
+        let chain = queue.chain(head)?;
+        let len = refuse(&chain, queue.memory())?;
+        queue.complete(head, len)?;
+    }
+    Ok((end, taken))
+}
+
 /// Waits until the used index stops changing, at most two seconds: threads of a daemon that is
 /// being killed may still complete requests.
 ///
@@ -165,10 +204,18 @@ fn header(bytes: [u8; size_of::<InHeader>()]) -> InHeader {
     InHeader::read_from_bytes(&bytes).unwrap_or_default()
 }
 
-fn reply_error(queue: &SplitQueue<'_>, head: u16) -> Result<Progress, QueueError> {
+fn reply_error(
+    queue: &SplitQueue<'_>,
+    head: u16,
+    opening: SessionOpening,
+) -> Result<Progress, QueueError> {
     let chain = queue.chain(head)?;
     let len = match chain.read(queue.memory())?.map(header) {
-        Some(request) if request.opcode() == Ok(Opcode::Init) => return Ok(Progress::UpToInit),
+        Some(request)
+            if opening == SessionOpening::Stays && request.opcode() == Ok(Opcode::Init) =>
+        {
+            return Ok(Progress::UpToInit);
+        }
         Some(request) => reply(&chain, queue.memory(), &request)?,
         // The chain holds no request, so there is no reply to it.
         None => 0,
@@ -249,7 +296,7 @@ mod tests {
 
     fn reply_errors_to_all(driver: &Driver, base: &mut u16) -> Progress {
         let queue = driver.queue(true);
-        reply_errors(&queue, base, &mut 0).unwrap()
+        reply_errors(&queue, base, &mut 0, SessionOpening::Stays).unwrap()
     }
 
     #[test]
@@ -274,6 +321,26 @@ mod tests {
             [(0, 16), (1, 0), (2, 16)]
         );
         assert_eq!(driver.queue(true).used_index().unwrap(), 3);
+    }
+
+    #[test]
+    fn init_is_refused_where_no_daemon_is_expected() {
+        let mut driver = Driver::new(8);
+        for (head, opcode) in [(0, Opcode::Init), (1, Opcode::Lookup)] {
+            driver.request(head, &request(opcode, 100 + u64::from(head)), true);
+            driver.offer(head);
+        }
+        let (mut base, mut count) = (0, 0);
+        let progress = reply_errors(
+            &driver.queue(true),
+            &mut base,
+            &mut count,
+            SessionOpening::Refused,
+        );
+        assert_eq!(progress.unwrap(), Progress::All);
+        assert_eq!((base, count), (2, 2));
+        assert_eq!(reply_of(&driver, 0), (-107, 100));
+        assert_eq!(reply_of(&driver, 1), (-107, 101));
     }
 
     #[test]
@@ -340,6 +407,31 @@ mod tests {
         driver.set_reply(0, done.as_bytes().try_into().unwrap());
         let reclaimed = reclaim_inflight(&driver.queue(true)).unwrap();
         assert_eq!(reclaimed, Reclaimed::Undecidable);
+        // As many come back as are in flight.
+        assert_eq!(
+            refuse_likely_inflight(&driver.queue(true)).unwrap(),
+            (21, 1)
+        );
+        assert_eq!(
+            refuse_likely_inflight(&driver.queue(true)).unwrap(),
+            (21, 0)
+        );
+    }
+
+    #[test]
+    fn likely_requests_in_flight_are_refused_whether_they_look_answered_or_not() {
+        let mut driver = Driver::new(8);
+        for head in [4, 1, 2] {
+            driver.request(head, &request(Opcode::Read, 7 + u64::from(head)), true);
+            driver.offer(head);
+        }
+        driver.queue(true).complete(1, 16).unwrap();
+        let done = OutHeader::ok(Unique::new(11), 0);
+        driver.set_reply(4, done.as_bytes().try_into().unwrap());
+        assert_eq!(refuse_likely_inflight(&driver.queue(true)).unwrap(), (3, 2));
+        assert_eq!(reply_of(&driver, 4), (-107, 11));
+        assert_eq!(reply_of(&driver, 2), (-107, 9));
+        assert_eq!([driver.used(1), driver.used(2)], [(4, 16), (2, 16)]);
     }
 
     #[test]
@@ -407,7 +499,7 @@ mod tests {
             let Reclaimed::At { mut base, .. } = reclaim_inflight(&queue).unwrap() else {
                 return false;
             };
-            reply_errors(&queue, &mut base, &mut 0).unwrap();
+            reply_errors(&queue, &mut base, &mut 0, SessionOpening::Stays).unwrap();
             let after = queue.used_index().unwrap();
             let answered: Vec<u16> = (0..after.wrapping_sub(before))
                 .map(|offset| queue.used_head(before.wrapping_add(offset)).unwrap())

@@ -19,8 +19,8 @@ mod memory;
 mod split_queue;
 
 pub use error_replies::{
-    Progress, Reclaimed, is_drained, opens_session, reclaim_inflight, refuse, reply_errors,
-    wait_until_stable,
+    Progress, Reclaimed, SessionOpening, is_drained, opens_session, reclaim_inflight, refuse,
+    refuse_likely_inflight, reply_errors, wait_until_stable,
 };
 pub use memory::Memory;
 pub use split_queue::{Addresses, Chain, QueueError, SplitQueue};

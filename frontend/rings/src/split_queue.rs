@@ -133,7 +133,10 @@ impl<'a> SplitQueue<'a> {
     }
 
     /// Available entries from `index` on.
-    pub(crate) fn waiting(&self, index: u16) -> Result<u16, QueueError> {
+    ///
+    /// # Errors
+    /// The driver offers more than the ring holds, or the memory cannot be read.
+    pub fn waiting(&self, index: u16) -> Result<u16, QueueError> {
         let waiting = self.available_index()?.wrapping_sub(index);
         match waiting.checked_sub(self.size) {
             None | Some(0) => Ok(waiting),

@@ -246,11 +246,20 @@ impl Fixture {
     /// # Errors
     /// It cannot be started.
     pub fn start_frontend(&self) -> Result<Program> {
-        let arguments = [
+        self.start_frontend_with(&[])
+    }
+
+    /// Starts the device model with further `options`.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start_frontend_with(&self, options: &[&str]) -> Result<Program> {
+        let mut arguments = vec![
             format!("--config={}", self.path("config.yaml").display()),
             format!("--status-socket={}", self.status_socket().display()),
             "--log-level=debug".to_owned(),
         ];
+        arguments.extend(options.iter().map(|option| (*option).to_owned()));
         Program::start(
             &self.kernel,
             &self.programs.frontend,

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use gangplank_fuse::{NodeId, Operation};
+use gangplank_tests::cgroup::Cgroup;
 use gangplank_tests::driver::fixture::{Fixture, SUBMOUNT, wait_for_log};
 use gangplank_tests::driver::{Driver, Setup};
 use gangplank_tests::faulty_fs::rules::{Call, Fault, Rule};
-use gangplank_tests::memory_cgroup::MemoryCgroup;
 use gangplank_tests::process::{User, tied};
 use rustix::io::Errno;
 use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process};
@@ -205,7 +205,7 @@ fn wait_until(mut is_so: impl FnMut() -> bool) -> Result<()> {
 
 #[test]
 fn a_worker_that_runs_out_of_memory_takes_no_guest_along() -> Result<()> {
-    let Some(group) = MemoryCgroup::new(GROUP_MEMORY) else {
+    let Some(group) = Cgroup::of_memory(GROUP_MEMORY) else {
         eprintln!("SKIPPED: this host has no memory control groups that tests can create");
         return Ok(());
     };

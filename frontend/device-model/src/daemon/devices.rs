@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use gangplank_service::error_chain;
 use gangplank_vhost_user::client::{Deadlines, Socket};
@@ -68,6 +68,7 @@ impl Devices {
         memory: Vec<Option<ConfiguredMemory>>,
         holder: Option<&str>,
         start_options: StartOptions,
+        absence_limit: Duration,
     ) -> Result<Self, Error> {
         let name = holder.map_or_else(|| name_for_node(driver.node()), str::to_owned);
         let fd_store = Arc::new(FdStore::connect(&name, start_options)?);
@@ -77,7 +78,7 @@ impl Devices {
             let entry = claimed.as_ref().ok().map(Arc::clone);
             let started = claimed
                 .map_err(Failure::from)
-                .and_then(|entry| start(driver, config, memory, &entry));
+                .and_then(|entry| start(driver, config, memory, &entry, absence_limit));
             let state = match started {
                 Ok(running) => State::Served(running),
                 Err(error) => {
@@ -179,6 +180,7 @@ fn start(
     config: &DeviceConfig,
     memory: Option<ConfiguredMemory>,
     entry: &Arc<Entry>,
+    absence_limit: Duration,
 ) -> Result<Served, Failure> {
     let params = DeviceParams {
         id: config.id,
@@ -208,6 +210,7 @@ fn start(
     let connector = SocketConnector {
         path: config.socket.clone(),
         deadlines: Deadlines::default(),
+        absence_limit,
     };
     let running = RunningDevice::take_over(config, Arc::clone(&port), connector, handover)?;
     port.complete_uncertain()?;

@@ -12,6 +12,7 @@ mod status;
 
 use std::io::Write;
 use std::path::Path;
+use std::time::Duration;
 
 use gangplank_service::logging::LinePrefix;
 use gangplank_service::output::Output;
@@ -91,7 +92,14 @@ pub fn run(
     let start = StartOptions::new(args.seccomp);
     let memory = devices::open_memory(&config);
     sandbox::confine(args.seccomp, args.status_socket.as_deref())?;
-    let mut devices = Devices::start(&config, &*driver, memory, args.holder.as_deref(), start)?;
+    let mut devices = Devices::start(
+        &config,
+        &*driver,
+        memory,
+        args.holder.as_deref(),
+        start,
+        Duration::from_secs(args.daemon_wait.into()),
+    )?;
     if devices.alive() > 0 {
         let summary = format!(
             "{} of {} devices are served",

@@ -36,16 +36,21 @@ impl<D: Device> Transport<D> {
     /// the driver is told.
     pub fn restore(&mut self, saved: Registers) -> Result<(), RestoreError> {
         let queues = self.ready_queues(&saved);
-        let runs = saved.activated
-            && !saved
-                .status
-                .intersects(Status::NEEDS_RESET | Status::FAILED);
         if let Ok(queues) = &queues {
-            let activation = runs.then(|| Activation {
+            let has_driver = saved.activated && !saved.status.contains(Status::FAILED);
+            let driver = has_driver.then(|| Activation {
                 features: saved.features,
                 queues: queues.clone(),
             });
-            self.device.resume(&saved.config, activation);
+            let is_broken = saved.status.contains(Status::NEEDS_RESET);
+            let (broken, running) = match is_broken {
+                true => (driver, None),
+                false => (None, driver),
+            };
+            self.device.resume(&saved.config, running);
+            if let Some(driver) = broken {
+                self.device.resume_broken(driver);
+            }
         }
         self.config_generation = saved.config_generation;
         self.driver = Driver {

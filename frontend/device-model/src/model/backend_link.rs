@@ -39,6 +39,9 @@ pub trait Connector {
     /// connection over by that descriptor.
     fn connect(&self) -> vhost_user::Result<(Backend<Self::Messages>, OwnedFd)>;
 
+    /// How long a guest's requests may wait for a backend before they get error replies.
+    fn absence_limit(&self) -> Duration;
+
     /// Takes over a connection in the state `facts`. Otherwise as [`Connector::connect`].
     fn resume(
         &self,
@@ -54,6 +57,8 @@ pub struct SocketConnector {
     pub path: PathBuf,
     /// How long the backend may take to answer.
     pub deadlines: Deadlines,
+    /// [`Connector::absence_limit`].
+    pub absence_limit: Duration,
 }
 
 impl Connector for SocketConnector {
@@ -63,6 +68,10 @@ impl Connector for SocketConnector {
         let session = Backend::negotiate(Socket::connect(&self.path, self.deadlines)?)?;
         let connection = session.messages().hang_up()?;
         Ok((session, connection))
+    }
+
+    fn absence_limit(&self) -> Duration {
+        self.absence_limit
     }
 
     fn resume(
@@ -78,7 +87,8 @@ impl Connector for SocketConnector {
 }
 
 /// Connects, reconnects and tells the guest what has changed for it, until `stop` is set. While a
-/// backend is lost, replies to the guest's requests with errors.
+/// backend is lost or does not come, or the device is broken, replies to the guest's requests with
+/// errors.
 /// `connection` is the connection of a backend that is attached already. Counts in `connections`,
 /// and calls `ready` whenever a backend has been attached.
 pub fn maintain<C: Connector>(
@@ -120,7 +130,13 @@ pub fn maintain<C: Connector>(
             notify_guest(&mut transport, change);
             continue;
         }
-        match stop.wait(None, Some(pause)) {
+        let limit = connector.absence_limit();
+        {
+            let mut transport = transport.lock();
+            let change = transport.device_mut().refuse_waiting(limit);
+            notify_guest(&mut transport, change);
+        }
+        match stop.wait(None, Some(pause.min(limit))) {
             Ok(WaitEnd::Stopped) => return,
             Ok(_) => pause = MAX_RETRY_BACKOFF.min(pause.saturating_mul(2)),
             Err(error) => {

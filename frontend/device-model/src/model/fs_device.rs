@@ -3,6 +3,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Instant;
 
 use gangplank_service::{error_chain, rate_limited};
 use gangplank_vhost_user::client as vhost_user;
@@ -42,14 +43,16 @@ pub struct FsDevice<M> {
     pub(super) driver: Option<Activation>,
     /// Whether the backend runs the driver's queues.
     pub(super) started: bool,
-    /// The driver's rings while their backend is lost.
+    /// The driver's rings while their backend is lost, or the device is broken.
     pub(super) lost: Option<LostRings>,
     /// Where the next backend goes on in queues that are not at their beginning.
     pub(super) bases: Vec<(u16, u16)>,
     /// Whether the connection was closed at this end, to a backend that may still work on the
     /// driver's queues.
     pub(super) abandoned: bool,
-    /// Requests that got an error reply because their backend was lost.
+    /// Since when requests wait for a backend, if they do and there is none.
+    pub(super) waiting_since: Option<Instant>,
+    /// Requests that got an error reply because their backend was lost, or did not come.
     pub(super) error_replies: u64,
     /// The features of the last backend: the next one most likely offers the same.
     last_features: u64,
@@ -129,6 +132,7 @@ impl<M: Messages> FsDevice<M> {
             lost: None,
             bases: Vec::new(),
             abandoned: false,
+            waiting_since: None,
             error_replies: 0,
             last_features: EXPECTED_FEATURES,
             handover: None,
@@ -178,6 +182,7 @@ impl<M: Messages> FsDevice<M> {
             handover.end_exchange(&session.facts());
         }
         self.last_features = session.offered();
+        self.waiting_since = None;
         self.backend = Some(AttachedBackend {
             session,
             connection,
@@ -404,6 +409,11 @@ impl<M: Messages + Send> Device for FsDevice<M> {
         self.driver = running;
     }
 
+    fn resume_broken(&mut self, driver: Activation) {
+        self.driver = Some(driver);
+        self.give_up();
+    }
+
     fn stop_queue(&mut self, index: u16) {
         if !self.started {
             if let Some(driver) = &mut self.driver {
@@ -425,6 +435,7 @@ impl<M: Messages + Send> Device for FsDevice<M> {
     fn reset(&mut self) {
         self.driver = None;
         self.lost = None;
+        self.waiting_since = None;
         self.abandoned = false;
         if std::mem::take(&mut self.started)
             && let Some(backend) = &mut self.backend

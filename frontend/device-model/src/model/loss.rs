@@ -6,15 +6,20 @@
 //!                          │       replies cannot be made │
 //!                          └──────────> broken <──────────┘        any ── reset ──> no driver
 //! ```
+//!
+//! No request stays without a reply, so that the driver can always be unbound. A driver that waits
+//! gets error replies after a time without a backend, and that of a broken device gets them until
+//! it resets the device, as far as its rings can be read.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use gangplank_service::{error_chain, rate_limited};
 use gangplank_vhost_user::client::Messages;
 
 use super::fs_device::{Change, FsDevice};
 use super::lost_rings::{Answered, LostRings};
-use crate::mmio::EventFds;
+use crate::mmio::{Activation, EventFds};
 
 impl<M: Messages> FsDevice<M> {
     /// The backend has closed its connection. A driver whose queues were running loses its session:
@@ -24,7 +29,7 @@ impl<M: Messages> FsDevice<M> {
         match (std::mem::take(&mut self.started), self.abandoned) {
             (false, _) => Change::None,
             (true, false) => self.on_backend_lost(),
-            (true, true) => self.give_up(),
+            (true, true) => self.leave_to_backend(),
         }
     }
 
@@ -32,7 +37,7 @@ impl<M: Messages> FsDevice<M> {
     pub fn cut_off(&mut self) -> Change {
         self.disconnect();
         match std::mem::take(&mut self.started) {
-            true => self.give_up(),
+            true => self.leave_to_backend(),
             false => Change::None,
         }
     }
@@ -64,13 +69,77 @@ impl<M: Messages> FsDevice<M> {
         }
     }
 
-    /// Forgets a driver whose queues no process can go on with.
+    /// Forgets a driver with whose queues no backend can go on. Until it resets the device, its
+    /// requests get error replies.
     pub fn give_up(&mut self) -> Change {
+        let Some(driver) = self.forget_driver() else {
+            return Change::None;
+        };
+        match LostRings::of(&driver, &self.memory) {
+            Ok(mut rings) => {
+                // A backend that was disconnected may still be at work.
+                if let Err(error) = rings.wait_until_stable() {
+                    rate_limited!(warn, "{}", error_chain(&error));
+                }
+                self.error_replies += rings.abandon(&self.eventfds);
+                self.lost = Some(rings).filter(|rings| !rings.is_empty());
+            }
+            Err(error) => rate_limited!(warn, "{}", error_chain(&error)),
+        }
+        Change::NeedsReset
+    }
+
+    /// Forgets a driver whose requests a backend may still work on. They get no error replies: the
+    /// guest would use their memory for something else while the backend writes to it.
+    fn leave_to_backend(&mut self) -> Change {
+        self.forget_driver()
+            .map_or(Change::None, |_| Change::NeedsReset)
+    }
+
+    fn forget_driver(&mut self) -> Option<Activation> {
         self.started = false;
         self.lost = None;
-        match self.driver.take() {
-            Some(_) => Change::NeedsReset,
-            None => Change::None,
+        self.driver.take()
+    }
+
+    /// Replies with errors to requests that have waited for a backend for `limit`, also to one that
+    /// opens a session.
+    pub fn refuse_waiting(&mut self, limit: Duration) -> Change {
+        let waits = !self.is_attached() && self.lost.is_none();
+        let Some(driver) = self.driver.as_ref().filter(|_| waits) else {
+            self.waiting_since = None;
+            return Change::None;
+        };
+        let refused =
+            LostRings::without_backend(driver, &self.memory, &self.bases).and_then(|mut rings| {
+                if !rings.has_requests()? {
+                    self.waiting_since = None;
+                    return Ok(());
+                }
+                let since = *self.waiting_since.get_or_insert_with(Instant::now);
+                if since.elapsed() < limit {
+                    return Ok(());
+                }
+                rate_limited!(
+                    error,
+                    "the guest's requests fail: they have waited {} s for a daemon",
+                    limit.as_secs()
+                );
+                self.waiting_since = None;
+                rings.reply(&self.eventfds, &mut self.error_replies)?;
+                self.bases = rings.bases();
+                Ok(())
+            });
+        match refused {
+            Ok(()) => Change::None,
+            Err(error) => {
+                rate_limited!(
+                    error,
+                    "the guest's requests get no reply: {}",
+                    error_chain(&error)
+                );
+                self.give_up()
+            }
         }
     }
 
@@ -125,8 +194,20 @@ impl<M: Messages> FsDevice<M> {
                     "the guest's requests get no reply: {}",
                     error_chain(&error)
                 );
-                self.give_up()
+                self.give_up_again()
             }
         }
+    }
+
+    /// As [`FsDevice::give_up`], also of a driver that was given up before.
+    fn give_up_again(&mut self) -> Change {
+        if let Some(rings) = self.lost.as_mut().filter(|rings| rings.are_abandoned()) {
+            self.error_replies += rings.abandon(&self.eventfds);
+            if rings.is_empty() {
+                self.lost = None;
+            }
+            return Change::None;
+        }
+        self.give_up()
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! What the backend knew of the guest's files went with it, and the guest would wait for its
 //! requests without end: its driver cannot even be unbound. So the requests get error replies, until
-//! one opens a new session, which waits for the next backend.
+//! one opens a new session, which waits for the next backend. Those of a broken device get error
+//! replies until the driver resets it.
 
 use std::fs::File;
 use std::io;
@@ -10,9 +11,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use gangplank_rings::{
-    Addresses, Memory, Progress, QueueError, Reclaimed, SplitQueue, reclaim_inflight, reply_errors,
-    wait_until_stable,
+    Addresses, Memory, Progress, QueueError, Reclaimed, SessionOpening, SplitQueue,
+    reclaim_inflight, refuse_likely_inflight, reply_errors, wait_until_stable,
 };
+use gangplank_service::{error_chain, rate_limited};
 use gangplank_vhost_user::feature;
 use rustix::io::Errno;
 use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory};
@@ -57,6 +59,7 @@ pub(super) enum Answered {
 pub(super) struct LostRings {
     memory: Arc<MappedMemory>,
     event_idx: bool,
+    opening: SessionOpening,
     rings: Vec<LostRing>,
 }
 
@@ -92,8 +95,76 @@ impl LostRings {
         Ok(Self {
             memory: Arc::new(MappedMemory::new(memory).map_err(LostError::Map)?),
             event_idx: driver.features & feature::EVENT_IDX != 0,
+            opening: SessionOpening::Stays,
             rings: rings.collect(),
         })
+    }
+
+    /// The rings of a driver that waits for a backend, which is to go on at `bases`. A request that
+    /// opens a session gets an error reply as well.
+    pub(super) fn without_backend(
+        driver: &Activation,
+        memory: &GuestMemory,
+        bases: &[(u16, u16)],
+    ) -> Result<Self, LostError> {
+        let mut rings = Self::of(driver, memory)?;
+        rings.opening = SessionOpening::Refused;
+        for ring in &mut rings.rings {
+            let known = bases.iter().find(|(index, _)| *index == ring.index);
+            ring.base = known.map_or(0, |(_, base)| *base);
+        }
+        Ok(rings)
+    }
+
+    /// Whether a request waits.
+    pub(super) fn has_requests(&self) -> Result<bool, LostError> {
+        for ring in &self.rings {
+            if let Some(queue) = queue(&self.memory, ring, self.event_idx)
+                && queue.waiting(ring.base).map_err(ring.failed())? > 0
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Takes the rings of a broken device, and replies to what is most likely in flight. A ring
+    /// whose driver breaks the rules is left out. Returns the number of replies.
+    pub(super) fn abandon(&mut self, eventfds: &EventFds) -> u64 {
+        let mut replies = 0;
+        self.opening = SessionOpening::Refused;
+        let (memory, event_idx) = (Arc::clone(&self.memory), self.event_idx);
+        self.rings.retain_mut(|ring| {
+            let Some(queue) = queue(&memory, ring, event_idx) else {
+                return false;
+            };
+            match refuse_likely_inflight(&queue) {
+                Ok((base, refused)) => {
+                    ring.base = base;
+                    replies += u64::from(refused);
+                    true
+                }
+                Err(error) => {
+                    let error = ring.failed()(error);
+                    rate_limited!(warn, "its requests get no reply: {}", error_chain(&error));
+                    false
+                }
+            }
+        });
+        if replies > 0 {
+            eventfds.signal_call();
+        }
+        replies
+    }
+
+    /// Whether the rings are those of a device that is broken.
+    pub(super) fn are_abandoned(&self) -> bool {
+        self.opening == SessionOpening::Refused
+    }
+
+    /// Whether no ring is left.
+    pub(super) fn is_empty(&self) -> bool {
+        self.rings.is_empty()
     }
 
     /// Waits, for a limited time, until no thread of the lost backend works on the rings any more.
@@ -153,7 +224,8 @@ impl LostRings {
             let Some(queue) = queue(&self.memory, ring, self.event_idx) else {
                 continue;
             };
-            match reply_errors(&queue, &mut ring.base, count).map_err(ring.failed())? {
+            let progress = reply_errors(&queue, &mut ring.base, count, self.opening);
+            match progress.map_err(ring.failed())? {
                 Progress::All => {}
                 // The next wait for a kick ends at once.
                 Progress::Some => eventfds.signal_kick(ring.index),

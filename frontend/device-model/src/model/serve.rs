@@ -166,6 +166,8 @@ mod tests {
 
         fn resume(&mut self, _: &[u8], _: Option<Activation>) {}
 
+        fn resume_broken(&mut self, _: Activation) {}
+
         fn stop_queue(&mut self, _: u16) {}
 
         fn reset(&mut self) {}

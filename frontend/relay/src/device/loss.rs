@@ -2,7 +2,8 @@
 //! them.
 
 use gangplank_rings::{
-    Progress, QueueError, Reclaimed, reclaim_inflight, reply_errors, wait_until_stable,
+    Progress, QueueError, Reclaimed, SessionOpening, reclaim_inflight, reply_errors,
+    wait_until_stable,
 };
 use gangplank_service::{error_chain, rate_limited};
 
@@ -114,7 +115,7 @@ impl Device {
                 continue;
             };
             let (mut base, mut count) = (ring.base, 0);
-            let progress = reply_errors(&queue, &mut base, &mut count);
+            let progress = reply_errors(&queue, &mut base, &mut count, SessionOpening::Stays);
             ring.base = base;
             self.counters.refused += count;
             if count > 0 {

@@ -45,6 +45,39 @@ pub(super) fn guest_waits_for_a_late_daemon_in_its_queues_only(test: &Test) -> R
     })
 }
 
+/// A guest that mounts without a daemon gets an error after the time that the device model waits. So
+/// its driver can be unbound. Later it mounts anew with a daemon that is there by then.
+pub(super) fn mount_fails_in_time_without_a_daemon_and_the_driver_is_unbound(
+    test: &Test,
+) -> Result<()> {
+    test.fixture(test.setup, |fixture| {
+        let frontend = fixture.start_frontend_with(&["--daemon-wait=1"])?;
+        let cpu = fixture.cpu(0)?.within(PROMPT);
+        fixture.device(0)?.until_attached(GIVE_UP_LIMIT)?;
+        let (mut guest, probed) = cpu.probe()?;
+        for _ in 0..2 {
+            let begun = Instant::now();
+            is_not_connected(guest.init())?;
+            ensure!(
+                begun.elapsed() >= Duration::from_secs(1),
+                "{:?}",
+                begun.elapsed()
+            );
+            let ticket = write_something(&mut guest)?;
+            is_not_connected(guest.finish(ticket))?;
+            ensure!(cpu.get(register::STATUS)? == READY, "the device is broken");
+            cpu.unbind(probed.queues)?;
+            (guest, _) = cpu.bind()?;
+        }
+        is_not_connected(guest.init())?;
+        let _daemon = fixture.start_daemon(0)?;
+        // Without a reset, the next session is the daemon's.
+        guest.init().context("INIT")?;
+        work::with_files(&mut guest, &fixture.share(0), 0)?;
+        fixture.finish(frontend)
+    })
+}
+
 /// A guest whose daemon is killed gets an error for each request, those in flight included. So its
 /// driver can be unbound, and after that it works with the next daemon.
 pub(super) fn guest_unbinds_from_a_killed_daemon_and_works_with_the_next(
@@ -175,7 +208,7 @@ pub(super) fn guest_is_not_frozen_by_a_daemon_that_hangs(test: &Test) -> Result<
 }
 
 /// If the daemon hangs when the guest's driver is ready, the guest is told in limited time that the
-/// device is broken.
+/// device is broken. Its requests get errors from then on, so that its driver can be unbound.
 pub(super) fn guest_is_told_of_a_daemon_that_hangs_from_the_start(test: &Test) -> Result<()> {
     test.fixture(test.setup, |fixture| {
         let mut daemon = fixture.start_daemon(0)?;
@@ -187,9 +220,13 @@ pub(super) fn guest_is_told_of_a_daemon_that_hangs_from_the_start(test: &Test) -
         drop(guest);
         cpu.unbind(1)?;
         daemon.pause()?;
-        let (guest, _) = cpu.within(GIVE_UP_LIMIT).bind()?;
-        drop(guest);
+        let (mut guest, probed) = cpu.within(GIVE_UP_LIMIT).bind()?;
         cpu.within(PROMPT).until_broken()?;
+        is_not_connected(guest.init())?;
+        let ticket = write_something(&mut guest)?;
+        is_not_connected(guest.finish(ticket))?;
+        drop(guest);
+        cpu.within(PROMPT).unbind(probed.queues)?;
         daemon.kill_all()?;
         let _daemon = fixture.start_daemon(0)?;
         let (mut guest, _) = cpu.within(GIVE_UP_LIMIT).probe()?;

@@ -117,6 +117,11 @@ const ALL: &[Scenario] = &[
         BOTH
     ),
     scenario!(
+        daemons::mount_fails_in_time_without_a_daemon_and_the_driver_is_unbound,
+        CURRENT,
+        BOTH
+    ),
+    scenario!(
         daemons::guest_unbinds_from_a_killed_daemon_and_works_with_the_next,
         CURRENT,
         BOTH

@@ -23,11 +23,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use gangplank_tests::cgroup::Cgroup;
 use gangplank_tests::daemon::{self, Daemon, TAG};
 use gangplank_tests::driver::fixture::{acceptor_of, guest_processes};
 use gangplank_tests::guest::{Guest, Machine, Options};
 use gangplank_tests::guest_work;
-use gangplank_tests::memory_cgroup::MemoryCgroup;
 use gangplank_tests::process::User;
 use gangplank_tests::relay::Relay;
 use gangplank_tests::runner::{self, Runner};
@@ -167,7 +167,7 @@ fn marathon(machine: Machine, disturbance: Disturbance) -> Result<()> {
     }
     let mut memory = None;
     if disturbance == Disturbance::OutOfMemory {
-        memory = MemoryCgroup::new(MEMORY);
+        memory = Cgroup::of_memory(MEMORY);
         if memory.is_none() {
             runner::note("skipped: no control group of memory can be made here");
             return Ok(());
@@ -195,7 +195,7 @@ struct Host {
     options: daemon::Options,
     manager: Option<ServiceManager>,
     relay: Option<Relay>,
-    memory: Option<MemoryCgroup>,
+    memory: Option<Cgroup>,
     /// The logs of the daemons before.
     earlier: RefCell<String>,
 }
@@ -395,7 +395,7 @@ fn kill_worker(daemon: &Daemon) -> Result<()> {
 
 /// Moves the worker of the daemon's guest, once it has one, to where it gets no memory, and waits
 /// until the kernel has killed it.
-fn starve_worker(daemon: &Daemon, memory: &MemoryCgroup) -> Result<()> {
+fn starve_worker(daemon: &Daemon, memory: &Cgroup) -> Result<()> {
     let known = memory.kills()?;
     with_worker(daemon, |worker| memory.add(worker))?;
     let deadline = Instant::now() + Duration::from_secs(60);

@@ -6,16 +6,19 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use gangplank_tests::packages::{self, Arch};
+use gangplank_tests::cgroup::Cgroup;
 use gangplank_tests::process::{self, User};
 use gangplank_tests::promises::FIRST_SUB_ID;
 use gangplank_tests::tools;
 use tempfile::TempDir;
+
+use crate::by_option;
+use crate::environment::{self, SYSLOG, Submount, Syslog};
 
 /// Limit for the daemon to listen, and to end with its guest.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -36,6 +39,8 @@ pub(crate) enum As {
     Restricted,
     /// Root of a user namespace, which is [`FIRST_SUB_ID`] outside.
     Container,
+    /// An ordinary user who is root of a user namespace with this one user.
+    UserInNamespace,
 }
 
 impl As {
@@ -43,7 +48,7 @@ impl As {
     pub(crate) const fn user(self) -> Option<User> {
         match self {
             Self::Root | Self::Container => None,
-            Self::User | Self::UserWithSubIds => Some(User::NOBODY),
+            Self::User | Self::UserWithSubIds | Self::UserInNamespace => Some(User::NOBODY),
             Self::Restricted => Some(User { uid: 107, gid: 107 }),
         }
     }
@@ -58,29 +63,62 @@ impl As {
     }
 }
 
+/// Bytes of memory, and percent of a processor, of KubeVirt's container (`virtiofs.go`).
+const CONTAINER: (u64, u32) = (80 << 20, 10);
+
+/// Options that are tried with a mount below the share.
+const SUBMOUNT_OPTIONS: &[&str] = &[
+    "--announce-submounts",
+    "announce_submounts",
+    "--no-announce-submounts",
+];
+
+/// How a manager starts the daemon.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Start<'a> {
+    /// The command line, in which `P` at the end of a word stands for the share and `S` for a
+    /// socket. `--fd` gets a listening socket, which is descriptor 3.
+    pub(crate) words: &'a [&'a str],
+    pub(crate) who: As,
+    /// The share's name.
+    pub(crate) share: &'a str,
+    /// Variables of the environment.
+    pub(crate) environment: &'a [(&'a str, &'a str)],
+}
+
 /// A running daemon; killed when dropped.
 pub(crate) struct Launched {
     child: Child,
     /// The process whose namespace the daemon is in.
     container: Option<Child>,
+    /// The group in which a container's processes are.
+    cgroup: Option<Cgroup>,
+    syslog: Option<Syslog>,
+    /// Mounted below the share.
+    _submount: Option<Submount>,
     dir: TempDir,
     share: PathBuf,
 }
 
 impl Launched {
-    /// Starts the daemon with `words`, in which `P` at the end of a word stands for the share and
-    /// `S` for a socket. `--fd=3` gets a listening socket. The working directory is the share if
-    /// the share is `.`, else the socket's directory.
-    pub(crate) fn start(words: &[&str], who: As, share_name: &str) -> Result<Self> {
+    /// Starts the daemon. The working directory is the share if the share is `.`, else the socket's
+    /// directory. Options get what they need of the host: `--socket-group=kvm` the group,
+    /// `--syslog` a socket at `/dev/log`, `--[no-]announce-submounts` a mount below the share.
+    pub(crate) fn start(start: &Start<'_>) -> Result<Self> {
+        let (words, who) = (start.words, start.who);
         let dir = tempfile::Builder::new()
             .prefix("gangplank-line-")
             .tempdir()?;
-        let share = dir.path().join(share_name);
+        let share = dir.path().join(start.share);
         fs::create_dir(&share)?;
         fs::set_permissions(dir.path(), Permissions::from_mode(0o755))?;
         for path in [dir.path(), &share] {
             chown(path, Some(who.owner()), Some(who.owner()))?;
         }
+        let submount = match has_option(words, SUBMOUNT_OPTIONS) {
+            true => Some(Submount::below(&share, who.owner())?),
+            false => None,
+        };
         let program = dir.path().join("gangplankd");
         fs::copy(tools::gangplankd()?, &program).context("copying the daemon for its user")?;
 
@@ -88,8 +126,29 @@ impl Launched {
             As::Container => Some(container()?),
             _ => None,
         };
-        let mut command = wrapped(who, container.as_ref(), dir.path())?;
-        let takes_socket = words.contains(&"--fd=3");
+        let (bytes, percent) = CONTAINER;
+        let cgroup = match who {
+            As::Restricted => Cgroup::of_container(bytes, percent),
+            _ => None,
+        };
+        if who == As::Restricted && cgroup.is_none() {
+            eprintln!("no control group can be made here: the container has no limits");
+        }
+        let syslog = match has_option(words, &["--syslog"]) {
+            true => Some(Syslog::listen(&dir.path().join(SYSLOG))?),
+            false => None,
+        };
+        let environment = environment::Environment {
+            dir: dir.path(),
+            who,
+            container: container.as_ref(),
+            cgroup: cgroup.as_ref(),
+            has_syslog: syslog.is_some(),
+            has_kvm: has_option(words, &["--socket-group=kvm"]),
+        };
+        let mut command = environment.command()?;
+        command.envs(start.environment.iter().copied());
+        let takes_socket = by_option::value(words, "--fd").is_some();
         let socket = dir.path().join("fs.sock");
         let listener = takes_socket
             .then(|| UnixListener::bind(&socket))
@@ -114,6 +173,9 @@ impl Launched {
         let mut launched = Self {
             child,
             container,
+            cgroup,
+            syslog,
+            _submount: submount,
             dir,
             share,
         };
@@ -134,8 +196,42 @@ impl Launched {
         &self.share
     }
 
+    /// What it has written to standard error and to syslog.
     pub(crate) fn log(&self) -> String {
+        self.standard_error() + &self.syslog()
+    }
+
+    pub(crate) fn standard_error(&self) -> String {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// The messages that it has sent to syslog.
+    pub(crate) fn syslog(&self) -> String {
+        self.syslog
+            .as_ref()
+            .map(Syslog::messages)
+            .unwrap_or_default()
+    }
+
+    /// The process that serves its guest.
+    pub(crate) fn worker(&self) -> Result<u32> {
+        let named_worker = |process: &u32| {
+            fs::read_to_string(format!("/proc/{process}/comm"))
+                .is_ok_and(|name| name.starts_with("worker"))
+        };
+        let processes = process::with_descendants(self.child.id());
+        let worker = processes.into_iter().rfind(named_worker);
+        worker.context("the daemon has no worker")
+    }
+
+    /// Fails if the kernel has killed a process of it for lack of memory.
+    pub(crate) fn has_memory(&self) -> Result<()> {
+        let kills = self.cgroup.as_ref().map_or(Ok(0), Cgroup::kills)?;
+        ensure!(
+            kills == 0,
+            "{kills} processes were killed for lack of memory"
+        );
+        Ok(())
     }
 
     /// Waits until the daemon has ended with its last guest.
@@ -192,63 +288,9 @@ fn filled_in(word: &str, socket: &Path, share: &Path) -> String {
     }
 }
 
-/// A command that runs its arguments as `who`.
-fn wrapped(who: As, container: Option<&Child>, dir: &Path) -> Result<Command> {
-    let mut command = process::tied("env", None);
-    let as_user = |user: User| {
-        [
-            "setpriv".to_owned(),
-            "--pdeathsig=KILL".to_owned(),
-            format!("--reuid={}", user.uid),
-            format!("--regid={}", user.gid),
-            "--clear-groups".to_owned(),
-        ]
-    };
-    match (who, who.user(), container) {
-        (As::UserWithSubIds, Some(user), _) => {
-            let bin = install_id_programs(dir)?;
-            let path = std::env::var("PATH").unwrap_or_default();
-            command.arg(format!("PATH={}:{path}", bin.display()));
-            // The files that say whose the ids are, in a mount namespace of its own.
-            command.args(["unshare", "--mount", "sh", "-c"]);
-            let binds = ["subuid", "subgid"].map(|name| {
-                let given = dir.join(name);
-                format!("mount --bind '{}' /etc/{name} && ", given.display())
-            });
-            command.arg(format!("{}exec \"$0\" \"$@\"", binds.concat()));
-            command.args(as_user(user));
-        }
-        (As::Restricted, Some(user), _) => {
-            command.args(as_user(user));
-            command.args(["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]);
-        }
-        (_, Some(user), _) => {
-            command.args(as_user(user));
-        }
-        (_, None, Some(container)) => {
-            let namespace = format!("--user=/proc/{}/ns/user", container.id());
-            command.args(["nsenter", &namespace, "-S", "0", "-G", "0"]);
-        }
-        (_, None, None) => {}
-    }
-    Ok(command)
-}
-
-/// newuidmap and newgidmap with their set-user-ID bits, and the files that say which ids `nobody`
-/// has. Returns the directory of the programs.
-fn install_id_programs(dir: &Path) -> Result<PathBuf> {
-    let package = packages::unpacked("uidmap", Arch::Amd64)?;
-    let bin = dir.join("bin");
-    fs::create_dir(&bin)?;
-    for name in ["newuidmap", "newgidmap"] {
-        let program = bin.join(name);
-        fs::copy(package.join("usr/bin").join(name), &program)?;
-        fs::set_permissions(&program, Permissions::from_mode(0o4755))?;
-    }
-    for name in ["subuid", "subgid"] {
-        fs::write(dir.join(name), format!("nobody:{FIRST_SUB_ID}:{SUB_IDS}\n"))?;
-    }
-    Ok(bin)
+/// Whether one of `options` is a word.
+fn has_option(words: &[&str], options: &[&str]) -> bool {
+    words.iter().any(|word| options.contains(word))
 }
 
 /// A process in a user namespace whose ids from 0 on are those from [`FIRST_SUB_ID`] on outside.

@@ -228,6 +228,7 @@ fn run(fixture: &Fixture) -> Result<(RunningDevice<FakePort, Socket>, Guest)> {
     let connector = SocketConnector {
         path: config.socket.clone(),
         deadlines: Deadlines::default(),
+        absence_limit: Duration::from_secs(30),
     };
     let running = RunningDevice::start(&config, Arc::new(port), connector)?;
     let guest = Guest {

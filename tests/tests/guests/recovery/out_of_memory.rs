@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use gangplank_fuse::NodeId;
+use gangplank_tests::cgroup::Cgroup;
 use gangplank_tests::driver::fixture::Fixture;
 use gangplank_tests::driver::{Driver, Setup};
-use gangplank_tests::memory_cgroup::MemoryCgroup;
 
 use super::{MANY, REPLACING};
 
@@ -31,7 +31,7 @@ fn work(guest: &mut Driver, number: usize) -> Result<()> {
 
 #[test]
 fn a_worker_that_the_kernel_kills_for_lack_of_memory_is_replaced() -> Result<()> {
-    let Some(group) = MemoryCgroup::new(MEMORY) else {
+    let Some(group) = Cgroup::of_memory(MEMORY) else {
         eprintln!("skipped: no control group of memory can be made here");
         return Ok(());
     };

@@ -74,7 +74,9 @@ proptest! {
             }
             for told in device.told() {
                 match told {
-                    Told::Resume(..) => prop_assert!(false, "resumed without a predecessor"),
+                    Told::Resume(..) | Told::ResumeBroken(_) => {
+                        prop_assert!(false, "resumed without a predecessor");
+                    }
                     Told::Activate(activation) => {
                         prop_assert!(!running, "started twice");
                         running = true;

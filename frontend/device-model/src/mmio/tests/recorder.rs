@@ -18,6 +18,7 @@ pub(super) enum Told {
     StopQueue(u16),
     Reset,
     Config(u64, Vec<u8>),
+    ResumeBroken(Activation),
     Resume(Vec<u8>, Option<Activation>),
 }
 
@@ -62,6 +63,10 @@ impl Device for Recorder {
 
     fn resume(&mut self, config: &[u8], running: Option<Activation>) {
         self.told.push(Told::Resume(config.to_vec(), running));
+    }
+
+    fn resume_broken(&mut self, driver: Activation) {
+        self.told.push(Told::ResumeBroken(driver));
     }
 
     fn stop_queue(&mut self, index: u16) {

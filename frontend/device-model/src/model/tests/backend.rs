@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use gangplank_vhost_user::client::{
     Backend, Error, EventFd, Facts, Messages, Region, Result, RingAddresses, TAG_LEN,
@@ -31,6 +32,8 @@ pub(super) struct State {
     pub(super) refuses: Option<&'static str>,
     pub(super) said: VecDeque<String>,
     pub(super) connections: usize,
+    /// How long the guest waits for it.
+    pub(super) absence_limit: Duration,
     /// Its ends of the connections. Dropping them hangs up.
     ends: Vec<UnixStream>,
 }
@@ -50,6 +53,7 @@ impl Default for State {
             refuses: None,
             said: VecDeque::new(),
             connections: 0,
+            absence_limit: Duration::from_secs(30),
             ends: Vec::new(),
         }
     }
@@ -106,6 +110,10 @@ impl Connector for Daemon {
         let session = Backend::negotiate(Connection(self.clone()))?;
         self.told();
         Ok((session, line))
+    }
+
+    fn absence_limit(&self) -> Duration {
+        self.state().absence_limit
     }
 
     fn resume(&self, connection: OwnedFd, facts: &Facts) -> Result<(Backend<Connection>, OwnedFd)> {

@@ -161,7 +161,7 @@ fn requests_fail_from_the_loss_of_a_daemon_on_until_the_guest_mounts_anew() {
 }
 
 #[test]
-fn request_that_may_have_its_reply_already_gets_no_other_and_the_device_is_broken() {
+fn device_is_broken_by_a_request_that_may_have_its_reply_already_and_all_get_errors() {
     let fixture = Fixture::new(Daemon::default(), Some("myfs"));
     fixture.until_attached();
     fixture.negotiate();
@@ -176,7 +176,104 @@ fn request_that_may_have_its_reply_already_gets_no_other_and_the_device_is_broke
     low.write(low.buffer(0) + 0x80, reply.as_bytes());
     fixture.daemon.die();
     fixture.until_broken();
-    assert_eq!(low.used(), 0);
+    low.until_used(1);
+    assert_eq!(low.reply(0), (NOT_CONNECTED, 16));
+
+    // So do later ones, and one that opens a session, until the driver is unbound.
+    for opcode in [Opcode::Read, Opcode::Init] {
+        low.submit(opcode);
+        kick(&fixture, 1);
+        low.until_used(low.made);
+        assert_eq!(low.reply(low.made - 1), (NOT_CONNECTED, 16));
+    }
+    fixture.daemon.come_back();
+    low.submit(Opcode::Getattr);
+    kick(&fixture, 1);
+    low.until_used(4);
+    fixture.set_to(Register::Status, 0);
+    fixture.until_attached();
+    fixture.negotiate();
+    assert_eq!(fixture.go(), 0xf);
+    assert_eq!(fixture.transport.lock().device().error_replies(), 4);
+    fixture.end();
+}
+
+#[test]
+fn requests_fail_that_have_waited_for_a_daemon_for_too_long() {
+    let daemon = Daemon::default();
+    daemon.die();
+    daemon.state().absence_limit = Duration::from_millis(300);
+    let fixture = Fixture::new(daemon, Some("myfs"));
+    fixture.negotiate();
+    assert_eq!(fixture.go(), 0xf);
+    // Time without a request does not count.
+    thread::sleep(Duration::from_millis(700));
+    let mut low = Driver::new(&fixture, 1);
+    let begun = Instant::now();
+    low.submit(Opcode::Init);
+    kick(&fixture, 1);
+    low.until_used(1);
+    assert!(begun.elapsed() >= Duration::from_millis(300));
+    assert_eq!(low.reply(0), (NOT_CONNECTED, 16));
+    assert_eq!(fixture.get(Register::Status), 0xf);
+
+    // The next request waits as long, and a daemon that comes meanwhile gets it.
+    fixture.daemon.state().absence_limit = Duration::from_secs(30);
+    low.submit(Opcode::Init);
+    kick(&fixture, 1);
+    fixture.daemon.come_back();
+    fixture.until_attached();
+    assert_eq!(fixture.daemon.told(), started(USUAL, [0, 1]));
+    assert_eq!(low.used(), 1);
+    fixture.end();
+}
+
+#[test]
+fn time_of_waiting_counts_anew_after_a_daemon_that_came() {
+    const WAIT: Duration = Duration::from_millis(600);
+    let daemon = Daemon::default();
+    daemon.die();
+    let fixture = Fixture::new(daemon, Some("myfs"));
+    fixture.negotiate();
+    assert_eq!(fixture.go(), 0xf);
+    let mut low = Driver::new(&fixture, 1);
+    low.submit(Opcode::Getattr);
+    kick(&fixture, 1);
+    let deadline = Instant::now() + LIMIT;
+    while fixture.transport.lock().device().waiting_since.is_none() {
+        assert!(Instant::now() < deadline, "nothing waits");
+        thread::sleep(Duration::from_millis(1));
+    }
+    fixture.daemon.come_back();
+    fixture.until_attached();
+    fixture.daemon.die();
+    low.until_used(1);
+
+    thread::sleep(WAIT);
+    fixture.daemon.state().absence_limit = WAIT;
+    let begun = Instant::now();
+    low.submit(Opcode::Init);
+    kick(&fixture, 1);
+    low.until_used(2);
+    assert!(begun.elapsed() >= WAIT, "{:?}", begun.elapsed());
+    fixture.end();
+}
+
+#[test]
+fn driver_that_a_daemon_refuses_gets_errors() {
+    let daemon = Daemon::default();
+    daemon.die();
+    daemon.state().refuses = Some("SET_MEM_TABLE");
+    let fixture = Fixture::new(daemon, Some("myfs"));
+    fixture.negotiate();
+    assert_eq!(fixture.go(), 0xf);
+    let mut low = Driver::new(&fixture, 1);
+    low.submit(Opcode::Init);
+    kick(&fixture, 1);
+    fixture.daemon.come_back();
+    fixture.until_broken();
+    low.until_used(1);
+    assert_eq!(low.reply(0), (NOT_CONNECTED, 16));
     fixture.end();
 }
 

@@ -172,11 +172,12 @@ impl Fixture {
         }
     }
 
-    /// Waits for the status that comes with an interrupt when the device is broken.
+    /// Waits for the status that comes with an interrupt when the device is broken. Requests may
+    /// have error replies already, with an interrupt of their own.
     fn until_broken(&self) {
         assert!(self.guest.interrupted(LIMIT).unwrap());
         assert_eq!(self.get(Register::Status), 0x4f);
-        assert_eq!(self.get(Register::InterruptStatus), 2);
+        assert_eq!(self.get(Register::InterruptStatus) & 2, 2);
     }
 
     /// Ends all threads. No access is left unanswered.
@@ -363,6 +364,7 @@ fn daemon_that_refuses_to_start_breaks_the_device_and_is_cut() {
     assert_eq!(fixture.go(), 0x4f);
     assert_eq!(fixture.get(Register::InterruptStatus), 2);
     fixture.daemon.state().refuses = None;
+    fixture.set_to(Register::Status, 0);
     fixture.until_attached();
     fixture.negotiate();
     assert_eq!(fixture.go(), 0xf);

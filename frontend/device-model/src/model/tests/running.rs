@@ -117,6 +117,7 @@ fn socket_that_nobody_listens_on_leaves_the_guest_alone() {
     let connector = SocketConnector {
         path: config.socket.clone(),
         deadlines: Deadlines::default(),
+        absence_limit: Duration::from_secs(30),
     };
     let running = RunningDevice::start(&config, Arc::new(port), connector).unwrap();
     start_driver(&guest);

@@ -1,26 +1,9 @@
-//! Command lines of further managers, whose options the other lines have in other combinations. A
-//! driver takes the guest's place: what may fail is the start, and whose the guest's files are.
+//! Command lines of further managers, whose options the other lines have in other combinations.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
+use gangplank_tests::promises;
 
-use anyhow::{Context, Result, ensure};
-use gangplank_fuse::NodeId;
-use gangplank_tests::driver::{Driver, Setup};
-use rustix::fs::OFlags;
-use rustix::io::Errno;
-
-use crate::launch::{As, Launched};
-
-/// A command line, as in [`crate::LINES`], and the guest's user for whom it makes a file.
-pub(crate) struct Line {
-    pub(crate) name: &'static str,
-    who: As,
-    words: &'static [&'static str],
-    guest_user: u32,
-}
-
-const READ_ONLY: &str = "--readonly";
+use crate::launch::As;
+use crate::{Line, USUAL};
 
 pub(crate) const LINES: &[Line] = &[
     // A read-only share of a user who is not root in the namespace.
@@ -30,13 +13,14 @@ pub(crate) const LINES: &[Line] = &[
         words: &[
             "--socket-path=S",
             "--shared-dir=P",
-            READ_ONLY,
+            "--readonly",
             "--sandbox=namespace",
             "--cache=never",
             "--uid-map=:1000:65534:1:",
             "--gid-map=:1000:65534:1:",
         ],
-        guest_user: 1000,
+        promises: &[promises::is_read_only],
+        ..USUAL
     },
     // Owners are translated outside of the namespace and in it.
     Line {
@@ -57,7 +41,8 @@ pub(crate) const LINES: &[Line] = &[
             "--translate-gid",
             "map:1000:0:1",
         ],
-        guest_user: 1000,
+        promises: &[promises::user_1000_owns_files],
+        ..USUAL
     },
     // Everybody in the guest is one user on the host, and the other way round.
     Line {
@@ -83,7 +68,8 @@ pub(crate) const LINES: &[Line] = &[
             "--translate-gid",
             "squash-host:0:1000:4294967295",
         ],
-        guest_user: 1000,
+        promises: &[promises::user_1000_owns_files],
+        ..USUAL
     },
     Line {
         name: "squashed_and_shown_to_one",
@@ -98,7 +84,8 @@ pub(crate) const LINES: &[Line] = &[
             "--translate-uid=host:0:1000:1",
             "--translate-gid=host:0:1000:1",
         ],
-        guest_user: 1000,
+        promises: &[promises::user_1000_owns_files],
+        ..USUAL
     },
     Line {
         name: "vagrant_qemu",
@@ -113,7 +100,8 @@ pub(crate) const LINES: &[Line] = &[
             "--translate-gid",
             "map:1000:65534:1",
         ],
-        guest_user: 1000,
+        promises: &[promises::user_1000_owns_files],
+        ..USUAL
     },
     Line {
         name: "hermit",
@@ -129,7 +117,8 @@ pub(crate) const LINES: &[Line] = &[
             "none",
             "--inode-file-handles=never",
         ],
-        guest_user: 65534,
+        promises: &[promises::nobody_owns_files],
+        ..USUAL
     },
     Line {
         name: "vmtest",
@@ -144,7 +133,8 @@ pub(crate) const LINES: &[Line] = &[
             "--xattr",
             "--security-label",
         ],
-        guest_user: 1000,
+        promises: &[promises::user_1000_owns_files],
+        ..USUAL
     },
     Line {
         name: "vmtest_readonly",
@@ -158,9 +148,10 @@ pub(crate) const LINES: &[Line] = &[
             "--sandbox=none",
             "--xattr",
             "--security-label",
-            READ_ONLY,
+            "--readonly",
         ],
-        guest_user: 0,
+        promises: &[promises::is_read_only],
+        ..USUAL
     },
     Line {
         name: "cloud_hypervisor_root",
@@ -171,95 +162,71 @@ pub(crate) const LINES: &[Line] = &[
             "--cache=never",
             "--posix-acl",
         ],
-        guest_user: 1000,
+        promises: &[promises::user_1000_owns_files],
+        ..USUAL
     },
-    // The C daemon's form, which scripts for older hosts still have.
     Line {
-        name: "boot_qemu",
+        name: "systemd_vmspawn",
         who: As::Root,
         words: &[
-            "--socket-group=root",
-            "--socket-path=S",
-            "-o",
-            "source=P",
-            "-o",
-            "cache=always",
+            "--shared-dir",
+            "P",
+            "--xattr",
+            "--fd",
+            "3",
+            "--no-announce-submounts",
+            "--log-level=error",
+            "--modcaps=-mknod",
+            "--translate-uid",
+            "map:0:200000:65536",
+            "--translate-gid",
+            "map:0:200000:65536",
         ],
-        guest_user: 1000,
+        promises: &[promises::has_xattrs, promises::has_translated_owners],
+        ..USUAL
     },
+    // `unshare -Ur` around the daemon.
     Line {
-        name: "c_daemon_direct",
-        who: As::Root,
+        name: "root_of_its_own_namespace",
+        who: As::UserInNamespace,
         words: &[
-            "--socket-path=S",
-            "--socket-group=root",
-            "-o",
-            "source=P",
-            "-o",
-            "allow_direct_io",
-            "-o",
-            "cache=always",
+            "--shared-dir",
+            "P",
+            "--socket-path",
+            "S",
+            "--sandbox",
+            "namespace",
+            "--inode-file-handles=never",
+            "--no-announce-submounts",
+            "--rlimit-nofile=0",
         ],
-        guest_user: 1000,
+        promises: &[promises::shares_files, promises::nobody_else_owns_files],
+        ..USUAL
     },
     Line {
-        name: "c_daemon_debug",
-        who: As::Root,
+        name: "descriptor_budget",
+        who: As::User,
         words: &[
-            "--socket-path=S",
-            "-o",
-            "source=P",
-            "-o",
-            "cache=always",
-            "-o",
-            "debug",
+            "--socket-path",
+            "S",
+            "--shared-dir",
+            "P",
+            "--sandbox",
+            "namespace",
+            "--seccomp",
+            "kill",
+            "--inode-file-handles=never",
+            "--thread-pool-size",
+            "4",
+            "--cache",
+            "never",
+            "--rlimit-nofile=1000",
+            "--translate-uid",
+            "map:1000:65534:1",
+            "--translate-gid",
+            "map:1000:65534:1",
         ],
-        guest_user: 1000,
-    },
-    Line {
-        name: "c_daemon_log_level",
-        who: As::Root,
-        words: &["--socket-path=S", "-o", "source=P,log_level=err"],
-        guest_user: 1000,
+        promises: &[promises::user_1000_owns_files],
+        ..USUAL
     },
 ];
-
-/// The daemon serves, and the file of the guest's user is that user's for the guest.
-pub(crate) fn works(line: &Line) -> Result<()> {
-    let launched = Launched::start(line.words, line.who, "share")?;
-    fs::write(launched.share().join("from-host"), "of the host")?;
-    let owner = fs::metadata(launched.share())?;
-    std::os::unix::fs::chown(
-        launched.share().join("from-host"),
-        Some(owner.uid()),
-        Some(owner.gid()),
-    )?;
-    let mut guest =
-        Driver::mount(&launched.socket(), &Setup::default()).with_context(|| launched.log())?;
-    let found = guest.lookup(NodeId::ROOT, c"from-host")?;
-    let is_read_only = line.words.contains(&READ_ONLY);
-    if !is_read_only {
-        // A guest reads a share that is read-only and cached without OPEN.
-        guest.open(NodeId::new(found.nodeid), OFlags::RDONLY)?;
-    }
-    guest.header.uid = line.guest_user;
-    guest.header.gid = line.guest_user;
-    let made = guest.create(NodeId::ROOT, c"made", 0o640);
-    if is_read_only {
-        let error = made.map(drop).map_err(|error| error.errno());
-        ensure!(error == Err(Some(Errno::ROFS)), "{error:?}");
-        return Ok(());
-    }
-    let made = made.with_context(|| launched.log())?;
-    guest.write(made, 0, b"of the guest")?;
-    let seen = guest.getattr(made.node, Some(made.file))?.attr;
-    ensure!(
-        (seen.uid, seen.gid) == (line.guest_user, line.guest_user),
-        "the guest sees {}:{}",
-        seen.uid,
-        seen.gid
-    );
-    let content = fs::read_to_string(launched.share().join("made"))?;
-    ensure!(content == "of the guest", "{content}");
-    Ok(())
-}
