@@ -1,4 +1,6 @@
 //! Translates a descriptor chain into memory segments of this process.
+//!
+//! Public for the fuzz target `chains`.
 
 use virtio_bindings::bindings::virtio_ring::{
     VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE,
@@ -44,25 +46,25 @@ impl Descriptor {
 
 /// A table of descriptors in guest memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Table {
+pub struct Table {
     /// Guest physical address.
-    pub(super) address: u64,
+    pub address: u64,
     /// Number of descriptors.
-    pub(super) entries: u16,
+    pub entries: u16,
 }
 
 /// A chain that the driver made available in a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Chain {
+pub struct Chain {
     /// Index of its first descriptor in `table`.
-    pub(super) head: u16,
+    pub head: u16,
     /// The ring's own table.
-    pub(super) table: Table,
+    pub table: Table,
 }
 
 /// Why a chain is invalid. Its driver is broken or hostile, so the device stops the ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum MalformedChain {
+pub enum MalformedChain {
     /// The chain loops, leaves its table, or its table cannot be read.
     #[error("it loops, leaves its table or lies outside guest memory")]
     Unterminated,
@@ -86,7 +88,7 @@ pub(super) enum MalformedChain {
 }
 
 /// Translates chains into memory segments, with a buffer that it reuses.
-pub(super) struct Translator {
+pub struct Translator {
     /// Copy of a part of an indirect table.
     block: [Descriptor; BLOCK],
     /// Index of the block's first descriptor in the table.
@@ -112,7 +114,7 @@ impl Translator {
     ///
     /// # Errors
     /// The chain is malformed; the segment lists then hold the descriptors before the fault.
-    pub(super) fn translate(
+    pub fn translate(
         &mut self,
         chain: Chain,
         memory: &GuestMemoryMmap,
@@ -133,7 +135,7 @@ impl Translator {
 
     /// Calls `visit` with guest address and length of each buffer that the device may write to. A
     /// chain that has become malformed ends the calls.
-    pub(super) fn writable(
+    pub fn writable(
         &mut self,
         chain: Chain,
         memory: &GuestMemoryMmap,

@@ -11,7 +11,7 @@
 //! ```
 
 mod backend;
-mod chain;
+pub mod chain;
 mod config_space;
 pub mod connection;
 mod dirty_log;

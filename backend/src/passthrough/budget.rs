@@ -110,7 +110,8 @@ impl Budget {
 
     /// Counts descriptors that an earlier worker opened for inodes, and for files and locks.
     pub(super) fn count_earlier(&self, inodes: u64, files: u64) {
-        self.held.now.fetch_add(inodes + files, Ordering::Relaxed);
+        let all = inodes.saturating_add(files);
+        self.held.now.fetch_add(all, Ordering::Relaxed);
         self.files.now.fetch_add(files, Ordering::Relaxed);
     }
 

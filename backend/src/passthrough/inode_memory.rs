@@ -40,7 +40,7 @@ impl InodeMemory {
 
     /// Whether one more inode fits.
     pub(super) fn has_room(&self) -> bool {
-        self.used() + INODE_BYTES <= self.limit_of_inodes()
+        self.used().saturating_add(INODE_BYTES) <= self.limit_of_inodes()
     }
 
     /// Takes the bytes of one more inode.

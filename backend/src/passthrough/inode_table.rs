@@ -105,11 +105,12 @@ impl InodeTable {
         let shards = std::array::from_fn(|shard| Shard::new(arena, shard));
         let of_shard = |shard: &Shard| {
             let extra = shard.extra_bytes().load(Ordering::Relaxed);
-            shard.slab.len() as u64 * INODE_BYTES + extra
+            (shard.slab.len() as u64 * INODE_BYTES).saturating_add(extra)
         };
         let heap = Heap::new(arena);
         let of_dirs = heap.record().directory_bytes.load(Ordering::Relaxed);
-        let used = shards.iter().map(of_shard).sum::<u64>() + of_dirs;
+        let used = shards.iter().map(of_shard);
+        let used = used.fold(of_dirs, u64::saturating_add);
         let memory = InodeMemory::with_used(used, max_bytes);
         let seed = arena.header().hash_seed.load(Ordering::Relaxed);
         Self {
@@ -132,9 +133,8 @@ impl InodeTable {
 
     /// Number of inodes with a descriptor.
     pub(super) fn descriptors(&self) -> u64 {
-        (0..SHARDS)
-            .map(|shard| self.read(shard).descriptors())
-            .sum()
+        let of_shards = (0..SHARDS).map(|shard| self.read(shard).descriptors());
+        of_shards.fold(0, u64::saturating_add)
     }
 
     /// Number of inodes.

@@ -147,7 +147,8 @@ impl<'a> DirBlock<'a> {
     }
 
     fn word(self, index: usize) -> &'a AtomicU64 {
-        debug_assert!(index < self.words.len(), "not the block of a directory");
+        let is_there = index < self.words.len();
+        debug_assert!(is_there || !cfg!(test), "not the block of a directory");
         self.words.get(index).unwrap_or(&ZERO)
     }
 

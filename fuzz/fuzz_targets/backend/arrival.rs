@@ -3,6 +3,7 @@
 //! share changes, and a guest that has arrived can leave again.
 #![no_main]
 
+#[allow(dead_code, reason = "another target opens shares of its own")]
 mod fixture;
 #[allow(dead_code, reason = "the other target reads numbers as well")]
 mod input;

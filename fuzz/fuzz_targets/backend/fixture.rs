@@ -24,6 +24,27 @@ pub fn on_own_thread(run: impl FnOnce() + Send) {
     std::thread::scope(|scope| scope.spawn(run).join().expect("a panic ends the process"));
 }
 
+/// What a fuzzing process may do.
+pub const ABILITIES: Abilities = Abilities {
+    can_change_credentials: false,
+    can_open_by_handle: false,
+};
+
+/// The options of a share.
+pub fn options() -> Options {
+    Options {
+        xattr: true,
+        locks: Locks::Host,
+        inode_file_handles: InodeFileHandles::Never,
+        fd_budget: 256,
+        migration: MigrationOptions {
+            on_error: MigrationOnError::GuestError,
+            ..MigrationOptions::default()
+        },
+        ..Options::default()
+    }
+}
+
 /// The fixture. All sequences of a process share one.
 pub struct Fixture {
     dir: TempDir,
@@ -41,21 +62,7 @@ impl Fixture {
             let share = dir.path().join("share");
             fs::create_dir(&share).expect("made");
             fs::write(dir.path().join("secret"), SECRET).expect("written");
-            let options = Options {
-                xattr: true,
-                locks: Locks::Host,
-                inode_file_handles: InodeFileHandles::Never,
-                fd_budget: 256,
-                migration: MigrationOptions {
-                    on_error: MigrationOnError::GuestError,
-                    ..MigrationOptions::default()
-                },
-                ..Options::default()
-            };
-            let abilities = Abilities {
-                can_change_credentials: false,
-                can_open_by_handle: false,
-            };
+            let options = options();
             let limits = Limits {
                 inode_bytes: options.max_inode_memory,
                 descriptors: options.fd_budget,
@@ -67,7 +74,7 @@ impl Fixture {
                 path_only(&share),
                 path_only(Path::new("/proc/self/fd")),
                 options,
-                abilities,
+                ABILITIES,
                 arena,
             )
             .expect("a directory can be shared");
@@ -80,8 +87,18 @@ impl Fixture {
     }
 
     pub fn file_system(&self) -> PassthroughFs {
-        fill(&self.dir.path().join("share"));
+        self.fill();
         PassthroughFs::new(Arc::clone(&self.share))
+    }
+
+    /// Creates the files that every sequence begins with.
+    pub fn fill(&self) {
+        fill(&self.dir.path().join("share"));
+    }
+
+    /// The shared directory, for a share of one sequence's own.
+    pub fn open_root(&self) -> OwnedFd {
+        path_only(&self.dir.path().join("share"))
     }
 
     /// Checks that an ended session holds nothing and has changed nothing outside the share.
@@ -156,7 +173,8 @@ fn make_removable(dir: &Path) {
     }
 }
 
-fn path_only(path: &Path) -> OwnedFd {
+/// Opens a path for its descriptor alone (`O_PATH`).
+pub fn path_only(path: &Path) -> OwnedFd {
     let file: File = fs::OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_PATH)

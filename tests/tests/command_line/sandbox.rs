@@ -199,9 +199,15 @@ fn workers_are_ended_before_the_processes_that_serve_all_guests() -> Result<()> 
             0 => own,
             _ => own.min(-500),
         };
-        let scores = [daemon.acceptor_pid()?, guest.keeper, guest.worker].map(score);
-        let [acceptor, keeper, worker] = scores;
-        assert_eq!((acceptor?, keeper?), (served, served), "{sandbox}");
+        let processes = [
+            daemon.pid(),
+            daemon.acceptor_pid()?,
+            guest.keeper,
+            guest.worker,
+        ];
+        let [supervisor, acceptor, keeper, worker] = processes.map(score);
+        let of_all = [supervisor?, acceptor?, keeper?];
+        assert_eq!(of_all, [served; 3], "{sandbox}");
         assert_eq!(worker?, own.max(0), "{sandbox}");
         assert!(daemon.signal(Signal::TERM)?.status.success());
     }

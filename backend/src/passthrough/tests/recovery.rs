@@ -1,10 +1,11 @@
 //! A worker dies, and the next one goes on with the state in the arena.
 
 use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::Ordering;
 
 use gangplank_fuse::dir::DirentWriter;
 
-use super::super::inode_shard::decode_node_id;
+use super::super::inode_shard::{SHARDS, decode_node_id};
 use super::super::options::Locks;
 use super::*;
 use crate::session::LockWait;
@@ -201,6 +202,28 @@ fn inodes_without_a_descriptor_are_found_again() {
         assert_eq!(guest.fs.held_inodes(), 0);
         assert_eq!(guest.fs.share.held_descriptors(), 0);
     }
+}
+
+#[test]
+fn counts_that_a_worker_damaged_end_in_errors_and_not_in_a_panic() {
+    let guest = Guest::new();
+    let dir = guest.mkdir(ROOT, c"dir");
+    guest.create(dir, c"file", libc::O_RDWR).expect("created");
+    let arena = Arc::clone(&guest.fs.share.arena);
+    for shard in 0..SHARDS {
+        let table = arena.inode_table(shard);
+        for count in [&table[0].descriptors, &table[0].extra_bytes] {
+            count.store(u64::MAX, Ordering::Relaxed);
+        }
+    }
+    let directories = &arena.header().heap.directory_bytes;
+    directories.store(u64::MAX, Ordering::Relaxed);
+    let guest = after_death(guest);
+
+    assert_eq!(guest.fs.held_inodes(), 2);
+    guest.fs.getattr(dir, None).expect("known");
+    assert!(guest.lookup(dir, c"file").is_ok());
+    assert!(guest.create(dir, c"other", libc::O_RDWR).is_err());
 }
 
 #[test]

@@ -248,3 +248,22 @@ fn a_large_heap_is_found_again_at_once() {
     assert!(took < Duration::from_millis(100), "{took:?}");
     assert_eq!(next.bytes_in_use(), heap.bytes_in_use());
 }
+
+#[test]
+fn a_damaged_number_of_chunks_ends_at_the_last_one() {
+    let arena = arena(1 << 20);
+    let heap = Heap::new(&arena);
+    let block = heap.allocate(100).expect("room");
+    heap.record().chunks.store(u32::MAX, Ordering::Relaxed);
+    let start = Instant::now();
+    let next = Heap::new(&arena);
+    next.free(block);
+    let made = (0..1 << 20).map_while(|_| next.allocate(600)).count();
+    assert!(made > 0 && next.allocate(600).is_none());
+    next.free_all();
+    assert!(taken(&next).is_empty() && next.allocate(100).is_some());
+    assert!(
+        start.elapsed() < Duration::from_secs(1),
+        "it looks for more chunks"
+    );
+}

@@ -6,6 +6,7 @@
 //!     guest-check DIRECTORY --acls
 //!     guest-check DIRECTORY --file-attributes SOCKET
 //!     guest-check DIRECTORY --hold-locks END
+//!     guest-check SOCKET --hold-session END
 //!     guest-check DIRECTORY --count flock|record TIMES
 //!     guest-check FILE --run-locked COMMAND
 //!     guest-check FILE --take-turns FIRST TURNS
@@ -20,6 +21,7 @@ mod idmapped;
 mod locks;
 mod mapped;
 mod names;
+mod session;
 mod space;
 
 use std::path::{Path, PathBuf};
@@ -94,6 +96,11 @@ fn run() -> Result<()> {
         && name == locks::HOLD_LOCKS
     {
         return locks::hold_locks(&directory, Path::new(end));
+    }
+    if let [name, end] = &names[..]
+        && name == session::HOLD_SESSION
+    {
+        return session::hold(&directory, Path::new(end));
     }
     if let [name, first, turns] = &names[..]
         && name == locks::TAKE_TURNS

@@ -1,6 +1,6 @@
 //! Several guests on one daemon, killed guests and processes of the daemon, the end of a daemon,
 //! several queues, limits of a guest's rates, quotas, attributes of files, labels, sockets of a
-//! service manager, no root.
+//! service manager, no memory, no root.
 
 mod activation;
 mod ends;
@@ -8,6 +8,7 @@ mod file_attributes;
 mod killed_processes;
 mod labels;
 mod migrations;
+mod out_of_memory;
 mod private_memory;
 mod qemu_host;
 mod qemu_versions;
@@ -54,6 +55,10 @@ fn main() -> ExitCode {
     );
     runner.run("limits::quotas", quotas::shares_keep_their_quotas);
     runner.run("file_attributes::on_ext4", file_attributes::are_the_hosts);
+    runner.run(
+        "out_of_memory::workers_end",
+        out_of_memory::ends_workers_alone,
+    );
     runner.run("labels::selinux", labels::are_those_of_a_guest_with_selinux);
     for (name, qemu) in [("7_2", Qemu::Host), ("10_0", Qemu::Backports)] {
         runner.run(&format!("qemu_{name}::without_a_complaint"), || {

@@ -35,9 +35,26 @@ impl Host {
 
     /// Runs the daemon of a share. Its sandbox is one that works in an initramfs.
     pub(crate) fn serve(&mut self, share: &str, directory: &str, options: &str) -> Result<()> {
+        self.serve_by(
+            "true",
+            share,
+            directory,
+            &format!("--sandbox=chroot {options}"),
+        )
+    }
+
+    /// Runs the daemon of a share, by a shell that runs `before` first.
+    pub(crate) fn serve_by(
+        &mut self,
+        before: &str,
+        share: &str,
+        directory: &str,
+        options: &str,
+    ) -> Result<()> {
         self.0.sh(&format!(
-            "gangplankd --socket-path=/run/{share} --shared-dir={directory} --sandbox=chroot \
-             {options} >/run/{share}.log 2>&1 & \
+            "{before} || exit 1; \
+             gangplankd --socket-path=/run/{share} --shared-dir={directory} {options} \
+             >/run/{share}.log 2>&1 & \
              for i in $(seq 600); do [ -S /run/{share} ] && exit 0; sleep 0.1; done; \
              cat /run/{share}.log; exit 1"
         ))?;
