@@ -132,6 +132,11 @@ pub const MANUAL: Manual = Manual {
              is alive.",
         ),
         (
+            "FDSTORE, GANGPLANK_FDSTORE",
+            "How many descriptors systemd holds (FileDescriptorStoreMax=). systemd 254 and later \
+             sets the first, which counts; the unit gangplankd@NAME sets the second for others.",
+        ),
+        (
             "JOURNAL_STREAM",
             "Where standard error is systemd's journal, messages go there with their fields.",
         ),

@@ -29,11 +29,12 @@ const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
 /// Variables of this process that mean nothing to a share's: they are for the process that the
 /// service manager has started.
-const OWN_VARIABLES: [&str; 6] = [
+const OWN_VARIABLES: [&str; 7] = [
     "LISTEN_PID",
     "LISTEN_FDS",
     "LISTEN_FDNAMES",
     "FDSTORE",
+    "GANGPLANK_FDSTORE",
     "WATCHDOG_PID",
     "WATCHDOG_USEC",
 ];

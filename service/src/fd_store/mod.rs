@@ -110,11 +110,17 @@ impl FdStore {
     }
 }
 
+/// The variables that say how many descriptors the service manager holds, the first that is set
+/// counts: that of systemd 254 and later, and that of a unit for an older systemd, which has a store
+/// as well but does not tell.
+const CAPACITIES: [&str; 2] = ["FDSTORE", "GANGPLANK_FDSTORE"];
+
 /// How many descriptors the service manager holds. `None` if it holds none.
 #[must_use]
 pub fn capacity() -> Option<usize> {
     std::env::var_os("NOTIFY_SOCKET")?;
-    let capacity = std::env::var("FDSTORE").ok()?.parse().ok()?;
+    let mut told = CAPACITIES.iter().map(std::env::var);
+    let capacity = told.find_map(Result::ok)?.parse().ok()?;
     (capacity > 0).then_some(capacity)
 }
 
