@@ -109,8 +109,9 @@ impl Error {
     /// connection then, as daemons do that do not acknowledge each message.
     #[must_use]
     pub fn is_ring_size(&self) -> bool {
-        let (Self::Connection(vhost_user::Error::Refused { message, .. })
-        | Self::Connection(vhost_user::Error::Gone { message, .. })) = self
+        let Self::Connection(
+            vhost_user::Error::Refused { message, .. } | vhost_user::Error::Gone { message, .. },
+        ) = self
         else {
             return false;
         };
