@@ -4,6 +4,7 @@
 mod guests;
 mod locks;
 mod suites;
+mod two_guests;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -20,6 +21,7 @@ use gangplank_tests::tools;
 use tempfile::TempDir;
 
 use self::locks::LockFixture;
+use self::two_guests::TwoGuests;
 
 /// Where the guest mounts the share by NFS.
 const NFS: &str = "/nfs";
@@ -128,10 +130,22 @@ const LOCKS: &[(&str, Case<LockFixture>)] = &[
     ),
 ];
 
+const TWO_GUESTS: &[(&str, Case<TwoGuests>)] = &[
+    (
+        "a_guest_without_a_daemon_sees_at_once_what_another_writes",
+        two_guests::a_guest_without_a_daemon_sees_at_once_what_another_writes,
+    ),
+    (
+        "guests_of_both_kinds_hand_a_lock_over",
+        two_guests::guests_of_both_kinds_hand_a_lock_over,
+    ),
+];
+
 fn main() -> ExitCode {
     let mut runner = Runner::from_arguments();
     run(&mut runner, "uml", || Fixture::new(Machine::Uml), UML);
     run(&mut runner, "uml_locks", LockFixture::new, LOCKS);
+    run(&mut runner, "uml_two_guests", TwoGuests::new, TWO_GUESTS);
     let qemu = || Fixture::new(Machine::QemuX86_64);
     run(&mut runner, "qemu_x86_64", qemu, QEMU);
     runner.finish()
@@ -157,6 +171,16 @@ impl Shared for LockFixture {
     fn is_usable(&mut self) -> bool {
         let guest = self.guest.as_ref();
         guest.is_some_and(|guest| usable(guest, &mut self.daemon, &mut self.server))
+    }
+
+    fn logs(&self) -> String {
+        format!("{}\n{}", self.server.log(), self.daemon.log())
+    }
+}
+
+impl Shared for TwoGuests {
+    fn is_usable(&mut self) -> bool {
+        !self.by_virtiofs.is_stuck() && usable(&self.by_nfs, &mut self.daemon, &mut self.server)
     }
 
     fn logs(&self) -> String {
