@@ -194,7 +194,16 @@ impl Shared {
         let driver = self.connect_driver()?;
         let mut init = InitOptions::default();
         init.features |= InitFlags::CREATE_SUPP_GROUP;
-        Ok(Connection::new(number, driver.session(&init)?))
+        let session = driver.session(&init)?;
+        if !session.init().features().contains(InitFlags::POSIX_LOCKS) {
+            rate_limited!(
+                warn,
+                "{}: the daemon takes no locks, so NFS clients' locks exclude other NFS clients \
+                 alone, and neither guests nor programs of the host (--locks=host of gangplankd)",
+                self.socket.display()
+            );
+        }
+        Ok(Connection::new(number, session))
     }
 
     /// Waits until the connection is lost.

@@ -146,3 +146,18 @@ fn a_daemon_with_small_rings_is_served_and_the_log_says_so() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn the_log_says_so_if_locks_of_nfs_clients_exclude_no_guest() -> Result<()> {
+    let says_so = |locks: &str| -> Result<bool> {
+        let fixture = Fixture::with_daemon(OPEN, &[locks])?;
+        // The server has reached the daemon then.
+        fixture.server.client(0, 0)?.mount("/")?;
+        let log = fixture.server.log()?;
+        ensure!(log.contains("connected to the daemon"), "{log}");
+        Ok(log.contains("exclude other NFS clients alone"))
+    };
+    ensure!(says_so("--locks=guest")?);
+    ensure!(!says_so("--locks=host")?);
+    Ok(())
+}
