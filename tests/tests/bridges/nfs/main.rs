@@ -180,7 +180,10 @@ const TWO_GUESTS: &[(&str, Case<TwoGuests>)] = &[
     ),
 ];
 
-const NETWORKS: &[(&str, fn() -> Result<()>)] = &[
+/// A test that has its own guest.
+type OwnCase = fn() -> Result<()>;
+
+const NETWORKS: &[(&str, OwnCase)] = &[
     (
         "networks::a_guest_mounts_from_the_hosts_address_and_over_a_tap_device",
         networks::a_guest_mounts_from_the_hosts_address_and_over_a_tap_device,
