@@ -306,10 +306,10 @@ pub fn run(args: &ServeArgs, seccomp: Seccomp) -> Result<(), ServeError> {
     let mut own = OwnNetwork::open(&args.network, (NFS_PORT, PMAP_PORT))?;
     sandbox::confine(seccomp, &OwnNetwork::paths(&args.network))?;
     let limit = Duration::from_secs(args.timeout.unwrap_or(DEFAULT_TIMEOUT));
-    let workers = args.workers.unwrap_or(DEFAULT_WORKERS).into();
+    let workers = args.workers.unwrap_or(DEFAULT_WORKERS);
     let busy_poll = args.busy_poll.unwrap_or(DEFAULT_BUSY_POLL);
     let busy_poll = Duration::from_micros(busy_poll.into());
-    let connector = Connector::start(backend.clone(), limit, busy_poll);
+    let connector = Connector::start(backend.clone(), limit, busy_poll, workers);
     let connector = connector.map_err(system("start a thread"))?;
     let share = Share::new(connector, store, exports)
         .map_err(|error| system("get random numbers")(error.into()))?;
@@ -330,7 +330,7 @@ pub fn run(args: &ServeArgs, seccomp: Seccomp) -> Result<(), ServeError> {
     let for_datagrams = Arc::new(Server::new(vec![port_mapper(port)]));
     let connections = Arc::new(Connections::default());
     server
-        .start(workers)
+        .start(workers.into())
         .and_then(|()| sockets.serve(&server, &for_datagrams, &client, &connections, busy_poll))
         .map_err(system("start a thread"))?;
     let mut own_client = None;
@@ -338,7 +338,9 @@ pub fn run(args: &ServeArgs, seccomp: Seccomp) -> Result<(), ServeError> {
         let client = RpcClient::start(Box::new(own.transport()));
         let client = client.map_err(system("start a thread"))?;
         let server = Arc::new(Server::new(programs.at(NFS_PORT, &client)));
-        server.start(workers).map_err(system("start a thread"))?;
+        server
+            .start(workers.into())
+            .map_err(system("start a thread"))?;
         let for_datagrams = Arc::new(Server::new(vec![port_mapper(NFS_PORT)]));
         own.start(server, for_datagrams, Arc::clone(&client))?;
         own_client = Some((IpAddr::V4(own.address()), client));

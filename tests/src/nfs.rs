@@ -2,14 +2,15 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::guest::Guest;
+use crate::daemon::Daemon;
+use crate::guest::{Guest, Machine, Switch};
 use crate::process;
 use crate::tools;
 
@@ -18,6 +19,21 @@ pub const SERVER: &str = "10.0.2.1";
 
 /// The modules that an NFS client needs.
 pub const CLIENT_MODULES: [&str; 3] = ["virtio_net", "nfsv3", "lockd"];
+
+/// The switch's sockets in the server's directory.
+const SOCKETS: [&str; 3] = ["packet", "stream", "dgram"];
+
+/// The programs that the port mapper tells, with version and protocol.
+const PROGRAMS: [[&str; 3]; 8] = [
+    ["100000", "2", "tcp"],
+    ["100000", "2", "udp"],
+    ["100003", "3", "tcp"],
+    ["100005", "3", "tcp"],
+    ["100021", "4", "tcp"],
+    ["100021", "4", "udp"],
+    ["100024", "1", "tcp"],
+    ["100024", "1", "udp"],
+];
 
 /// Limit for the server to start, and to end.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -59,8 +75,8 @@ impl NfsServer {
     pub fn restart(&mut self) -> Result<()> {
         self.kill();
         // The sockets' files are left by a killed server.
-        for socket in [self.packets(), self.streams()] {
-            let _ = fs::remove_file(socket);
+        for socket in SOCKETS {
+            let _ = fs::remove_file(self.dir.path().join(socket));
         }
         self.child = spawn(self.dir.path(), &self.backend, &self.arguments)?;
         self.wait()
@@ -98,14 +114,26 @@ impl NfsServer {
 
     /// The switch's socket for packets, to which User Mode Linux connects.
     #[must_use]
-    pub fn packets(&self) -> PathBuf {
-        self.dir.path().join("packet")
+    pub fn packets(&self) -> Switch {
+        Switch::Packets(self.dir.path().join("packet"))
     }
 
-    /// The switch's socket for streams, as QEMU connects to it.
+    /// The switch's socket for streams. QEMU 7.2 does not connect again after a restart.
     #[must_use]
-    pub fn streams(&self) -> PathBuf {
-        self.dir.path().join("stream")
+    pub fn streams(&self) -> Switch {
+        Switch::Streams(self.dir.path().join("stream"))
+    }
+
+    /// The switch's socket for datagrams, to which QEMU sends also after a restart.
+    #[must_use]
+    pub fn datagrams(&self) -> Switch {
+        Switch::Datagrams(self.dir.path().join("dgram"))
+    }
+
+    /// The directory of the switch's sockets: `packet`, `stream` and `dgram`.
+    #[must_use]
+    pub fn sockets(&self) -> &Path {
+        self.dir.path()
     }
 
     /// What it has written on standard error.
@@ -116,7 +144,8 @@ impl NfsServer {
 
     fn wait(&mut self) -> Result<()> {
         let deadline = Instant::now() + LIMIT;
-        while !self.streams().exists() || !self.packets().exists() {
+        let is_there = |socket: &&str| self.dir.path().join(socket).exists();
+        while !SOCKETS.iter().all(is_there) {
             let ended = self.child.try_wait()?;
             ensure!(
                 ended.is_none(),
@@ -153,6 +182,8 @@ fn spawn(dir: &Path, backend: &Path, arguments: &Vec<String>) -> Result<Child> {
         .arg(dir.join("stream"))
         .arg("--switch-packet")
         .arg(dir.join("packet"))
+        .arg("--switch-dgram")
+        .arg(dir.join("dgram"))
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -166,19 +197,104 @@ impl Drop for NfsServer {
     }
 }
 
+/// A server without a switch; killed when dropped.
+pub struct Serving(Child);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        process::kill_group(&mut self.0);
+    }
+}
+
+/// Starts a server by `command`, of [`tools::nfs`], on `daemon`. Clients in 10.97.0.0/24 may write.
+/// It writes its log to the file `log`.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn serve(
+    mut command: Command,
+    daemon: &Daemon,
+    arguments: &[&str],
+    stdin: impl Into<Stdio>,
+    log: &Path,
+) -> Result<Serving> {
+    command
+        .args(["serve", "--backend"])
+        .arg(daemon.socket())
+        .args(["--client", "10.97.0.0/24(rw)", "--client", "*(ro)"])
+        .args(arguments)
+        .stdin(stdin)
+        .stdout(Stdio::null())
+        .stderr(File::create(log)?);
+    Ok(Serving(process::spawn(command)?))
+}
+
 /// Gives the guest's card the address 10.0.2.`host`.
 ///
 /// # Errors
 /// When it has no card.
 pub fn configure(guest: &mut Guest, host: u8) -> Result<()> {
+    configure_in(guest, "10.0.2", host)
+}
+
+/// As [`configure`], in another network: `network` is the first three numbers.
+///
+/// # Errors
+/// As [`configure`].
+pub fn configure_in(guest: &mut Guest, network: &str, host: u8) -> Result<()> {
     guest
         .sh(&format!(
             "card=$(ls /sys/class/net | grep -v lo | head -n 1) && \
              ifconfig lo 127.0.0.1 up && \
-             ifconfig $card 10.0.2.{host} netmask 255.255.255.0 up || \
+             ifconfig $card {network}.{host} netmask 255.255.255.0 up || \
              {{ dmesg | tail -n 30; cat /proc/cmdline; exit 1; }}"
         ))
         .map(drop)
+}
+
+/// Has the guest's card connect again after the server was restarted: User Mode Linux does so when
+/// the card is brought up.
+///
+/// # Errors
+/// When it has no card.
+pub fn reconnect(guest: &mut Guest) -> Result<()> {
+    if guest.machine() == Machine::Uml {
+        guest.sh("ifconfig vec0 down && ifconfig vec0 up")?;
+    }
+    Ok(())
+}
+
+/// Fails unless `told`, by `rpcinfo -p`, has all programs of a server.
+///
+/// # Errors
+/// When one is missing; with what was told.
+pub fn check_programs(told: &str) -> Result<()> {
+    for program in PROGRAMS {
+        let is_told = told.lines().any(|line| {
+            let words: Vec<_> = line.split_whitespace().collect();
+            words.starts_with(&program)
+        });
+        ensure!(is_told, "{program:?} is not in\n{told}");
+    }
+    Ok(())
+}
+
+/// Asks the server at `address` by rpcinfo and showmount of Debian, which find it by the port mapper,
+/// and mounts its share by mount.nfs. Their packages are in the guest's `tree`
+/// ([`crate::debian_tree::copy_nfs_client`]). Returns the exports.
+///
+/// # Errors
+/// When one of them fails, or is told too little.
+pub fn ask_by_stock_programs(guest: &mut Guest, tree: &str, address: &str) -> Result<String> {
+    check_programs(&guest.sh(&format!("chroot {tree} /usr/sbin/rpcinfo -p {address}"))?)?;
+    let exports = guest.sh(&format!("chroot {tree} /usr/sbin/showmount -e {address}"))?;
+    guest.sh(&format!(
+        "mkdir -p {tree}/stock && echo stock >{tree}/../asked && \
+         chroot {tree} /sbin/mount.nfs {address}:/ /stock -o vers=3,proto=tcp,nolock && \
+         cat {tree}/stock/asked && grep ' {tree}/stock nfs ' /proc/mounts && \
+         umount {tree}/stock && rm {tree}/../asked"
+    ))?;
+    Ok(exports)
 }
 
 /// Mounts `path` of the server on `directory`, which is made, by the guest's own kernel.

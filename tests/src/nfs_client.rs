@@ -74,6 +74,13 @@ impl Client {
         })
     }
 
+    /// The same user, in these further groups (at most 16).
+    #[must_use]
+    pub fn in_groups(mut self, groups: &[u32]) -> Self {
+        self.auth.gids = groups.to_vec();
+        self
+    }
+
     /// The record of a call, without its header.
     ///
     /// # Errors

@@ -104,6 +104,19 @@ impl Error {
     pub const fn is_fatal(&self) -> bool {
         matches!(self, Self::Broken { .. } | Self::Connection(_))
     }
+
+    /// Whether the daemon takes no rings of this size: it has refused SET_VRING_NUM, or closed the
+    /// connection then, as daemons do that do not acknowledge each message.
+    #[must_use]
+    pub fn is_ring_size(&self) -> bool {
+        let Self::Connection(
+            vhost_user::Error::Refused { message, .. } | vhost_user::Error::Gone { message, .. },
+        ) = self
+        else {
+            return false;
+        };
+        *message == "SET_VRING_NUM"
+    }
 }
 
 /// What ends a device: it was stopped, the daemon is gone, or it broke a rule of the virtqueue

@@ -84,6 +84,7 @@ pub(super) fn serve(
         input: Mutex::new(Input {
             assembler: Assembler::with_pool(MAX_RECORD, server.records()),
             buffer: vec![0; READ_SIZE],
+            found: None,
             has_limit: false,
             has_ended: false,
             busy_poll: BusyPoll::new(busy_poll),
@@ -130,6 +131,8 @@ struct Readers<'a> {
 struct Input {
     assembler: Assembler,
     buffer: Vec<u8>,
+    /// Bytes at the beginning of `buffer` that a thread has found there while it polled.
+    found: Option<usize>,
     /// Reading has a time limit.
     has_limit: bool,
     /// There is nothing to read any more.
@@ -231,17 +234,27 @@ impl Readers<'_> {
         }
         // The other thread sleeps on.
         self.arm(epoll::EventFlags::ONESHOT)?;
+        let Input {
+            buffer,
+            found,
+            busy_poll,
+            ..
+        } = &mut *input;
         let mut looks = 0_u32;
         let has_come = || {
             looks += 1;
             if !looks.is_multiple_of(SKIPPED_LOOKS) {
                 return false;
             }
-            let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-            let looked = recv(&*self.output.stream, &mut [0; 1], flags);
-            !matches!(looked, Err(Errno::AGAIN | Errno::INTR))
+            match recv(&*self.output.stream, &mut buffer[..], RecvFlags::DONTWAIT) {
+                Ok((len, _)) => *found = Some(len),
+                Err(Errno::AGAIN | Errno::INTR) => return false,
+                // Who reads meets it again.
+                Err(_) => {}
+            }
+            true
         };
-        if input.busy_poll.poll(|| since.elapsed(), has_come) {
+        if busy_poll.poll(|| since.elapsed(), has_come) {
             input.idle_since = None;
             return Ok(Some(input));
         }
@@ -257,7 +270,10 @@ impl Readers<'_> {
         let activity = &self.output.activity;
         loop {
             let Input {
-                assembler, buffer, ..
+                assembler,
+                buffer,
+                found,
+                ..
             } = input;
             let mut bytes: &[u8] = &[];
             let mut whole = match assembler.room() {
@@ -270,7 +286,11 @@ impl Readers<'_> {
                         true => RecvFlags::empty(),
                         false => RecvFlags::DONTWAIT,
                     };
-                    match self.receive(buffer, flags)? {
+                    let received = match found.take() {
+                        Some(len) => Some(len),
+                        None => self.receive(buffer, flags)?,
+                    };
+                    match received {
                         None => return Ok(Read::Nothing),
                         Some(0) => return Ok(Read::End),
                         Some(len) => bytes = buffer.get(..len).unwrap_or_default(),

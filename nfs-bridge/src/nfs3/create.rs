@@ -254,7 +254,7 @@ impl<'a> Object<'a> {
     ) -> Result<Made> {
         // What follows does not change the directory.
         let directory = self.ask_attributes().ok();
-        let (node, attr) = self.connection.entry(self.export(), entry)?;
+        let (node, attr) = self.entry(entry)?;
         begin(&node);
         self.remember(&node, name, &attr);
         let made = self.of(&node);
@@ -316,9 +316,8 @@ impl<'a> Object<'a> {
                     };
                     return self.finish_with(name, entry, changes, |node| {
                         let files = &self.connection.files;
-                        let (session, access) = (&self.connection.session, Access::Write);
                         let flags = OFlags::RDWR.bits();
-                        files.keep(session, node, access, Handle::new(open.fh), flags);
+                        files.keep(node, Access::Write, Handle::new(open.fh), flags);
                     });
                 }
                 // It exists, or another guest was faster.

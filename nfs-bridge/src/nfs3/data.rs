@@ -2,26 +2,26 @@
 
 use std::sync::Arc;
 
-use gangplank_driver::{Buffer, Data, Pending, call};
+use gangplank_driver::{Buffer, Data, Error, Pending, call};
 use gangplank_fuse::{Attr, FsyncFlags, FsyncIn, ReadIn, WriteFlags, WriteIn};
 use nfs3_types::nfs3::{
     COMMIT3resfail, COMMIT3resok, Nfs3Option, READ3resfail, WRITE3resfail, WRITE3resok, nfsstat3,
-    post_op_attr, stable_how, writeverf3,
+    post_op_attr, stable_how, wcc_data, writeverf3,
 };
 use rustix::fs::FileType;
 
 use super::attributes::to_nfs;
-use super::{Context, Decoded, MAX_IO, Object, handle, post_op_of};
+use super::{Context, Decoded, MAX_IO, Object, handle};
 use crate::rpc::reply::Reply;
-use crate::share::error::{Failure, Result};
+use crate::share::error::Result;
 use crate::share::files::{Access, OpenFile};
 use crate::xdr::{DecodeError, Reader, pad, put};
 
 /// Most bytes of data that are copied into a reply. More data stays where the daemon has put it.
 const MAX_COPIED: usize = 32 << 10;
 
-/// A READ that the daemon has not answered, and the file that it reads.
-type PendingRead = (Arc<OpenFile>, Pending<Data>);
+/// A file that is open, and a READ of it: a [`Pending`] one, or its reply.
+type FirstRead<T> = Option<(Arc<OpenFile>, T)>;
 
 impl Context<'_> {
     pub(super) fn read(&self, args: &mut Reader<'_>, reply: &mut Reply) -> Decoded {
@@ -33,28 +33,18 @@ impl Context<'_> {
             // `put` writes no data; so the results are appended here, the data from the memory
             // that is shared with the daemon.
             let asked = object.ask_attributes()?;
-            // With the attributes. What the caller may not read is dropped here.
-            let begun = object.begin_read(offset, count)?;
-            let permitted = asked.wait().map_err(Failure::from).and_then(|out| {
-                attributes = Nfs3Option::Some(to_nfs(&out.attr, object.export()));
-                check_regular(&out.attr)?;
-                object.identity.check_read(&out.attr)?;
-                Ok(out.attr)
-            });
-            let attr = match permitted {
-                Ok(attr) => attr,
-                Err(failure) => {
-                    // The daemon has its buffer until it replies: a caller who may not read must
-                    // not take one after the other.
-                    if let Some((_, asked)) = begun {
-                        let _ = asked.wait();
-                    }
-                    return Err(failure);
-                }
-            };
+            // With the attributes, and waited for first: it comes last, so this thread is woken
+            // once. A caller who may not read cannot take one buffer of the daemon's after the
+            // other either. The data that is not permitted is dropped here.
+            let first = object.begin_read(offset, count)?;
+            let first = first.map(|(file, asked)| (file, asked.wait()));
+            let attr = asked.wait()?.attr;
+            attributes = Nfs3Option::Some(to_nfs(&attr, object.export()));
+            check_regular(&attr)?;
+            object.identity.check_read(&attr)?;
             put(&mut reply.bytes, &nfsstat3::NFS3_OK);
             put(&mut reply.bytes, &attributes);
-            object.append_data(&attr, offset, count, begun, reply)
+            object.append_data(&attr, offset, count, first, reply)
         });
         if let Err(failure) = done {
             reply.bytes.truncate(begun);
@@ -100,21 +90,20 @@ impl Context<'_> {
     pub(super) fn commit(&self, args: &mut Reader<'_>, reply: &mut Vec<u8>) -> Decoded {
         let object = self.changeable(handle(args)?);
         let (_offset, _count) = (args.u64()?, args.u32()?);
-        let file_wcc = nfs3_types::nfs3::wcc_data {
-            before: Nfs3Option::None,
-            after: post_op_of(&object),
+        let mut failed = COMMIT3resfail {
+            file_wcc: wcc_data::default(),
         };
         let done = object.and_then(|object| {
             let before = object.attributes()?;
-            check_regular(&before)?;
-            object.identity.check_write(&before)?;
-            object.commit(&before)?;
+            let done = object.commit(&before);
+            failed.file_wcc = object.wcc(Some(&before));
+            done?;
             Ok(COMMIT3resok {
-                file_wcc: object.wcc(Some(&before)),
+                file_wcc: std::mem::take(&mut failed.file_wcc),
                 verf: writeverf3(self.share.write_verifier()),
             })
         });
-        self.put(reply, done, COMMIT3resfail { file_wcc });
+        self.put(reply, done, failed);
         Ok(())
     }
 }
@@ -130,14 +119,11 @@ fn check_regular(attr: &Attr) -> std::result::Result<(), nfsstat3> {
 impl Object<'_> {
     fn open(&self, access: Access) -> Result<Arc<OpenFile>> {
         // The caller's permissions were checked. The daemon opens the file with its own.
-        let connection = &self.connection;
-        connection
-            .files
-            .open(&connection.session, &self.node, access)
+        self.connection.files.open(&self.node, access)
     }
 
     /// Asks for the first piece of data, without waiting for it, if the file is open already.
-    fn begin_read(&self, offset: u64, count: u32) -> Result<Option<PendingRead>> {
+    fn begin_read(&self, offset: u64, count: u32) -> Result<FirstRead<Pending<Data>>> {
         let files = &self.connection.files;
         let Some(file) = files.find(self.node.id, Access::Read) else {
             return Ok(None);
@@ -164,17 +150,17 @@ impl Object<'_> {
         Ok(Some(self.session.submit(read)?))
     }
 
-    /// Appends count, end-of-file mark and data of a READ, whose first piece may be on its way.
+    /// Appends count, end-of-file mark and data of a READ, whose first piece may be there.
     fn append_data(
         &self,
         attr: &Attr,
         offset: u64,
         count: u32,
-        begun: Option<PendingRead>,
+        first: FirstRead<std::result::Result<Data, Error>>,
         reply: &mut Reply,
     ) -> Result<()> {
-        let (file, mut begun) = match begun {
-            Some((file, asked)) => (file, Some(asked)),
+        let (file, mut first) = match first {
+            Some((file, read)) => (file, Some(read)),
             None => (self.open(Access::Read)?, None),
         };
         // Count, end-of-file mark and length come before the data, and are known after it.
@@ -184,15 +170,17 @@ impl Object<'_> {
         let mut got = 0;
         let mut ended = false;
         while got < count && !ended {
-            let asked = match begun.take() {
-                Some(asked) => Some(asked),
-                None => self.ask_data(&file, offset.saturating_add(got.into()), count - got)?,
+            let read = match first.take() {
+                Some(read) => Some(read),
+                None => self
+                    .ask_data(&file, offset.saturating_add(got.into()), count - got)?
+                    .map(Pending::wait),
             };
-            let Some(asked) = asked else {
+            let Some(read) = read else {
                 ended = true;
                 break;
             };
-            let data = asked.wait()?;
+            let data = read?;
             let is_first = got == 0;
             let wanted = (count - got).min(self.session.max_read());
             let len = u32::try_from(data.len()).unwrap_or(wanted);
@@ -300,6 +288,8 @@ impl Object<'_> {
 
     /// Writes the whole file to the host's disk.
     fn commit(&self, attr: &Attr) -> Result<()> {
+        check_regular(attr)?;
+        self.identity.check_write(attr)?;
         let files = &self.connection.files;
         let open = files.find(self.node.id, Access::Write);
         // Any open file will do: the host syncs the inode.

@@ -124,7 +124,7 @@ impl Object<'_> {
             return Err(nfsstat3::NFS3ERR_BAD_COOKIE.into());
         }
         let listings = &self.share.listings;
-        let listing: Listing = listings.entries(&self.connection, &self.node, attr, page.cookie)?;
+        let listing: Listing = listings.entries(&self.node, attr, page.cookie)?;
         let parent = self.share.parent(&self.node).ino;
         let dots = dots(attr.ino, parent, page.cookie);
         let rest = after(&listing, page.cookie);
@@ -170,7 +170,7 @@ impl Object<'_> {
             let known = match told {
                 Ok(None) if entry.name == b"." => Some((self.node.handle, self.attributes()?)),
                 Ok(None) => None,
-                Ok(Some(told)) => match self.connection.entry(self.export(), told) {
+                Ok(Some(told)) => match self.entry(told) {
                     Ok((node, attr)) => {
                         self.remember(&node, &entry.name, &attr);
                         Some((node.handle, attr))

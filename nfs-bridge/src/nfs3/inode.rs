@@ -1,5 +1,6 @@
 //! GETATTR, SETATTR, ACCESS, READLINK.
 
+use gangplank_driver::call;
 use gangplank_fuse::{Attr, SetattrValid};
 use nfs3_types::nfs3::{
     ACCESS3_DELETE, ACCESS3_EXECUTE, ACCESS3_EXTEND, ACCESS3_LOOKUP, ACCESS3_MODIFY, ACCESS3_READ,
@@ -10,7 +11,7 @@ use nfs3_types::xdr_codec::Void;
 use rustix::fs::FileType;
 
 use super::attributes::{Changes, Time, time, to_nfs};
-use super::{Context, Decoded, Object, handle, post_op_of};
+use super::{Context, Decoded, Object, handle};
 use crate::identity::{EXECUTE, READ, WRITE};
 use crate::share::error::Result;
 use crate::share::files::Access;
@@ -69,15 +70,20 @@ impl Context<'_> {
 
     pub(super) fn readlink(&self, args: &mut Reader<'_>, reply: &mut Vec<u8>) -> Decoded {
         let object = self.object(handle(args)?);
-        let symlink_attributes = post_op_of(&object);
+        let mut symlink_attributes = Nfs3Option::None;
         let done = object.and_then(|object| {
-            let attr = object.attributes()?;
+            let asked = object.ask_attributes()?;
+            let target = object.session.submit(call::readlink(object.node.id))?;
+            // The one that comes last: then both are there.
+            let target = target.wait();
+            let attr = asked.wait()?.attr;
+            symlink_attributes = Nfs3Option::Some(to_nfs(&attr, object.export()));
             if FileType::from_raw_mode(attr.mode) != FileType::Symlink {
                 return Err(nfsstat3::NFS3ERR_INVAL.into());
             }
             Ok(READLINK3resok {
-                symlink_attributes: Nfs3Option::Some(to_nfs(&attr, object.export())),
-                data: object.session.readlink(object.node.id)?.into(),
+                data: target?.into(),
+                symlink_attributes: std::mem::take(&mut symlink_attributes),
             })
         });
         self.put(reply, done, READLINK3resfail { symlink_attributes });

@@ -21,7 +21,7 @@ use std::cell::OnceCell;
 use std::sync::Arc;
 
 use gangplank_driver::{FuseSession, Pending};
-use gangplank_fuse::{Attr, AttrOut};
+use gangplank_fuse::{Attr, AttrOut, EntryOut};
 use gangplank_service::{error_chain, rate_limited};
 use log::debug;
 use nfs3_types::nfs3::{
@@ -222,12 +222,9 @@ impl<'a> Context<'a> {
         let connection = self.connection()?;
         let identity = rule.identity(self.caller.credentials);
         let node = self.share.resolve(&connection, handle)?;
-        let queues = u64::try_from(connection.session.request_queues()).unwrap_or(1);
-        let queue = usize::try_from(node.id.get() % queues.max(1)).unwrap_or(0) + 1;
-        let session = connection.session.on_queue(queue)?;
         Ok(Object {
             share: self.share,
-            session: session.as_caller(identity.caller()),
+            session: node.session.as_caller(identity.caller()),
             connection,
             node,
             rule,
@@ -303,13 +300,27 @@ impl Object<'_> {
         post_op(self.attributes().ok().as_ref(), self.export())
     }
 
+    /// The node of an entry that the daemon has replied about this directory.
+    fn entry(&self, entry: EntryOut) -> Result<(Arc<Node>, Attr)> {
+        let queue = &self.node.session;
+        self.connection.entry(queue, self.export(), entry)
+    }
+
+    /// The attributes of two inodes, which are asked for at once.
+    fn attributes_of_both(&self, other: &Self) -> (Result<Attr>, Result<Attr>) {
+        let asked = (self.ask_attributes(), other.ask_attributes());
+        let wait = |asked: Result<Pending<AttrOut>>| Ok(asked?.wait()?.attr);
+        (wait(asked.0), wait(asked.1))
+    }
+
     /// The attributes before and after a change.
     fn wcc(&self, before: Option<&Attr>) -> wcc_data {
         wcc(before, self.attributes().ok().as_ref(), self.export())
     }
 }
 
-/// The attributes after an operation on an inode that may not have been found.
-fn post_op_of(object: &Result<Object<'_>>) -> post_op_attr {
-    object.as_ref().map(Object::post_op).unwrap_or_default()
+/// What [`Object::ask_attributes`] brings, as attributes after an operation.
+fn told(asked: Result<Pending<AttrOut>>, export: u32) -> post_op_attr {
+    let told = asked.ok().and_then(|asked| asked.wait().ok());
+    post_op(told.map(|told| told.attr).as_ref(), export)
 }

@@ -7,13 +7,13 @@ use gangplank_driver::Pending;
 use gangplank_fuse::{Attr, AttrOut, EntryOut};
 use nfs3_types::nfs3::{
     LINK3resfail, LINK3resok, LOOKUP3resfail, LOOKUP3resok, Nfs3Option, REMOVE3resfail,
-    REMOVE3resok, RENAME3resfail, RENAME3resok, nfsstat3,
+    REMOVE3resok, RENAME3resfail, RENAME3resok, nfsstat3, post_op_attr, wcc_data,
 };
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::attributes::to_nfs;
-use super::{Context, Decoded, MAX_TEXT, Object, handle, post_op_of};
+use super::attributes::{post_op, to_nfs, wcc};
+use super::{Context, Decoded, MAX_TEXT, Object, handle};
 use crate::identity::{EXECUTE, WRITE};
 use crate::share::component;
 use crate::share::connection::{Connection, Node};
@@ -93,10 +93,26 @@ impl Context<'_> {
                 return Err(nfsstat3::NFS3ERR_XDEV.into());
             }
             let _locks = from.share.lock_both(from.handle(), to.handle());
-            let (before_from, before_to) = (from.attributes()?, to.attributes()?);
-            let done = from.rename(&before_from, old, &to, &before_to, new);
-            failed.fromdir_wcc = from.wcc(Some(&before_from));
-            failed.todir_wcc = to.wcc(Some(&before_to));
+            let (asked_from, asked_to) = (from.ask(old)?, to.ask(new)?);
+            let before_from = asked_from.directory.wait()?.attr;
+            let before_to = asked_to.directory.wait()?.attr;
+            let source = Named {
+                directory: &from,
+                attr: &before_from,
+                name: old,
+                asked: asked_from.entry,
+            };
+            let target = Named {
+                directory: &to,
+                attr: &before_to,
+                name: new,
+                asked: asked_to.entry,
+            };
+            let done = source.rename(target);
+            let (after_from, after_to) = from.attributes_of_both(&to);
+            let (after_from, after_to) = (after_from.ok(), after_to.ok());
+            failed.fromdir_wcc = wcc(Some(&before_from), after_from.as_ref(), from.export());
+            failed.todir_wcc = wcc(Some(&before_to), after_to.as_ref(), to.export());
             done?;
             Ok(RENAME3resok {
                 fromdir_wcc: std::mem::take(&mut failed.fromdir_wcc),
@@ -111,8 +127,10 @@ impl Context<'_> {
         let file = self.changeable(handle(args)?);
         let directory = self.changeable(handle(args)?);
         let name = args.opaque(MAX_TEXT)?;
-        let mut linkdir_wcc = nfs3_types::nfs3::wcc_data::default();
-        let file_of = post_op_of(&file);
+        let mut failed = LINK3resfail {
+            file_attributes: post_op_attr::None,
+            linkdir_wcc: wcc_data::default(),
+        };
         let done = file.and_then(|file| {
             let directory = directory?;
             if file.export() != directory.export() {
@@ -121,17 +139,15 @@ impl Context<'_> {
             let _lock = directory.share.lock(directory.handle());
             let before = directory.attributes()?;
             let done = directory.link(&before, name, &file);
-            linkdir_wcc = directory.wcc(Some(&before));
+            let (of_file, after) = file.attributes_of_both(&directory);
+            failed.file_attributes = post_op(of_file.ok().as_ref(), file.export());
+            failed.linkdir_wcc = wcc(Some(&before), after.ok().as_ref(), directory.export());
             done?;
             Ok(LINK3resok {
-                file_attributes: file.post_op(),
-                linkdir_wcc: std::mem::take(&mut linkdir_wcc),
+                file_attributes: std::mem::take(&mut failed.file_attributes),
+                linkdir_wcc: std::mem::take(&mut failed.linkdir_wcc),
             })
         });
-        let failed = LINK3resfail {
-            file_attributes: file_of,
-            linkdir_wcc,
-        };
         self.put(reply, done, failed);
         Ok(())
     }
@@ -246,11 +262,7 @@ impl Object<'_> {
 
     /// As [`Self::child`]; `None` if there is no such name.
     pub(super) fn child_if_any(&self, name: &[u8]) -> Result<Option<(Arc<Node>, Attr)>> {
-        match self.child(name) {
-            Ok(found) => Ok(Some(found)),
-            Err(failure) if is_absent(&failure) => Ok(None),
-            Err(failure) => Err(failure),
-        }
+        if_any(self.child(name))
     }
 
     /// Remembers that an inode is in this directory.
@@ -298,36 +310,6 @@ impl Object<'_> {
         Ok(())
     }
 
-    fn rename(&self, attr: &Attr, old: &[u8], to: &Self, to_attr: &Attr, new: &[u8]) -> Result<()> {
-        check_directory(attr)?;
-        check_directory(to_attr)?;
-        let (old_name, new_name) = (component(old)?, component(new)?);
-        self.identity.check(attr, EXECUTE)?;
-        to.identity.check(to_attr, WRITE | EXECUTE)?;
-        let (node, node_attr) = self.child(old)?;
-        self.identity.check_remove(attr, &node_attr)?;
-        // A directory that gets another parent is itself changed: its "..".
-        let moves_directory = self.handle() != to.handle()
-            && FileType::from_raw_mode(node_attr.mode) == FileType::Directory;
-        if moves_directory {
-            self.identity.check(&node_attr, WRITE)?;
-        }
-        let replaced = to.child_if_any(new)?;
-        if let Some((_, replaced_attr)) = &replaced {
-            to.identity.check_remove(to_attr, replaced_attr)?;
-        }
-        self.session
-            .rename(self.node.id, &old_name, to.node.id, &new_name)?;
-        match replaced {
-            // Two names of one file: nothing happens (rename(2)).
-            Some((replaced, _)) if replaced.handle == node.handle => return Ok(()),
-            Some((replaced, replaced_attr)) => to.unlinked(&replaced, &replaced_attr, new),
-            None => {}
-        }
-        self.share.moved(&node, &self.place(old), to.place(new));
-        Ok(())
-    }
-
     fn link(&self, directory: &Attr, name: &[u8], file: &Self) -> Result<()> {
         check_directory(directory)?;
         let name_for_daemon = new_name(name)?;
@@ -335,9 +317,63 @@ impl Object<'_> {
         let entry = self
             .session
             .link(file.node.id, self.node.id, &name_for_daemon)?;
-        let (node, attr) = self.connection.entry(self.export(), entry)?;
+        let (node, attr) = self.entry(entry)?;
         self.remember(&node, name, &attr);
         Ok(())
+    }
+}
+
+/// One of the two names of a RENAME.
+struct Named<'a> {
+    directory: &'a Object<'a>,
+    /// The directory's attributes.
+    attr: &'a Attr,
+    name: &'a [u8],
+    /// What the name stands for was asked for.
+    asked: Option<PendingLookup<'a>>,
+}
+
+impl Named<'_> {
+    /// Renames what this name stands for.
+    fn rename(self, to: Self) -> Result<()> {
+        let (from, target) = (self.directory, to.directory);
+        check_directory(self.attr)?;
+        check_directory(to.attr)?;
+        let (old_name, new_name) = (component(self.name)?, component(to.name)?);
+        from.identity.check(self.attr, EXECUTE)?;
+        target.identity.check(to.attr, WRITE | EXECUTE)?;
+        let (node, node_attr) = from.asked_child(self.name, self.asked)?;
+        from.identity.check_remove(self.attr, &node_attr)?;
+        // A directory that gets another parent is itself changed: its "..".
+        let moves_directory = from.handle() != target.handle()
+            && FileType::from_raw_mode(node_attr.mode) == FileType::Directory;
+        if moves_directory {
+            from.identity.check(&node_attr, WRITE)?;
+        }
+        let replaced = if_any(target.asked_child(to.name, to.asked))?;
+        if let Some((_, replaced_attr)) = &replaced {
+            target.identity.check_remove(to.attr, replaced_attr)?;
+        }
+        from.session
+            .rename(from.node.id, &old_name, target.node.id, &new_name)?;
+        match replaced {
+            // Two names of one file: nothing happens (rename(2)).
+            Some((replaced, _)) if replaced.handle == node.handle => return Ok(()),
+            Some((replaced, attr)) => target.unlinked(&replaced, &attr, to.name),
+            None => {}
+        }
+        let (old, new) = (from.place(self.name), target.place(to.name));
+        from.share.moved(&node, &old, new);
+        Ok(())
+    }
+}
+
+/// What was found; `None` if there is no such name.
+fn if_any<T>(found: Result<T>) -> Result<Option<T>> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(failure) if is_absent(&failure) => Ok(None),
+        Err(failure) => Err(failure),
     }
 }
 

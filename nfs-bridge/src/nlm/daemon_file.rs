@@ -36,16 +36,18 @@ impl DaemonFile {
     /// # Errors
     /// The daemon's.
     pub fn open(connection: &Connection, node: &Arc<Node>) -> Result<Self> {
-        let (files, session) = (&connection.files, &connection.session);
+        let files = &connection.files;
         // The daemon locks by a descriptor of its own. The handle only has to be open.
         let file = files
-            .open(session, node, Access::Read)
-            .or_else(|_| files.open(session, node, Access::Write))?;
+            .open(node, Access::Read)
+            .or_else(|_| files.open(node, Access::Write))?;
+        // All waits are in the first queue, so that they take no room from the others.
+        let session = connection.session.clone();
         Ok(Self {
-            session: session.clone(),
             node: Arc::clone(node),
             file,
             has_locks: session.init().features().contains(InitFlags::POSIX_LOCKS),
+            session,
         })
     }
 

@@ -3,13 +3,13 @@
 //!
 //! A client sends a call again when its connection was lost before the reply. A second REMOVE would
 //! fail, and a second WRITE could overwrite what came later. A call is known again by the client's
-//! address, its number (xid) and a hash of the whole record. The hash is a fast one with a seed of
-//! the process: each WRITE waits for it.
+//! address, its number (xid), and a hash of the record: of its length, and of its first and last
+//! bytes if it is long. The hash is a fast one with a seed of the process.
 //!
 //! Linux' server compares the client's port as well, since it hashes no more than the first 256
 //! bytes of the arguments (`fs/nfsd/nfscache.c`). Its own client comes back from the same port, but
-//! others do not. With all bytes hashed, which include the credentials, the port tells nothing more
-//! about a call, so it is left out.
+//! others do not. What is hashed here has all of a call but the middle of what a large WRITE
+//! writes. So the port tells nothing more about a call, and is left out.
 //!
 //! A reply counts for two minutes, as with Linux. The number of replies is limited for all clients
 //! together. Beyond that limit, the older ones go. If there are none, the oldest reply goes of the
@@ -41,6 +41,12 @@ const MAX_REPLY: usize = 2048;
 
 /// Most repetitions that wait for one call. Further ones get no reply.
 const MAX_WAITING: usize = 8;
+
+/// Bytes at the beginning of a record that are hashed, and as many at its end. The first ones have
+/// credentials, handle, offset, names and attributes of any call. Two WRITEs with one number that
+/// differ between these bytes alone would have to come within [`KEPT`], and clients count their
+/// calls.
+const HASHED: usize = 4096;
 
 /// A call that may come again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -129,6 +135,18 @@ impl std::fmt::Debug for ReplayCache {
 }
 
 impl ReplayCache {
+    fn hash(&self, record: &[u8]) -> u64 {
+        match (
+            record.first_chunk::<HASHED>(),
+            record.last_chunk::<HASHED>(),
+        ) {
+            (Some(first), Some(last)) if record.len() > 2 * HASHED => {
+                self.hasher.hash_one((record.len(), first, last))
+            }
+            _ => self.hasher.hash_one(record),
+        }
+    }
+
     /// Registers a call. Returns its key and its responder if it is to be executed. If it is a
     /// repetition, it is answered here, at once or when the first one is.
     pub fn begin(
@@ -139,7 +157,7 @@ impl ReplayCache {
         respond: Responder,
     ) -> Option<(ReplayKey, Responder)> {
         let address = address.to_canonical();
-        let hash = self.hasher.hash_one(record);
+        let hash = self.hash(record);
         let key = ReplayKey { address, xid, hash };
         let mut entries = self.entries.lock();
         entries.expire(key, Instant::now());
@@ -238,6 +256,27 @@ mod tests {
         assert!(cache.begin(CLIENT, 1, b"remove b", responder().0).is_some());
         let other = IpAddr::V4(Ipv4Addr::BROADCAST);
         assert!(cache.begin(other, 1, b"remove a", responder().0).is_some());
+    }
+
+    #[test]
+    fn large_calls_with_the_same_number_differ_by_their_head_their_end_and_their_length() {
+        let cache = ReplayCache::default();
+        let record = vec![0; 1 << 20];
+        let is_new = |record: &[u8]| cache.begin(CLIENT, 1, record, responder().0).is_some();
+        assert!(is_new(&record));
+        assert!(!is_new(&record));
+        let last = record.len() - 1;
+        for at in [0, HASHED - 1, last - HASHED + 1, last] {
+            let mut other = record.clone();
+            other[at] = 1;
+            assert!(is_new(&other), "{at}");
+        }
+        assert!(is_new(&record[1..]));
+        // One that is short is compared as a whole.
+        let mut short = vec![0; 2 * HASHED];
+        assert!(is_new(&short));
+        short[HASHED] = 1;
+        assert!(is_new(&short));
     }
 
     #[test]

@@ -47,7 +47,8 @@ struct Nodes {
 /// A node of the share with one reference, which is given back when it is dropped.
 #[derive(Debug)]
 pub struct Node {
-    session: FuseSession,
+    /// The session, on the queue of all requests about this node.
+    pub session: FuseSession,
     /// The daemon's number for it.
     pub id: NodeId,
     /// The client's name for it.
@@ -89,7 +90,7 @@ impl Connection {
     /// # Errors
     /// The request cannot be sent.
     pub fn ask_attributes(&self, node: &Node) -> Result<Pending<AttrOut>> {
-        Ok(self.session.submit(call::getattr(node.id, None))?)
+        Ok(node.session.submit(call::getattr(node.id, None))?)
     }
 
     /// The node of a handle, if it is known.
@@ -111,7 +112,7 @@ impl Connection {
     /// # Errors
     /// The request cannot be sent.
     pub fn ask_lookup(&self, parent: &Node, name: &CStr) -> Result<Pending<EntryOut>> {
-        Ok(self.session.submit(call::lookup(parent.id, name))?)
+        Ok(parent.session.submit(call::lookup(parent.id, name))?)
     }
 
     /// What [`Self::ask_lookup`] has found in the directory `parent`.
@@ -119,7 +120,7 @@ impl Connection {
     /// # Errors
     /// As [`Self::lookup`].
     pub fn found(&self, parent: &Node, asked: Pending<EntryOut>) -> Result<(Arc<Node>, Attr)> {
-        self.entry(parent.handle.export, asked.wait()?)
+        self.entry(&parent.session, parent.handle.export, asked.wait()?)
     }
 
     /// Gives back what a name that was asked for may have brought.
@@ -129,11 +130,17 @@ impl Connection {
         }
     }
 
-    /// The node of an entry that the daemon has replied. Takes over its reference.
+    /// The node of an entry that the daemon has replied. Takes over its reference. What has to be
+    /// asked about it goes through `session`: a caller that waits for more has one queue to watch.
     ///
     /// # Errors
     /// The daemon's; ENOENT if the entry says so.
-    pub fn entry(&self, export: u32, entry: EntryOut) -> Result<(Arc<Node>, Attr)> {
+    pub fn entry(
+        &self,
+        session: &FuseSession,
+        export: u32,
+        entry: EntryOut,
+    ) -> Result<(Arc<Node>, Attr)> {
         let id = NodeId::new(entry.nodeid);
         if entry.nodeid == 0 {
             return Err(nfs3_types::nfs3::nfsstat3::NFS3ERR_NOENT.into());
@@ -144,7 +151,7 @@ impl Connection {
             let _ = self.session.forget(id, 1);
             return Ok((known, entry.attr));
         }
-        let birth = self.birth(id).inspect_err(|_| {
+        let birth = self.birth(session, id).inspect_err(|_| {
             let _ = self.session.forget(id, 1);
         })?;
         let handle = FileHandle {
@@ -152,6 +159,7 @@ impl Connection {
             ino: entry.attr.ino,
             birth,
         };
+        let session = self.session_of(id)?;
         let mut nodes = self.nodes.lock();
         // Another thread may have looked it up meanwhile.
         if let Some(known) = nodes.find_id(export, id) {
@@ -159,7 +167,7 @@ impl Connection {
             let _ = self.session.forget(id, 1);
             return Ok((known, entry.attr));
         }
-        let (node, dropped) = nodes.insert(&self.session, id, handle);
+        let (node, dropped) = nodes.insert(session, id, handle);
         drop(nodes);
         drop(dropped);
         Ok((node, entry.attr))
@@ -167,11 +175,11 @@ impl Connection {
 
     /// When an inode was born, in nanoseconds; 0 if the share does not tell. A failure must not be
     /// taken for that: the inode would get a second handle, and the first would be stale.
-    fn birth(&self, id: NodeId) -> Result<u64> {
+    fn birth(&self, session: &FuseSession, id: NodeId) -> Result<u64> {
         if !self.tells_birth.load(Ordering::Relaxed) {
             return Ok(0);
         }
-        let told = self.session.submit(call::statx(id, BIRTH));
+        let told = session.submit(call::statx(id, BIRTH));
         match told.and_then(Pending::wait) {
             Ok(told) if told.stat.mask & STATX_BTIME != 0 => Ok(nanoseconds(&told)),
             Ok(_) => Ok(0),
@@ -181,6 +189,13 @@ impl Connection {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// The session on the queue of a node. Nodes are spread over the queues.
+    fn session_of(&self, id: NodeId) -> Result<FuseSession> {
+        let queues = u64::try_from(self.session.request_queues()).unwrap_or(1);
+        let queue = usize::try_from(id.get() % queues.max(1)).unwrap_or(0) + 1;
+        Ok(self.session.on_queue(queue)?)
     }
 
     /// The root of the share as an inode of `export`.
@@ -194,7 +209,7 @@ impl Connection {
             attr,
             ..EntryOut::default()
         };
-        Ok(self.entry(export, entry)?.0)
+        Ok(self.entry(&self.session, export, entry)?.0)
     }
 
     /// Forgets a node whose inode was removed.
@@ -242,13 +257,13 @@ impl Nodes {
     /// Adds a node. Returns it, and those that it displaces.
     fn insert(
         &mut self,
-        session: &FuseSession,
+        session: FuseSession,
         id: NodeId,
         handle: FileHandle,
     ) -> (Arc<Node>, Vec<Arc<Node>>) {
         self.clock += 1;
         let node = Arc::new(Node {
-            session: session.clone(),
+            session,
             id,
             handle,
             used: AtomicU64::new(self.clock),

@@ -33,10 +33,12 @@ const CALL_WAIT: Duration = Duration::from_secs(2);
 /// of all calls that may be executed at once, and of all replies that clients may leave untaken.
 const BUFFERS: u64 = 512 << 20;
 
-/// Descriptors in each ring to the daemon, a power of two. A call may have two requests in flight
-/// and take the reply to the first one later, so there are more than twice as many as threads that
-/// execute calls.
+/// Descriptors in each ring to the daemon, a power of two, unless the daemon has smaller rings.
 const QUEUE_SIZE: u16 = 512;
+
+/// Requests that a thread may have in flight. It takes the reply to the first one last, so a ring
+/// must have room for as many of all threads that execute calls.
+const REQUESTS_OF_THREAD: u16 = 4;
 
 /// Keeps a connection to the daemon.
 #[derive(Debug)]
@@ -51,6 +53,8 @@ struct Shared {
     limit: Duration,
     /// How long to poll for a reply before sleeping.
     busy_poll: Duration,
+    /// The smallest rings that are tried.
+    min_queue_size: u16,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -64,15 +68,21 @@ struct State {
 
 impl Connector {
     /// Starts to connect in the background. `limit` is the daemon's time for a request, of which
-    /// `busy_poll` is the longest for which its reply is polled for.
+    /// `busy_poll` is the longest for which its reply is polled for. `threads` execute calls.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn start(socket: PathBuf, limit: Duration, busy_poll: Duration) -> io::Result<Self> {
+    pub fn start(
+        socket: PathBuf,
+        limit: Duration,
+        busy_poll: Duration,
+        threads: u16,
+    ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             socket,
             limit,
             busy_poll,
+            min_queue_size: min_queue_size(threads),
             state: Mutex::default(),
             changed: Condvar::new(),
         });
@@ -149,18 +159,51 @@ impl Shared {
         }
     }
 
-    fn connect(&self, number: u64) -> Result<Connection> {
-        let options = Options {
+    /// Connects with the largest rings that the daemon accepts.
+    fn connect_driver(&self) -> Result<Driver> {
+        let mut options = Options {
             queue_size: QUEUE_SIZE,
             buffers: BUFFERS,
             waiting: WaitMode::PollFirst(self.busy_poll),
             limit: self.limit,
             ..Options::default()
         };
-        let driver = Driver::connect(&self.socket, &options)?;
+        loop {
+            match Driver::connect(&self.socket, &options) {
+                Err(error) if error.is_ring_size() && options.queue_size > self.min_queue_size => {
+                    options.queue_size /= 2;
+                }
+                connected => {
+                    if connected.is_ok() && options.queue_size < QUEUE_SIZE {
+                        rate_limited!(
+                            warn,
+                            "{}: the daemon refuses rings of {QUEUE_SIZE} descriptors; they have \
+                             {}. Many calls at once may wait for each other (--queue-size of \
+                             gangplankd)",
+                            self.socket.display(),
+                            options.queue_size
+                        );
+                    }
+                    return Ok(connected?);
+                }
+            }
+        }
+    }
+
+    fn connect(&self, number: u64) -> Result<Connection> {
+        let driver = self.connect_driver()?;
         let mut init = InitOptions::default();
         init.features |= InitFlags::CREATE_SUPP_GROUP;
-        Ok(Connection::new(number, driver.session(&init)?))
+        let session = driver.session(&init)?;
+        if !session.init().features().contains(InitFlags::POSIX_LOCKS) {
+            rate_limited!(
+                warn,
+                "{}: the daemon takes no locks, so NFS clients' locks exclude other NFS clients \
+                 alone, and neither guests nor programs of the host (--locks=host of gangplankd)",
+                self.socket.display()
+            );
+        }
+        Ok(Connection::new(number, session))
     }
 
     /// Waits until the connection is lost.
@@ -187,4 +230,10 @@ impl Shared {
             }
         }
     }
+}
+
+/// The smallest rings for so many threads, a power of two.
+fn min_queue_size(threads: u16) -> u16 {
+    let needed = threads.saturating_mul(REQUESTS_OF_THREAD).min(QUEUE_SIZE);
+    needed.next_power_of_two()
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use gangplank_driver::{FuseSession, Pending, call};
+use gangplank_driver::{Pending, call};
 use gangplank_fuse::{Handle, NodeId, OpenIn, ReleaseIn};
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
@@ -48,7 +48,6 @@ impl Access {
 /// A file that is open at the daemon; closed when it is dropped.
 #[derive(Debug)]
 pub struct OpenFile {
-    session: FuseSession,
     node: Arc<Node>,
     /// The daemon's number for it.
     pub handle: Handle,
@@ -65,7 +64,7 @@ impl Drop for OpenFile {
             flags: self.flags,
             ..ReleaseIn::default()
         };
-        let released = self.session.submit(call::release(self.node.id, args));
+        let released = self.node.session.submit(call::release(self.node.id, args));
         // The daemon closes the file in any case; a lost one is reported by the next request.
         let Ok(released) = released else { return };
         if self.waits.load(Ordering::Relaxed) {
@@ -127,19 +126,14 @@ impl Files {
     ///
     /// # Errors
     /// The daemon's.
-    pub fn open(
-        &self,
-        session: &FuseSession,
-        node: &Arc<Node>,
-        access: Access,
-    ) -> Result<Arc<OpenFile>> {
+    pub fn open(&self, node: &Arc<Node>, access: Access) -> Result<Arc<OpenFile>> {
         if let Some(file) = self.find(node.id, access) {
             return Ok(file);
         }
         let flags = access.flags() | OFlags::NOFOLLOW.bits();
         let open_flags = 0;
-        let opened = session.open(node.id, OpenIn { flags, open_flags })?;
-        Ok(self.keep(session, node, access, Handle::new(opened.fh), flags))
+        let opened = node.session.open(node.id, OpenIn { flags, open_flags })?;
+        Ok(self.keep(node, access, Handle::new(opened.fh), flags))
     }
 
     /// The file `node` if it is open for `access`.
@@ -154,14 +148,12 @@ impl Files {
     /// Keeps a file that was opened elsewhere.
     pub fn keep(
         &self,
-        session: &FuseSession,
         node: &Arc<Node>,
         access: Access,
         handle: Handle,
         flags: u32,
     ) -> Arc<OpenFile> {
         let file = Arc::new(OpenFile {
-            session: session.clone(),
             node: Arc::clone(node),
             handle,
             flags,

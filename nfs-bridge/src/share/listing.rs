@@ -10,14 +10,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gangplank_driver::FuseSession;
 use gangplank_fuse::{Attr, OpenIn, ReadIn, ReleaseIn};
 use gangplank_service::fnv::fnv_1a;
 use nfs3_types::nfs3::nfsstat3;
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
 
-use super::connection::{Connection, Node};
+use super::connection::Node;
 use super::error::Result;
 use super::handle::FileHandle;
 
@@ -86,13 +85,7 @@ impl Listings {
     ///
     /// # Errors
     /// The daemon's.
-    pub fn entries(
-        &self,
-        connection: &Connection,
-        node: &Node,
-        attr: &Attr,
-        cookie: u64,
-    ) -> Result<Listing> {
+    pub fn entries(&self, node: &Node, attr: &Attr, cookie: u64) -> Result<Listing> {
         if cookie != 0 {
             let kept = self.0.lock();
             let found = kept
@@ -102,7 +95,7 @@ impl Listings {
                 return Ok(Arc::clone(&kept.listing));
             }
         }
-        let entries = read(&connection.session, node)?;
+        let entries = read(node)?;
         let listing: Listing = sorted(entries).into();
         self.keep(node.handle, change(attr), &listing);
         Ok(listing)
@@ -143,7 +136,8 @@ pub fn after(listing: &[Entry], cookie: u64) -> &[Entry] {
 }
 
 /// Reads a whole directory.
-fn read(session: &FuseSession, node: &Node) -> Result<Vec<(u64, Vec<u8>)>> {
+fn read(node: &Node) -> Result<Vec<(u64, Vec<u8>)>> {
+    let session = &node.session;
     let flags = (OFlags::RDONLY | OFlags::DIRECTORY).bits();
     let open = session.opendir(
         node.id,
@@ -152,7 +146,7 @@ fn read(session: &FuseSession, node: &Node) -> Result<Vec<(u64, Vec<u8>)>> {
             open_flags: 0,
         },
     )?;
-    let entries = read_open(session, node, open.fh);
+    let entries = read_open(node, open.fh);
     let release = ReleaseIn {
         fh: open.fh,
         flags,
@@ -163,7 +157,7 @@ fn read(session: &FuseSession, node: &Node) -> Result<Vec<(u64, Vec<u8>)>> {
     entries
 }
 
-fn read_open(session: &FuseSession, node: &Node, fh: u64) -> Result<Vec<(u64, Vec<u8>)>> {
+fn read_open(node: &Node, fh: u64) -> Result<Vec<(u64, Vec<u8>)>> {
     let mut entries = Vec::new();
     let mut offset = 0;
     loop {
@@ -173,7 +167,7 @@ fn read_open(session: &FuseSession, node: &Node, fh: u64) -> Result<Vec<(u64, Ve
             size: READ_SIZE,
             ..ReadIn::default()
         };
-        let read = session.readdir(node.id, args)?;
+        let read = node.session.readdir(node.id, args)?;
         let Some(last) = read.last() else {
             return Ok(entries);
         };

@@ -341,7 +341,7 @@ impl Share {
             return Ok(node);
         }
         let attr = connection.attributes(parent)?;
-        let entries = match self.listings.entries(connection, parent, &attr, 0) {
+        let entries = match self.listings.entries(parent, &attr, 0) {
             Err(failure) if is_absent(&failure) => return Err(nfsstat3::NFS3ERR_STALE.into()),
             entries => entries?,
         };

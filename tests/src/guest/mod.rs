@@ -90,6 +90,17 @@ pub struct Share {
     pub tag: String,
 }
 
+/// A socket of a virtual Ethernet switch, by what kind of socket it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Switch {
+    /// Of packets: User Mode Linux' `transport=bess`.
+    Packets(PathBuf),
+    /// Of streams: QEMU's `-netdev stream`.
+    Streams(PathBuf),
+    /// Of datagrams: QEMU's `-netdev dgram`.
+    Datagrams(PathBuf),
+}
+
 /// What the guest does after it has booted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -141,9 +152,8 @@ pub struct Options {
     /// The network namespace in which it runs and has a card (User Mode Linux), at the tap device
     /// [`crate::network::TAP`].
     pub network: Option<PathBuf>,
-    /// The socket of a virtual Ethernet switch to which its card is connected: one of
-    /// packets for User Mode Linux, of streams for QEMU.
-    pub switch: Option<PathBuf>,
+    /// The virtual Ethernet switch to which its card is connected.
+    pub switch: Option<Switch>,
     /// Further words of its kernel's command line.
     pub kernel_words: Vec<&'static str>,
     /// Modules that its init loads beside the usual ones.

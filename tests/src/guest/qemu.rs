@@ -2,11 +2,12 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicU8, Ordering};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::kernel::{Kernel, Release};
-use super::{Machine, Memory, Options, Qemu};
+use super::{Machine, Memory, Options, Qemu, Switch};
 use crate::cache;
 use crate::packages::{self, Arch, Suite};
 use crate::process::{self, User};
@@ -15,11 +16,14 @@ use crate::process::{self, User};
 /// from randomised layouts, no mitigations for real processors.
 const FAST: &str = "norandmaps nokaslr mitigations=off";
 
+/// Guests with a card so far. Two at one switch need different addresses.
+static CARDS: AtomicU8 = AtomicU8::new(1);
+
 /// A command that boots `kernel` with its console on standard input and output and the monitor
 /// protocol on `dir`'s `qmp.sock`.
 ///
 /// # Errors
-/// When QEMU cannot be had.
+/// When QEMU cannot be had, or has no card for the switch.
 pub(super) fn command(
     kernel: &Kernel,
     options: &Options,
@@ -98,13 +102,13 @@ pub(super) fn command(
             ));
     }
     if let Some(switch) = &options.switch {
+        let card = CARDS.fetch_add(1, Ordering::Relaxed);
         command
-            .arg("-netdev")
+            .args(["-netdev", &netdev(switch, dir)?])
+            .arg("-device")
             .arg(format!(
-                "stream,id=net,server=off,addr.type=unix,addr.path={}",
-                switch.display()
-            ))
-            .args(["-device", "virtio-net-pci,netdev=net,romfile="]);
+                "virtio-net-pci,netdev=net,romfile=,mac=52:54:00:00:00:{card:02x}"
+            ));
     }
     for (index, image) in options.disks.iter().enumerate() {
         command
@@ -126,6 +130,22 @@ pub(super) fn command(
             .arg(format!("virtio-9p-pci,fsdev=plan9_{index},mount_tag={tag}"));
     }
     Ok(command)
+}
+
+/// The value of `-netdev` for a card at `switch`. Its own socket, if it needs one, is in `dir`.
+fn netdev(switch: &Switch, dir: &Path) -> Result<String> {
+    Ok(match switch {
+        Switch::Packets(_) => bail!("QEMU has no card for {switch:?}"),
+        Switch::Streams(path) => format!(
+            "stream,id=net,server=off,addr.type=unix,addr.path={}",
+            path.display()
+        ),
+        Switch::Datagrams(path) => format!(
+            "dgram,id=net,local.type=unix,local.path={},remote.type=unix,remote.path={}",
+            dir.join("card").display(),
+            path.display()
+        ),
+    })
 }
 
 /// A command for `program` of this QEMU, without arguments.

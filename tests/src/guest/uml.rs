@@ -4,11 +4,11 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
-use super::Options;
 use super::kernel::Kernel;
 use super::registers;
+use super::{Options, Switch};
 use crate::network::{self, CARD, TAP};
 use crate::process;
 
@@ -19,7 +19,7 @@ const VIRTIO_ID_FS: u32 = 26;
 /// guest's own directory on the host.
 ///
 /// # Errors
-/// As [`registers::prepare`].
+/// As [`registers::prepare`], and with a switch that is none of packets.
 pub(super) fn command(
     kernel: &Kernel,
     options: &Options,
@@ -48,8 +48,12 @@ pub(super) fn command(
         .args(["con0=fd:0,fd:1", "con=null", "ssl=null", "quiet"])
         .env("TMPDIR", memory_dir(options.memory_mib))
         .args(options.kernel_arguments());
-    if let Some(switch) = &options.switch {
-        command.arg(format!("{CARD}:transport=bess,dst={}", switch.display()));
+    match &options.switch {
+        None => {}
+        Some(Switch::Packets(path)) => {
+            command.arg(format!("{CARD}:transport=bess,dst={}", path.display()));
+        }
+        Some(other) => bail!("User Mode Linux has no card for {other:?}"),
     }
     for share in &options.shares {
         command.arg(format!(

@@ -22,7 +22,7 @@ pub(crate) fn tell(share: &Path, daemon: &Daemon) -> Result<()> {
         "gangplank-nfs serve --backend {} --client '*(rw,no_root_squash)' --address {SERVER}/24 \
          --switch-packet {}",
         daemon.socket().display(),
-        server.packets().display()
+        server.sockets().join("packet").display()
     ));
 
     heading("Debian's User Mode Linux, unmodified, boots with a card at the virtual switch");

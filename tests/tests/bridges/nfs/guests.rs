@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, ensure};
 use gangplank_tests::guest::initramfs::AGENT;
-use gangplank_tests::guest::{Guest, Options, Role};
-use gangplank_tests::nfs::{CLIENT_MODULES, SERVER};
-use gangplank_tests::packages;
+use gangplank_tests::guest::{Guest, Machine, Options, Role};
+use gangplank_tests::nfs::{self, CLIENT_MODULES, SERVER};
+use gangplank_tests::{debian_tree, packages};
 
 use crate::{Fixture, daemon_options};
 
@@ -24,6 +24,17 @@ pub(crate) fn the_server_answers_pings(fixture: &mut Fixture) -> Result<()> {
             "ping -c 3 -w 30 {SERVER} && ping -c 1 -w 30 -s 1400 {SERVER}"
         ))
         .map(drop)
+}
+
+/// showmount, rpcinfo and mount.nfs of Debian find the server by its port mapper.
+pub(crate) fn stock_programs_find_and_mount_the_share(fixture: &mut Fixture) -> Result<()> {
+    let tree = fixture.host_path("client");
+    if !tree.exists() {
+        debian_tree::copy_nfs_client(&tree, fixture.guest.machine().arch())?;
+    }
+    let exports = nfs::ask_by_stock_programs(&mut fixture.guest, "/mnt/client", SERVER)?;
+    ensure!(exports.contains("/ *"), "{exports}");
+    Ok(())
 }
 
 /// Names that are no UTF-8, links, sizes and owners are the same by NFS, by virtio-fs and on the
@@ -140,7 +151,10 @@ pub(crate) fn a_guest_has_its_root_by_nfs(fixture: &mut Fixture) -> Result<()> {
     let mut options = Options::new(fixture.guest.machine());
     options.role = Role::NfsRoot(format!("{SERVER}:/root"), "10.0.2.16".to_owned());
     options.modules = CLIENT_MODULES.to_vec();
-    options.switch = Some(fixture.server.packets());
+    options.switch = Some(match options.machine {
+        Machine::Uml => fixture.server.packets(),
+        _ => fixture.server.streams(),
+    });
     let mut guest = Guest::boot(&options)?;
     let mounts = guest.sh("cat /proc/mounts")?;
     ensure!(
@@ -174,8 +188,7 @@ pub(crate) fn a_write_survives_the_servers_death(fixture: &mut Fixture) -> Resul
         fixture.server.kill();
         ensure!(written() < 64 << 20, "the write was over before the death");
         fixture.server.restart()?;
-        // User Mode Linux connects its card when it is brought up.
-        fixture.guest.sh("ifconfig vec0 down && ifconfig vec0 up")?;
+        nfs::reconnect(&mut fixture.guest)?;
     }
     fixture.guest.sh_within(
         "while ! [ -e /tmp/copied ]; do sleep 1; done; \

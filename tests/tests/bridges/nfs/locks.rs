@@ -14,6 +14,8 @@ use gangplank_tests::nfs::{self, CLIENT_MODULES, NfsServer};
 use gangplank_tests::tools;
 use tempfile::TempDir;
 
+use crate::Card;
+
 /// Limit for what a busy machine does in seconds.
 const PATIENT: Duration = Duration::from_secs(300);
 
@@ -33,10 +35,12 @@ pub(crate) struct LockFixture {
     pub(crate) server: NfsServer,
     pub(crate) daemon: Daemon,
     share: TempDir,
+    machine: Machine,
+    card: Card,
 }
 
 impl LockFixture {
-    pub(crate) fn new() -> Result<Self> {
+    pub(crate) fn new(machine: Machine, card: Card) -> Result<Self> {
         let share = tempfile::Builder::new().prefix("gangplank-").tempdir()?;
         fs::set_permissions(share.path(), Permissions::from_mode(0o755))?;
         // Another kernel's changes show at once.
@@ -47,13 +51,15 @@ impl LockFixture {
             daemon.socket(),
             &["--client", "*(rw,no_root_squash)", "--grace", GRACE],
         )?;
-        debian_tree::copy_nfs_client(&share.path().join("client"), Machine::Uml.arch())?;
-        let guest = Some(boot(&daemon, &server)?);
+        debian_tree::copy_nfs_client(&share.path().join("client"), machine.arch())?;
+        let guest = Some(boot(machine, &daemon, &server, card)?);
         Ok(Self {
             guest,
             server,
             daemon,
             share,
+            machine,
+            card,
         })
     }
 
@@ -67,12 +73,12 @@ impl LockFixture {
 }
 
 /// Boots a guest, starts rpcbind and rpc.statd in it, and mounts.
-fn boot(daemon: &Daemon, server: &NfsServer) -> Result<Guest> {
-    let mut options = Options::new(Machine::Uml)
+fn boot(machine: Machine, daemon: &Daemon, server: &NfsServer, card: Card) -> Result<Guest> {
+    let mut options = Options::new(machine)
         .share(daemon.socket(), TAG)
-        .program("guest-check", &tools::guest_check(Machine::Uml.arch())?);
+        .program("guest-check", &tools::guest_check(machine.arch())?);
     options.modules = CLIENT_MODULES.to_vec();
-    options.switch = Some(server.packets());
+    options.switch = Some(card(server));
     let mut guest = Guest::boot(&options)?;
     nfs::configure(&mut guest, 15)?;
     guest.mount(TAG, "/mnt")?;
@@ -174,10 +180,7 @@ pub(crate) fn a_lock_is_reclaimed_after_the_servers_death(fixture: &mut LockFixt
         !is_locked(&record)?,
         "the daemon kept a lock of a server that is dead"
     );
-    // User Mode Linux connects its card when it is brought up.
-    fixture
-        .guest()?
-        .sh("ifconfig vec0 down && ifconfig vec0 up")?;
+    nfs::reconnect(fixture.guest()?)?;
     wait_until("the client reclaims its lock", || is_locked(&record))?;
     let whole = fixture.host_path("kept/whole");
     wait_until("and its flock", || is_locked(&whole))?;
@@ -203,7 +206,8 @@ pub(crate) fn a_client_that_starts_again_loses_its_locks(fixture: &mut LockFixtu
     if let Some(guest) = fixture.guest.take() {
         guest.kill();
     }
-    fixture.guest = Some(boot(&fixture.daemon, &fixture.server)?);
+    let (machine, card) = (fixture.machine, fixture.card);
+    fixture.guest = Some(boot(machine, &fixture.daemon, &fixture.server, card)?);
     ensure!(is_locked(&record)?, "the lock went with the connection");
     fixture
         .guest()?

@@ -1,9 +1,11 @@
 //! The NFS server: real guests mount a share by their own kernels' NFSv3, over the server's own
-//! network stack.
+//! network stack. `GANGPLANK_LONG=1` runs the suites in QEMU, too.
 
 mod guests;
 mod locks;
+mod networks;
 mod suites;
+mod two_guests;
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -12,7 +14,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use gangplank_tests::daemon::{self, Daemon, TAG};
-use gangplank_tests::guest::{Guest, Machine, Options};
+use gangplank_tests::guest::{Guest, Machine, Options, Switch};
 use gangplank_tests::nfs::{self, CLIENT_MODULES, NfsServer};
 use gangplank_tests::process::User;
 use gangplank_tests::runner::Runner;
@@ -20,6 +22,7 @@ use gangplank_tests::tools;
 use tempfile::TempDir;
 
 use self::locks::LockFixture;
+use self::two_guests::TwoGuests;
 
 /// Where the guest mounts the share by NFS.
 const NFS: &str = "/nfs";
@@ -33,7 +36,8 @@ struct Fixture {
 }
 
 impl Fixture {
-    fn new(machine: Machine) -> Result<Self> {
+    /// `card` is where the guest's card is.
+    fn new(machine: Machine, card: Card) -> Result<Self> {
         let share = tempfile::Builder::new().prefix("gangplank-").tempdir()?;
         // The suites run as other users, who need to enter the directory.
         fs::set_permissions(share.path(), Permissions::from_mode(0o755))?;
@@ -44,10 +48,7 @@ impl Fixture {
             .program("fsx", &tools::fsx()?);
         options.memory_mib = 1024;
         options.modules = CLIENT_MODULES.to_vec();
-        options.switch = Some(match machine {
-            Machine::Uml => server.packets(),
-            _ => server.streams(),
-        });
+        options.switch = Some(card(&server));
         let mut guest = Guest::boot(&options)?;
         nfs::configure(&mut guest, 15)?;
         nfs::mount(&mut guest, "/", NFS, ",nolock")?;
@@ -72,8 +73,15 @@ fn daemon_options(share: &TempDir) -> daemon::Options {
 
 type Case<F> = fn(&mut F) -> Result<()>;
 
+/// One of the sockets of a server's switch.
+type Card = fn(&NfsServer) -> Switch;
+
 const UML: &[(&str, Case<Fixture>)] = &[
     ("the_server_answers_pings", guests::the_server_answers_pings),
+    (
+        "stock_programs_find_and_mount_the_share",
+        guests::stock_programs_find_and_mount_the_share,
+    ),
     (
         "both_mounts_show_the_same",
         guests::both_mounts_show_the_same,
@@ -107,11 +115,44 @@ const UML: &[(&str, Case<Fixture>)] = &[
 const QEMU: &[(&str, Case<Fixture>)] = &[
     ("the_server_answers_pings", guests::the_server_answers_pings),
     (
+        "stock_programs_find_and_mount_the_share",
+        guests::stock_programs_find_and_mount_the_share,
+    ),
+    (
         "both_mounts_show_the_same",
         guests::both_mounts_show_the_same,
     ),
     ("large_file_arrives_whole", guests::large_file_arrives_whole),
 ];
+
+/// What takes long under emulation.
+const QEMU_LONG: &[(&str, Case<Fixture>)] = &[
+    (
+        "a_guest_has_its_root_by_nfs",
+        guests::a_guest_has_its_root_by_nfs,
+    ),
+    (
+        "open_files_survive_the_daemons_death",
+        guests::open_files_survive_the_daemons_death,
+    ),
+    ("fsx", suites::fsx),
+    ("git", suites::git),
+    ("pjdfstest", suites::pjdfstest),
+];
+
+const QEMU_DATAGRAMS: &[(&str, Case<Fixture>)] = &[
+    ("the_server_answers_pings", guests::the_server_answers_pings),
+    (
+        "stock_programs_find_and_mount_the_share",
+        guests::stock_programs_find_and_mount_the_share,
+    ),
+];
+
+/// QEMU 7.2 does not connect a stream again.
+const QEMU_DATAGRAMS_LONG: &[(&str, Case<Fixture>)] = &[(
+    "a_write_survives_the_servers_death",
+    guests::a_write_survives_the_servers_death,
+)];
 
 const LOCKS: &[(&str, Case<LockFixture>)] = &[
     (
@@ -128,12 +169,56 @@ const LOCKS: &[(&str, Case<LockFixture>)] = &[
     ),
 ];
 
+const TWO_GUESTS: &[(&str, Case<TwoGuests>)] = &[
+    (
+        "a_guest_without_a_daemon_sees_at_once_what_another_writes",
+        two_guests::a_guest_without_a_daemon_sees_at_once_what_another_writes,
+    ),
+    (
+        "guests_of_both_kinds_hand_a_lock_over",
+        two_guests::guests_of_both_kinds_hand_a_lock_over,
+    ),
+];
+
+/// A test that has its own guest.
+type OwnCase = fn() -> Result<()>;
+
+const NETWORKS: &[(&str, OwnCase)] = &[
+    (
+        "networks::a_guest_mounts_from_the_hosts_address_and_over_a_tap_device",
+        networks::a_guest_mounts_from_the_hosts_address_and_over_a_tap_device,
+    ),
+    (
+        "networks::a_guest_mounts_over_a_descriptor_of_another_program",
+        networks::a_guest_mounts_over_a_descriptor_of_another_program,
+    ),
+];
+
 fn main() -> ExitCode {
     let mut runner = Runner::from_arguments();
-    run(&mut runner, "uml", || Fixture::new(Machine::Uml), UML);
-    run(&mut runner, "uml_locks", LockFixture::new, LOCKS);
-    let qemu = || Fixture::new(Machine::QemuX86_64);
-    run(&mut runner, "qemu_x86_64", qemu, QEMU);
+    let uml = || Fixture::new(Machine::Uml, NfsServer::packets);
+    run(&mut runner, "uml", uml, UML);
+    let uml = || LockFixture::new(Machine::Uml, NfsServer::packets);
+    run(&mut runner, "uml_locks", uml, LOCKS);
+    run(&mut runner, "uml_two_guests", TwoGuests::new, TWO_GUESTS);
+    for (name, case) in NETWORKS {
+        match User::is_root() {
+            true => runner.run(name, case),
+            false => runner.skip(name, "needs root, for a network"),
+        }
+    }
+    let machine = Machine::QemuX86_64;
+    let by_streams = || Fixture::new(machine, NfsServer::streams);
+    let by_datagrams = || Fixture::new(machine, NfsServer::datagrams);
+    run(&mut runner, "qemu_x86_64", by_streams, QEMU);
+    let datagrams = "qemu_x86_64_datagrams";
+    run(&mut runner, datagrams, by_datagrams, QEMU_DATAGRAMS);
+    if std::env::var_os("GANGPLANK_LONG").is_some() {
+        run(&mut runner, "qemu_x86_64_long", by_streams, QEMU_LONG);
+        run(&mut runner, datagrams, by_datagrams, QEMU_DATAGRAMS_LONG);
+        let locks = || LockFixture::new(machine, NfsServer::datagrams);
+        run(&mut runner, "qemu_x86_64_locks", locks, LOCKS);
+    }
     runner.finish()
 }
 
@@ -157,6 +242,16 @@ impl Shared for LockFixture {
     fn is_usable(&mut self) -> bool {
         let guest = self.guest.as_ref();
         guest.is_some_and(|guest| usable(guest, &mut self.daemon, &mut self.server))
+    }
+
+    fn logs(&self) -> String {
+        format!("{}\n{}", self.server.log(), self.daemon.log())
+    }
+}
+
+impl Shared for TwoGuests {
+    fn is_usable(&mut self) -> bool {
+        !self.by_virtiofs.is_stuck() && usable(&self.by_nfs, &mut self.daemon, &mut self.server)
     }
 
     fn logs(&self) -> String {

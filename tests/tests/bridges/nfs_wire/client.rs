@@ -121,6 +121,11 @@ impl Server {
         Client::new(TcpStream::from(socket), 0, 0)
     }
 
+    /// What it has written on standard error.
+    pub(crate) fn log(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.dir.path().join("log"))?)
+    }
+
     /// Bytes of the files in which it keeps its state.
     pub(crate) fn state_size(&self) -> Result<u64> {
         let mut size = 0;

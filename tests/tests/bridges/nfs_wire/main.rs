@@ -1,5 +1,6 @@
 //! The NFS server on the wire: what its replies promise over restarts, repetitions and lies.
 
+mod callers;
 mod client;
 mod locks;
 mod stock_programs;

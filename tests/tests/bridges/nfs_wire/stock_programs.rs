@@ -6,45 +6,19 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use gangplank_tests::daemon::{self, Daemon};
 use gangplank_tests::network::{GUEST, HOST, Network, TAP};
+use gangplank_tests::nfs::{check_programs, serve};
 use gangplank_tests::packages;
 use gangplank_tests::process::{self, User};
 use gangplank_tests::{debian_tree, tools};
 
 /// Limit for a server to answer.
 const LIMIT: Duration = Duration::from_secs(60);
-
-/// A server; killed when dropped.
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        process::kill_group(&mut self.0);
-    }
-}
-
-fn serve(
-    mut command: Command,
-    daemon: &Daemon,
-    arguments: &[&str],
-    stdin: impl Into<Stdio>,
-    log: &Path,
-) -> Result<Server> {
-    command
-        .args(["serve", "--backend"])
-        .arg(daemon.socket())
-        .args(["--client", "10.97.0.0/24(rw)", "--client", "*(ro)"])
-        .args(arguments)
-        .stdin(stdin)
-        .stdout(Stdio::null())
-        .stderr(fs::File::create(log)?);
-    Ok(Server(process::spawn(command)?))
-}
 
 /// What `command` prints, once it succeeds.
 fn answer(command: impl Fn() -> Command, log: &Path) -> Result<String> {
@@ -70,25 +44,7 @@ fn ask(network: &Network, address: &str, log: &Path) -> Result<()> {
         command
     };
     let programs = answer(|| stock("/usr/sbin/rpcinfo", "-p"), log)?;
-    for (program, version, protocol) in [
-        ("100000", "2", "tcp"),
-        ("100000", "2", "udp"),
-        ("100003", "3", "tcp"),
-        ("100005", "3", "tcp"),
-        ("100021", "4", "tcp"),
-        ("100021", "4", "udp"),
-        ("100024", "1", "tcp"),
-        ("100024", "1", "udp"),
-    ] {
-        let is_told = programs.lines().any(|line| {
-            let words: Vec<_> = line.split_whitespace().collect();
-            words.starts_with(&[program, version, protocol])
-        });
-        ensure!(
-            is_told,
-            "{program} {version} {protocol} is not in\n{programs}"
-        );
-    }
+    check_programs(&programs)?;
     let exports = answer(|| stock("/usr/sbin/showmount", "-e"), log)?;
     ensure!(exports.contains("/ "), "{exports}");
     ensure!(exports.contains("10.97.0.0/24"), "{exports}");
