@@ -32,6 +32,9 @@ pub enum Between {
     Loopback(u16),
     /// A switch.
     Switch(Switch),
+    /// The tunnel is at a switch, and the server at the loopback device, at ports from this one on.
+    /// A test connects both.
+    Apart(Switch, u16),
 }
 
 /// A server and a tunnel; killed when dropped.
@@ -112,7 +115,7 @@ impl Tunnel {
         fs::write(&config, self.configuration())?;
         let mut command = match &self.between {
             Between::Hosts(hosts) => hosts.on_servers(tools::dvk()?),
-            Between::Loopback(_) | Between::Switch(_) => process::tied(tools::dvk()?, None),
+            _ => process::tied(tools::dvk()?, None),
         };
         command
             .arg("serve")
@@ -131,7 +134,7 @@ impl Tunnel {
     pub fn start_tunnel(&mut self) -> Result<()> {
         let mut command = match &self.between {
             Between::Hosts(hosts) => hosts.on(0, tools::dvk()?)?,
-            Between::Loopback(_) | Between::Switch(_) => process::tied(tools::dvk()?, None),
+            _ => process::tied(tools::dvk()?, None),
         };
         command.args(["tunnel", "--endpoint", &ENDPOINT.to_string(), "--listen"]);
         command.arg(self.socket());
@@ -147,7 +150,7 @@ impl Tunnel {
                 command.args(["--peer", &server, "--ports", &ports]);
                 command.args(["--node", &CLIENT_NODE.to_string()]);
             }
-            Between::Switch(switch) => {
+            Between::Switch(switch) | Between::Apart(switch, _) => {
                 command.arg("--switch").arg(switch.socket());
             }
         }
@@ -196,7 +199,7 @@ impl Tunnel {
                 ),
             ),
             Between::Hosts(_) => ("node", nodes(hosts::SERVERS, GUESTS_HOST, (3000, 3000))),
-            Between::Loopback(port) => {
+            Between::Loopback(port) | Between::Apart(_, port) => {
                 let ports = (*port, port.saturating_add(32));
                 ("node", nodes("127.0.0.1", "127.0.0.1", ports))
             }
