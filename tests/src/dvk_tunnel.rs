@@ -21,9 +21,6 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// The first endpoint of the server.
 const ENDPOINT: u8 = 4;
 
-/// The address of the tunnel's host.
-const GUESTS_HOST: &str = "10.96.0.2";
-
 /// What is between the server and the tunnel.
 pub enum Between {
     /// A network, each on a host of its own. This needs root.
@@ -141,7 +138,7 @@ impl Tunnel {
         match &self.between {
             Between::Hosts(_) => {
                 let server = format!("{}:{SERVER_NODE}", hosts::SERVERS);
-                command.args(["--peer", &server, "--address", GUESTS_HOST]);
+                command.args(["--peer", &server, "--address", hosts::FIRST]);
                 command.args(["--node", &CLIENT_NODE.to_string()]);
             }
             Between::Loopback(port) => {
@@ -198,7 +195,7 @@ impl Tunnel {
                     switch.socket().display()
                 ),
             ),
-            Between::Hosts(_) => ("node", nodes(hosts::SERVERS, GUESTS_HOST, (3000, 3000))),
+            Between::Hosts(_) => ("node", nodes(hosts::SERVERS, hosts::FIRST, (3000, 3000))),
             Between::Loopback(port) | Between::Apart(_, port) => {
                 let ports = (*port, port.saturating_add(32));
                 ("node", nodes("127.0.0.1", "127.0.0.1", ports))
@@ -231,6 +228,17 @@ impl Tunnel {
         if let Some(mut child) = self.tunnel.take() {
             process::kill_group(&mut child);
         }
+    }
+
+    /// Ends the tunnel by SIGTERM.
+    ///
+    /// # Errors
+    /// It does not end in time.
+    pub fn end_tunnel(&mut self) -> Result<()> {
+        let mut child = self.tunnel.take().context("no tunnel runs")?;
+        process::signal_group(&child, Signal::TERM).context("signalling the tunnel")?;
+        process::wait_within(&mut child, LIMIT).inspect_err(|_| process::kill_group(&mut child))?;
+        Ok(())
     }
 
     /// Sends the server a signal, such as SIGSTOP.

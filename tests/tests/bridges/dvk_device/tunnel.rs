@@ -93,7 +93,10 @@ fn start_forward(emulated: &Arc<EmulatedDevice>, files: &TempDir) -> Result<Prog
     let log = files.path().join("forward");
     let forward = Program::start(emulated, &tools::dvk_i686()?, &arguments, &log)?;
     let deadline = Instant::now() + LIMIT;
-    while !ENDPOINTS.all(|slot| emulated.has(Endpoint::from_raw(slot))) {
+    while !ENDPOINTS
+        .clone()
+        .all(|slot| emulated.has(Endpoint::from_raw(slot)))
+    {
         ensure!(Instant::now() < deadline, "{}", forward.log());
         thread::sleep(Duration::from_millis(20));
     }
