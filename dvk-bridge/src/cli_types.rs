@@ -1,5 +1,6 @@
 //! The argument types of several command lines.
 
+use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -52,6 +53,62 @@ impl FromStr for Ports {
             own: port(own)?,
             peer: port(peer)?,
         })
+    }
+}
+
+/// Endpoints that follow one another; at least one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EndpointRange {
+    first: Endpoint,
+    last: Endpoint,
+}
+
+impl EndpointRange {
+    /// One endpoint.
+    #[must_use]
+    pub const fn of(endpoint: Endpoint) -> Self {
+        Self {
+            first: endpoint,
+            last: endpoint,
+        }
+    }
+
+    /// The first.
+    #[must_use]
+    pub const fn first(&self) -> Endpoint {
+        self.first
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = Endpoint> {
+        (self.first.raw()..=self.last.raw()).map(Endpoint::from_raw)
+    }
+}
+
+impl FromStr for EndpointRange {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (first, count) = text
+            .split_once(':')
+            .ok_or("expected the first endpoint and a count with a colon between them")?;
+        let first = parse_endpoint(first)?;
+        let count: u8 = count.parse().map_err(|_| "the count is not a number")?;
+        let behind = count.checked_sub(1).ok_or("the count is at least one")?;
+        let last = Endpoint::from_raw(first.raw() + i32::from(behind));
+        match DcLimits::USUAL.contains(last) {
+            true => Ok(Self { first, last }),
+            false => Err("the endpoints are not all in a container"),
+        }
+    }
+}
+
+impl fmt::Display for EndpointRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.first == self.last {
+            true => write!(f, "endpoint {}", self.first),
+            false => write!(f, "endpoints {} to {}", self.first, self.last),
+        }
     }
 }
 

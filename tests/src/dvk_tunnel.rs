@@ -21,9 +21,6 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// The first endpoint of the server.
 const ENDPOINT: u8 = 4;
 
-/// The address of the tunnel's host.
-const GUESTS_HOST: &str = "10.96.0.2";
-
 /// What is between the server and the tunnel.
 pub enum Between {
     /// A network, each on a host of its own. This needs root.
@@ -32,6 +29,9 @@ pub enum Between {
     Loopback(u16),
     /// A switch.
     Switch(Switch),
+    /// The tunnel is at a switch, and the server at the loopback device, at ports from this one on.
+    /// A test connects both.
+    Apart(Switch, u16),
 }
 
 /// A server and a tunnel; killed when dropped.
@@ -112,7 +112,7 @@ impl Tunnel {
         fs::write(&config, self.configuration())?;
         let mut command = match &self.between {
             Between::Hosts(hosts) => hosts.on_servers(tools::dvk()?),
-            Between::Loopback(_) | Between::Switch(_) => process::tied(tools::dvk()?, None),
+            _ => process::tied(tools::dvk()?, None),
         };
         command
             .arg("serve")
@@ -131,14 +131,14 @@ impl Tunnel {
     pub fn start_tunnel(&mut self) -> Result<()> {
         let mut command = match &self.between {
             Between::Hosts(hosts) => hosts.on(0, tools::dvk()?)?,
-            Between::Loopback(_) | Between::Switch(_) => process::tied(tools::dvk()?, None),
+            _ => process::tied(tools::dvk()?, None),
         };
         command.args(["tunnel", "--endpoint", &ENDPOINT.to_string(), "--listen"]);
         command.arg(self.socket());
         match &self.between {
             Between::Hosts(_) => {
                 let server = format!("{}:{SERVER_NODE}", hosts::SERVERS);
-                command.args(["--peer", &server, "--address", GUESTS_HOST]);
+                command.args(["--peer", &server, "--address", hosts::FIRST]);
                 command.args(["--node", &CLIENT_NODE.to_string()]);
             }
             Between::Loopback(port) => {
@@ -147,7 +147,7 @@ impl Tunnel {
                 command.args(["--peer", &server, "--ports", &ports]);
                 command.args(["--node", &CLIENT_NODE.to_string()]);
             }
-            Between::Switch(switch) => {
+            Between::Switch(switch) | Between::Apart(switch, _) => {
                 command.arg("--switch").arg(switch.socket());
             }
         }
@@ -195,8 +195,8 @@ impl Tunnel {
                     switch.socket().display()
                 ),
             ),
-            Between::Hosts(_) => ("node", nodes(hosts::SERVERS, GUESTS_HOST, (3000, 3000))),
-            Between::Loopback(port) => {
+            Between::Hosts(_) => ("node", nodes(hosts::SERVERS, hosts::FIRST, (3000, 3000))),
+            Between::Loopback(port) | Between::Apart(_, port) => {
                 let ports = (*port, port.saturating_add(32));
                 ("node", nodes("127.0.0.1", "127.0.0.1", ports))
             }
@@ -228,6 +228,17 @@ impl Tunnel {
         if let Some(mut child) = self.tunnel.take() {
             process::kill_group(&mut child);
         }
+    }
+
+    /// Ends the tunnel by SIGTERM.
+    ///
+    /// # Errors
+    /// It does not end in time.
+    pub fn end_tunnel(&mut self) -> Result<()> {
+        let mut child = self.tunnel.take().context("no tunnel runs")?;
+        process::signal_group(&child, Signal::TERM).context("signalling the tunnel")?;
+        process::wait_within(&mut child, LIMIT).inspect_err(|_| process::kill_group(&mut child))?;
+        Ok(())
     }
 
     /// Sends the server a signal, such as SIGSTOP.

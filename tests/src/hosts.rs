@@ -18,6 +18,9 @@ use crate::process;
 /// The address of the servers' host.
 pub const SERVERS: &str = "10.96.0.1";
 
+/// The address of the first other host.
+pub const FIRST: &str = "10.96.0.2";
+
 /// Limit for making a namespace.
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -85,6 +88,12 @@ impl Hosts {
             packages::run(&mut command).context("setting up a host's network")?;
         }
         Ok(())
+    }
+
+    /// The network namespace of the servers' host.
+    #[must_use]
+    pub fn servers_namespace(&self) -> PathBuf {
+        self.servers.namespace()
     }
 
     /// A command on the servers' host, tied to this process.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::abi::{DcId, Endpoint};
 use crate::carrier::device;
-use crate::cli_types::{parse_dc, parse_endpoint, parse_seconds};
+use crate::cli_types::{EndpointRange, parse_dc, parse_endpoint, parse_seconds};
 use crate::server_addr::ServerAddrArgs;
 
 /// `forward`: lets a server elsewhere serve the processes of this machine's DVK.
@@ -13,7 +13,7 @@ use crate::server_addr::ServerAddrArgs;
 #[command(
     arg_required_else_help = true,
     after_help = "Needs root and the 32-bit program, because DVK's kernels have 32 bits. Runs \
-                  until SIGTERM or SIGINT ends it. The endpoint is bound at once, even if the \
+                  until SIGTERM or SIGINT ends it. The endpoints are bound at once, even if the \
                   server is not available, so that clients of rhostfs find it when they boot."
 )]
 pub struct ForwardArgs {
@@ -31,7 +31,12 @@ pub struct ForwardArgs {
     )]
     pub endpoint: Endpoint,
 
-    /// Its container
+    /// Several endpoints instead: the first, and how many follow one another, such as 4:5 for a
+    /// block virtqueue with vq_ep 4 and vq_queues 4
+    #[arg(long, value_name = "FIRST:COUNT", conflicts_with = "endpoint")]
+    pub endpoints: Option<EndpointRange>,
+
+    /// Their container
     #[arg(long, value_name = "ID", default_value = "0", value_parser = parse_dc)]
     pub dc: DcId,
 
@@ -46,6 +51,13 @@ pub struct ForwardArgs {
     /// The server's address.
     #[command(flatten)]
     pub server_addr: ServerAddrArgs,
+}
+
+impl ForwardArgs {
+    /// The endpoints, here and at the server.
+    pub(super) fn endpoints(&self) -> EndpointRange {
+        self.endpoints.unwrap_or(EndpointRange::of(self.endpoint))
+    }
 }
 
 #[cfg(test)]
@@ -72,8 +84,18 @@ mod tests {
         assert_eq!(args.server_addr.peer.map(|peer| peer.node.raw()), Some(1));
         assert_eq!((args.endpoint.raw(), args.dc), (1, DcId::FIRST));
         assert!(parse("--switch /run/dvk.sock --switch-uid 5").is_ok());
+        let args = parse("--switch s --endpoints 4:3").unwrap();
+        let endpoints: Vec<i32> = args.endpoints().iter().map(Endpoint::raw).collect();
+        assert_eq!(endpoints, [4, 5, 6]);
         for (line, what) in [
             ("--endpoint 1", "--peer"),
+            (
+                "--switch s --endpoint 1 --endpoints 4:5",
+                "cannot be used with",
+            ),
+            ("--switch s --endpoints 4", "a colon"),
+            ("--switch s --endpoints 4:0", "at least one"),
+            ("--switch s --endpoints 215:20", "not all in a container"),
             ("--peer far:1", "--node"),
             ("--switch s --peer far:1 --node 2", "cannot be used with"),
             ("--switch s --ports 4000", "cannot be used with"),

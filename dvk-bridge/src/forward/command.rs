@@ -11,8 +11,9 @@ use gangplank_sandbox::seccomp::Seccomp;
 
 use super::args::ForwardArgs;
 use super::forwarder::Forward;
+use crate::abi::DcLimits;
 use crate::carrier::device::{Device, DeviceError};
-use crate::endpoint::{Carrier, EndpointError};
+use crate::endpoint::{BoundEndpoint, Carrier, EndpointError};
 use crate::sandbox::{self, Needs};
 use crate::server_carrier::{ServerCarrier, ServerCarrierError};
 use crate::status::{self, Report, StatusError, StatusServer};
@@ -23,7 +24,7 @@ pub enum ForwardError {
     /// The kernel's DVK is not available.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// The endpoint cannot be bound.
+    /// An endpoint cannot be bound.
     #[error(transparent)]
     Bind(EndpointError),
     /// The server cannot be reached from here.
@@ -35,8 +36,8 @@ pub enum ForwardError {
     /// The program cannot be confined.
     #[error(transparent)]
     Sandbox(#[from] gangplank_sandbox::Error),
-    /// The endpoint was taken away.
-    #[error("the endpoint was removed")]
+    /// An endpoint was taken away.
+    #[error("an endpoint was removed")]
     Unbound,
     /// The system refused an operation.
     #[error("cannot {what}")]
@@ -49,7 +50,7 @@ pub enum ForwardError {
     },
 }
 
-/// Passes on the requests to the endpoint until SIGTERM or SIGINT.
+/// Passes on the requests to the endpoints until SIGTERM or SIGINT.
 ///
 /// # Errors
 ///
@@ -61,7 +62,9 @@ pub fn run(args: &ForwardArgs, seccomp: Seccomp) -> Result<(), ForwardError> {
     })?;
     let device = Arc::new(Device::open(&args.device)?);
     let listener = args.status.as_deref().map(status::listen).transpose()?;
-    let server = (args.dc, args.endpoint);
+    let endpoints = args.endpoints();
+    // The peer is the only one, so it has the other endpoints as well.
+    let server = (args.dc, endpoints.first());
     let needs_node = ServerCarrier::node(&args.server_addr, server, HashMap::new());
     let needs = Needs {
         sockets: args.status.iter().map(PathBuf::as_path).collect(),
@@ -71,14 +74,18 @@ pub fn run(args: &ForwardArgs, seccomp: Seccomp) -> Result<(), ForwardError> {
         ..Needs::default()
     };
     sandbox::confine(seccomp, &needs)?;
-    let here = device.bind(args.dc, args.endpoint, "forward");
+    let here: Result<Vec<Arc<dyn BoundEndpoint>>, _> = endpoints
+        .iter()
+        .map(|endpoint| device.bind(args.dc, endpoint, "forward"))
+        .collect();
     let here = here.map_err(ForwardError::Bind)?;
+    let limits = here.first().map_or(DcLimits::USUAL, |here| here.limits());
     let there = ServerCarrier::start(
         &args.server_addr,
         server,
-        HashMap::from([(args.dc, here.limits())]),
+        HashMap::from([(args.dc, limits)]),
     )?;
-    let forward = Arc::new(Forward::new(here, there.carrier(), args.limit));
+    let forward = Arc::new(Forward::new(args.dc, here, there.carrier(), args.limit));
     let parts: Vec<Arc<dyn Report>> = vec![forward.clone(), device, there.report()];
     let status = args.status.as_ref().zip(listener);
     let status =
@@ -100,8 +107,7 @@ pub fn run(args: &ForwardArgs, seccomp: Seccomp) -> Result<(), ForwardError> {
             source,
         })?;
     log::info!(
-        "forwarding endpoint {} of container {} to {}",
-        args.endpoint,
+        "forwarding {endpoints} of container {} to {}",
         args.dc,
         ServerCarrier::name(&args.server_addr)
     );

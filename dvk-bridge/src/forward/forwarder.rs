@@ -1,4 +1,4 @@
-//! The endpoint here: it receives requests and hands each to the proxy client of its client.
+//! The endpoints here: they receive requests and hand each to the proxy client of its client.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use gangplank_service::rate_limited;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::context::Context;
+use super::context::{Asked, Context};
 use super::proxy_client::ProxyClient;
-use crate::abi::{Endpoint, Message};
-use crate::endpoint::{BoundEndpoint, Carrier, Delivery, EndpointError, RequestId};
+use crate::abi::{DcId, Endpoint};
+use crate::endpoint::{BoundEndpoint, Carrier, Delivery, EndpointError};
 use crate::status::Report;
 
 /// Time limit of one receive, after which the loop checks whether to stop.
@@ -22,18 +22,27 @@ const RECV_TIMEOUT: Duration = Duration::from_millis(500);
 /// Pause after a failed receive, so that an endpoint that keeps failing causes no busy loop.
 const FAILURE_PAUSE: Duration = Duration::from_millis(100);
 
-/// An endpoint whose clients a server elsewhere serves.
+/// Endpoints of a container, whose clients servers elsewhere serve.
 pub struct Forward {
+    here: Vec<Arc<dyn BoundEndpoint>>,
     context: Arc<Context>,
+    /// One for each client, whichever endpoints here it asks: it waits for one answer at a time.
     proxies: Mutex<HashMap<Endpoint, ProxyClient>>,
 }
 
 impl Forward {
-    /// Passes requests to `here` on to the endpoint of the same number at `there`.
-    pub fn new(here: Arc<dyn BoundEndpoint>, there: Arc<dyn Carrier>, limit: Duration) -> Self {
+    /// Passes requests to each endpoint of `here`, all in container `dc`, on to the endpoint of the
+    /// same number at `there`.
+    pub fn new(
+        dc: DcId,
+        here: Vec<Arc<dyn BoundEndpoint>>,
+        there: Arc<dyn Carrier>,
+        limit: Duration,
+    ) -> Self {
         Self {
+            here,
             context: Arc::new(Context {
-                here,
+                dc,
                 there,
                 limit,
                 answered: AtomicU64::new(0),
@@ -43,31 +52,56 @@ impl Forward {
         }
     }
 
-    /// Passes requests on until `stop` is set or the endpoint is unbound. After `stop` it ends
+    /// Passes requests on until `stop` is set or an endpoint is unbound. After `stop` it ends
     /// within a second and answers every client.
     pub fn run(&self, stop: &AtomicBool) {
-        while !stop.load(Ordering::Relaxed) {
-            match self.context.here.receive(RECV_TIMEOUT) {
-                Ok(delivery) => self.take(delivery),
-                Err(EndpointError::TimedOut { .. }) => {}
-                Err(EndpointError::Unbound { .. }) => break,
-                Err(error) => {
-                    rate_limited!(warn, "{error}");
-                    thread::sleep(FAILURE_PAUSE);
+        let unbound = AtomicBool::new(false);
+        let is_over = || stop.load(Ordering::Relaxed) || unbound.load(Ordering::Relaxed);
+        thread::scope(|scope| {
+            for here in &self.here {
+                let thread = thread::Builder::new().name(format!("receive_{}", here.endpoint()));
+                let (unbound, is_over) = (&unbound, &is_over);
+                let started = thread.spawn_scoped(scope, move || {
+                    self.receive(here, is_over);
+                    unbound.store(true, Ordering::Relaxed);
+                });
+                if let Err(error) = started {
+                    let endpoint = here.endpoint();
+                    log::error!("cannot start a thread for endpoint {endpoint}: {error}");
+                    unbound.store(true, Ordering::Relaxed);
                 }
             }
-        }
+        });
         let proxies = std::mem::take(&mut *self.proxies.lock());
         // All of them end before the first is joined. A client that is being served gets an error.
         proxies.values().for_each(ProxyClient::end);
         proxies.into_values().for_each(ProxyClient::wait);
     }
 
-    fn take(&self, delivery: Delivery) {
+    /// Receives at one endpoint until `is_over`, or until it is unbound.
+    fn receive(&self, here: &Arc<dyn BoundEndpoint>, is_over: &dyn Fn() -> bool) {
+        while !is_over() {
+            match here.receive(RECV_TIMEOUT) {
+                Ok(delivery) => self.take(here, delivery),
+                Err(EndpointError::TimedOut { .. }) => {}
+                Err(EndpointError::Unbound { .. }) => return,
+                Err(error) => {
+                    rate_limited!(warn, "{error}");
+                    thread::sleep(FAILURE_PAUSE);
+                }
+            }
+        }
+    }
+
+    fn take(&self, here: &Arc<dyn BoundEndpoint>, delivery: Delivery) {
         match delivery {
             Delivery::Request {
                 request, message, ..
-            } => self.pass(request, message),
+            } => self.pass(Asked {
+                here: Arc::clone(here),
+                request,
+                message,
+            }),
             Delivery::Message { client, message } => {
                 log::debug!("{client} sent {message:?} without waiting for an answer");
             }
@@ -82,8 +116,8 @@ impl Forward {
     }
 
     /// Passes a request to the proxy client of its client.
-    fn pass(&self, request: RequestId, message: Message) {
-        let client = request.client();
+    fn pass(&self, asked: Asked) {
+        let client = asked.request.client();
         let mut proxies = self.proxies.lock();
         let mut proxy = proxies.remove(&client);
         // The next proxy client joins one that has ended, and takes over its endpoint there.
@@ -98,17 +132,26 @@ impl Forward {
                         "cannot start a thread for client {client}: {error}"
                     );
                     drop(proxies);
-                    self.context.refuse(request, &message);
+                    self.context.refuse(&asked);
                     return;
                 }
             }
         }
-        let taken = proxy.as_ref().is_some_and(|it| it.ask(request, message));
+        let taken = match &proxy {
+            Some(proxy) => proxy.ask(asked),
+            None => Err(asked),
+        };
         proxies.extend(proxy.map(|proxy| (client, proxy)));
         drop(proxies);
-        if !taken {
-            self.context.refuse(request, &message);
+        if let Err(asked) = taken {
+            self.context.refuse(&asked);
         }
+    }
+
+    /// The numbers of the endpoints here.
+    fn endpoints(&self) -> Vec<i32> {
+        let numbers = self.here.iter().map(|here| here.endpoint().raw());
+        numbers.collect()
     }
 }
 
@@ -117,10 +160,19 @@ impl Report for Forward {
         let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let proxies = self.proxies.lock();
         let there = proxies.values().filter(|proxy| !proxy.has_ended());
+        let endpoints = self.endpoints();
+        let named = match (endpoints.first(), endpoints.last()) {
+            (Some(first), Some(last)) if first != last => {
+                format!(
+                    "endpoints {first} to {last} of container {} are",
+                    self.context.dc
+                )
+            }
+            (Some(one), _) => format!("endpoint {one} of container {} is", self.context.dc),
+            _ => "no endpoint is".to_owned(),
+        };
         to.push_str(&format!(
-            "endpoint {} of container {} is passed on: {} clients, {} requests answered, {} not\n",
-            self.context.here.endpoint(),
-            self.context.here.dc(),
+            "{named} passed on: {} clients, {} requests answered, {} not\n",
             there.count(),
             count(&self.context.answered),
             count(&self.context.failed)
@@ -133,8 +185,9 @@ impl Report for Forward {
         let there = proxies.values().filter(|proxy| !proxy.has_ended());
         json!({
             "kind": "forward",
-            "dc": self.context.here.dc().raw(),
-            "endpoint": self.context.here.endpoint().raw(),
+            "dc": self.context.dc.raw(),
+            "endpoint": self.endpoints().first(),
+            "endpoints": self.endpoints(),
             "clients": there.count(),
             "answered": count(&self.context.answered),
             "failed": count(&self.context.failed),

@@ -1,4 +1,4 @@
-//! `gangplank-dvk forward`: passes the requests to an endpoint here on to the same endpoint
+//! `gangplank-dvk forward`: passes the requests to endpoints here on to the same endpoints
 //! elsewhere.
 //!
 //! ```text

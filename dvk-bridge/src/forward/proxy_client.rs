@@ -3,14 +3,14 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::mpsc::{self, Receiver, SyncSender, TrySendError};
 use std::thread::{self, JoinHandle};
 
 use gangplank_service::rate_limit::set_thread_peer;
 use gangplank_service::rate_limited;
 use parking_lot::Mutex;
 
-use super::context::Context;
+use super::context::{Asked, Context};
 use crate::abi::{Endpoint, Message};
 use crate::endpoint::{
     BoundEndpoint, EndpointError, NotShared, RemoteMemory, RequestId, SharedBuffers,
@@ -21,7 +21,7 @@ const MAX_REQUESTS: usize = 2;
 
 /// The proxy of one client.
 pub(super) struct ProxyClient {
-    requests: SyncSender<(RequestId, Message)>,
+    requests: SyncSender<Asked>,
     remote: Arc<RemoteEndpoint>,
     thread: JoinHandle<()>,
 }
@@ -59,9 +59,12 @@ impl ProxyClient {
         })
     }
 
-    /// Queues a request. Returns whether there was room.
-    pub(super) fn ask(&self, request: RequestId, message: Message) -> bool {
-        self.requests.try_send((request, message)).is_ok()
+    /// Queues a request, or returns it if there is no room.
+    pub(super) fn ask(&self, asked: Asked) -> Result<(), Asked> {
+        let queued = self.requests.try_send(asked);
+        queued.map_err(|error| match error {
+            TrySendError::Full(asked) | TrySendError::Disconnected(asked) => asked,
+        })
     }
 
     /// Ends the proxy, whatever it waits for.
@@ -86,23 +89,18 @@ impl ProxyClient {
 }
 
 /// Sends one request after another, in the proxy's thread.
-fn run(
-    context: &Context,
-    client: Endpoint,
-    remote: &RemoteEndpoint,
-    requests: &Receiver<(RequestId, Message)>,
-) {
-    while let Ok((request, message)) = requests.recv() {
-        match pass(context, client, remote, request, &message) {
+fn run(context: &Context, client: Endpoint, remote: &RemoteEndpoint, requests: &Receiver<Asked>) {
+    while let Ok(asked) = requests.recv() {
+        match pass(context, client, remote, &asked) {
             Ok(answer) => {
                 context.answered.fetch_add(1, Ordering::Relaxed);
-                context.answer(request, &answer);
+                asked.answer(&answer);
             }
             Err(error) => {
                 if !remote.0.lock().ended {
                     rate_limited!(warn, "client {client} is not served: {error}");
                 }
-                context.refuse(request, &message);
+                context.refuse(&asked);
             }
         }
         if remote.0.lock().ended {
@@ -116,17 +114,16 @@ fn pass(
     context: &Context,
     client: Endpoint,
     remote: &RemoteEndpoint,
-    request: RequestId,
-    message: &Message,
+    asked: &Asked,
 ) -> Result<Message, EndpointError> {
     let bound = remote.bind(context, client)?;
     let memory = ClientMemory {
-        here: &*context.here,
-        request,
+        here: &*asked.here,
+        request: asked.request,
     };
-    let server = context.here.endpoint();
+    let server = asked.here.endpoint();
     let mut buffers = SharedBuffers::proxied(&memory);
-    let answer = bound.sendrec(server, message, &mut buffers, context.limit);
+    let answer = bound.sendrec(server, &asked.message, &mut buffers, context.limit);
     if let Err(EndpointError::Unbound { .. }) = answer {
         // The endpoint was taken away there. The next request binds it again.
         remote.0.lock().bound = None;
@@ -144,8 +141,7 @@ impl RemoteEndpoint {
         if let Some(bound) = &self.0.lock().bound {
             return Ok(bound.clone());
         }
-        let dc = context.here.dc();
-        let bound = context.there.bind(dc, client, "forwarded")?;
+        let bound = context.there.bind(context.dc, client, "forwarded")?;
         let mut state = self.0.lock();
         if state.ended {
             // `end` has run already and would not unbind it.

@@ -18,6 +18,8 @@ use super::device::Device;
 use super::guest::{Cpu, WINDOW};
 use super::kernel::{GUEST_BASE, Kernel};
 use super::launch::Program;
+use crate::dvk::{CLIENT_NODE, SERVER_NODE};
+use crate::hosts;
 use crate::process;
 
 /// The name of every share.
@@ -40,6 +42,9 @@ pub struct Programs {
     pub virtiofsd: Option<PathBuf>,
     /// `gangplank-dvk`, for scenarios with a tunnel.
     pub dvk: Option<PathBuf>,
+    /// The network namespace of the tunnels' servers, if it is another one. Its address there is
+    /// [`hosts::SERVERS`], and [`hosts::FIRST`] here.
+    pub servers: Option<PathBuf>,
 }
 
 /// The daemon that serves the files.
@@ -312,24 +317,47 @@ impl Fixture {
     }
 
     /// Starts the tunnel of device `id` to the daemon at `daemon`: a switch, the server and the
-    /// tunnel.
+    /// tunnel. If the server is on another host, there is a network in place of the switch, and one
+    /// device.
     fn start_tunnel(&self, id: usize, daemon: &Path) -> Result<()> {
         let dvk = self.programs.dvk.as_ref();
         let dvk = dvk.context("there is no gangplank-dvk")?;
         let switch = self.path(format!("switch{id}.sock"));
+        let (carrier, transport) = match &self.programs.servers {
+            None => (
+                "local",
+                format!("local SWITCH {{ local_socket \"{}\"; }};", switch.display()),
+            ),
+            Some(_) => (
+                "node",
+                format!(
+                    "node HERE {{ node_id {SERVER_NODE}; node_address {}; }};\n\
+                     peer GUEST {{ peer_id {CLIENT_NODE}; peer_host {}; }};",
+                    hosts::SERVERS,
+                    hosts::FIRST
+                ),
+            ),
+        };
         let config = self.path(format!("rhostfs{id}.cfg"));
         fs::write(
             &config,
             format!(
-                "virtqueue SHARE {{ vq_dcid 0; vq_ep 4; vq_socket \"{}\"; vq_carrier local; }};\n\
-                 local SWITCH {{ local_socket \"{}\"; }};\n",
+                "virtqueue SHARE {{ vq_dcid 0; vq_ep 4; vq_socket \"{}\"; vq_carrier {carrier}; \
+                 }};\n{transport}\n",
                 daemon.display(),
-                switch.display()
             ),
         )?;
         let status = self.path(format!("serve{id}.sock"));
         let guest = self.socket(id);
         let text = |path: &Path| path.display().to_string();
+        let server = match self.programs.servers {
+            None => vec!["--switch".to_owned(), text(&switch)],
+            Some(_) => vec![
+                format!("--peer={}:{SERVER_NODE}", hosts::SERVERS),
+                format!("--node={CLIENT_NODE}"),
+                format!("--address={}", hosts::FIRST),
+            ],
+        };
         for (name, socket, arguments) in [
             (
                 "switch",
@@ -349,17 +377,29 @@ impl Fixture {
             (
                 "tunnel",
                 &guest,
-                vec![
-                    "--endpoint=4".to_owned(),
-                    "--switch".to_owned(),
-                    text(&switch),
-                    "--listen".to_owned(),
-                    text(&guest),
-                ],
+                [
+                    vec![
+                        "--endpoint=4".to_owned(),
+                        "--listen".to_owned(),
+                        text(&guest),
+                    ],
+                    server,
+                ]
+                .concat(),
             ),
         ] {
-            let arguments = [vec![name.to_owned()], arguments].concat();
-            let program = self.start_server(dvk, &arguments, &format!("{name}{id}"), socket)?;
+            let (mut program, mut line) = (dvk.as_path(), vec![name.to_owned()]);
+            match &self.programs.servers {
+                Some(_) if name == "switch" => continue,
+                Some(servers) if name == "serve" => {
+                    program = Path::new("nsenter");
+                    let there = format!("--net={}", servers.display());
+                    line = vec![there, "--".to_owned(), text(dvk), name.to_owned()];
+                }
+                _ => {}
+            }
+            line.extend(arguments);
+            let program = self.start_server(program, &line, &format!("{name}{id}"), socket)?;
             self.tunnels.lock().push(program);
         }
         Ok(())

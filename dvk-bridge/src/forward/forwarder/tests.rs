@@ -6,13 +6,14 @@ use tempfile::TempDir;
 
 use super::super::context::EIO_RESULT;
 use super::*;
-use crate::abi::{Code, DcId, M1};
+use crate::abi::{Code, DcId, M1, Message};
 use crate::carrier::local::{Local, LocalConfig};
 use crate::endpoint::{Gone, SharedBuffers};
 use crate::switch::{Stop, Switch, SwitchConfig};
 
 const LIMIT: Duration = Duration::from_secs(20);
 const SERVER: Endpoint = Endpoint::from_raw(1);
+const OTHER: Endpoint = Endpoint::from_raw(2);
 const LENGTH: usize = 70_000;
 
 /// A switch that stops when it is dropped.
@@ -57,7 +58,7 @@ impl Drop for RunningSwitch {
 /// An endpoint and its program.
 struct Bound(Arc<dyn BoundEndpoint>, Arc<Local>);
 
-/// Two switches and a forwarder between them, which stops when this is dropped.
+/// Two switches and a forwarder of two endpoints between them, which stops when this is dropped.
 struct Fixture {
     here: RunningSwitch,
     there: RunningSwitch,
@@ -69,12 +70,16 @@ struct Fixture {
 impl Fixture {
     fn start() -> Self {
         let (here, there) = (RunningSwitch::start(), RunningSwitch::start());
-        let Bound(near, program) = here.bind(SERVER);
-        let forward = Arc::new(Forward::new(near, there.program(), LIMIT));
+        let (near, programs): (Vec<_>, Vec<_>) = [SERVER, OTHER]
+            .into_iter()
+            .map(|endpoint| here.bind(endpoint))
+            .map(|Bound(near, program)| (near, program))
+            .unzip();
+        let forward = Arc::new(Forward::new(DcId::FIRST, near, there.program(), LIMIT));
         let stop = Arc::new(AtomicBool::new(false));
         let (running, stopped) = (forward.clone(), stop.clone());
         let thread = thread::spawn(move || {
-            let _program = program;
+            let _programs = programs;
             running.run(&stopped);
         });
         Self {
@@ -120,6 +125,11 @@ fn serve(server: &dyn BoundEndpoint, count: usize) {
 
 /// Sends data to be reversed. Returns the result.
 fn ask(client: &dyn BoundEndpoint, seed: usize) -> i32 {
+    ask_at(SERVER, client, seed)
+}
+
+/// As [`ask`], at the server with this endpoint.
+fn ask_at(server: Endpoint, client: &dyn BoundEndpoint, seed: usize) -> i32 {
     let data: Vec<u8> = (seed..seed + LENGTH)
         .map(|byte| u8::try_from(byte % 251).unwrap())
         .collect();
@@ -130,7 +140,7 @@ fn ask(client: &dyn BoundEndpoint, seed: usize) -> i32 {
         p2: buffers.writable(&mut back),
         ..M1::default()
     };
-    let answer = client.sendrec(SERVER, &Message::new(33, &arm), &mut buffers, LIMIT);
+    let answer = client.sendrec(server, &Message::new(33, &arm), &mut buffers, LIMIT);
     let result = answer.unwrap().kind;
     drop(buffers);
     back.reverse();
@@ -159,6 +169,27 @@ fn clients_are_served_by_a_remote_server_under_their_own_endpoints() {
     fixture.forward.report(&mut text);
     assert!(
         text.contains("4 clients, 12 requests answered, 0 not"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_client_reaches_the_server_of_each_endpoint() {
+    let fixture = Fixture::start();
+    let Bound(first, _program) = fixture.there.bind(SERVER);
+    let Bound(other, _program) = fixture.there.bind(OTHER);
+    let Bound(client, _own) = fixture.here.bind(Endpoint::from_raw(10));
+    thread::scope(|scope| {
+        for (endpoint, server) in [(SERVER, &first), (OTHER, &other), (SERVER, &first)] {
+            let serving = scope.spawn(|| serve(&**server, 1));
+            assert_eq!(ask_at(endpoint, &*client, 1), 10);
+            serving.join().unwrap();
+        }
+    });
+    let mut text = String::new();
+    fixture.forward.report(&mut text);
+    assert!(
+        text.contains("endpoints 1 to 2 of container 0 are passed on: 1 clients"),
         "{text}"
     );
 }

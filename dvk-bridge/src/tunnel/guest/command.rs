@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use super::args::TunnelArgs;
 use super::serve::Shared;
 use super::{Options, behind};
-use crate::abi::DcLimits;
+use crate::abi::{DcLimits, Endpoint};
 use crate::endpoint::Carrier;
 use crate::sandbox::{self, Needs};
 use crate::server_carrier::{ServerCarrier, ServerCarrierError};
@@ -43,6 +43,17 @@ pub enum TunnelError {
         first: i32,
         /// The last one.
         last: i32,
+    },
+    /// The own endpoints are those of the server.
+    #[error(
+        "the own endpoints from {client} on are among those of the server from {server} on: choose \
+         others by --client-endpoint"
+    )]
+    Overlap {
+        /// The first of the tunnel.
+        client: Endpoint,
+        /// The first of the server.
+        server: Endpoint,
     },
     /// The server cannot be reached from here.
     #[error(transparent)]
@@ -86,6 +97,13 @@ pub fn run(args: &TunnelArgs, seccomp: Seccomp) -> Result<(), TunnelError> {
         return Err(TunnelError::Endpoints {
             first: options.client.raw(),
             last: last.raw(),
+        });
+    }
+    let apart = options.client.raw().abs_diff(options.server.raw());
+    if apart <= options.queues.into() {
+        return Err(TunnelError::Overlap {
+            client: options.client,
+            server: options.server,
         });
     }
     let listener = OwnedListener::bind(&args.listen, None)?;

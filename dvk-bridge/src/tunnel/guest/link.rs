@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use super::serve::Shared;
 use super::state::{Fatal, Session};
+use crate::abi::Code;
 use crate::endpoint::{BoundEndpoint, EndpointError, SharedBuffers};
 use crate::tunnel::wire::{Answer, CONFIG_LEN, Call, MAX_SLOTS};
 
@@ -123,19 +124,45 @@ fn open(
             shared.notify_all();
             return true;
         }
-        Ok(Some(Answer::Refused(errno))) => format!("it refuses: {errno}"),
+        Ok(Some(Answer::Refused(errno))) => format!("it refuses: {}", refusal(errno)),
         Ok(answer) => {
             let mut state = shared.state.lock();
             state.fail(Fatal::Server(format!("answers {answer:?} to a new guest")));
             shared.finished(&mut state);
             return false;
         }
-        Err(error) => error_chain(&error),
+        Err(error) => format!("{}{}", error_chain(&error), advice(&error)),
     };
     if !std::mem::replace(complained, true) {
         rate_limited!(warn, "cannot open a session at the server, retrying: {why}");
     }
     false
+}
+
+/// Why a server refuses a session.
+fn refusal(errno: Errno) -> String {
+    let why = match errno {
+        Errno::USERS => "it has as many guests as vq_guests allows",
+        Errno::NOTCONN => "it does not reach its daemon",
+        Errno::IO => "gangplank-dvk forward does not reach it",
+        Errno::NOSYS => "it serves no tunnels: set --endpoint to the vq_ep of a block virtqueue",
+        _ => return errno.to_string(),
+    };
+    why.to_owned()
+}
+
+/// What to look at after an error.
+const fn advice(error: &EndpointError) -> &'static str {
+    match error {
+        EndpointError::NotConnected { .. } => {
+            "; does the server run, and has its configuration this node as a peer?"
+        }
+        EndpointError::Refused {
+            code: Code::EDVSDSTDIED | Code::EDVSDEADSRCDST,
+            ..
+        } => "; is --endpoint the vq_ep of a block virtqueue there?",
+        _ => "",
+    }
 }
 
 fn ping(shared: &Shared, endpoint: &dyn BoundEndpoint, session: u32) {

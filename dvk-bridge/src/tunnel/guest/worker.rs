@@ -67,6 +67,8 @@ fn send(
             Some(Answer::Done { written }) => Outcome::Done(written),
             Some(Answer::Pending) => Outcome::Pending,
             Some(Answer::Refused(Errno::STALE | Errno::NOTCONN)) => Outcome::Lost,
+            // `forward` does not reach the server.
+            Some(Answer::Refused(Errno::IO)) => Outcome::Unreached,
             Some(Answer::Refused(errno)) => {
                 Outcome::Fatal(Fatal::Server(format!("refuses a request: {errno}")))
             }

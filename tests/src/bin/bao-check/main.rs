@@ -2,7 +2,8 @@
 //! static, so that it runs in a guest too, and needs only the programs in its arguments, and no
 //! privileges.
 //!
-//!     bao-check --frontend=PATH --gangplankd=PATH [--virtiofsd=PATH] [--dvk=PATH] [SCENARIO...]
+//!     bao-check --frontend=PATH --gangplankd=PATH [--virtiofsd=PATH] [--dvk=PATH]
+//!         [--servers=NAMESPACE] [SCENARIO...]
 //!     bao-check --list
 #![allow(clippy::print_stdout, reason = "a program for the console")]
 
@@ -50,6 +51,7 @@ fn run() -> Result<ExitCode> {
             Some(("--gangplankd", path)) => programs.gangplankd = path.into(),
             Some(("--virtiofsd", path)) => programs.virtiofsd = Some(path.into()),
             Some(("--dvk", path)) => programs.dvk = Some(path.into()),
+            Some(("--servers", path)) => programs.servers = Some(path.into()),
             _ if argument == ALONE => alone = true,
             _ if argument == "--list" => {
                 scenarios::each().for_each(|(name, ..)| println!("{name}"));
@@ -100,6 +102,9 @@ fn alone(programs: &Programs, name: &str) -> Result<()> {
     }
     if let Some(path) = &programs.dvk {
         command.arg(format!("--dvk={}", path.display()));
+    }
+    if let Some(path) = &programs.servers {
+        command.arg(format!("--servers={}", path.display()));
     }
     let mut child = process::spawn(command)?;
     let status =

@@ -4,6 +4,7 @@
 #[path = "../dvk_rhostfs/client/mod.rs"]
 #[allow(dead_code, reason = "it is also other tests'")]
 mod client;
+mod tunnel;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -57,6 +58,10 @@ fn main() -> ExitCode {
     runner.run("several_processes_work_at_once", several_clients);
     runner.run("what_a_process_held_goes_with_it", what_is_held_goes);
     runner.run("a_server_that_comes_back_serves_on", server_comes_back);
+    runner.run(
+        "a_guest_behind_a_tunnel_has_a_share_by_way_of_the_device",
+        tunnel::a_guest_behind_a_tunnel_has_a_share_by_way_of_the_device,
+    );
     runner.run(
         "the_endpoint_is_given_up_in_the_end_and_by_no_other_signal",
         the_end,

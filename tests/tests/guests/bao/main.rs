@@ -6,18 +6,26 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use gangplank_tests::bao::fixture::Server;
 use gangplank_tests::bao::scenarios;
+use gangplank_tests::hosts::Hosts;
 use gangplank_tests::process::{self, User};
 use gangplank_tests::runner::Runner;
 use gangplank_tests::tools;
 
 /// Limit for a scenario, without builds.
 const LIMIT: Duration = Duration::from_secs(120);
+
+/// The scenarios that also run between two hosts: the device model and its guest on one, the server
+/// of the tunnel and its daemon on the other.
+const BETWEEN_HOSTS: [&str; 2] = [
+    "b::tunnel::guest_mounts_and_works_with_files",
+    "b::tunnel::guest_resets_under_load_and_works_again",
+];
 
 /// The scenario that also runs as an ordinary user.
 const AS_NOBODY: &str = "b::gangplankd::guest_mounts_and_works_with_files";
@@ -32,7 +40,17 @@ struct Programs {
 
 impl Programs {
     fn run(&self, scenario: &str, user: Option<User>) -> Result<()> {
-        let mut command = process::tied(&self.check, user);
+        self.run_by(process::tied(&self.check, user), scenario)
+    }
+
+    fn run_between_hosts(&self, scenario: &str) -> Result<()> {
+        let hosts = Hosts::new(1)?;
+        let mut command = hosts.on(0, &self.check)?;
+        command.arg(format!("--servers={}", hosts.servers_namespace().display()));
+        self.run_by(command, scenario)
+    }
+
+    fn run_by(&self, mut command: Command, scenario: &str) -> Result<()> {
         command
             .arg(format!("--frontend={}", self.frontend.display()))
             .arg(format!("--gangplankd={}", self.gangplankd.display()))
@@ -113,6 +131,18 @@ fn main() -> ExitCode {
         } else {
             runner.run(&name, || run(&name, None));
         }
+    }
+    for scenario in BETWEEN_HOSTS {
+        let name = format!("between_hosts::{scenario}");
+        if !User::is_root() {
+            runner.skip(&name, "needs root");
+            continue;
+        }
+        runner.run(&name, || {
+            programs
+                .as_ref()
+                .map_or(Ok(()), |programs| programs.run_between_hosts(scenario))
+        });
     }
     let name = format!("as_nobody::{AS_NOBODY}");
     if User::is_root() {
