@@ -3,6 +3,7 @@
 //! `GANGPLANK_LONG=1` hands locks over more often and works for longer. Needs root, `/dev/fuse` and
 //! Debian's packages of MooseFS.
 
+mod cut;
 mod failures;
 mod fixture;
 mod moved;
@@ -35,6 +36,7 @@ const TESTS: &[(&str, Test)] = &[
     ("fsx_with_locks", shared::fsx_takes_turns),
     ("chunk_server_killed", failures::chunk_server_killed),
     ("master_killed", failures::master_killed),
+    ("host_cut_off", cut::host_cut_off),
     ("guest_moves", moved::guest_moves_to_the_other_host),
 ];
 
