@@ -267,9 +267,7 @@ impl Tunnel {
         let Between::Hosts(hosts) = &self.between else {
             bail!("there is no network to cut");
         };
-        let state = if is_cut { "down" } else { "up" };
-        let mut command = hosts.on_servers("ip");
-        crate::packages::run(command.args(["link", "set", "host1", state]))
+        hosts.cut(0, is_cut)
     }
 
     /// The server's status.

@@ -96,6 +96,17 @@ impl Hosts {
         self.servers.namespace()
     }
 
+    /// Cuts the network between another host, by its number from 0 on, and all others, or mends it.
+    /// No connection is told: packets are lost.
+    ///
+    /// # Errors
+    /// There is no such host.
+    pub fn cut(&self, number: usize, is_cut: bool) -> Result<()> {
+        let state = if is_cut { "down" } else { "up" };
+        self.servers
+            .ip(&format!("link set host{} {state}", number + 1))
+    }
+
     /// A command on the servers' host, tied to this process.
     pub fn on_servers(&self, program: impl AsRef<OsStr>) -> Command {
         network::command(&self.servers.namespace(), program)

@@ -65,6 +65,12 @@ struct Server {
     log: PathBuf,
 }
 
+/// A mount on one of the hosts.
+struct Mount {
+    engine: Server,
+    point: PathBuf,
+}
+
 /// A running cluster. Dropping it unmounts and ends everything.
 pub struct Cluster {
     programs: Programs,
@@ -72,7 +78,7 @@ pub struct Cluster {
     hosts: Hosts,
     master: Option<Server>,
     chunk_servers: Vec<Option<Server>>,
-    mounts: Vec<Server>,
+    mounts: Vec<Mount>,
     dir: TempDir,
 }
 
@@ -98,7 +104,7 @@ impl Cluster {
             cluster.start_chunk_server(number)?;
         }
         for number in 0..mounts {
-            cluster.mount(number)?;
+            cluster.mount(number, &format!("mount{number}"), "")?;
         }
         let first = cluster.path(0);
         cluster.wait_until("the cluster stores no file", || {
@@ -114,6 +120,24 @@ impl Cluster {
     #[must_use]
     pub fn path(&self, host: usize) -> PathBuf {
         self.dir.path().join(format!("mount{host}"))
+    }
+
+    /// Mounts the file system once more on a host, with an `mfsmount` of its own that has further
+    /// options. Returns where.
+    ///
+    /// # Errors
+    /// It cannot be mounted.
+    pub fn mount_again(&mut self, host: usize, options: &str) -> Result<PathBuf> {
+        let name = format!("again{}", self.mounts.len());
+        self.mount(host, &name, &format!(",{options}"))
+    }
+
+    /// Cuts the network between a host and the servers, or mends it. Other hosts keep theirs.
+    ///
+    /// # Errors
+    /// There is no such host.
+    pub fn cut(&self, host: usize, is_cut: bool) -> Result<()> {
+        self.hosts.cut(host, is_cut)
     }
 
     /// Kills the master, as a crash does.
@@ -170,7 +194,7 @@ impl Cluster {
     pub fn logs(&self) -> String {
         let servers = (self.master.iter())
             .chain(self.chunk_servers.iter().flatten())
-            .chain(&self.mounts);
+            .chain(self.mounts.iter().map(|mount| &mount.engine));
         let ends = servers.map(|server| {
             let text = fs::read_to_string(&server.log).unwrap_or_default();
             let lines: Vec<&str> = text.lines().collect();
@@ -226,22 +250,27 @@ impl Cluster {
         Ok(())
     }
 
-    /// Mounts the file system on a host, without caches in the engine.
-    fn mount(&mut self, number: usize) -> Result<()> {
-        let point = self.path(number);
+    /// Mounts the file system on a host, without caches in the engine. `options` are further ones,
+    /// each behind a comma.
+    fn mount(&mut self, host: usize, name: &str, options: &str) -> Result<PathBuf> {
+        let point = self.dir.path().join(name);
         fs::create_dir(&point)?;
-        let mut command = self.hosts.on(number, &self.programs.mount)?;
+        let mut command = self.hosts.on(host, &self.programs.mount)?;
         command
             .env("LD_LIBRARY_PATH", &self.programs.libraries)
             .args(["-f", "-H", SERVERS, "-o"])
-            .arg(
+            .arg(format!(
                 "mfsattrcacheto=0,mfsentrycacheto=0,mfsdirentrycacheto=0,mfsnice=0,\
-                 mfswritecachesize=32,mfsreadaheadsize=32",
-            )
+                 mfswritecachesize=32,mfsreadaheadsize=32{options}"
+            ))
             .arg(&point);
-        let server = self.server(&format!("mfsmount{number}"), command)?;
-        self.mounts.push(server);
-        self.wait_until("the file system is not mounted", || is_mounted(&point))
+        let engine = self.server(&format!("mfsmount-{name}"), command)?;
+        self.mounts.push(Mount {
+            engine,
+            point: point.clone(),
+        });
+        self.wait_until("the file system is not mounted", || is_mounted(&point))?;
+        Ok(point)
     }
 
     fn server(&self, name: &str, mut command: Command) -> Result<Server> {
@@ -259,7 +288,7 @@ impl Cluster {
         let deadline = Instant::now() + LIMIT;
         while !is_so() {
             for mount in &mut self.mounts {
-                if let Some(status) = mount.child.try_wait()? {
+                if let Some(status) = mount.engine.child.try_wait()? {
                     bail!("mfsmount has ended: {status}\n{}", self.logs());
                 }
             }
@@ -272,11 +301,10 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        for (number, mount) in self.mounts.iter_mut().enumerate() {
+        for mount in &mut self.mounts {
             let flags = UnmountFlags::FORCE | UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
-            let point = self.dir.path().join(format!("mount{number}"));
-            let _ = rustix::mount::unmount(&point, flags);
-            process::kill_group(&mut mount.child);
+            let _ = rustix::mount::unmount(&mount.point, flags);
+            process::kill_group(&mut mount.engine.child);
         }
         self.chunk_servers.iter_mut().for_each(kill);
         kill(&mut self.master);

@@ -494,7 +494,7 @@ mod tests {
         assert_eq!(next.remove(keys[2]), Some(None));
         assert_eq!(next.remove(keys[1]), Some(None));
         assert!(next.is_empty());
-        for n in 0..CHUNK as i32 + 1 {
+        for n in 0..=i32::try_from(CHUNK).unwrap() {
             insert(&mut next, n);
         }
         assert_eq!((next.len(), next.chunks()), (CHUNK + 1, 2));

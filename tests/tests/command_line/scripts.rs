@@ -204,6 +204,9 @@ fn size_share_computes_what_guests_need() -> Result<()> {
     ensure!((number(&few, "memory of the daemon")? - 44.5).abs() < 0.1);
     let many = run(&["hosts=4", "guests=10", "files=20000", "open=200"])?.stdout;
     ensure!((number(&many, "data")? - 2.0 * number(&few, "data")?).abs() < 0.5);
+    // 100 x 10 guests x (500 + 4 x 20 + 4 x 2 + 20) requests, 20,000 for each server.
+    let served = run(&["hosts=100", "guests=10", "server=20000"])?.stdout;
+    ensure!((number(&served, "servers of the storage, at least")? - 31.0).abs() < 0.5);
     let beyond = run(&["files=2000000", "handles=0"])?.stdout;
     ensure!(String::from_utf8_lossy(&beyond).contains("warning: a guest knows"));
     for wrong in ["guests=ten", "gusts=10", "guests=", "guests"] {

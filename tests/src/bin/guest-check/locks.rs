@@ -78,11 +78,12 @@ pub(crate) fn posix_lock_excludes_processes(dir: &Path) -> Result<()> {
 }
 
 /// Holds a record lock on the file `record` in `dir` and a `flock` on the file `whole`, until the
-/// file `end` exists.
+/// file `end` exists. Says "locked" once it has both.
 pub(crate) fn hold_locks(dir: &Path, end: &Path) -> Result<()> {
     let (record, whole) = (open(&dir.join("record"))?, open(&dir.join("whole"))?);
     fcntl_lock(&record, FlockOperation::NonBlockingLockExclusive).context("the record lock")?;
     flock(&whole, FlockOperation::NonBlockingLockExclusive).context("the flock")?;
+    println!("locked");
     while !end.exists() {
         std::thread::sleep(Duration::from_millis(100));
     }

@@ -116,6 +116,22 @@ impl Fixture {
         })
     }
 
+    /// The same, while `work` runs on the second host, past its daemon, with the path of its mount.
+    pub(crate) fn both_and_a_host(
+        &mut self,
+        command: impl Fn(usize) -> String + Sync,
+        work: impl FnOnce(&Path) -> Result<()> + Send,
+    ) -> Result<()> {
+        let path = self.hosts[1].path.clone();
+        std::thread::scope(|scope| {
+            let working = scope.spawn(move || work(&path));
+            let ended = self.both(command);
+            let worked = working.join();
+            worked.map_err(|_| anyhow!("the host's work panicked"))??;
+            ended.map(drop)
+        })
+    }
+
     /// Has the machine forget the inodes that it has no descriptors of.
     pub(crate) fn drop_caches(&self) -> Result<()> {
         fs::write("/proc/sys/vm/drop_caches", "2").context("dropping caches")

@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use gangplank_fuse::{GetattrIn, NodeId, Operation};
 use gangplank_tests::driver::fixture::{Fixture, wait_for_log};
-use gangplank_tests::driver::{CallKind, Driver, Setup};
+use gangplank_tests::driver::ring::CallKind;
+use gangplank_tests::driver::{Driver, Setup};
 use rustix::process::{Pid, Signal, kill_process};
 
 const GETATTR: Operation<'static> = Operation::Getattr(GetattrIn {
