@@ -136,7 +136,8 @@ impl System {
     /// Stops a unit, which must end in order and in time.
     pub(crate) fn stop(&mut self, unit: &str) -> Result<()> {
         let took = self.sh(&format!(
-            "begun=$(date +%s%N); systemctl stop {unit}; echo $((($(date +%s%N) - begun) / 1000000))"
+            "begun=$(date +%s%N); systemctl stop {unit}; \
+             echo $((($(date +%s%N) - begun) / 1000000))"
         ))?;
         let took = Duration::from_millis(took.trim().parse()?);
         ensure!(took < STOP, "{unit} stops after {took:?}");
@@ -178,7 +179,8 @@ impl System {
     pub(crate) fn session(&mut self, socket: &str, name: &'static str) -> Result<Session> {
         let session = Session { name };
         self.sh(&format!(
-            ": >/run/{name}; {MOUNT}/session-check {socket} {name} /run/stop </dev/null >/run/{name} 2>&1 &"
+            ": >/run/{name}; \
+             {MOUNT}/session-check {socket} {name} /run/stop </dev/null >/run/{name} 2>&1 &"
         ))?;
         session.goes_on(self)?;
         Ok(session)

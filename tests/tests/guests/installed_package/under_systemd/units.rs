@@ -93,7 +93,8 @@ pub(super) fn missing_configuration_is_named_and_not_tried_again(
 
 pub(super) fn systemd_itself_finds_the_units_right_and_tight(system: &mut System) -> Result<()> {
     let said = system.sh(&format!(
-        "systemd-analyze verify --man=no {} gangplankd@home.socket gangplank-relay@home.socket 2>&1",
+        "systemd-analyze verify --man=no {} gangplankd@home.socket \
+         gangplank-relay@home.socket 2>&1",
         UNITS.join(" ")
     ))?;
     ensure!(said.is_empty(), "{said}");
