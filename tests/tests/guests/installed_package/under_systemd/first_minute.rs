@@ -84,9 +84,7 @@ pub(super) fn failed_and_said(system: &mut System, unit: &str, words: &str) -> R
     system.fails(&format!("systemctl start {unit}"))?;
     system.expect(unit, &[("ActiveState", "failed"), ("NRestarts", "0")])?;
     names(system, unit, words)?;
-    let status = system.sh(&format!(
-        "systemctl status --no-pager --full {unit}; true"
-    ))?;
+    let status = system.sh(&format!("systemctl status --no-pager --full {unit}; true"))?;
     ensure!(
         status.contains(words),
         "the status says nothing of {words}: {status}"
