@@ -184,6 +184,14 @@ pub fn io_trace(arch: Arch) -> Result<PathBuf> {
     workspace_program("gangplank-tests", "io-trace", arch)
 }
 
+/// The static program that is a guest's session until it is told to end, on any host.
+///
+/// # Errors
+/// When it does not build.
+pub fn session_check(arch: Arch) -> Result<PathBuf> {
+    workspace_program("gangplank-tests", "session-check", arch)
+}
+
 /// The static program that tests the device model under an emulated Bao.
 ///
 /// # Errors

@@ -5,6 +5,7 @@
 #   gangplank=shell              mount gangplank.tag on /mnt, give the console to a person
 #   gangplank=root               make the share gangplank.tag the root file system, then serve
 #   gangplank=nfsroot            the same with the NFS export gangplank.tag, as gangplank.address
+#   gangplank=systemd            make the first disk the root file system, and run its systemd
 /bin/busybox mount -t proc proc /proc
 /bin/busybox mount -t sysfs sysfs /sys
 /bin/busybox mount -t devtmpfs devtmpfs /dev
@@ -42,7 +43,9 @@ shell)
     umount /mnt
     poweroff -f
     ;;
-root | nfsroot)
+root | nfsroot | systemd)
+    root="$tag"
+    start="/bin/sh /gangplank-agent"
     if [ "$mode" = nfsroot ]; then
         for card in /sys/class/net/*; do
             card=${card##*/}
@@ -52,6 +55,10 @@ root | nfsroot)
         ifconfig "$card" "$address" netmask 255.255.255.0 up
         options="vers=3,proto=tcp,mountproto=tcp,nolock,addr=${tag%%:*}"
         mount -i -t nfs -o "$options" "$tag" /newroot
+    elif [ "$mode" = systemd ]; then
+        root=/dev/vda
+        start=/lib/systemd/systemd
+        mount -t ext4 "$root" /newroot
     else
         mount -t virtiofs "$tag" /newroot
     fi
@@ -61,9 +68,10 @@ root | nfsroot)
             mkdir -p "/newroot/$name"
             mount --move "/$name" "/newroot/$name"
         done
-        exec switch_root -c /dev/console /newroot /bin/sh /gangplank-agent
+        # shellcheck disable=SC2086 # a command line
+        exec switch_root -c /dev/console /newroot $start
     fi
-    echo "no root file system on $tag"
+    echo "no root file system on $root"
     exec sh /agent
     ;;
 *)

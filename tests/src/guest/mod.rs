@@ -111,6 +111,9 @@ pub enum Role {
     /// Mounts an export (`SERVER:PATH`) as its root file system by NFS, from the address that comes
     /// second, and serves commands from there.
     NfsRoot(String, String),
+    /// Has its first disk as its root file system, whose systemd is the first process
+    /// ([`crate::systemd_host`]), and serves commands from there (QEMU).
+    Systemd,
     /// Mounts this tag on `/mnt` and gives the console to a person.
     Shell(String),
 }
@@ -217,6 +220,7 @@ impl Options {
             Role::Agent => ("agent", None),
             Role::Root(tag) => ("root", Some(tag)),
             Role::NfsRoot(export, _) => ("nfsroot", Some(export)),
+            Role::Systemd => ("systemd", None),
             Role::Shell(tag) => ("shell", Some(tag)),
         };
         let mut arguments = vec![format!("gangplank={mode}")];

@@ -1,21 +1,16 @@
-//! The Debian package, installed into a Debian tree, serves a guest from there, and is removed
-//! without a trace.
-//!
-//! Needs root on the host: the package's files belong to root, and the programs run with the tree
-//! as their root directory.
+//! A Debian tree without a service manager: the programs run with the tree as their root directory.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use gangplank_tests::guest::{Guest, Machine, Options};
-use gangplank_tests::packages;
-use gangplank_tests::process::{self, User};
-use gangplank_tests::runner::Runner;
-use gangplank_tests::{cache, debian_tree, tools};
+use gangplank_tests::{debian_tree, packages, process};
 use rustix::process::Signal;
+
+use crate::build;
 
 /// How long a daemon may take until its socket is there, or until it has ended.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -30,31 +25,6 @@ const FILES: [&str; 7] = [
     "usr/lib/sysusers.d/gangplank.conf",
     "usr/share/man/man8/gangplankd.8.gz",
 ];
-
-fn main() -> ExitCode {
-    let mut runner = Runner::from_arguments();
-    let name = "uml::package_is_installed_used_and_removed";
-    if User::is_root() {
-        runner.run(name, package_is_installed_used_and_removed);
-    } else {
-        runner.skip(name, "needs root");
-    }
-    runner.finish()
-}
-
-/// Builds the package for this machine by the script that users call.
-fn build(into: &Path) -> Result<PathBuf> {
-    let script = cache::workspace().join("packaging/build-deb");
-    let said = packages::output(
-        Command::new(script)
-            .arg(into)
-            .env("GANGPLANK_PROFILE", tools::profile())
-            // How small the package is, is not looked at.
-            .env("DPKG_DEB_COMPRESSOR_LEVEL", "0"),
-    )?;
-    let package = said.lines().last().context("the script names no package")?;
-    Ok(package.into())
-}
 
 /// dpkg with the tree as its root. The tree has no other packages in dpkg's view.
 fn dpkg(tree: &Path, arguments: &[&str], package: &Path) -> Result<()> {
@@ -103,7 +73,7 @@ fn start(tree: &Path, line: &str) -> Result<Child> {
     Ok(process::spawn(command)?)
 }
 
-fn package_is_installed_used_and_removed() -> Result<()> {
+pub(crate) fn package_is_installed_used_and_removed() -> Result<()> {
     let parent = tempfile::Builder::new()
         .prefix("gangplank-deb-")
         .tempdir()?;
