@@ -133,8 +133,8 @@ pub const MANUAL: Manual = Manual {
         ),
         (
             "FDSTORE, GANGPLANK_FDSTORE",
-            "How many descriptors systemd holds (FileDescriptorStoreMax=). systemd 254 and later \
-             sets the first, which counts; the unit gangplankd@NAME sets the second for others.",
+            "The most descriptors that systemd holds (FileDescriptorStoreMax=). systemd 254 and later \
+             sets the first, which wins; the unit gangplankd@NAME sets the second for older ones.",
         ),
         (
             "JOURNAL_STREAM",

@@ -148,6 +148,7 @@ impl<'a> DirBlock<'a> {
 
     fn word(self, index: usize) -> &'a AtomicU64 {
         let is_there = index < self.words.len();
+        // As in `Heap::free`.
         debug_assert!(is_there || !cfg!(test), "not the block of a directory");
         self.words.get(index).unwrap_or(&ZERO)
     }

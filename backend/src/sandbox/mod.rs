@@ -253,14 +253,16 @@ pub fn confine(
     Ok(Role::Acceptor(confined, supervisor))
 }
 
-/// Reduces the capabilities of the calling process, which is to be a supervisor, or the one that
-/// starts supervisors. Before that, it protects the process when memory runs out: what it has
-/// started ends with it.
+/// Reduces the capabilities of the calling process, a supervisor or the one that starts several.
+/// Before that, it protects the process from the out-of-memory killer, if it may: all guests end
+/// with it.
 ///
 /// # Errors
 /// The kernel refuses.
 pub fn reduce_supervisor() -> Result<(), Error> {
-    oom_score::protect(proc_self::open_proc()?);
+    if let Ok(proc) = proc_self::open_proc() {
+        oom_score::protect(proc);
+    }
     capabilities::reduce_supervisor()
 }
 

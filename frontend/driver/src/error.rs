@@ -106,7 +106,8 @@ impl Error {
     }
 
     /// Whether the daemon takes no rings of this size: it has refused SET_VRING_NUM, or closed the
-    /// connection then, as daemons do that do not acknowledge each message.
+    /// connection instead of acknowledging it. Of a daemon that acknowledges nothing, this is not
+    /// known.
     #[must_use]
     pub fn is_ring_size(&self) -> bool {
         let Self::Connection(

@@ -249,7 +249,7 @@ impl Readers<'_> {
             match recv(&*self.output.stream, &mut buffer[..], RecvFlags::DONTWAIT) {
                 Ok((len, _)) => *found = Some(len),
                 Err(Errno::AGAIN | Errno::INTR) => return false,
-                // Who reads meets it again.
+                // This clears the error. The thread that reads then finds the connection's end.
                 Err(_) => {}
             }
             true

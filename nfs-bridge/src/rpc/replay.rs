@@ -43,10 +43,13 @@ const MAX_REPLY: usize = 2048;
 const MAX_WAITING: usize = 8;
 
 /// Bytes at the beginning of a record that are hashed, and as many at its end. The first ones have
-/// credentials, handle, offset, names and attributes of any call. Two WRITEs with one number that
-/// differ between these bytes alone would have to come within [`KEPT`], and clients count their
-/// calls.
+/// credentials, handle, offset, names and attributes of any call. Of the bytes between, the first 8
+/// of each [`SAMPLED`] are hashed: a client that begins its numbers anew must not get the reply to
+/// another WRITE.
 const HASHED: usize = 4096;
+
+/// See [`HASHED`].
+const SAMPLED: usize = 512;
 
 /// A call that may come again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -141,7 +144,9 @@ impl ReplayCache {
             record.last_chunk::<HASHED>(),
         ) {
             (Some(first), Some(last)) if record.len() > 2 * HASHED => {
-                self.hasher.hash_one((record.len(), first, last))
+                let parts = record.chunks_exact(SAMPLED);
+                let samples: Vec<&[u8; 8]> = parts.filter_map(|part| part.first_chunk()).collect();
+                self.hasher.hash_one((record.len(), first, last, samples))
             }
             _ => self.hasher.hash_one(record),
         }
@@ -229,6 +234,22 @@ mod tests {
         let (late, got_late) = responder();
         assert!(cache.begin(CLIENT, 1, b"remove", late).is_none());
         assert_eq!(got_late.recv().unwrap().unwrap().bytes, b"done");
+    }
+
+    #[test]
+    fn a_long_write_that_differs_in_the_middle_alone_is_another_call() {
+        let cache = ReplayCache::default();
+        let before = vec![0; 20_000];
+        let mut after = before.clone();
+        let middle = 20 * SAMPLED;
+        after[middle..middle + SAMPLED].fill(1);
+        assert!(middle > HASHED && middle + HASHED < before.len());
+        let (first, _) = responder();
+        assert!(cache.begin(CLIENT, 1, &before, first).is_some());
+        let (second, _) = responder();
+        assert!(cache.begin(CLIENT, 1, &after, second).is_some());
+        let (again, _) = responder();
+        assert!(cache.begin(CLIENT, 1, &after, again).is_none());
     }
 
     #[test]

@@ -47,7 +47,7 @@ struct Nodes {
 /// A node of the share with one reference, which is given back when it is dropped.
 #[derive(Debug)]
 pub struct Node {
-    /// The session, on the queue of all requests about this node.
+    /// The session, on this node's queue. A call that began at a directory stays on that one's.
     pub session: FuseSession,
     /// The daemon's number for it.
     pub id: NodeId,
@@ -159,7 +159,9 @@ impl Connection {
             ino: entry.attr.ino,
             birth,
         };
-        let session = self.session_of(id)?;
+        let session = self.session_of(id).inspect_err(|_| {
+            let _ = self.session.forget(id, 1);
+        })?;
         let mut nodes = self.nodes.lock();
         // Another thread may have looked it up meanwhile.
         if let Some(known) = nodes.find_id(export, id) {

@@ -36,9 +36,10 @@ const BUFFERS: u64 = 512 << 20;
 /// Descriptors in each ring to the daemon, a power of two, unless the daemon has smaller rings.
 const QUEUE_SIZE: u16 = 512;
 
-/// Requests that a thread may have in flight. It takes the reply to the first one last, so a ring
-/// must have room for as many of all threads that execute calls.
-const REQUESTS_OF_THREAD: u16 = 4;
+/// Descriptors of a ring for each worker, at least: RENAME has four requests in flight, and takes the
+/// reply to the first one last. Threads that read connections execute calls as well, so this is no
+/// bound.
+const DESCRIPTORS_OF_WORKER: u16 = 4;
 
 /// Keeps a connection to the daemon.
 #[derive(Debug)]
@@ -234,6 +235,8 @@ impl Shared {
 
 /// The smallest rings for so many threads, a power of two.
 fn min_queue_size(threads: u16) -> u16 {
-    let needed = threads.saturating_mul(REQUESTS_OF_THREAD).min(QUEUE_SIZE);
+    let needed = threads
+        .saturating_mul(DESCRIPTORS_OF_WORKER)
+        .min(QUEUE_SIZE);
     needed.next_power_of_two()
 }

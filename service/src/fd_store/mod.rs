@@ -110,9 +110,9 @@ impl FdStore {
     }
 }
 
-/// The variables that say how many descriptors the service manager holds, the first that is set
-/// counts: that of systemd 254 and later, and that of a unit for an older systemd, which has a store
-/// as well but does not tell.
+/// The variables with the most descriptors that the service manager holds. The first that is set
+/// counts. systemd sets `FDSTORE` since version 254. A unit sets the other one for older versions,
+/// which have a store and do not tell of it.
 const CAPACITIES: [&str; 2] = ["FDSTORE", "GANGPLANK_FDSTORE"];
 
 /// How many descriptors the service manager holds. `None` if it holds none.

@@ -124,7 +124,7 @@ fn open(
             shared.notify_all();
             return true;
         }
-        Ok(Some(Answer::Refused(errno))) => format!("it refuses: {}", refusal(errno)),
+        Ok(Some(Answer::Refused(errno))) => refusal(errno),
         Ok(answer) => {
             let mut state = shared.state.lock();
             state.fail(Fatal::Server(format!("answers {answer:?} to a new guest")));
@@ -142,11 +142,13 @@ fn open(
 /// Why a server refuses a session.
 fn refusal(errno: Errno) -> String {
     let why = match errno {
-        Errno::USERS => "it has as many guests as vq_guests allows",
-        Errno::NOTCONN => "it does not reach its daemon",
-        Errno::IO => "gangplank-dvk forward does not reach it",
-        Errno::NOSYS => "it serves no tunnels: set --endpoint to the vq_ep of a block virtqueue",
-        _ => return errno.to_string(),
+        Errno::USERS => "the server has as many guests as its vq_guests allows",
+        Errno::NOTCONN => "the server does not reach its daemon",
+        Errno::IO => "gangplank-dvk forward does not reach the server",
+        Errno::NOSYS => {
+            "the server serves no tunnels: set --endpoint to the vq_ep of a block virtqueue"
+        }
+        _ => return format!("the server refuses: {errno}"),
     };
     why.to_owned()
 }

@@ -34,8 +34,8 @@ pub trait Device: Send {
     /// or never.
     fn resume(&mut self, config: &[u8], running: Option<Activation>);
 
-    /// Continue as a predecessor whose device is broken until the driver resets it: `driver` is what
-    /// the driver had set up. Called after [`Device::resume`], or never.
+    /// Continue as a predecessor whose device is broken until the driver resets it. What the driver
+    /// had set up is `driver`. Called after [`Device::resume`], or never.
     fn resume_broken(&mut self, driver: Activation);
 
     /// Stop one queue. After this returns, nothing of the queue is accessed.

@@ -218,6 +218,9 @@ impl<M: Messages> FsDevice<M> {
                 Ok(())
             }
             Err(error) => {
+                // Rings whose set-up has begun may run.
+                let is_gone = matches!(error, vhost_user::Error::Gone { .. });
+                self.abandoned = backend.session.is_running() && !is_gone;
                 self.disconnect();
                 Err(FsError::Start(error))
             }
@@ -411,6 +414,11 @@ impl<M: Messages + Send> Device for FsDevice<M> {
 
     fn resume_broken(&mut self, driver: Activation) {
         self.driver = Some(driver);
+        // The predecessor forgot a backend that was done with the driver's queues.
+        self.abandoned = self
+            .handover
+            .as_ref()
+            .is_some_and(|handover| !matches!(handover.backend_connection(), Ok(None)));
         self.give_up();
     }
 

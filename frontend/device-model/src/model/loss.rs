@@ -7,9 +7,9 @@
 //!                          └──────────> broken <──────────┘        any ── reset ──> no driver
 //! ```
 //!
-//! No request stays without a reply, so that the driver can always be unbound. A driver that waits
-//! gets error replies after a time without a backend, and that of a broken device gets them until
-//! it resets the device, as far as its rings can be read.
+//! A driver that waits gets error replies after a time without a backend, and that of a broken
+//! device gets them until it resets the device, so that it can be unbound. Without a reply stay
+//! requests that a backend may still write to, and those in rings that cannot be read.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -70,8 +70,15 @@ impl<M: Messages> FsDevice<M> {
     }
 
     /// Forgets a driver with whose queues no backend can go on. Until it resets the device, its
-    /// requests get error replies.
+    /// requests get error replies, unless a backend may still work on them.
     pub fn give_up(&mut self) -> Change {
+        if self.driver.is_none() {
+            // It was given up before.
+            return Change::None;
+        }
+        if self.abandoned {
+            return self.leave_to_backend();
+        }
         let Some(driver) = self.forget_driver() else {
             return Change::None;
         };
@@ -83,6 +90,9 @@ impl<M: Messages> FsDevice<M> {
                 }
                 self.error_replies += rings.abandon(&self.eventfds);
                 self.lost = Some(rings).filter(|rings| !rings.is_empty());
+                if let Some(handover) = &self.handover {
+                    handover.forget_backend();
+                }
             }
             Err(error) => rate_limited!(warn, "{}", error_chain(&error)),
         }
@@ -91,7 +101,7 @@ impl<M: Messages> FsDevice<M> {
 
     /// Forgets a driver whose requests a backend may still work on. They get no error replies: the
     /// guest would use their memory for something else while the backend writes to it.
-    fn leave_to_backend(&mut self) -> Change {
+    pub(super) fn leave_to_backend(&mut self) -> Change {
         self.forget_driver()
             .map_or(Change::None, |_| Change::NeedsReset)
     }

@@ -146,14 +146,17 @@ impl LostRings {
                 }
                 Err(error) => {
                     let error = ring.failed()(error);
-                    rate_limited!(warn, "its requests get no reply: {}", error_chain(&error));
+                    rate_limited!(
+                        warn,
+                        "requests of a broken device get no reply: {}",
+                        error_chain(&error)
+                    );
                     false
                 }
             }
         });
-        if replies > 0 {
-            eventfds.signal_call();
-        }
+        // Replies before a failure, and the backend's last ones, may have had no interrupt.
+        eventfds.signal_call();
         replies
     }
 

@@ -18,9 +18,9 @@ pub struct Report {
     pub status: Status,
     /// Whether a backend is connected.
     pub daemon: bool,
-    /// Whether the backend was lost, so that the guest's requests fail until it mounts anew.
+    /// Whether the guest's requests fail until it mounts anew, or resets a device that is broken.
     pub is_lost: bool,
-    /// Requests that failed because their backend was lost.
+    /// Requests that failed because their backend was lost or did not come, or the device is broken.
     pub requests_failed: u64,
     /// How often a backend was connected.
     pub connections: u64,

@@ -97,7 +97,7 @@ fn resume_backend<C: Connector>(
                     device.wait_until_stable();
                     device.on_backend_lost()
                 }
-                false => device.give_up(),
+                false => device.leave_to_backend(),
             };
             match change {
                 Change::NeedsReset | Change::Lost => {

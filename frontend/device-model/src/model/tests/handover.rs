@@ -167,12 +167,13 @@ fn daemon_that_may_still_work_on_the_rings_is_given_up_and_the_guest_is_told() {
     let second = fixture.next_after(Journal::invalidate_backend);
     assert_eq!(fixture.get(Register::Status), 0x4f);
     assert_eq!(fixture.get(Register::InterruptStatus), 3);
-    assert!(second.transport.lock().device().lost_queues().is_some());
+    // The daemon may still write to the memory of its requests.
+    assert!(second.transport.lock().device().lost_queues().is_none());
     fixture.end(second);
-    // The next one replies to a broken driver's requests as well.
+    // The next one knows no more.
     let third = fixture.next();
     assert_eq!(fixture.get(Register::Status), 0x4f);
-    assert!(third.transport.lock().device().lost_queues().is_some());
+    assert!(third.transport.lock().device().lost_queues().is_none());
     fixture.set_to(Register::Status, 0);
     fixture.until_daemon(&third);
     fixture.drive();

@@ -104,7 +104,7 @@ impl System {
         let group = self.property(unit, "ControlGroup")?;
         let listed = self.sh(&format!(
             "for p in $(cat /sys/fs/cgroup{group}/cgroup.procs); do \
-             case $(cat /proc/$p/comm) in {name}*) echo $p;; esac; done"
+             case $(cat /proc/$p/comm 2>/dev/null) in {name}*) echo $p;; esac; done"
         ))?;
         listed
             .lines()

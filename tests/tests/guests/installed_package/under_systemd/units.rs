@@ -120,8 +120,8 @@ pub(super) fn purge_stops_everything_and_leaves_nothing(system: &mut System) -> 
     );
     // The group and the user stay, as Debian has it, and with them the previous account files.
     let differ = system.sh(&format!(
-        "{LIST} >/run/after; diff {BEFORE} /run/after | grep '^[<>]' | grep -v '/etc/[a-z]*-$'; \
-         true"
+        "{LIST} >/run/after; diff {BEFORE} /run/after | grep '^[<>]' | \
+         grep -v -e '/etc/[a-z]*-$' -e /var/log/dpkg.log; true"
     ))?;
     ensure!(differ.is_empty(), "{differ}");
     Ok(())
