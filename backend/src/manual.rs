@@ -133,8 +133,9 @@ pub const MANUAL: Manual = Manual {
         ),
         (
             "FDSTORE, GANGPLANK_FDSTORE",
-            "The most descriptors that systemd holds (FileDescriptorStoreMax=). systemd 254 and later \
-             sets the first, which wins; the unit gangplankd@NAME sets the second for older ones.",
+            "The most descriptors that systemd holds (FileDescriptorStoreMax=). systemd 254 and \
+             later sets the first, which wins; the unit gangplankd@NAME sets the second for older \
+             ones.",
         ),
         (
             "JOURNAL_STREAM",

@@ -279,8 +279,8 @@ pub fn check_programs(told: &str) -> Result<()> {
     Ok(())
 }
 
-/// Asks the server at `address` by rpcinfo and showmount of Debian, which find it by the port mapper,
-/// and mounts its share by mount.nfs. Their packages are in the guest's `tree`
+/// Asks the server at `address` by rpcinfo and showmount of Debian, which find it by the port
+/// mapper, and mounts its share by mount.nfs. Their packages are in the guest's `tree`
 /// ([`crate::debian_tree::copy_nfs_client`]). Returns the exports.
 ///
 /// # Errors

@@ -100,8 +100,8 @@ fn place(tree: &str, system: &str, guest: usize) -> String {
 }
 
 impl Fixture {
-    /// Starts the guests of a situation on `machine`. Workloads do `percent` of their usual amount. `beside`
-    /// are further builds of gangplankd by name.
+    /// Starts the guests of a situation on `machine`. Workloads do `percent` of their usual amount.
+    /// `beside` are further builds of gangplankd by name.
     pub(crate) fn new(
         machine: Machine,
         percent: u32,

@@ -1,8 +1,8 @@
 //! The rings of a driver whose backend is gone: no other process works on them.
 //!
 //! What the backend knew of the guest's files went with it, and the guest would wait for its
-//! requests without end: its driver cannot even be unbound. So the requests get error replies, until
-//! one opens a new session, which waits for the next backend. Those of a broken device get error
+//! requests without end: its driver cannot even be unbound. So the requests get error replies,
+//! until one opens a new session, which waits for the next backend. Those of a broken device get error
 //! replies until the driver resets it.
 
 use std::fs::File;

@@ -20,7 +20,7 @@ pub struct Report {
     pub daemon: bool,
     /// Whether the guest's requests fail until it mounts anew, or resets a device that is broken.
     pub is_lost: bool,
-    /// Requests that failed because their backend was lost or did not come, or the device is broken.
+    /// Requests that failed because their backend was lost or did not come, or the device broke.
     pub requests_failed: u64,
     /// How often a backend was connected.
     pub connections: u64,

@@ -45,8 +45,8 @@ pub(super) fn guest_waits_for_a_late_daemon_in_its_queues_only(test: &Test) -> R
     })
 }
 
-/// A guest that mounts without a daemon gets an error after the time that the device model waits. So
-/// its driver can be unbound. Later it mounts anew with a daemon that is there by then.
+/// A guest that mounts without a daemon gets an error after the device model's wait, so that its
+/// driver can be unbound. Later it mounts anew with a daemon that is there by then.
 pub(super) fn mount_fails_in_time_without_a_daemon_and_the_driver_is_unbound(
     test: &Test,
 ) -> Result<()> {

@@ -130,7 +130,7 @@ pub(crate) fn a_guest_behind_a_tunnel_has_a_share_by_way_of_the_device() -> Resu
                echo after >&3; exec 3>&-; echo $? >/done ) & \
              dd if=/dev/urandom of=/mnt/long bs=256k count=8 && md5sum </mnt/long >/mnt/sum && \
              cd /mnt && fsx -N 300 -q fsx-file && ls /mnt && sync",
-            LIMIT,
+            4 * LIMIT,
         )
         .with_context(|| context(&forward))?;
     ensure!(fs::metadata(share.path().join("long"))?.len() == 2 << 20);
@@ -144,7 +144,7 @@ pub(crate) fn a_guest_behind_a_tunnel_has_a_share_by_way_of_the_device() -> Resu
             "touch /go && while [ ! -e /done ]; do sleep 0.1; done && grep -qx 0 /done && \
              echo 3 >/proc/sys/vm/drop_caches && \
              test \"$(md5sum </mnt/long)\" = \"$(cat /mnt/sum)\"",
-            LIMIT,
+            4 * LIMIT,
         )
         .with_context(|| context(&forward))?;
     ensure!(fs::read_to_string(share.path().join("open"))? == "before\nafter\n");

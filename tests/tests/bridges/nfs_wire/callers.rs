@@ -2,6 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Result, bail, ensure};
 use nfs3_types::nfs3::{
@@ -102,6 +103,11 @@ fn a_call_that_fails_brings_the_attributes_of_what_it_names() -> Result<()> {
             some(failed.linkdir_wcc.after)?;
         }
         other => bail!("{other:?}"),
+    }
+    // Older than one tick of the kernel's clock.
+    for name in ["from", "to"] {
+        let directory = fs::File::open(fixture.share.path().join(name))?;
+        directory.set_modified(UNIX_EPOCH + Duration::from_secs(1))?;
     }
     // First a file in the way of a directory, then a name that does not exist, and then it works.
     for (old, status) in [

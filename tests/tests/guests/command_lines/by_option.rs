@@ -221,8 +221,9 @@ fn reaches_files_by_handle(given: &mut Given<'_>) -> Result<()> {
     let effective = u64::from_str_radix(effective.trim(), 16)?;
     ensure!(effective & OPENS_BY_HANDLE != 0, "{effective:#x}");
     given.sh("mkdir before; echo found >before/file; \
-         (cd before; while [ ! -e /tmp/go ]; do sleep 0.1; done; cat file >/tmp/found) \
-         >/dev/null 2>&1 & :")?;
+         (cd before; : >/tmp/there; while [ ! -e /tmp/go ]; do sleep 0.1; done; \
+         cat file >/tmp/found) >/dev/null 2>&1 & \
+         while [ ! -e /tmp/there ]; do sleep 0.1; done")?;
     fs::rename(
         given.tried.share.join("before"),
         given.tried.share.join("after"),

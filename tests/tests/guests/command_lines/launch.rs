@@ -1,5 +1,5 @@
-//! Starts the daemon as a manager of virtual machines does: with exactly its command line, its user,
-//! and its way to hand a socket over.
+//! Starts the daemon as a manager of virtual machines does: with exactly its command line, its
+//! user, and its way to hand a socket over.
 
 use std::fs::{self, File, Permissions};
 use std::os::fd::OwnedFd;

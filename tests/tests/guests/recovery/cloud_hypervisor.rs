@@ -62,8 +62,8 @@ fn the_guest_goes_on_when_its_worker_is_killed() -> Result<()> {
         ensure!(!guest.is_finished(ticket)?, "a request is lost");
     }
     drop(held);
-    // One of them gets the lock: the next worker begins their waits in any order. All owners are the
-    // guest's, and exclude each other.
+    // One of them gets the lock: the next worker begins their waits in any order. All owners are
+    // the guest's, and exclude each other.
     let mut granted = Vec::new();
     let deadline = Instant::now() + GRANTED;
     while granted.is_empty() {

@@ -38,6 +38,12 @@ const KILLS_AT_START: usize = 3;
 /// second, in which nothing is in flight that a kill could disturb.
 const LIFE_MS: u64 = 110;
 
+/// Long enough for a worker to have signalled as often as it does.
+const SIGNALLED: Duration = Duration::from_millis(50);
+
+/// Bytes of one signal in a socket.
+const SIGNAL_LEN: usize = size_of::<u64>();
+
 /// No limit of deaths that a test could reach.
 const MANY: &str = "--max-crashes=100000";
 
@@ -132,8 +138,9 @@ fn the_next_worker_signals_a_guest_that_sleeps_more_than_once() -> Result<()> {
         ensure!(Instant::now() < deadline, "no reply: {}", fixture.log());
         thread::sleep(Duration::from_millis(1));
     }
-    thread::sleep(SIGNALLED);
-    guest.rings[1].drain_call();
+    while guest.rings[1].drain_call() > 0 {
+        thread::sleep(SIGNALLED);
+    }
     let old = kill_worker(&fixture)?;
     wait_for_next(&fixture, old)?;
     wait_for_log(&fixture.daemon, "death 1")?;
@@ -151,12 +158,6 @@ fn the_next_worker_signals_a_guest_that_sleeps_more_than_once() -> Result<()> {
     drop(guest);
     fixture.survive(&[])
 }
-
-/// Long enough for a worker to have signalled as often as it does.
-const SIGNALLED: Duration = Duration::from_millis(50);
-
-/// Bytes of one signal in a socket.
-const SIGNAL_LEN: usize = size_of::<u64>();
 
 #[test]
 fn requests_in_flight_are_answered_once_however_often_the_worker_is_killed() -> Result<()> {

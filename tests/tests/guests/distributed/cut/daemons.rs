@@ -1,6 +1,7 @@
 //! Other daemons of the host that is cut off: one with a share of the cluster and one of a local
 //! directory, and one on a mount whose client of MooseFS gives up after a few seconds.
 
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -112,18 +113,33 @@ impl OtherDaemons {
         self.far.finish_within(waiting, LIMIT)?;
         // Its client of MooseFS connects again soon.
         let begun = std::time::Instant::now();
-        while let Err(error) = self.impatient.getattr(self.file.node, None) {
-            ensure!(begun.elapsed() < LIMIT, "{error}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        let mut number = 0;
         // The file whose write was given up keeps that error while it is open. Others have none.
-        let file = self.impatient.create(NodeId::ROOT, c"patient", 0o600)?;
-        self.impatient.write(file, 0, b"after!")?;
-        self.impatient.fsync(file)?;
+        let file = loop {
+            number += 1;
+            match writes_anew(&mut self.impatient, number) {
+                Ok(file) => break file,
+                Err(error) => ensure!(begun.elapsed() < LIMIT, "{error}"),
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        };
         let content = self.impatient.read(file, 0, 100)?;
         ensure!(content == b"after!", "the file has {content:?}");
         Ok(())
     }
+}
+
+/// A new file is written.
+fn writes_anew(guest: &mut Driver, number: u32) -> Result<NodeAndFile> {
+    guest.getattr(NodeId::ROOT, None)?;
+    let file = guest.create(
+        NodeId::ROOT,
+        &CString::new(format!("patient{number}"))?,
+        0o600,
+    )?;
+    guest.write(file, 0, b"after!")?;
+    guest.fsync(file)?;
+    Ok(file)
 }
 
 fn is_io_error(error: Option<Error>, what: &str) -> Result<()> {

@@ -50,7 +50,8 @@ pub(super) fn prepare_operations(guest: &mut Guest) -> Result<()> {
             guest.sh(&format!(
                 "cd /{policy}/cut-{policy} && {{ ( {before} && touch {file}.ready; \
                    until test -e /dev/shm/ops/begun; do sleep 0.2; done; \
-                   ( {during} ); echo $? >{file}.ended ) >{file}.said 2>&1 & }}; \
+                   ( {during} ); echo $? >{file}.part; mv {file}.part {file}.ended ) \
+                   >{file}.said 2>&1 & }}; \
                  until test -e {file}.ready; do sleep 0.02; done"
             ))?;
         }

@@ -14,13 +14,14 @@ const ALL: &str = "'gangplank*.socket' 'gangplank*.service'";
 
 /// How long `systemctl stop` may take under emulation, on a busy machine. A service that must be
 /// killed takes longer, by `TimeoutStopSec=`.
-pub(crate) const STOP: Duration = Duration::from_secs(10);
+pub(crate) const STOP: Duration = Duration::from_secs(45);
 
 /// Where files of the tree are listed, before the package is installed.
 pub(crate) const BEFORE: &str = "/run/before";
 
 /// Lists the files of the machine that are on its disk.
-pub(crate) const LIST: &str = "find / -xdev -path /var/lib/dpkg -prune -o -path /mnt -prune -o \
+pub(crate) const LIST: &str = "find / -xdev -path /var/lib/dpkg -prune -o -path /var/log -prune -o \
+                               -path /mnt -prune -o \
                                -path /srv -prune -o -path /tmp -prune -o ! -type d -print | sort";
 
 /// The machine with the package installed.
@@ -55,8 +56,7 @@ impl System {
 
     /// Waits until shell text succeeds.
     pub(crate) fn wait_until(&mut self, condition: &str) -> Result<()> {
-        let waiting = format!("for i in $(seq 300); do {condition} && exit 0; sleep 0.1; done");
-        self.sh(&format!("{waiting}; exit 1"))
+        self.sh(&within_a_minute(condition, "sleep 0.1"))
             .with_context(|| format!("it never comes: {condition}"))?;
         Ok(())
     }
@@ -103,7 +103,7 @@ impl System {
     pub(crate) fn processes(&mut self, unit: &str, name: &str) -> Result<Vec<u32>> {
         let group = self.property(unit, "ControlGroup")?;
         let listed = self.sh(&format!(
-            "for p in $(cat /sys/fs/cgroup{group}/cgroup.procs); do \
+            "for p in $(cat '/sys/fs/cgroup{group}/cgroup.procs'); do \
              case $(cat /proc/$p/comm 2>/dev/null) in {name}*) echo $p;; esac; done"
         ))?;
         listed
@@ -114,10 +114,15 @@ impl System {
 
     /// The one process of a unit whose name begins so.
     pub(crate) fn process(&mut self, unit: &str, name: &str) -> Result<u32> {
-        match self.processes(unit, name)?[..] {
-            [process] => Ok(process),
-            ref others => bail!("{unit} has {others:?} named {name}"),
+        let mut found = Vec::new();
+        // Those of a guest that has just gone end a little later.
+        for _ in 0..50 {
+            found = self.processes(unit, name)?;
+            if let [process] = found[..] {
+                return Ok(process);
+            }
         }
+        bail!("{unit} has {found:?} named {name}")
     }
 
     /// Kills a process, and waits until another has its name.
@@ -187,6 +192,15 @@ impl System {
     }
 }
 
+/// Shell text that succeeds once `condition` does, and fails a minute later. Between two looks it
+/// does what `meanwhile` says.
+fn within_a_minute(condition: &str, meanwhile: &str) -> String {
+    format!(
+        "end=$(($(date +%s) + 60)); until {condition}; do \
+         [ $(date +%s) -lt $end ] || exit 1; {meanwhile}; done"
+    )
+}
+
 /// A guest's session in the machine.
 pub(crate) struct Session {
     name: &'static str,
@@ -198,10 +212,11 @@ impl Session {
         let log = format!("/run/{}", self.name);
         system
             .sh(&format!(
-                "begun=$(wc -l <{log}); for i in $(seq 300); do \
-                 ! grep -q -e failed -e ended {log} || break; \
-                 [ $(wc -l <{log}) -lt $((begun + 4)) ] || exit 0; sleep 0.1; done; tail {log}; \
-                 exit 1"
+                "begun=$(wc -l <{log}); {}",
+                within_a_minute(
+                    &format!("[ $(wc -l <{log}) -ge $((begun + 4)) ]"),
+                    &format!("! grep -e failed -e ended {log} || exit 1; sleep 0.1"),
+                )
             ))
             .with_context(|| format!("the session {} does not go on", self.name))?;
         Ok(())

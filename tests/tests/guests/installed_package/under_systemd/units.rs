@@ -70,9 +70,9 @@ pub(super) fn bridges_serve_by_the_shipped_examples(system: &mut System) -> Resu
         let main = system.property(unit, "MainPID")?;
         let user = system.sh(&format!("stat -c %U /proc/{main}"))?;
         ensure!(user == "gangplank\n", "{unit} runs as {user}");
-        let workers = system.processes("gangplankd@home.service", "worker")?;
-        ensure!(workers.len() == 1, "{unit}: the daemon has {workers:?}");
+        system.process("gangplankd@home.service", "worker")?;
         system.stop(unit)?;
+        system.wait_until("! ps -e -o comm | grep -q ^worker")?;
     }
     Ok(())
 }
@@ -112,16 +112,18 @@ pub(super) fn purge_stops_everything_and_leaves_nothing(system: &mut System) -> 
     system.sh("dpkg --purge gangplank")?;
     let left = system.sh(
         "systemctl list-units --all --plain --no-legend 'gangplank*'; \
-         ls -d /run/gangplank*/*.sock; ps -e -o args | grep '[g]angplankd'; true",
+         ls -d /run/gangplank*/*.sock 2>/dev/null; ps -e -o args | grep '[g]angplankd'; true",
     )?;
     ensure!(
-        !left.contains("active") && !left.contains("/gangplankd"),
+        ["active", "/gangplankd", ".sock"]
+            .iter()
+            .all(|part| !left.contains(part)),
         "{left}"
     );
     // The group and the user stay, as Debian has it, and with them the previous account files.
     let differ = system.sh(&format!(
-        "{LIST} >/run/after; diff {BEFORE} /run/after | grep '^[<>]' | \
-         grep -v -e '/etc/[a-z]*-$' -e /var/log/dpkg.log; true"
+        "{LIST} >/run/after; diff {BEFORE} /run/after | grep '^[<>]' | grep -v '/etc/[a-z]*-$'; \
+         true"
     ))?;
     ensure!(differ.is_empty(), "{differ}");
     Ok(())
