@@ -68,12 +68,19 @@ const QEMU: &[(&str, Case)] = &[
     ("the_program_ends_when_it_is_killed", ended),
 ];
 
+/// What an emulated guest of the other architecture does: its program is another one.
+const AARCH64: &[(&str, Case)] = &[
+    ("inotify_tells_what_the_host_does", inotify),
+    ("the_program_ends_when_it_is_killed", ended),
+];
+
 type Case = fn(&mut Watched) -> Result<()>;
 
 fn main() -> ExitCode {
     let mut runner = Runner::from_arguments();
     run(&mut runner, "uml", Machine::Uml, UML);
     run(&mut runner, "qemu", Machine::QemuX86_64, QEMU);
+    run(&mut runner, "aarch64", Machine::QemuAarch64, AARCH64);
     runner.finish()
 }
 
