@@ -351,7 +351,7 @@ fn check_holders(guest: &mut Guest) -> Result<()> {
     guest.sh("touch /dev/shm/all-ended")?;
     for (name, expected) in [
         ("unlinked", "kept\nmore\nended with 0\n"),
-        ("locks", "ended with 0\n"),
+        ("locks", "locked\nended with 0\n"),
     ] {
         let ended = format!(
             "for i in $(seq 60); do grep -q ^ended /dev/shm/{name}.held && break; sleep 1; done; \
