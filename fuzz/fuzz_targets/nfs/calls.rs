@@ -41,6 +41,7 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
         PathBuf::from("/nonexistent"),
         Duration::from_secs(1),
         Duration::ZERO,
+        1,
     );
     let connector = connector.expect("a thread");
     // Nobody may mount, so that no call waits for the daemon.
