@@ -18,8 +18,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use gangplank_fuse::NodeId;
-use gangplank_tests::driver::{Driver, NodeAndFile, Setup};
+use gangplank_tests::driver::{Driver, Error, NodeAndFile, Setup};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 
 /// What the file without a name contains.
 const CONTENT: &[u8] = b"still here";
@@ -84,6 +85,13 @@ impl Session {
         let mut driver = Driver::mount(socket, &Setup::default())?;
         let gone = CString::new(format!("{name}-unlinked"))?;
         let name = CString::new(format!("{name}-written"))?;
+        // What an earlier session has left. CREATE makes new files alone.
+        for left in [&gone, &name] {
+            match driver.unlink(NodeId::ROOT, left) {
+                Ok(()) | Err(Error::Errno(Errno::NOENT)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
         let unlinked = driver.create(NodeId::ROOT, &gone, 0o644)?;
         driver.write(unlinked, 0, CONTENT)?;
         driver.unlink(NodeId::ROOT, &gone)?;
