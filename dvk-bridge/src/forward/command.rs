@@ -85,7 +85,13 @@ pub fn run(args: &ForwardArgs, seccomp: Seccomp) -> Result<(), ForwardError> {
         server,
         HashMap::from([(args.dc, limits)]),
     )?;
-    let forward = Arc::new(Forward::new(args.dc, here, there.carrier(), args.limit));
+    let forward = Arc::new(Forward::new(
+        args.dc,
+        endpoints,
+        here,
+        there.carrier(),
+        args.limit,
+    ));
     let parts: Vec<Arc<dyn Report>> = vec![forward.clone(), device, there.report()];
     let status = args.status.as_ref().zip(listener);
     let status =

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::context::{Asked, Context};
 use super::proxy_client::ProxyClient;
 use crate::abi::{DcId, Endpoint};
+use crate::cli_types::EndpointRange;
 use crate::endpoint::{BoundEndpoint, Carrier, Delivery, EndpointError};
 use crate::status::Report;
 
@@ -24,6 +25,8 @@ const FAILURE_PAUSE: Duration = Duration::from_millis(100);
 
 /// Endpoints of a container, whose clients servers elsewhere serve.
 pub struct Forward {
+    /// Which endpoints these are.
+    endpoints: EndpointRange,
     here: Vec<Arc<dyn BoundEndpoint>>,
     context: Arc<Context>,
     /// One for each client, whichever endpoints here it asks: it waits for one answer at a time.
@@ -31,15 +34,17 @@ pub struct Forward {
 }
 
 impl Forward {
-    /// Passes requests to each endpoint of `here`, all in container `dc`, on to the endpoint of the
-    /// same number at `there`.
+    /// Passes requests to each endpoint of `here`, which are `endpoints` of container `dc`, on to the
+    /// endpoint of the same number at `there`.
     pub fn new(
         dc: DcId,
+        endpoints: EndpointRange,
         here: Vec<Arc<dyn BoundEndpoint>>,
         there: Arc<dyn Carrier>,
         limit: Duration,
     ) -> Self {
         Self {
+            endpoints,
             here,
             context: Arc::new(Context {
                 dc,
@@ -147,12 +152,6 @@ impl Forward {
             self.context.refuse(&asked);
         }
     }
-
-    /// The numbers of the endpoints here.
-    fn endpoints(&self) -> Vec<i32> {
-        let numbers = self.here.iter().map(|here| here.endpoint().raw());
-        numbers.collect()
-    }
 }
 
 impl Report for Forward {
@@ -160,19 +159,14 @@ impl Report for Forward {
         let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let proxies = self.proxies.lock();
         let there = proxies.values().filter(|proxy| !proxy.has_ended());
-        let endpoints = self.endpoints();
-        let named = match (endpoints.first(), endpoints.last()) {
-            (Some(first), Some(last)) if first != last => {
-                format!(
-                    "endpoints {first} to {last} of container {} are",
-                    self.context.dc
-                )
-            }
-            (Some(one), _) => format!("endpoint {one} of container {} is", self.context.dc),
-            _ => "no endpoint is".to_owned(),
+        let verb = match self.here.len() {
+            1 => "is",
+            _ => "are",
         };
         to.push_str(&format!(
-            "{named} passed on: {} clients, {} requests answered, {} not\n",
+            "{} of container {} {verb} passed on: {} clients, {} requests answered, {} not\n",
+            self.endpoints,
+            self.context.dc,
             there.count(),
             count(&self.context.answered),
             count(&self.context.failed)
@@ -186,8 +180,8 @@ impl Report for Forward {
         json!({
             "kind": "forward",
             "dc": self.context.dc.raw(),
-            "endpoint": self.endpoints().first(),
-            "endpoints": self.endpoints(),
+            "endpoint": self.endpoints.first().raw(),
+            "endpoints": self.endpoints.iter().map(Endpoint::raw).collect::<Vec<_>>(),
             "clients": there.count(),
             "answered": count(&self.context.answered),
             "failed": count(&self.context.failed),

@@ -23,7 +23,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Once};
 
 use gangplank_backend::passthrough::options::InodeFileHandles;
-use gangplank_backend::passthrough::{self, Options, PassthroughFs, Share};
+use gangplank_backend::passthrough::{self, Options, PassthroughFs, Share, ShareError};
 use gangplank_backend::session::Session;
 use gangplank_backend::state::arena::{Arena, Limits};
 use gangplank_backend::state::device::{
@@ -110,18 +110,16 @@ fn own_descriptors(fixture: &Fixture) -> [OwnedFd; 2] {
     ]
 }
 
+/// The share of a worker with this state.
+fn share([root, proc]: [OwnedFd; 2], arena: &Arc<Arena>) -> Result<Arc<Share>, ShareError> {
+    Share::new(root, proc, options(), fixture::ABILITIES, Arc::clone(arena))
+}
+
 fn first_worker(fixture: &Fixture, input: &mut Input<'_>) {
     let arena = Arena::new(LIMITS).expect("memory for the guest's state");
     // The same input does the same each time.
     arena.header().hash_seed.store(1, Ordering::Relaxed);
-    let [root, proc] = own_descriptors(fixture);
-    let share = Share::new(
-        root,
-        proc,
-        options(),
-        fixture::ABILITIES,
-        Arc::clone(&arena),
-    );
+    let share = share(own_descriptors(fixture), &arena);
     let file_system = PassthroughFs::new(share.expect("a directory can be shared"));
     let session = Session::continued(file_system, &arena);
     let ring = RingRequests::new(&arena, 0).expect("a ring");
@@ -240,19 +238,12 @@ fn next_worker(
         let arrived: HashSet<RawFd> = (0..256).filter(|number| number % 3 != 0).collect();
         passthrough::forget_lost(&arena, &arrived);
     }
-    let [root, proc] = own_descriptors(fixture);
-    let kept = [2, root.as_raw_fd(), proc.as_raw_fd()].into_iter();
+    let own = own_descriptors(fixture);
+    let kept = own.iter().map(AsRawFd::as_raw_fd).chain([2]);
     let kept = kept.chain(arena.file().map(|file| file.as_raw_fd()));
     let kept = kept.chain(recovery::descriptors(&arena));
     passthrough::correct(&arena, kept).expect("numbers of descriptors");
-    let share = Share::new(
-        root,
-        proc,
-        options(),
-        fixture::ABILITIES,
-        Arc::clone(&arena),
-    );
-    let Ok(share) = share else {
+    let Ok(share) = share(own, &arena) else {
         return;
     };
     let file_system = PassthroughFs::new(share);

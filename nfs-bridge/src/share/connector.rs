@@ -37,8 +37,8 @@ const BUFFERS: u64 = 512 << 20;
 const QUEUE_SIZE: u16 = 512;
 
 /// Descriptors of a ring for each worker, at least: RENAME has four requests in flight, and takes
-/// the reply to the first one last. Threads that read connections execute calls as well, so this is no
-/// bound.
+/// the reply to the first one last. Threads that read connections execute calls as well, so this is
+/// no bound.
 const DESCRIPTORS_OF_WORKER: u16 = 4;
 
 /// Keeps a connection to the daemon.

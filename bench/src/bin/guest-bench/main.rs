@@ -155,8 +155,8 @@ fn all_rounds(workload: &Workload, arguments: &Arguments) -> Result<()> {
 }
 
 /// `all` in the order of a round: from another one on in every pair of rounds, forwards in the
-/// first and backwards in the second, so that no file system always has the same one before it. What
-/// that one left in caches and on the disk costs, or spares, whoever comes next.
+/// first and backwards in the second, so that no file system always has the same one before it.
+/// What that one left in caches and on the disk costs, or spares, whoever comes next.
 fn order<T>(all: &[T], round: usize) -> Vec<&T> {
     let (before, from) = all.split_at((round / 2) % all.len().max(1));
     let mut order: Vec<&T> = from.iter().chain(before).collect();

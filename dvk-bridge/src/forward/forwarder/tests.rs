@@ -75,7 +75,13 @@ impl Fixture {
             .map(|endpoint| here.bind(endpoint))
             .map(|Bound(near, program)| (near, program))
             .unzip();
-        let forward = Arc::new(Forward::new(DcId::FIRST, near, there.program(), LIMIT));
+        let forward = Arc::new(Forward::new(
+            DcId::FIRST,
+            "1:2".parse().unwrap(),
+            near,
+            there.program(),
+            LIMIT,
+        ));
         let stop = Arc::new(AtomicBool::new(false));
         let (running, stopped) = (forward.clone(), stop.clone());
         let thread = thread::spawn(move || {

@@ -2,8 +2,8 @@
 //!
 //! What the backend knew of the guest's files went with it, and the guest would wait for its
 //! requests without end: its driver cannot even be unbound. So the requests get error replies,
-//! until one opens a new session, which waits for the next backend. Those of a broken device get error
-//! replies until the driver resets it.
+//! until one opens a new session, which waits for the next backend. Those of a broken device get
+//! error replies until the driver resets it.
 
 use std::fs::File;
 use std::io;

@@ -5,8 +5,8 @@
 //!
 //! It creates files whose names begin with NAME, one of which it removes and keeps open. Then it
 //! works with them in rounds, and prints a line for each: its number, and the milliseconds that the
-//! slowest round has taken so far. An error, a file that is not what it was, or a daemon that closes
-//! the connection ends it with status 1. It ends by itself once the file STOP exists.
+//! slowest round has taken so far. An error, a file that is not what it was, or a daemon that
+//! closes the connection ends it with status 1. It ends by itself once the file STOP exists.
 #![allow(clippy::print_stdout, reason = "a program for the console")]
 
 use std::ffi::CString;

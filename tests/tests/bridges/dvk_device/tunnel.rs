@@ -11,9 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, ensure};
 use gangplank_dvk::abi::{DcId, Endpoint};
 use gangplank_dvk::carrier::local::{Local, LocalConfig};
+use gangplank_dvk::cli_types::EndpointRange;
 use gangplank_dvk::endpoint::{BoundEndpoint, Carrier};
 use gangplank_dvk::forward::Forward;
 use gangplank_tests::daemon::{self, Daemon, TAG};
@@ -26,8 +27,12 @@ use tempfile::TempDir;
 
 use crate::LIMIT;
 
-/// The server's endpoints: the first, and those for requests.
-const ENDPOINTS: std::ops::RangeInclusive<i32> = 4..=8;
+/// The server's endpoints, as `--endpoints` has them: the first, and those for requests.
+const ENDPOINTS: &str = "4:5";
+
+fn endpoints() -> Result<EndpointRange> {
+    ENDPOINTS.parse().map_err(Error::msg)
+}
 
 /// The first port of the server; the 32-bit program has those behind its 32.
 const PORT: u16 = crate::PORTS + 64 * 4;
@@ -42,10 +47,11 @@ impl Proxies {
     /// Brings what comes to the endpoints at the switch with this socket to those of `emulated`.
     fn start(switch: &Switch, emulated: &Arc<EmulatedDevice>) -> Result<Self> {
         let node = Local::start(LocalConfig::new(switch.socket().to_owned()))?;
-        let bound = ENDPOINTS.map(|slot| bind(&node, Endpoint::from_raw(slot)));
+        let endpoints = endpoints()?;
+        let bound = endpoints.iter().map(|endpoint| bind(&node, endpoint));
         let bound = bound.collect::<Result<Vec<_>>>()?;
         let clients = Arc::new(Clients::of(emulated));
-        let forward = Forward::new(DcId::FIRST, bound, clients, LIMIT);
+        let forward = Forward::new(DcId::FIRST, endpoints, bound, clients, LIMIT);
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = thread::spawn(move || {
@@ -81,11 +87,10 @@ fn bind(node: &Local, endpoint: Endpoint) -> Result<Arc<dyn BoundEndpoint>> {
 
 /// Starts the 32-bit program, and waits until it has bound the endpoints.
 fn start_forward(emulated: &Arc<EmulatedDevice>, files: &TempDir) -> Result<Program> {
-    let (first, last) = (ENDPOINTS.start(), ENDPOINTS.end());
     let arguments = [
         "forward".to_owned(),
         "--device=/dev/null".to_owned(),
-        format!("--endpoints={first}:{}", last - first + 1),
+        format!("--endpoints={ENDPOINTS}"),
         format!("--peer=127.0.0.1:{SERVER_NODE}"),
         format!("--node={CLIENT_NODE}"),
         format!("--ports={}:{PORT}", PORT + 32),
@@ -93,10 +98,8 @@ fn start_forward(emulated: &Arc<EmulatedDevice>, files: &TempDir) -> Result<Prog
     let log = files.path().join("forward");
     let forward = Program::start(emulated, &tools::dvk_i686()?, &arguments, &log)?;
     let deadline = Instant::now() + LIMIT;
-    while !ENDPOINTS
-        .clone()
-        .all(|slot| emulated.has(Endpoint::from_raw(slot)))
-    {
+    let endpoints = endpoints()?;
+    while !endpoints.iter().all(|endpoint| emulated.has(endpoint)) {
         ensure!(Instant::now() < deadline, "{}", forward.log());
         thread::sleep(Duration::from_millis(20));
     }

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use gangplank_tests::guest::{Guest, Machine, Options};
@@ -12,6 +12,8 @@ use gangplank_tests::process::{self, User};
 use gangplank_tests::runner::Runner;
 use gangplank_tests::{cache, packages, tools};
 use rustix::process::{Resource, getrlimit};
+
+use crate::wait_for_socket;
 
 /// How long a container may take to start or to end.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -97,12 +99,7 @@ fn image_is_built_loaded_and_serves_a_guest() -> Result<()> {
         .stdin(Stdio::null());
     let mut container = process::spawn(starting)?;
     let socket = run.join("fs.sock");
-    let begun = Instant::now();
-    while !socket.exists() {
-        ensure!(begun.elapsed() < LIMIT, "no socket after {LIMIT:?}");
-        ensure!(container.try_wait()?.is_none(), "the container has ended");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    wait_for_socket(&socket, &mut container, LIMIT).context("the container")?;
     let mut guest = Guest::boot(&Options::new(Machine::Uml).share(&socket, "home"))?;
     guest.mount("home", "/mnt")?;
     let read = guest.sh("cat /mnt/from-host && echo written in the guest >/mnt/from-guest")?;

@@ -3,14 +3,14 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use gangplank_tests::guest::{Guest, Machine, Options};
 use gangplank_tests::{debian_tree, packages, process};
 use rustix::process::Signal;
 
-use crate::build;
+use crate::{build, wait_for_socket};
 
 /// How long a daemon may take until its socket is there, or until it has ended.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -141,12 +141,7 @@ fn serve_a_guest(tree: &Path) -> Result<()> {
     let line = line.replace("%i", "home").replace("$OPTIONS", "");
     let socket = tree.join("run/gangplank/home.sock");
     let mut daemon = start(tree, &line)?;
-    let begun = Instant::now();
-    while !socket.exists() {
-        ensure!(begun.elapsed() < LIMIT, "no socket after {LIMIT:?}");
-        ensure!(daemon.try_wait()?.is_none(), "the daemon has ended");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    wait_for_socket(&socket, &mut daemon, LIMIT).context("the daemon")?;
 
     let mut guest = Guest::boot(&Options::new(Machine::Uml).share(&socket, "home"))?;
     guest.mount("home", "/mnt")?;

@@ -8,9 +8,10 @@ mod in_a_tree;
 mod under_systemd;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Child, Command, ExitCode};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use gangplank_tests::packages;
 use gangplank_tests::process::User;
 use gangplank_tests::runner::Runner;
@@ -27,6 +28,17 @@ fn main() -> ExitCode {
     under_systemd::run(&mut runner);
     container::run(&mut runner);
     runner.finish()
+}
+
+/// Waits until the daemon that `starting` becomes listens at `socket`.
+fn wait_for_socket(socket: &Path, starting: &mut Child, limit: Duration) -> Result<()> {
+    let begun = Instant::now();
+    while !socket.exists() {
+        ensure!(begun.elapsed() < limit, "no socket after {limit:?}");
+        ensure!(starting.try_wait()?.is_none(), "it has ended");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
 }
 
 /// Builds the package for this machine by the script that users call.

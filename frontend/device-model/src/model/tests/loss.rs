@@ -261,12 +261,7 @@ fn time_of_waiting_counts_anew_after_a_daemon_that_came() {
 
 #[test]
 fn driver_that_a_daemon_refuses_gets_errors() {
-    let daemon = Daemon::default();
-    daemon.die();
-    daemon.state().refuses = Some("SET_MEM_TABLE");
-    let fixture = Fixture::new(daemon, Some("myfs"));
-    fixture.negotiate();
-    assert_eq!(fixture.go(), 0xf);
+    let fixture = Fixture::before_refusal();
     let mut low = Driver::new(&fixture, 1);
     low.submit(Opcode::Init);
     kick(&fixture, 1);

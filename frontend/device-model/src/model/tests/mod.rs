@@ -163,6 +163,17 @@ impl Fixture {
         self.get(Register::Status)
     }
 
+    /// A driver is ready, and the daemon that comes will refuse it.
+    fn before_refusal() -> Self {
+        let daemon = Daemon::default();
+        daemon.die();
+        daemon.state().refuses = Some("SET_MEM_TABLE");
+        let fixture = Self::new(daemon, Some("myfs"));
+        fixture.negotiate();
+        assert_eq!(fixture.go(), 0xf);
+        fixture
+    }
+
     /// Waits until the device has taken the rings over from a daemon that is gone.
     fn until_lost(&self) {
         let deadline = Instant::now() + LIMIT;
@@ -373,12 +384,7 @@ fn daemon_that_refuses_to_start_breaks_the_device_and_is_cut() {
 
 #[test]
 fn daemon_that_comes_late_and_refuses_breaks_the_device() {
-    let daemon = Daemon::default();
-    daemon.die();
-    daemon.state().refuses = Some("SET_MEM_TABLE");
-    let fixture = Fixture::new(daemon, Some("myfs"));
-    fixture.negotiate();
-    assert_eq!(fixture.go(), 0xf);
+    let fixture = Fixture::before_refusal();
     fixture.daemon.come_back();
     fixture.until_broken();
     fixture.end();

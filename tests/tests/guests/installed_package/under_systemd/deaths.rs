@@ -5,8 +5,6 @@ use anyhow::{Result, ensure};
 use super::first_minute::{SOCKET, UNIT};
 use super::system::System;
 
-const RUNNING: [(&str, &str); 2] = [("ActiveState", "active"), ("SubState", "running")];
-
 /// How often the service was started by systemd alone.
 fn expect_restarts(system: &mut System, number: &str) -> Result<()> {
     system.expect(UNIT, &[("NRestarts", number)])
@@ -21,9 +19,8 @@ pub(super) fn guest_goes_on_when_its_worker_or_the_acceptor_is_killed(
         system.kill_and_wait(UNIT, name)?;
         session.goes_on(system)?;
         system.use_share(SOCKET, name)?;
-        system.expect(UNIT, &RUNNING)?;
+        system.expect_running(UNIT)?;
     }
-    expect_restarts(system, "0")?;
     session.end(system)
 }
 
@@ -35,8 +32,7 @@ pub(super) fn guest_whose_keeper_is_killed_ends_alone(system: &mut System) -> Re
     system.sh(&format!("kill -KILL {keeper}"))?;
     lost.is_lost(system)?;
     other.goes_on(system)?;
-    system.expect(UNIT, &RUNNING)?;
-    expect_restarts(system, "0")?;
+    system.expect_running(UNIT)?;
     other.end(system)
 }
 
@@ -54,7 +50,7 @@ pub(super) fn guest_goes_on_over_a_reload(system: &mut System) -> Result<()> {
         session.goes_on(system)?;
         system.use_share(SOCKET, "guest")?;
     }
-    system.expect(UNIT, &RUNNING)?;
+    system.expect_running(UNIT)?;
     ensure!(system.property(UNIT, "MainPID")? == main);
     ensure!(system.process(UNIT, "acceptor")? != acceptor, "no reload");
     // A program that does not start is refused, and the running one goes on.

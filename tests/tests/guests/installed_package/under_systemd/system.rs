@@ -99,6 +99,16 @@ impl System {
         Ok(())
     }
 
+    /// A service runs that systemd has never started again.
+    pub(crate) fn expect_running(&mut self, unit: &str) -> Result<()> {
+        let expected = [
+            ("ActiveState", "active"),
+            ("SubState", "running"),
+            ("NRestarts", "0"),
+        ];
+        self.expect(unit, &expected)
+    }
+
     /// The processes of a unit whose names begin so.
     pub(crate) fn processes(&mut self, unit: &str, name: &str) -> Result<Vec<u32>> {
         let group = self.property(unit, "ControlGroup")?;

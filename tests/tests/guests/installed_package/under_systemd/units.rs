@@ -57,12 +57,7 @@ pub(super) fn bridges_serve_by_the_shipped_examples(system: &mut System) -> Resu
             "mkdir -p /etc/gangplank && sed s,/run/gangplank/fs.sock,{SOCKET}, \
              {EXAMPLES}/{example} >/etc/gangplank/{example} && systemctl start {unit}"
         ))?;
-        let expected = [
-            ("ActiveState", "active"),
-            ("SubState", "running"),
-            ("NRestarts", "0"),
-        ];
-        system.expect(unit, &expected)?;
+        system.expect_running(unit)?;
         if let Some(socket) = socket {
             system.sh(&format!("test -S {socket}"))?;
         }
