@@ -12,6 +12,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::process::{self, User};
+use crate::sockets::listens;
 use crate::tools;
 
 /// Limit for the socket to appear, and for the daemon to end after SIGTERM.
@@ -114,7 +115,7 @@ impl Daemon {
         self.kill();
         // The dead one still listens until its last process is gone.
         let deadline = Instant::now() + LIMIT;
-        while listens(&self.socket) && Instant::now() < deadline {
+        while listens(self.child.id(), &self.socket) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
         }
         self.child = spawn(self.dir.path(), &self.socket, options)?;
@@ -222,7 +223,7 @@ impl Daemon {
     fn wait_for_socket(&mut self) -> Result<()> {
         let deadline = Instant::now() + LIMIT;
         // The socket's file appears a moment before the daemon listens.
-        while !listens(&self.socket) {
+        while !listens(self.child.id(), &self.socket) {
             if let Some(status) = self.child.try_wait()? {
                 bail!("the daemon ended at once: {status}\n{}", self.log());
             }
@@ -277,16 +278,6 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         process::kill_group(&mut self.child);
     }
-}
-
-/// Whether a process listens at `path`, found without a connection.
-fn listens(path: &Path) -> bool {
-    /// The text in /proc/net/unix of a listening socket (`__SO_ACCEPTCON`).
-    const LISTENS: &str = " 00010000 ";
-    let path = path.display().to_string();
-    let sockets = fs::read_to_string("/proc/net/unix").unwrap_or_default();
-    let mut lines = sockets.lines();
-    lines.any(|line| line.ends_with(&path) && line.contains(LISTENS))
 }
 
 /// Open descriptors of `pid` and all its descendants. Processes that share one table of descriptors

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use crate::dvk::{CLIENT_NODE, SERVER_NODE, Switch};
 use crate::hosts::{self, Hosts};
 use crate::process;
+use crate::sockets::listens;
 use crate::tools;
 
 /// Limit for a program to start or to end, and for a status to show something.
@@ -157,7 +158,7 @@ impl Tunnel {
         Ok(())
     }
 
-    /// Spawns a program and waits until its socket is there.
+    /// Spawns a program and waits until it listens at its socket.
     fn spawn(&self, mut command: Command, log: &str, socket: &str) -> Result<Child> {
         let socket = self.dir.path().join(socket);
         // It is left behind by a program that was killed.
@@ -172,7 +173,7 @@ impl Tunnel {
             .stderr(log);
         let mut child = process::spawn(command).context("starting an end of the tunnel")?;
         let deadline = Instant::now() + LIMIT;
-        while !socket.exists() {
+        while !listens(child.id(), &socket) {
             if let Some(status) = child.try_wait()? {
                 bail!("an end of the tunnel ended: {status}\n{}", self.log());
             }

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use crate::daemon::Daemon;
 use crate::guest::{Guest, Machine, Switch};
 use crate::process;
+use crate::sockets::listens;
 use crate::tools;
 
 /// The server's address.
@@ -21,7 +22,10 @@ pub const SERVER: &str = "10.0.2.1";
 pub const CLIENT_MODULES: [&str; 3] = ["virtio_net", "nfsv3", "lockd"];
 
 /// The switch's sockets in the server's directory.
-const SOCKETS: [&str; 3] = ["packet", "stream", "dgram"];
+const SOCKETS: [&str; 3] = ["packet", "stream", DATAGRAMS];
+
+/// The one of them that takes datagrams.
+const DATAGRAMS: &str = "dgram";
 
 /// The programs that the port mapper tells, with version and protocol.
 const PROGRAMS: [[&str; 3]; 8] = [
@@ -127,7 +131,7 @@ impl NfsServer {
     /// The switch's socket for datagrams, to which QEMU sends also after a restart.
     #[must_use]
     pub fn datagrams(&self) -> Switch {
-        Switch::Datagrams(self.dir.path().join("dgram"))
+        Switch::Datagrams(self.dir.path().join(DATAGRAMS))
     }
 
     /// The directory of the switch's sockets: `packet`, `stream` and `dgram`.
@@ -144,8 +148,14 @@ impl NfsServer {
 
     fn wait(&mut self) -> Result<()> {
         let deadline = Instant::now() + LIMIT;
-        let is_there = |socket: &&str| self.dir.path().join(socket).exists();
-        while !SOCKETS.iter().all(is_there) {
+        let pid = self.child.id();
+        let dir = self.dir.path();
+        let is_ready = |name: &&str| match dir.join(name) {
+            // Nobody listens at a socket of datagrams.
+            socket if *name == DATAGRAMS => socket.exists(),
+            socket => listens(pid, &socket),
+        };
+        while !SOCKETS.iter().all(is_ready) {
             let ended = self.child.try_wait()?;
             ensure!(
                 ended.is_none(),
@@ -154,7 +164,7 @@ impl NfsServer {
             );
             ensure!(
                 Instant::now() < deadline,
-                "the server made no socket within {LIMIT:?}\n{}",
+                "the server does not listen within {LIMIT:?}\n{}",
                 self.log()
             );
             std::thread::sleep(Duration::from_millis(5));
@@ -183,7 +193,7 @@ fn spawn(dir: &Path, backend: &Path, arguments: &Vec<String>) -> Result<Child> {
         .arg("--switch-packet")
         .arg(dir.join("packet"))
         .arg("--switch-dgram")
-        .arg(dir.join("dgram"))
+        .arg(dir.join(DATAGRAMS))
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
 use crate::process::{self, User};
+use crate::sockets::listens;
 use crate::tools;
 
 /// Limit for the socket to appear.
@@ -65,13 +66,13 @@ impl Relay {
         let child = process::spawn(command).context("starting the relay")?;
         let mut relay = Self { child, dir };
         let deadline = Instant::now() + LIMIT;
-        while !relay.socket().exists() {
+        while !listens(relay.child.id(), &relay.socket()) {
             if let Some(status) = relay.child.try_wait()? {
                 bail!("the relay ended at once: {status}\n{}", relay.log());
             }
             ensure!(
                 Instant::now() < deadline,
-                "the relay made no socket within {LIMIT:?}\n{}",
+                "the relay does not listen within {LIMIT:?}\n{}",
                 relay.log()
             );
             std::thread::sleep(Duration::from_millis(5));

@@ -418,7 +418,7 @@ impl Fixture {
         let log = self.path(format!("{name}.log"));
         let mut server = Program::start(&self.kernel, program, arguments, &log)?;
         let deadline = Instant::now() + LIMIT;
-        while !socket.exists() {
+        while !server.listens(socket) {
             if let Some(status) = server.ended()? {
                 bail!("{name} ended: {status}\n{}", server.log());
             }

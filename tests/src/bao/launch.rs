@@ -26,6 +26,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_s
 use super::kernel::Kernel;
 use super::seccomp::{self, Listener};
 use crate::process;
+use crate::sockets::listens;
 
 /// The first argument that makes a program with this module become another one: see
 /// [`become_program`].
@@ -184,6 +185,12 @@ impl Program {
     #[must_use]
     pub fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
+    }
+
+    /// Whether it listens at `socket`.
+    #[must_use]
+    pub fn listens(&self, socket: &Path) -> bool {
+        listens(self.child.id(), socket)
     }
 
     /// The contents of the log file, which may have earlier programs' output.

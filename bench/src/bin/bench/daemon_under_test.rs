@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use gangplank_tests::packages;
 use gangplank_tests::process::{self, User};
+use gangplank_tests::sockets::listens;
 use gangplank_tests::tools;
 use tempfile::TempDir;
 
@@ -166,16 +167,16 @@ impl Running {
 struct Kept(Child);
 
 impl Kept {
-    /// Waits for the socket's file. A test connection would count as a guest.
+    /// Waits until it listens at the socket.
     fn wait_for(&mut self, socket: &Path) -> Result<()> {
         let deadline = Instant::now() + LIMIT;
-        while !socket.exists() {
+        while !listens(self.0.id(), socket) {
             if let Some(status) = self.0.try_wait()? {
                 bail!("the daemon ended during its start: {status}");
             }
             ensure!(
                 Instant::now() < deadline,
-                "the daemon did not create its socket within {LIMIT:?}"
+                "the daemon does not listen within {LIMIT:?}"
             );
             std::thread::sleep(LOOK);
         }

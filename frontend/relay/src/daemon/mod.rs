@@ -212,17 +212,22 @@ impl Daemon {
         self.tell(request, payload, &beside)
     }
 
+    /// Disables a ring: the daemon takes no further request from it once it has left its loop over
+    /// the ring. As [`Self::stop_ring`], this waits as long as the daemon is connected.
+    pub(super) fn disable_ring(&mut self, index: u32) -> Result<()> {
+        let state = payload::ring_state(index, 0);
+        let disable = FrontendReq::SET_VRING_ENABLE;
+        self.tell_and(Self::receive_without_limit, disable, state, &[])
+    }
+
     /// Stops a ring. Returns the index of the next available entry that the daemon would take.
     ///
     /// A daemon replies when the requests in the ring are complete. The relay waits for that as
     /// long as the daemon is connected: until then the daemon writes to the buffers of the guest's
     /// requests, and no other process may reply to them.
     pub(super) fn stop_ring(&mut self, index: u32) -> Result<u16> {
-        let state = payload::ring_state(index, 0);
-        let disable = FrontendReq::SET_VRING_ENABLE;
-        self.tell_and(Self::receive_without_limit, disable, state.clone(), &[])?;
         let request = FrontendReq::GET_VRING_BASE;
-        let message = Message::new(request, state);
+        let message = Message::new(request, payload::ring_state(index, 0));
         self.send(request, &message, &[])?;
         let reply = self.receive_without_limit(request, &message)?;
         match reply.payload_as::<VringState>() {

@@ -14,6 +14,12 @@ const MIN_RETRY_BACKOFF: Duration = Duration::from_millis(20);
 /// Pause between two attempts to connect at most: how late a guest notices a daemon.
 const MAX_RETRY_BACKOFF: Duration = Duration::from_secs(1);
 
+/// A daemon that has completed nothing for this long has left its rings.
+const LEAVING_INTERVAL: Duration = Duration::from_micros(500);
+
+/// Limit for a daemon to leave its rings. It is a part of the pause that a guest notices.
+const MAX_LEAVING_TIME: Duration = Duration::from_millis(20);
+
 /// A daemon could not be set up.
 #[derive(Debug)]
 pub(super) struct StartError {
@@ -151,8 +157,14 @@ impl Device {
         Ok(())
     }
 
-    /// Stops all rings of a daemon.
+    /// Stops all rings of a daemon. The guest may still put requests into them, which wait there.
     pub(super) fn stop_rings(&mut self, daemon: &mut Daemon) -> Result<(), DaemonError> {
+        for (index, ring) in (0..).zip(&self.rings) {
+            if ring.is_started {
+                daemon.disable_ring(index)?;
+            }
+        }
+        self.wait_for_daemon_to_leave_rings();
         for (index, ring) in (0..).zip(&mut self.rings) {
             if ring.is_started {
                 ring.base = daemon.stop_ring(index)?;
@@ -160,5 +172,28 @@ impl Device {
             }
         }
         Ok(())
+    }
+
+    /// Waits until a daemon that was told to disable the rings has completed what it took, or for a
+    /// moment. virtiofsd 1.14 looks for requests until it finds none. If its ring is stopped
+    /// meanwhile and the guest adds a request, it finds that one for ever and never ends. A
+    /// disabled ring is left as soon as it is empty, and not entered again.
+    fn wait_for_daemon_to_leave_rings(&self) {
+        let used = || {
+            let queues = self.ready_queues();
+            let used: Result<Vec<u16>, _> =
+                queues.iter().map(|(queue, _)| queue.used_index()).collect();
+            used.ok()
+        };
+        let until = Instant::now() + MAX_LEAVING_TIME;
+        let mut before = used();
+        while before.is_some() && Instant::now() < until {
+            std::thread::sleep(LEAVING_INTERVAL);
+            let now = used();
+            if now == before {
+                return;
+            }
+            before = now;
+        }
     }
 }

@@ -169,6 +169,7 @@ impl Device {
             let at = usize::try_from(index).unwrap_or(usize::MAX);
             match rings.get_mut(at) {
                 Some(ring) if ring.is_started => {
+                    daemon.disable_ring(index)?;
                     ring.base = daemon.stop_ring(index)?;
                     ring.is_started = false;
                     Ok(())

@@ -87,6 +87,7 @@ fn daemon_that_is_late_to_stop_a_ring_is_waited_for_and_keeps_its_requests() {
         ..Behaviour::default()
     });
     let mut daemon = daemon.connect().unwrap();
+    daemon.disable_ring(1).unwrap();
     assert_eq!(daemon.stop_ring(1).unwrap(), 41);
 }
 
