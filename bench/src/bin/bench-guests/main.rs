@@ -188,7 +188,11 @@ fn measure(args: &Args, situation: Situation) -> Result<Measured> {
 
 /// The summary, and a table for each situation.
 fn tables(measured: &[Measured]) -> String {
-    let mut text = summary::table(measured);
+    let mut text = format!(
+        "{}\n{}",
+        summary::by_situation(measured),
+        summary::table(measured)
+    );
     for Measured {
         situation,
         peers,

@@ -1,4 +1,5 @@
-//! What counts of each workload: its worst situation.
+//! What counts of each workload: its worst situation. What counts of each situation: the median
+//! workload, and the noise.
 
 use std::fmt::Write;
 
@@ -11,11 +12,7 @@ pub(crate) fn table(measured: &[Measured]) -> String {
     let Some(first) = measured.first() else {
         return String::new();
     };
-    let peers: Vec<&String> = first
-        .peers
-        .iter()
-        .filter(|peer| ![AGAIN, HOST].contains(&peer.as_str()))
-        .collect();
+    let peers: Vec<&String> = peers(first).collect();
     let mut text = String::from("Worst ratio of all situations:\n\n| workload |");
     for peer in &peers {
         let _ = write!(text, " to {peer} | in |");
@@ -49,6 +46,56 @@ pub(crate) fn table(measured: &[Measured]) -> String {
     }
     text.push('\n');
     text
+}
+
+/// A Markdown table: for each situation the median of all workloads' ratios to each peer, and the
+/// noise, which is the ratios of the same daemon's rates to its own: the half of them in the middle.
+pub(crate) fn by_situation(measured: &[Measured]) -> String {
+    let Some(first) = measured.first() else {
+        return String::new();
+    };
+    let peers: Vec<&String> = peers(first).collect();
+    let mut text = String::from("Medians of all workloads:\n\n| situation | noise |");
+    for peer in &peers {
+        let _ = write!(text, " to {peer} |");
+    }
+    text.push_str("\n| --- | --- |");
+    text.push_str(&" ---: |".repeat(peers.len()));
+    text.push('\n');
+    for one in measured {
+        let ratios = |peer: &str| {
+            let names = one.results.names();
+            let ratios = names.filter_map(|workload| one.results.ratio(workload, peer));
+            let mut ratios: Vec<f64> = ratios.collect();
+            ratios.sort_by(f64::total_cmp);
+            ratios
+        };
+        let _ = write!(text, "| {} |", one.situation.name());
+        let noise = ratios(AGAIN);
+        match (noise.get(noise.len() / 4), noise.get(noise.len() * 3 / 4)) {
+            (Some(low), Some(high)) => {
+                let _ = write!(text, " {low:.2} to {high:.2} |");
+            }
+            _ => text.push_str(" - |"),
+        }
+        for peer in &peers {
+            let ratios = ratios(peer);
+            match ratios.get(ratios.len() / 2) {
+                Some(median) => {
+                    let _ = write!(text, " {median:.2} |");
+                }
+                None => text.push_str(" - |"),
+            }
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// Who gangplankd is compared with.
+fn peers(measured: &Measured) -> impl Iterator<Item = &String> {
+    let peers = measured.peers.iter();
+    peers.filter(|peer| ![AGAIN, HOST].contains(&peer.as_str()))
 }
 
 fn worst(measured: &[Measured], workload: &str, peer: &str) -> Option<(f64, &'static str)> {
@@ -90,5 +137,21 @@ mod tests {
         assert!(table.contains("| cat | - | - |"), "{table}");
         assert!(table.ends_with("| median | 0.75 | |\n"), "{table}");
         assert!(!table.contains("to host") && !table.contains("to again"));
+    }
+    #[test]
+    fn each_situation_has_its_medians_and_the_noise_beside_them() {
+        let idle = "find gangplankd 1.0 100 entries\nfind again 1.0 80 entries\n\
+                    find virtiofsd 1.0 50 entries\n";
+        let busy = "find gangplankd 1.0 30 entries\nfind virtiofsd 1.0 40 entries\n";
+        let measured = [
+            measured(Situation::Idle, idle),
+            measured(Situation::Busy, busy),
+        ];
+        let table = by_situation(&measured);
+        assert!(
+            table.contains("| idle | 1.25 to 1.25 | 2.00 |\n"),
+            "{table}"
+        );
+        assert!(table.ends_with("| busy | - | 0.75 |\n"), "{table}");
     }
 }
