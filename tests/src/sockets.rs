@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 
 /// Whether a process listens at `path`, found without a connection, which would count as a guest.
-/// `pid` is a process in the network namespace of the one that listens.
+/// Looks in this process's network namespace and in that of process `pid`: a program may be started
+/// in another one, and may leave its own after it has bound its socket.
 ///
 /// A socket's file is there as soon as it is bound. A connection between that and listen(2) is
 /// refused (`ECONNREFUSED`), so that the file alone does not tell that a program is ready.
@@ -13,7 +14,10 @@ pub fn listens(pid: u32, path: &Path) -> bool {
     /// The flag of a listening socket in /proc/net/unix (`__SO_ACCEPTCON`).
     const LISTENS: &str = " 00010000 ";
     let path = format!(" {}", path.display());
-    let sockets = fs::read_to_string(format!("/proc/{pid}/net/unix")).unwrap_or_default();
-    let mut lines = sockets.lines();
-    lines.any(|line| line.ends_with(&path) && line.contains(LISTENS))
+    ["self".to_owned(), pid.to_string()].iter().any(|process| {
+        let sockets = fs::read_to_string(format!("/proc/{process}/net/unix"));
+        let sockets = sockets.unwrap_or_default();
+        let mut lines = sockets.lines();
+        lines.any(|line| line.ends_with(&path) && line.contains(LISTENS))
+    })
 }
