@@ -32,6 +32,7 @@ pub mod promises;
 pub mod relay;
 pub mod runner;
 pub mod service_manager;
+pub mod sockets;
 pub mod systemd_host;
 pub mod three_guests;
 pub mod tools;
