@@ -29,7 +29,8 @@ const MEASURED: Duration = Duration::from_secs(3);
 /// By what part a guest may be slower or faster than the limit.
 const TOLERANCE: f64 = 0.05;
 
-/// Measurements before a guest counts as slower than its limit: the machine may be busy.
+/// Measurements before a guest counts as slower than its limit, or as one that takes a processor:
+/// the machine may be busy.
 const ATTEMPTS: u32 = 5;
 
 /// How long a request takes that is not delayed, at most.
@@ -175,10 +176,19 @@ fn a_delayed_ring_takes_no_processor() -> Result<()> {
     let (mut guest, _) = in_debt(&fixture)?;
     let _delayed = guest.submit(1, NodeId::ROOT, GETATTR, &[], 4096)?;
     let worker = fixture.last_worker()?;
-    let before = processor_time(worker)?;
-    thread::sleep(Duration::from_millis(500));
-    let used = processor_time(worker)? - before;
-    ensure!(used < 5, "{used} hundredths of a second in half a second");
+    for attempt in 1..=ATTEMPTS {
+        let before = processor_time(worker)?;
+        thread::sleep(Duration::from_millis(500));
+        let used = processor_time(worker)? - before;
+        // On a busy machine its other threads may still be at their first work.
+        if used < 5 {
+            break;
+        }
+        ensure!(
+            attempt < ATTEMPTS,
+            "{used} hundredths of a second in half a second"
+        );
+    }
     Ok(())
 }
 
