@@ -33,8 +33,12 @@ const TOLERANCE: f64 = 0.05;
 /// the machine may be busy.
 const ATTEMPTS: u32 = 5;
 
-/// How long a request takes that is not delayed, at most.
-const AT_ONCE: Duration = Duration::from_secs(10);
+/// How long requests take that are not delayed, at most, on a busy machine. If they were delayed,
+/// they would take 20 seconds or more.
+const AT_ONCE: Duration = Duration::from_secs(18);
+
+/// How long the daemon may take to end: less than it waits for requests in flight.
+const ENDING: Duration = Duration::from_secs(10);
 
 const GETATTR: Operation<'static> = Operation::Getattr(GetattrIn {
     getattr_flags: 0,
@@ -158,14 +162,14 @@ fn a_guest_over_its_budget_delays_neither_control_requests_nor_others_nor_the_en
     guest.stop_ring(1)?;
     guest.start_ring(1)?;
     ensure!(!guest.is_finished(&delayed)?);
-    drop(guest);
+    drop((guest, other));
     fixture.settle()?;
     let (mut guest, _) = in_debt(&fixture)?;
     let _delayed = guest.submit(1, NodeId::ROOT, GETATTR, &[], 4096)?;
     let begin = Instant::now();
     fixture.daemon.signal_all(Signal::TERM)?;
     ensure!(fixture.daemon.wait()?.success(), "{}", fixture.log());
-    ensure!(begin.elapsed() < AT_ONCE, "{:?}", begin.elapsed());
+    ensure!(begin.elapsed() < ENDING, "{:?}", begin.elapsed());
     Ok(())
 }
 
