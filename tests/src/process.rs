@@ -146,7 +146,6 @@ pub fn spawn(command: Command) -> io::Result<Child> {
 /// Has other threads wait in [`spawn`] until the result is dropped: for the time in which this
 /// process has descriptors open that one program inherits. Any other would inherit them as well and
 /// keep open what they lead to.
-#[must_use]
 pub fn start_alone() -> ReentrantMutexGuard<'static, ()> {
     STARTING.lock()
 }
