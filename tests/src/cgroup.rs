@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -115,7 +116,11 @@ impl Cgroup {
 
 /// Makes a group of this process in a hierarchy.
 fn new_directory(root: &str) -> Option<PathBuf> {
-    let path = Path::new(root).join(format!("gangplank-tests-{}", std::process::id()));
+    // Tests of one program may have groups at the same time.
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let name = format!("gangplank-tests-{}-{number}", std::process::id());
+    let path = Path::new(root).join(name);
     fs::create_dir(&path).ok()?;
     Some(path)
 }

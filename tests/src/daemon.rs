@@ -254,7 +254,7 @@ fn spawn(dir: &Path, socket: &Path, options: &Options) -> Result<Child> {
             let copy = dir.join("gangplankd");
             // A process of the daemon before may still be ending, and its file cannot be written.
             let _ = fs::remove_file(&copy);
-            fs::copy(&program, &copy).context("copying the daemon for its user")?;
+            process::copy_program(&program, &copy).context("copying the daemon for its user")?;
             copy
         }
         None => program,

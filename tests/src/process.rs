@@ -9,8 +9,14 @@ use std::sync::{OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use parking_lot::{ReentrantMutex, ReentrantMutexGuard};
 use rustix::process::{Gid, Pid, Signal, Uid};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+
+use crate::sockets::listens;
+
+/// Held while a child is started, and by [`start_alone`].
+static STARTING: ReentrantMutex<()> = ReentrantMutex::new(());
 
 /// Limit for all threads of a process to stop.
 const STOPPING: Duration = Duration::from_secs(20);
@@ -128,12 +134,37 @@ pub fn spawn(command: Command) -> io::Result<Child> {
         orders
     });
     let (answer, result) = mpsc::channel();
+    let _starting = STARTING.lock();
     spawner
         .send((command, answer))
         .map_err(|_| io::Error::other("the spawning thread is gone"))?;
     result
         .recv()
         .map_err(|_| io::Error::other("the spawning thread is gone"))?
+}
+
+/// Has other threads wait in [`spawn`] until the result is dropped: for the time in which this
+/// process has descriptors open that one program inherits. Any other would inherit them as well and
+/// keep open what they lead to.
+pub fn start_alone() -> ReentrantMutexGuard<'static, ()> {
+    STARTING.lock()
+}
+
+/// Copies a program that will be executed, with its permissions.
+///
+/// Another process makes the copy. A child that another thread starts inherits this process's
+/// descriptors until it executes its own program, and a program that is open for writing cannot be
+/// executed (`ETXTBSY`).
+///
+/// # Errors
+/// cp(1) fails.
+pub fn copy_program(from: &Path, to: &Path) -> io::Result<()> {
+    let copied = Command::new("cp").arg("--").args([from, to]).status()?;
+    if copied.success() {
+        return Ok(());
+    }
+    let text = format!("copying {} to {}: {copied}", from.display(), to.display());
+    Err(io::Error::other(text))
 }
 
 /// Sends `signal` to the child alone.
@@ -292,13 +323,33 @@ fn pid_of(child: &Child) -> Pid {
 /// # Errors
 /// `TimedOut` when it is not there by `limit`.
 pub fn wait_for_path(path: &Path, limit: Duration) -> io::Result<()> {
+    wait_until(limit, || path.exists())
+        .ok_or_else(|| late(&format!("{} is not there after {limit:?}", path.display())))
+}
+
+/// Waits until a process in the network namespace of `child` listens at `socket`.
+///
+/// # Errors
+/// `TimedOut` when none does by `limit`.
+pub fn wait_for_listener(child: &Child, socket: &Path, limit: Duration) -> io::Result<()> {
+    wait_until(limit, || listens(child.id(), socket)).ok_or_else(|| {
+        let text = format!("nobody listens at {} after {limit:?}", socket.display());
+        late(&text)
+    })
+}
+
+/// Waits until something is so. `None`: it is not by `limit`.
+fn wait_until(limit: Duration, is_so: impl Fn() -> bool) -> Option<()> {
     let deadline = Instant::now() + limit;
-    while !path.exists() {
+    while !is_so() {
         if Instant::now() >= deadline {
-            let text = format!("{} is not there after {limit:?}", path.display());
-            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+            return None;
         }
         thread::sleep(Duration::from_millis(10));
     }
-    Ok(())
+    Some(())
+}
+
+fn late(text: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, text)
 }

@@ -47,7 +47,7 @@ impl Relay {
             chown(dir.path(), Some(user.uid), Some(user.gid))?;
             // The user may not be able to enter the build directory.
             let copy = dir.path().join("gangplank-frontend");
-            fs::copy(&program, &copy).context("copying the relay for its user")?;
+            process::copy_program(&program, &copy).context("copying the relay for its user")?;
             program = copy;
         }
         let mut command = process::tied(program, user);

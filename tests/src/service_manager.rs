@@ -21,6 +21,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 use tempfile::TempDir;
 
 use crate::daemon::{Daemon, Options};
+use crate::process;
 use crate::tools;
 
 /// The first descriptor of a service (`SD_LISTEN_FDS_START`, sd-daemon.h).
@@ -28,9 +29,6 @@ const FIRST: usize = 3;
 
 /// Descriptors are kept above all that a service is started with.
 const LOWEST: i32 = 2000;
-
-/// Only one service at a time is started with descriptors: others would inherit them.
-static STARTING: Mutex<()> = Mutex::new(());
 
 /// A service manager with one service, a daemon.
 pub struct ServiceManager {
@@ -63,7 +61,7 @@ impl ServiceManager {
         let path = directory.path().join("notify");
         let socket = UnixDatagram::bind(&path)?;
         fs::set_permissions(&path, Permissions::from_mode(0o777))?;
-        fs::copy(tools::gangplankd()?, directory.path().join("daemon"))?;
+        process::copy_program(&tools::gangplankd()?, &directory.path().join("daemon"))?;
         let store = Arc::new(Mutex::new(Store {
             held: Vec::new(),
             capacity,
@@ -95,7 +93,7 @@ impl ServiceManager {
     /// # Errors
     /// It does not serve.
     pub fn restart(&self, daemon: &mut Daemon, options: &Options) -> Result<()> {
-        let starting = STARTING.lock();
+        let starting = process::start_alone();
         daemon.kill();
         self.settle()?;
         let passed = {

@@ -19,7 +19,7 @@ use crate::faulty_fs::{FaultyFs, HostCache, HostWrites};
 use crate::process::{User, children, children_named};
 
 /// Limit for the daemon to free what a guest held.
-const FREEING: Duration = Duration::from_secs(20);
+const FREEING: Duration = Duration::from_secs(60);
 
 /// Limit of each process's peak resident memory in KiB, with the guest's shared memory that it
 /// touched.
@@ -283,8 +283,18 @@ impl Fixture {
     /// Takes the daemon's present resources, without a guest, as the ones that it may keep.
     ///
     /// # Errors
-    /// It is gone.
+    /// It is gone, or has a guest.
     pub fn settle(&mut self) -> Result<()> {
+        // The processes of a guest that has left end a moment later.
+        let deadline = Instant::now() + FREEING;
+        while !children_named(self.daemon.pid(), KEEPER)?.is_empty() {
+            ensure!(
+                Instant::now() < deadline,
+                "there is a guest:\n{}",
+                self.log()
+            );
+            thread::sleep(Duration::from_millis(2));
+        }
         self.idle = settled(&self.daemon)?;
         Ok(())
     }

@@ -36,7 +36,7 @@ use ring::{CallKind, Ring, Segment};
 use vhost_user::Peer;
 
 /// How long a request may take before the test fails.
-pub const REPLY_LIMIT: Duration = Duration::from_secs(20);
+pub const REPLY_LIMIT: Duration = Duration::from_secs(30);
 
 /// The features and sizes of a driver.
 #[derive(Clone, Copy, Debug)]

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use super::{Driver, Setup};
 
 /// Limit of one round on a busy machine. A longer one counts as disturbed.
-const ROUND_LIMIT: Duration = Duration::from_secs(10);
+const ROUND_LIMIT: Duration = Duration::from_secs(30);
 
 /// A thread with a guest of its own that writes, reads back and compares.
 pub struct Neighbour {

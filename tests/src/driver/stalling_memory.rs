@@ -22,7 +22,7 @@ const LEN: u64 = 64 << 10;
 const ADDRESS: u64 = 1 << 50;
 
 /// Limit for the daemon to reach for the memory.
-const REACHING: Duration = Duration::from_secs(10);
+const REACHING: Duration = Duration::from_secs(60);
 
 /// The memory. The server answers nothing until [`StallingMemory::release`]. Needs root.
 pub struct StallingMemory {

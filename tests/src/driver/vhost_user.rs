@@ -46,8 +46,8 @@ pub const F_PROTOCOL_FEATURES: u64 = feature::PROTOCOL_FEATURES;
 /// Protocol feature REPLY_ACK.
 pub const PROTOCOL_REPLY_ACK: u64 = ProtocolFeatures::REPLY_ACK.bits();
 
-/// Time that the daemon has for an answer, and to take a message.
-pub const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// Time that the daemon has for an answer, and to take a message, on a busy machine.
+pub const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
 /// A connected socket.
 #[derive(Debug)]

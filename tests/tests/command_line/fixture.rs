@@ -15,7 +15,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 /// Limit for the daemon to be ready, and to end.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// The log's text when the daemon is ready.
 const READY: &str = "waiting for guests";
@@ -45,15 +45,9 @@ impl Fixture {
                 chown(path, Some(user.uid), Some(user.gid))?;
             }
             fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))?;
-            // The user may not be able to enter the build directory. Another process makes the
-            // copy, because a child of another thread would inherit this process's descriptor for a
-            // moment, and a program that is open for writing cannot be executed.
+            // The user may not be able to enter the build directory.
             let copy = dir.path().join("gangplankd");
-            let copied = Command::new("cp").arg(&program).arg(&copy).status()?;
-            ensure!(
-                copied.success(),
-                "copying the daemon for its user: {copied}"
-            );
+            process::copy_program(&program, &copy).context("copying the daemon for its user")?;
             program = copy;
         }
         Ok(Self { dir, program, user })
@@ -186,7 +180,7 @@ impl Running {
         let keepers = || process::children_named(self.pid(), "keeper_");
         let earlier = keepers()?;
         let stream = UnixStream::connect(self.errors.with_file_name("fs.sock"))?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        stream.set_read_timeout(Some(LIMIT))?;
         let mut connection = Connection {
             keeper: 0,
             worker: 0,

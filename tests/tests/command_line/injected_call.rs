@@ -8,6 +8,8 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::ptr::null_mut;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use libc::{c_long, c_uint, c_void, pid_t, user_regs_struct};
@@ -20,13 +22,16 @@ const BELOW_STACK: u64 = 512;
 /// The instruction `syscall`, behind which a thread is that waits in the kernel.
 const SYSCALL: [u8; 2] = [0x0f, 0x05];
 
+/// Limit for a thread to wait in the kernel. It polls and starts on a processor.
+const WAITING: Duration = Duration::from_secs(30);
+
 /// A thread that is stopped. It goes on where it was when this is dropped.
 struct Stopped {
     thread: pid_t,
     registers: user_regs_struct,
 }
 
-/// Opens a path relative to a descriptor of a process's thread, which must wait in the kernel, for
+/// Opens a path relative to a descriptor of a process's thread, once that waits in the kernel, for
 /// reading. Returns the error, or `None` if it is open, which it then stays.
 pub(crate) fn open(thread: u32, directory: i32, path: &[u8; 8]) -> Result<Option<Errno>> {
     let stopped = Stopped::new(thread.try_into()?)?;
@@ -49,7 +54,27 @@ pub(crate) fn open(thread: u32, directory: i32, path: &[u8; 8]) -> Result<Option
 }
 
 impl Stopped {
+    /// Stops a thread once it waits in the kernel.
     fn new(thread: pid_t) -> Result<Self> {
+        let deadline = Instant::now() + WAITING;
+        loop {
+            let stopped = Self::anywhere(thread)?;
+            let before = stopped.registers.rip - u64::try_from(SYSCALL.len())?;
+            let [one, two, ..] = stopped.read(before)?;
+            if [one, two] == SYSCALL {
+                return Ok(stopped);
+            }
+            // It goes on.
+            drop(stopped);
+            ensure!(
+                Instant::now() < deadline,
+                "the thread does not wait in the kernel"
+            );
+            sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn anywhere(thread: pid_t) -> Result<Self> {
         trace(libc::PTRACE_SEIZE, thread, 0, 0).context("PTRACE_SEIZE")?;
         let stopped = trace(libc::PTRACE_INTERRUPT, thread, 0, 0).map_err(anyhow::Error::from);
         let registers = stopped.and_then(|()| {
@@ -59,14 +84,7 @@ impl Stopped {
         let registers = registers.inspect_err(|_| {
             let _ = trace(libc::PTRACE_DETACH, thread, 0, 0);
         })?;
-        let stopped = Self { thread, registers };
-        let before = registers.rip - u64::try_from(SYSCALL.len())?;
-        let [one, two, ..] = stopped.read(before)?;
-        ensure!(
-            [one, two] == SYSCALL,
-            "the thread does not wait in the kernel"
-        );
-        Ok(stopped)
+        Ok(Self { thread, registers })
     }
 
     fn read(&self, address: u64) -> Result<[u8; 8]> {

@@ -5,7 +5,8 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use gangplank_tests::process;
@@ -14,7 +15,7 @@ use rustix::process::Signal;
 use crate::fixture::{Fixture, root_or_skip};
 
 /// Limit for a message.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// The daemon with its standard error in `errors`, which it takes for the journal's stream. If
 /// `journal` is given, that socket is where the journal takes messages, in a mount namespace of the
@@ -96,7 +97,11 @@ fn without_the_journals_socket_lines_begin_with_their_priority() -> Result<()> {
     let fixture = Fixture::new()?;
     let errors = fixture.file("stderr");
     let mut child = process::spawn(command(&fixture, &errors, None)?)?;
-    process::wait_for_path(&fixture.file("fs.sock"), LIMIT)?;
+    let deadline = Instant::now() + LIMIT;
+    while !fs::read_to_string(&errors)?.contains("waiting for guests") {
+        ensure!(Instant::now() < deadline, "it does not serve");
+        thread::sleep(Duration::from_millis(5));
+    }
     process::signal(&child, Signal::TERM)?;
     let status = process::wait_within(&mut child, LIMIT)?;
     let lines = fs::read_to_string(&errors)?;

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use gangplank_tests::process::with_descendants;
+use gangplank_tests::process::{copy_program, with_descendants};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::fixture::{Connection, Fixture, Running};
@@ -37,6 +37,20 @@ fn wait_for_log(daemon: &Running, words: &str, times: usize) -> Result<()> {
         thread::sleep(Duration::from_millis(5));
     }
     Ok(())
+}
+
+/// Waits until the daemon has so many processes, as it has once those that were killed are waited
+/// for. Returns them.
+fn wait_for_processes(daemon: &Running, count: usize) -> Result<Vec<u32>> {
+    let deadline = Instant::now() + NOTICING;
+    loop {
+        let processes = with_descendants(daemon.pid());
+        if processes.len() == count {
+            return Ok(processes);
+        }
+        ensure!(Instant::now() < deadline, "not {count}: {processes:?}");
+        thread::sleep(Duration::from_millis(5));
+    }
 }
 
 fn served(guests: &mut [Connection]) -> Result<()> {
@@ -80,8 +94,7 @@ fn all_guests_go_on_by_the_same_processes_and_all_is_in_order_afterwards() -> Re
                 Err(_) => ensure!(Instant::now() < deadline, "{}", daemon.log()),
             }
         };
-        let processes = with_descendants(daemon.pid());
-        ensure!(processes.len() == 10, "{processes:?}");
+        let processes = wait_for_processes(&daemon, 10)?;
         let ended = daemon.signal(Signal::TERM)?;
         ensure!(ended.status.success(), "{ended:?}");
         for guest in guests.iter_mut().chain([&mut { last }]) {
@@ -205,11 +218,8 @@ fn the_end_of_the_supervisor_ends_adopted_guests_as_well() -> Result<()> {
         let _first = daemon.connect()?;
         let next = replace_acceptor(&daemon)?;
         let _second = daemon.connect()?;
-        let processes = with_descendants(daemon.pid());
-        ensure!(
-            processes.len() == 6 && processes.contains(&next),
-            "{processes:?}"
-        );
+        let processes = wait_for_processes(&daemon, 6)?;
+        ensure!(processes.contains(&next), "{processes:?}");
         kill(daemon.pid())?;
         daemon.end()?;
         for process in processes {
@@ -223,7 +233,7 @@ fn the_end_of_the_supervisor_ends_adopted_guests_as_well() -> Result<()> {
 fn guests_go_on_with_the_running_program_when_its_file_is_another() -> Result<()> {
     let fixture = Fixture::new()?;
     let program = fixture.file("program");
-    std::fs::copy(fixture.program(), &program)?;
+    copy_program(fixture.program(), &program)?;
     let mut command = std::process::Command::new(&program);
     command
         .args(["--socket-path=fs.sock", "--shared-dir=share"])

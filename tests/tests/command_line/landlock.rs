@@ -3,6 +3,8 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use gangplank_sandbox::landlock::is_supported;
@@ -12,6 +14,9 @@ use rustix::process::Signal;
 
 use crate::fixture::{Connection, Fixture, root_or_skip};
 use crate::injected_call;
+
+/// Limit for a worker to start its threads.
+const STARTING: Duration = Duration::from_secs(30);
 
 /// `.`, as an injected call takes it.
 const SELF: &[u8; 8] = b".\0\0\0\0\0\0\0";
@@ -38,8 +43,14 @@ fn opened(guest: &Connection) -> Result<Vec<(Option<Errno>, Option<Errno>)>> {
     }
     let own = own.context("no descriptor of /proc/self/fd")?;
     let share = share.context("no descriptor of the share")?;
+    let tasks = format!("/proc/{worker}/task");
+    // The last of the threads may start after the first reply.
+    let deadline = Instant::now() + STARTING;
+    while fs::read_dir(&tasks)?.count() <= 3 && Instant::now() < deadline {
+        sleep(Duration::from_millis(5));
+    }
     let mut results = Vec::new();
-    for entry in fs::read_dir(format!("/proc/{worker}/task"))? {
+    for entry in fs::read_dir(&tasks)? {
         let thread = entry?.file_name().to_string_lossy().parse()?;
         let open = |directory| injected_call::open(thread, directory, SELF);
         results.push((open(own)?, open(share)?));

@@ -18,7 +18,7 @@ use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process};
 const ENDING: Duration = Duration::from_secs(60);
 
 /// Limit for the daemon to end a guest without a request in flight: less than it has for one with.
-const STOPPING: Duration = Duration::from_secs(5);
+const STOPPING: Duration = Duration::from_secs(9);
 
 /// Limit of file sizes that the daemon runs under, in bytes.
 const FILE_SIZE: u64 = 1 << 20;

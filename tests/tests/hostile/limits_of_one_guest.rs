@@ -82,9 +82,7 @@ impl LimitedGuest {
     }
 
     fn log_has(&self, text: &str) -> Result<()> {
-        let log = self.daemon.log();
-        ensure!(log.contains(text), "no {text:?} in the log:\n{log}");
-        Ok(())
+        fixture::wait_for_log(&self.daemon, text)
     }
 }
 

@@ -22,10 +22,10 @@ const WRITE_LOCK: u32 = 1;
 const UNLOCK: u32 = 2;
 
 /// How long one step may take.
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(30);
 
 /// How long it may take until each of a thousand has had the lock.
-const ALL: Duration = Duration::from_secs(60);
+const ALL: Duration = Duration::from_secs(120);
 
 /// Processes of a Linux guest that wait, and how long a busy machine may take to start them and to
 /// end them.

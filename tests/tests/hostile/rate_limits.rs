@@ -29,11 +29,16 @@ const MEASURED: Duration = Duration::from_secs(3);
 /// By what part a guest may be slower or faster than the limit.
 const TOLERANCE: f64 = 0.05;
 
-/// Measurements before a guest counts as slower than its limit: the machine may be busy.
+/// Measurements before a guest counts as slower than its limit, or as one that takes a processor:
+/// the machine may be busy.
 const ATTEMPTS: u32 = 5;
 
-/// How long a request takes that is not delayed, at most.
-const AT_ONCE: Duration = Duration::from_secs(10);
+/// How long requests take that are not delayed, at most, on a busy machine. If they were delayed,
+/// they would take 20 seconds or more.
+const AT_ONCE: Duration = Duration::from_secs(18);
+
+/// How long the daemon may take to end: less than it waits for requests in flight.
+const ENDING: Duration = Duration::from_secs(10);
 
 const GETATTR: Operation<'static> = Operation::Getattr(GetattrIn {
     getattr_flags: 0,
@@ -157,14 +162,14 @@ fn a_guest_over_its_budget_delays_neither_control_requests_nor_others_nor_the_en
     guest.stop_ring(1)?;
     guest.start_ring(1)?;
     ensure!(!guest.is_finished(&delayed)?);
-    drop(guest);
+    drop((guest, other));
     fixture.settle()?;
     let (mut guest, _) = in_debt(&fixture)?;
     let _delayed = guest.submit(1, NodeId::ROOT, GETATTR, &[], 4096)?;
     let begin = Instant::now();
     fixture.daemon.signal_all(Signal::TERM)?;
     ensure!(fixture.daemon.wait()?.success(), "{}", fixture.log());
-    ensure!(begin.elapsed() < AT_ONCE, "{:?}", begin.elapsed());
+    ensure!(begin.elapsed() < ENDING, "{:?}", begin.elapsed());
     Ok(())
 }
 
@@ -175,10 +180,19 @@ fn a_delayed_ring_takes_no_processor() -> Result<()> {
     let (mut guest, _) = in_debt(&fixture)?;
     let _delayed = guest.submit(1, NodeId::ROOT, GETATTR, &[], 4096)?;
     let worker = fixture.last_worker()?;
-    let before = processor_time(worker)?;
-    thread::sleep(Duration::from_millis(500));
-    let used = processor_time(worker)? - before;
-    ensure!(used < 5, "{used} hundredths of a second in half a second");
+    for attempt in 1..=ATTEMPTS {
+        let before = processor_time(worker)?;
+        thread::sleep(Duration::from_millis(500));
+        let used = processor_time(worker)? - before;
+        // On a busy machine its other threads may still be at their first work.
+        if used < 5 {
+            break;
+        }
+        ensure!(
+            attempt < ATTEMPTS,
+            "{used} hundredths of a second in half a second"
+        );
+    }
     Ok(())
 }
 

@@ -83,7 +83,7 @@ fn daemon_that_hangs_up_leaves_a_guest_whose_requests_are_refused() {
 #[test]
 fn daemon_that_is_late_to_stop_a_ring_is_waited_for_and_keeps_its_requests() {
     let daemon = FakeDaemon::new(Behaviour {
-        delays: Some((FrontendReq::SET_VRING_ENABLE, Duration::from_millis(300))),
+        delays: Some((FrontendReq::SET_VRING_ENABLE, Duration::from_millis(1300))),
         ..Behaviour::default()
     });
     let mut daemon = daemon.connect().unwrap();

@@ -64,7 +64,8 @@ impl FakeDaemon {
 
     pub(crate) fn connect(&self) -> Result<Daemon, DaemonError> {
         let limits = Limits {
-            answer: Duration::from_millis(100),
+            // On a busy machine, the daemon's thread may have to wait.
+            answer: Duration::from_secs(1),
             ..LIMITS
         };
         Daemon::connect(&self.path, limits)

@@ -12,11 +12,11 @@ use crate::bao::guest::{Guest, READY, register};
 use crate::bao::work;
 
 /// Limit for an access that waits for no other process.
-const PROMPT: Duration = Duration::from_secs(6);
+const PROMPT: Duration = Duration::from_secs(20);
 
 /// Limit for an access during which the device model stops a hanging daemon's queues and gives it
 /// up.
-const GIVE_UP_LIMIT: Duration = Duration::from_secs(12);
+const GIVE_UP_LIMIT: Duration = Duration::from_secs(40);
 
 /// The guest probes without a daemon. Its first requests wait in their queue, and nothing else
 /// waits.

@@ -349,7 +349,7 @@ fn a_client_that_has_ended_is_found_out_and_its_successor_is_another() {
 fn impatient(net: Net) -> Peer {
     let setup = PeerSetup {
         servers: vec![SERVER],
-        silence: Some(Duration::from_secs(1)),
+        silence: Some(Duration::from_secs(2)),
         ..net.setup(0, Layout::Current)
     };
     Peer::start(setup).unwrap()
@@ -363,7 +363,8 @@ fn signs_of_life_keep_a_connection_that_is_closed_without() {
     let _node = Node::start(config).unwrap();
     let peer = impatient(net);
     peer.wait_connected();
-    peer.wait_for(0, 40);
+    // For 3 seconds.
+    peer.wait_for(0, 60);
     assert_eq!(peer.connections(), 1);
 
     let net = Net(121);

@@ -253,7 +253,8 @@ fn the_end() -> Result<()> {
     let before = Instant::now();
     let ended = fixture.forward.stop()?;
     ensure!(ended.success(), "{ended}\n{}", fixture.forward.log());
-    ensure!(before.elapsed() < Duration::from_secs(5));
+    // Less than the 35 s that an exchange may take.
+    ensure!(before.elapsed() < Duration::from_secs(19));
     ensure!(fixture.emulated.made("UNBIND") == 1 && !fixture.emulated.has(SERVER));
     Ok(())
 }

@@ -1,7 +1,6 @@
 //! The server over real carriers: nodes and a switch.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -21,7 +20,7 @@ use tempfile::TempDir;
 use rustix::io::Errno;
 
 use crate::client::{Client, LIMIT, STACK_1};
-use crate::fixture::{CLIENT, SERVER, Serving, dc, options, wait_until};
+use crate::fixture::{CLIENT, SERVER, Serving, dc, options, ports, wait_until};
 use crate::loopback_carrier::LoopbackCarrier;
 
 const EBADF: i32 = Errno::BADF.raw_os_error();
@@ -37,8 +36,9 @@ impl Nodes {
         let id = |raw| NodeId::new(raw).expect("there are 32");
         let (mut server, mut client) = (NodeConfig::new(id(1)), NodeConfig::new(id(0)));
         // Each listens at its first port and the other's id.
-        server.port_base = free_port()?;
-        client.port_base = free_port()? - 1;
+        let first = ports();
+        server.port_base = first;
+        client.port_base = first + 1;
         let peer = |of: &NodeConfig| PeerConfig {
             port_base: of.port_base,
             generation,
@@ -59,10 +59,6 @@ impl Nodes {
     fn clients(&self) -> Result<Node> {
         Ok(Node::start(self.client.clone())?)
     }
-}
-
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 /// A daemon and a server on a node of its own.

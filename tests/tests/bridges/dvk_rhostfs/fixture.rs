@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -20,8 +20,19 @@ use crate::loopback_carrier::LoopbackCarrier;
 pub(crate) const SERVER: Endpoint = Endpoint::from_raw(1);
 pub(crate) const CLIENT: Endpoint = Endpoint::from_raw(10);
 
+/// Limit for what must come.
+const LIMIT: Duration = Duration::from_secs(60);
+
 pub(crate) fn dc() -> DcId {
     DcId::new(0).expect("there is always a first")
+}
+
+/// The first port of two nodes that know each other, of four that no other test has. The kernel
+/// gives none of them to a connection (`ip_local_port_range`), as it could give a port that was free
+/// a moment ago.
+pub(crate) fn ports() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(25_000);
+    NEXT.fetch_add(4, Ordering::Relaxed)
 }
 
 /// A running server. It stops on drop.
@@ -52,10 +63,7 @@ impl Serving {
 impl Serving {
     /// Waits until its daemon is in use.
     pub(crate) fn wait(&self) -> Result<()> {
-        ensure!(
-            self.server.wait_for_daemon(Duration::from_secs(20)),
-            "no daemon"
-        );
+        ensure!(self.server.wait_for_daemon(LIMIT), "no daemon");
         Ok(())
     }
 }
@@ -148,9 +156,9 @@ pub(crate) fn options(socket: &Path) -> Options {
 
 /// Waits until `holds`.
 pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + LIMIT;
     while !holds() {
-        ensure!(Instant::now() < deadline, "{what}: not within 20 s");
+        ensure!(Instant::now() < deadline, "{what}: not within {LIMIT:?}");
         thread::sleep(Duration::from_millis(5));
     }
     Ok(())

@@ -23,7 +23,11 @@ use tempfile::TempDir;
 use crate::carriers::{Switching, client_of, client_on};
 use crate::fixture::{CLIENT, SERVER, dc};
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// How long the program may take to end on a busy machine: less than the 30 s that an exchange with
+/// a peer may take.
+const SOON: Duration = Duration::from_secs(20);
 
 /// The program with a configuration, in a directory of its own. It is killed on drop.
 struct Program {
@@ -78,8 +82,8 @@ impl Drop for Program {
 
 /// A configuration of a server on node 1, and node 0 that knows it.
 fn nodes(socket: &Path) -> Result<(String, NodeConfig)> {
-    let free = || -> Result<u16> { Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port()) };
-    let (own, theirs) = (free()?, free()? - 1);
+    let own = crate::fixture::ports();
+    let theirs = own + 1;
     let config = format!(
         "rhs SERVER {{ rhs_dcid 0; rhs_ep 1; rhs_dir \"/\"; rhs_socket \"{}\"; rhs_carrier node; \
          }};\n\
@@ -122,7 +126,7 @@ fn the_program_serves_what_its_configuration_says_until_it_is_told_to_end() -> R
     let started = Instant::now();
     process::signal(&program.child, Signal::TERM)?;
     let (well, said) = program.end()?;
-    ensure!(well && started.elapsed() < Duration::from_secs(5), "{said}");
+    ensure!(well && started.elapsed() < SOON, "{said}");
     ensure!(
         said.contains("SERVER: endpoint 1 of container 0 serves / of"),
         "{said}"
@@ -277,10 +281,7 @@ fn a_client_that_acknowledges_nothing_does_not_keep_the_program_from_ending() ->
     let started = Instant::now();
     process::signal(&program.child, Signal::TERM)?;
     let (well, said) = program.end()?;
-    ensure!(
-        well && started.elapsed() < Duration::from_secs(10),
-        "{said}"
-    );
+    ensure!(well && started.elapsed() < SOON, "{said}");
     Ok(())
 }
 
@@ -321,7 +322,7 @@ fn a_second_signal_ends_the_program_at_once() -> Result<()> {
     process::signal(&program.child, Signal::TERM)?;
     let started = Instant::now();
     let (_, said) = program.end()?;
-    ensure!(started.elapsed() < Duration::from_secs(5), "{said}");
+    ensure!(started.elapsed() < SOON, "{said}");
     daemon.signal_all(Signal::CONT)?;
     let answer = asking.join();
     ensure!(

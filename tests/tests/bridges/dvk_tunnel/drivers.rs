@@ -138,7 +138,7 @@ fn a_ring_is_given_back_while_the_server_is_silent(fixture: &Fixture) -> Result<
     stopped.with_context(|| format!("after {took:?}"))?;
     // Far less than the tunnel's limit of 30 s for a request.
     ensure!(
-        (Duration::from_secs(4)..Duration::from_secs(9)).contains(&took),
+        (Duration::from_secs(4)..Duration::from_secs(20)).contains(&took),
         "it took {took:?}"
     );
     let failed = guest.finish(ticket).err().and_then(|error| error.errno());

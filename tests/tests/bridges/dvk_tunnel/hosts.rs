@@ -61,7 +61,7 @@ const WRITERS: usize = 4;
 
 /// The rounds of each of them. They take longer than [`BEFORE_CUT`] and
 /// [`CUT`], which the test checks.
-const ROUNDS: usize = 400;
+const ROUNDS: usize = 150;
 
 /// How long the guest works before the link is cut, and how long the link is cut.
 const BEFORE_CUT: Duration = Duration::from_millis(500);

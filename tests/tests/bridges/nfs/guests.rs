@@ -205,17 +205,17 @@ pub(crate) fn open_files_survive_the_daemons_death(fixture: &mut Fixture) -> Res
     // The guest's virtio-fs mount does not survive it.
     fixture.guest.sh(
         "umount /mnt; cd /nfs && mkdir -p lost/inner && echo before >lost/inner/file && sync && \
-         (exec 6<>lost/inner/file; cd lost/inner; \
-          while ! [ -e /tmp/go ]; do sleep 1; done; \
+         (exec 6<>lost/inner/file; cd lost/inner; : >/tmp/opened; \
+          while ! [ -e /tmp/go ]; do sleep 0.1; done; \
           cat <&6 >/tmp/read && echo after >&6 && cat file >/tmp/all; echo $? >/tmp/ended) \
           >/dev/null 2>&1 &
-         sleep 2",
+         while ! [ -e /tmp/opened ]; do sleep 0.1; done",
     )?;
     let options = daemon_options(&fixture.share);
     fixture.daemon.replace(&options)?;
     fs::rename(fixture.host_path("lost"), fixture.host_path("found"))?;
     fixture.guest.sh_within(
-        "touch /tmp/go; while ! [ -e /tmp/ended ]; do sleep 1; done; \
+        "touch /tmp/go; while ! [ -e /tmp/ended ]; do sleep 0.1; done; \
          test \"$(cat /tmp/ended /tmp/read)\" = \"$(printf '0\\nbefore')\" && cat /tmp/all",
         PATIENT,
     )?;

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::NamedTempFile;
 
 /// Limit for a worker to get to the point at which it dies.
-const REACHING: Duration = Duration::from_secs(10);
+const REACHING: Duration = Duration::from_secs(60);
 
 /// A daemon whose workers die where a test says.
 pub(super) struct Crashing {

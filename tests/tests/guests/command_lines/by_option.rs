@@ -15,7 +15,7 @@ use crate::environment::{IN_SUBMOUNT, SUBMOUNT, kvm_gid};
 use crate::launch::Launched;
 
 /// Limit for a process to get to where it waits.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// `CAP_DAC_READ_SEARCH`, which open_by_handle_at(2) takes.
 const OPENS_BY_HANDLE: u64 = 1 << 2;
@@ -229,7 +229,7 @@ fn reaches_files_by_handle(given: &mut Given<'_>) -> Result<()> {
         given.tried.share.join("after"),
     )?;
     given.sh(
-        "touch /tmp/go; for i in $(seq 100); do [ -s /tmp/found ] && break; sleep 0.1; done; \
+        "touch /tmp/go; for i in $(seq 600); do [ -s /tmp/found ] && break; sleep 0.1; done; \
          test \"$(cat /tmp/found)\" = found",
     )?;
     Ok(())

@@ -15,7 +15,7 @@ use gangplank_tests::{process, tools};
 use rustix::process::Signal;
 
 /// Limit for a socket to appear, for a program to say something, and to end.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// A program behind a socket; killed when dropped.
 struct Activated {
@@ -39,7 +39,7 @@ impl Activated {
             .stderr(File::create(&log)?);
         let child = process::spawn(command).context("starting systemd-socket-activate")?;
         let activated = Self { child, socket, log };
-        process::wait_for_path(&activated.socket, LIMIT)?;
+        process::wait_for_listener(&activated.child, &activated.socket, LIMIT)?;
         Ok(activated)
     }
 

@@ -1,6 +1,7 @@
 //! A QEMU guest whose memory the daemon does not see.
 
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use gangplank_tests::daemon::{self, Daemon, TAG};
@@ -12,6 +13,9 @@ const DAEMON_SAYS: &str = "the guest's memory is not shared: add share=on to its
 
 /// What QEMU says of memory that is no file, and then starts no device.
 const QEMU_SAYS: &str = "share=on";
+
+/// Limit for QEMU to say so: an emulated guest starts its driver slowly.
+const SAYING: Duration = Duration::from_secs(60);
 
 /// How long a guest that waits for ever is watched.
 const WATCHED: Duration = Duration::from_secs(2);
@@ -31,8 +35,12 @@ pub(crate) fn is_said_to_the_operator(memory: Memory) -> Result<()> {
     match memory {
         Memory::PrivateFile => wait_for_log(&daemon, DAEMON_SAYS),
         _ => {
-            let said = guest.complaints();
-            ensure!(said.contains(QEMU_SAYS), "QEMU says: {said}");
+            let deadline = Instant::now() + SAYING;
+            while !guest.complaints().contains(QEMU_SAYS) {
+                let said = guest.complaints();
+                ensure!(Instant::now() < deadline, "QEMU says: {said}");
+                sleep(Duration::from_millis(20));
+            }
             Ok(())
         }
     }

@@ -55,7 +55,8 @@ impl Host {
             "{before} || exit 1; \
              gangplankd --socket-path=/run/{share} --shared-dir={directory} {options} \
              >/run/{share}.log 2>&1 & \
-             for i in $(seq 600); do [ -S /run/{share} ] && exit 0; sleep 0.1; done; \
+             for i in $(seq 600); do \
+             grep -q ' 00010000 .*/{share}$' /proc/net/unix && exit 0; sleep 0.1; done; \
              cat /run/{share}.log; exit 1"
         ))?;
         Ok(())

@@ -293,7 +293,8 @@ fn guest_whose_daemon_is_killed_gets_errors_and_is_never_frozen() -> Result<()> 
         ensure!(guest.get(Register::Status)? == 0xf, "broken");
         guest.set(Register::Status, 0)?;
         ensure!(guest.get(Register::Status)? == 0, "not reset");
-        ensure!(begun.elapsed() < Duration::from_secs(5), "frozen");
+        // Less than the time that requests wait for a daemon.
+        ensure!(begun.elapsed() < Duration::from_secs(20), "frozen");
         ensure!(!running.report().daemon, "a daemon that is not there");
         running.end();
     }

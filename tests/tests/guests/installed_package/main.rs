@@ -15,6 +15,7 @@ use anyhow::{Context, Result, ensure};
 use gangplank_tests::packages;
 use gangplank_tests::process::User;
 use gangplank_tests::runner::Runner;
+use gangplank_tests::sockets::listens;
 use gangplank_tests::{cache, tools};
 
 fn main() -> ExitCode {
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
 /// Waits until the daemon that `starting` becomes listens at `socket`.
 fn wait_for_socket(socket: &Path, starting: &mut Child, limit: Duration) -> Result<()> {
     let begun = Instant::now();
-    while !socket.exists() {
+    while !listens(starting.id(), socket) {
         ensure!(begun.elapsed() < limit, "no socket after {limit:?}");
         ensure!(starting.try_wait()?.is_none(), "it has ended");
         std::thread::sleep(Duration::from_millis(50));

@@ -30,7 +30,8 @@ const KILLS: usize = 10;
 const LISTING: u32 = 128 * 1024;
 
 /// A pause with many inodes may take so many times as long as one with few, and so many ms more. To
-/// look at each of 100,000 inodes takes longer.
+/// look at each of 100,000 inodes takes longer. The shortest of several are compared: the others
+/// have the machine's other work in them.
 const PAUSE_GROWTH: (f64, f64) = (4.0, 15.0);
 
 /// Inodes for each of which a worker that has replaced one may have one page fault more than a
@@ -96,12 +97,14 @@ fn page_faults(process: u32) -> Result<u64> {
     Ok(faults.context("no count")?.parse()?)
 }
 
-/// What it takes to replace the worker of an idle guest: the middle of several times.
+/// What it takes to replace the worker of an idle guest, several times.
 #[derive(Clone, Copy, Debug)]
 struct Replacing {
-    /// The pause that the log tells.
-    pause_ms: f64,
-    /// The next worker's page faults until it serves.
+    /// The shortest of the pauses that the log tells.
+    shortest_ms: f64,
+    /// The middle one.
+    middle_ms: f64,
+    /// The next worker's page faults until it serves: the middle of several numbers.
     page_faults: u64,
 }
 
@@ -139,7 +142,7 @@ fn measure(arguments: &[&str], inodes: usize) -> Result<Replacing> {
     faults.sort_unstable();
     let while_idle = pauses(&fixture.daemon.log());
     // Most of these deaths leave a part of the table half changed, which the next worker mends.
-    for _ in 0..KILLS {
+    for death in 1..=KILLS {
         let killed = thread::scope(|scope| {
             let killer = scope.spawn(|| {
                 thread::sleep(Duration::from_millis(110 + fastrand::u64(0..20)));
@@ -151,10 +154,10 @@ fn measure(arguments: &[&str], inodes: usize) -> Result<Replacing> {
             killer.join().expect("no panic")
         })?;
         wait_for_next(&fixture, killed)?;
+        // A worker that is killed before it serves tells no pause.
+        wait_for_log(&fixture.daemon, &format!("death {}\n", KILLS + death))?;
     }
     is_known(&mut guest).with_context(|| fixture.log())?;
-    let death = format!("death {}", 2 * KILLS);
-    wait_for_log(&fixture.daemon, &format!("{death}\n"))?;
     let all = pauses(&fixture.daemon.log());
     ensure!(
         all.len() == 2 * KILLS,
@@ -172,7 +175,8 @@ fn measure(arguments: &[&str], inodes: usize) -> Result<Replacing> {
         all.last()
     );
     Ok(Replacing {
-        pause_ms: middle,
+        shortest_ms: while_idle[0],
+        middle_ms: middle,
         page_faults,
     })
 }
@@ -193,11 +197,11 @@ fn the_pause_does_not_grow_with_the_number_of_inodes() -> Result<()> {
         );
         let (factor, more) = PAUSE_GROWTH;
         ensure!(
-            many.pause_ms <= few.pause_ms * factor + more,
+            many.shortest_ms <= few.shortest_ms * factor + more,
             "{arguments:?}: the pause is longer: {few:?}, {many:?}"
         );
         ensure!(
-            !is_long || many.pause_ms < LONG_PAUSE_MS,
+            !is_long || many.middle_ms < LONG_PAUSE_MS,
             "{arguments:?}: {many:?} with {count} inodes"
         );
     }

@@ -239,8 +239,7 @@ fn a_request_that_the_disk_keeps_for_long_does_not_cost_the_session() -> Result<
     let found = guest.finish(slow).err().context("it has no name")?;
     ensure!(found.errno() == Some(Errno::NOENT), "{found}");
     guest.write(file, 0, b"x").with_context(|| daemon.log())?;
-    ensure!(daemon.log().contains("guest 1 has reconnected"));
-    Ok(())
+    wait_for_log(&daemon, "guest 1 has reconnected")
 }
 
 #[test]
@@ -310,7 +309,7 @@ fn a_connection_that_has_not_ended_keeps_its_session() -> Result<()> {
 #[test]
 fn a_frontend_whose_old_connection_ends_late_waits_for_its_session() -> Result<()> {
     /// Less than it waits.
-    const OPEN: Duration = Duration::from_millis(1500);
+    const OPEN: Duration = Duration::from_millis(1200);
 
     let fixture = Fixture::quiet(&[MANY, "--locks=host"])?;
     let mut guest = boot(fixture.socket())?;
@@ -325,9 +324,7 @@ fn a_frontend_whose_old_connection_ends_late_waits_for_its_session() -> Result<(
     ensure!(begun.elapsed() >= OPEN, "{}", fixture.log());
     ensure!(ending.join().is_ok());
     work.go_on(&mut guest).with_context(|| fixture.log())?;
-    let log = fixture.log();
-    ensure!(log.contains("guest 1 has reconnected"), "{log}");
-    Ok(())
+    wait_for_log(&fixture.daemon, "guest 1 has reconnected")
 }
 
 #[test]
@@ -354,15 +351,19 @@ fn a_frontend_that_hangs_up_while_its_session_is_looked_for_has_lost_nothing() -
 
 #[test]
 fn files_are_closed_and_locks_released_when_the_time_is_over() -> Result<()> {
+    const KEPT: Duration = Duration::from_secs(2);
+
     let fixture = Fixture::quiet(&[MANY, "--locks=host", "--keep-session=2"])?;
     let mut guest = boot(fixture.socket())?;
     let work = Work::begin(&mut guest, &fixture.share())?;
     let begun = Instant::now();
     guest.peer.hang_up();
     wait_for_log(&fixture.daemon, "its session is kept for 2 s")?;
-    ensure!(!can_lock(&fixture)?, "the lock is lost");
+    // On a busy machine, the time may be over by now.
+    let is_kept = !can_lock(&fixture)? || begun.elapsed() >= KEPT;
+    ensure!(is_kept, "the lock is lost");
     wait_for_log(&fixture.daemon, "has not reconnected within 2 s")?;
-    ensure!(begun.elapsed() >= Duration::from_secs(2));
+    ensure!(begun.elapsed() >= KEPT);
     fixture.wait_until_idle()?;
     ensure!(can_lock(&fixture)?, "the lock is kept");
     reconnect(&mut guest, fixture.socket())?;
@@ -373,9 +374,18 @@ fn files_are_closed_and_locks_released_when_the_time_is_over() -> Result<()> {
 /// Waits until the daemon has noticed for the `count`th time that the guest's connection is lost.
 fn wait_for_loss(fixture: &Fixture, number: usize, count: usize) -> Result<()> {
     let words = format!("guest {number} has lost its connection");
+    wait_for_count(fixture, &words, count)
+}
+
+/// Waits until the daemon's log has `words` so often.
+fn wait_for_count(fixture: &Fixture, words: &str, count: usize) -> Result<()> {
     let deadline = Instant::now() + super::REPLACING;
-    while fixture.daemon.log().matches(&words).count() < count {
-        ensure!(Instant::now() < deadline, "{}", fixture.log());
+    while fixture.daemon.log().matches(words).count() < count {
+        ensure!(
+            Instant::now() < deadline,
+            "not {count} times {words:?}: {}",
+            fixture.log()
+        );
         thread::sleep(Duration::from_millis(2));
     }
     Ok(())

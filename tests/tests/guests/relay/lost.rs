@@ -67,8 +67,8 @@ pub(crate) fn guest_is_told(machine: Machine, kind: Kind, arguments: &[&str]) ->
     let daemon = fixture.daemon(kind, arguments)?;
     fixture.put(&daemon)?;
     let seen = guest.sh(
-        "for i in $(seq 100); do test -s /tmp/mounted && break; sleep 0.1; done; \
-        sleep 1; cat /tmp/mounted",
+        "for i in $(seq 600); do grep -qx '[0-9]*' /tmp/mounted && break; sleep 0.1; done; \
+         cat /tmp/mounted",
     )?;
     ensure!(seen == "kept 0\n0\n", "{seen}\n{}", fixture.relay.log());
     Ok(())

@@ -156,7 +156,7 @@ pub(crate) fn to_another_tree(machine: Machine, kinds: &[Kind]) -> Result<()> {
         ensure!(found == "dir/onedir/below/two", "{kind:?}: {found}");
     }
     let said = guest.sh(
-        "touch /tmp/moved; for i in $(seq 100); do grep -q done /tmp/log && break; sleep 0.1; \
+        "touch /tmp/moved; for i in $(seq 600); do grep -q done /tmp/log && break; sleep 0.1; \
          done; cat /tmp/log",
     )?;
     ensure!(

@@ -17,7 +17,7 @@ use gangplank_fuse::{GetattrIn, NodeId, Operation};
 use gangplank_tests::daemon::{Daemon, Options};
 use gangplank_tests::driver::fixture::{acceptor_of, guest_processes, wait_for_log};
 use gangplank_tests::driver::{Driver, NodeAndFile, Setup};
-use gangplank_tests::process::User;
+use gangplank_tests::process::{User, copy_program};
 use gangplank_tests::tools;
 use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::io::Errno;
@@ -46,7 +46,7 @@ impl Upgradable {
         let share = directory.path().join("share");
         fs::create_dir(&share)?;
         let program = directory.path().join("gangplankd");
-        fs::copy(tools::gangplankd()?, &program)?;
+        copy_program(&tools::gangplankd()?, &program)?;
         let mut options = Options::new(&share).program(&program).arguments(arguments);
         if let Some(user) = user {
             chown(&share, Some(user.uid), Some(user.gid))?;
@@ -74,7 +74,7 @@ impl Upgradable {
     }
 
     fn replace_by(&self, program: &Path) -> Result<()> {
-        self.replace(|new| Ok(fs::copy(program, new).map(drop)?))
+        self.replace(|new| Ok(copy_program(program, new)?))
     }
 
     fn ask_to_reload(&self) -> Result<Output> {
@@ -399,7 +399,7 @@ fn a_service_manager_is_told_of_each_reload_and_of_its_end() -> Result<()> {
     };
     // The daemon's path is the program's, which the script executes.
     let program = directory.path().join("gangplankd");
-    fs::copy(tools::gangplankd()?, &program)?;
+    copy_program(&tools::gangplankd()?, &program)?;
     let script = directory.path().join("script");
     let text = format!(
         "#!/bin/sh\nNOTIFY_SOCKET={} exec {} \"$@\"\n",

@@ -15,7 +15,7 @@ const WRITE_LOCK: u32 = 1;
 const UNLOCK: u32 = 2;
 
 /// Time after which a request without a reply counts as waiting.
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(30);
 
 const TWO_QUEUES: Setup = Setup {
     request_queues: 2,

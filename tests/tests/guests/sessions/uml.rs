@@ -191,8 +191,9 @@ impl Uml {
         Ok((header.unique, room))
     }
 
-    /// Sends a request and does not take its reply for `pause`, as if the kernel's idle loop had
-    /// lost the signal. Returns how often the daemon has signalled.
+    /// Sends a request and does not take its reply, as if the kernel's idle loop had lost the
+    /// signal, until the daemon has signalled again, and for `pause`. Returns how often the daemon
+    /// has signalled.
     fn signals_for_untaken_reply(&mut self, pause: Duration) -> Result<usize> {
         let ring = self.rings.get(1).context("a request ring")?;
         ring.drain_call();
@@ -208,8 +209,17 @@ impl Uml {
             );
             std::thread::yield_now();
         }
+        let mut signalled = 0;
+        while signalled <= size_of::<u64>() {
+            ensure!(
+                start.elapsed() < gangplank_tests::driver::REPLY_LIMIT,
+                "{signalled} bytes of signals"
+            );
+            std::thread::sleep(Duration::from_millis(1));
+            signalled += ring.drain_call();
+        }
         std::thread::sleep(pause);
-        let signalled = ring.drain_call();
+        signalled += ring.drain_call();
         ring.take_used(&mut self.memory)?.context("a used chain")?;
         Ok(signalled / size_of::<u64>())
     }

@@ -36,7 +36,7 @@ fn passed_sockets_are_those_of_the_shares_whose_tags_name_them() -> Result<()> {
     for _ in 0..2 {
         for tag in ["home", "tools"] {
             let socket = dir.path().join(format!("{tag}.sock"));
-            process::wait_for_path(&socket, LIMIT)?;
+            process::wait_for_listener(&child, &socket, LIMIT)?;
             let mut driver = Driver::mount(&socket, &Setup::default())?;
             work(&mut driver, c"new")?;
             driver.create(NodeId::ROOT, c"file", 0o600)?;
@@ -66,7 +66,7 @@ fn a_passed_socket_that_no_share_has_is_named() -> Result<()> {
         .stdin(Stdio::null())
         .stderr(File::create(dir.path().join("log"))?);
     let mut child = process::spawn(command)?;
-    process::wait_for_path(&socket, LIMIT)?;
+    process::wait_for_listener(&child, &socket, LIMIT)?;
     let _guest = std::os::unix::net::UnixStream::connect(&socket)?;
     let status = process::wait_within(&mut child, LIMIT)?;
     let log = std::fs::read_to_string(dir.path().join("log"))?;

@@ -238,13 +238,19 @@ fn a_client_that_says_and_reads_nothing_disturbs_nobody() -> Result<()> {
     ensure!(fixture.metrics()?.ends_with("# EOF\n"));
     // A guest connects.
     fixture.driver()?.getattr(NodeId::ROOT, None)?;
-    // More than are answered at a time.
-    for _ in 0..20 {
-        silent.push(UnixStream::connect(&fixture.control)?);
+    // More than are answered at a time. They are given up after 5 seconds. On a busy machine, the
+    // guest may need that long by itself.
+    for attempt in 1..=5 {
+        for _ in 0..20 {
+            silent.push(UnixStream::connect(&fixture.control)?);
+        }
+        let begun = Instant::now();
+        fixture.driver()?.getattr(NodeId::ROOT, None)?;
+        if begun.elapsed() < Duration::from_secs(4) {
+            break;
+        }
+        ensure!(attempt < 5, "the guest waits");
     }
-    let begun = Instant::now();
-    fixture.driver()?.getattr(NodeId::ROOT, None)?;
-    ensure!(begun.elapsed() < Duration::from_secs(4), "the guest waited");
     // The first ones are given up in time.
     silent[0].set_read_timeout(Some(Duration::from_secs(20)))?;
     ensure!(

@@ -16,7 +16,7 @@ use gangplank_tests::driver::ring::{CallKind, Descriptor, Segment};
 use gangplank_tests::driver::{Driver, Setup};
 
 /// Limit for the daemon to report a broken ring.
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(60);
 
 const GETATTR: Operation<'static> = Operation::Getattr(GetattrIn {
     getattr_flags: 0,

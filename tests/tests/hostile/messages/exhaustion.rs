@@ -1,13 +1,14 @@
 //! Frontends that do not read replies, connect without end, or use up all descriptors.
 
 use std::io::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use gangplank_fuse::NodeId;
 use gangplank_tests::driver::fixture::Fixture;
 use gangplank_tests::driver::vhost_user::{Peer, VERSION, encode, message};
 use gangplank_tests::driver::{Driver, Setup};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
@@ -74,46 +75,56 @@ fn guests_beyond_the_acceptors_descriptors_wait_and_the_others_are_served() -> R
     };
     let acceptor = Pid::from_raw(fixture.acceptor()?.try_into()?).context("a process id")?;
     prlimit(Some(acceptor), Resource::Nofile, limit)?;
+    let emfile = format!("(os error {})", Errno::MFILE.raw_os_error());
     let mut peers = Vec::new();
-    let mut refused = 0;
-    for _ in 0..ACCEPTOR_DESCRIPTORS {
-        let Ok(peer) = Peer::connect(fixture.socket()) else {
-            break;
-        };
-        // Shorter than the usual limit: a daemon without descriptors does not accept.
-        peer.socket()
-            .set_read_timeout(Some(Duration::from_millis(200)))?;
-        match peer.ask_u64(message::GET_FEATURES) {
-            Ok(_) => peers.push(peer),
-            Err(_) => refused += 1,
+    let waiting = loop {
+        ensure!(
+            peers.len() < usize::try_from(ACCEPTOR_DESCRIPTORS)?,
+            "{ACCEPTOR_DESCRIPTORS} guests have found as many descriptors"
+        );
+        let peer = Peer::connect(fixture.socket())?;
+        peer.send(message::GET_FEATURES, VERSION, &[], &[])?;
+        // A daemon without descriptors says so, and does not accept, or ends the connection.
+        let is_out = || fixture.daemon.log().contains(&emfile);
+        if !is_answered(&peer, is_out)? || peer.receive().is_err() {
+            break peer;
         }
-        if refused > 3 {
-            break;
-        }
-    }
-    ensure!(
-        refused > 0,
-        "{ACCEPTOR_DESCRIPTORS} guests have found as many descriptors"
-    );
+        peers.push(peer);
+    };
     fixture.neighbour_goes_on()?;
     for peer in &peers {
         peer.ask_u64(message::GET_FEATURES)?;
     }
-    drop(peers);
+    drop((peers, waiting));
     // The next guest is served.
-    let deadline = std::time::Instant::now() + LIMIT;
+    let deadline = Instant::now() + LIMIT;
     loop {
         let served = Driver::mount(fixture.socket(), &Setup::default())
             .and_then(|mut guest| guest.getattr(NodeId::ROOT, None));
         match served {
             Ok(_) => break,
-            Err(error) => ensure!(
-                std::time::Instant::now() < deadline,
-                "{error}: {}",
-                fixture.log()
-            ),
+            Err(error) => ensure!(Instant::now() < deadline, "{error}: {}", fixture.log()),
         }
     }
-    let emfile = format!("(os error {})", Errno::MFILE.raw_os_error());
     fixture.survive(&[&emfile])
+}
+
+/// Waits until a reply has come, or until the daemon is `out` of something. Returns whether a reply
+/// has come.
+fn is_answered(peer: &Peer, out: impl Fn() -> bool) -> Result<bool> {
+    let moment = Timespec {
+        tv_sec: 0,
+        tv_nsec: 10_000_000,
+    };
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let mut ready = [PollFd::new(peer.socket(), PollFlags::IN)];
+        if poll(&mut ready, Some(&moment))? > 0 {
+            return Ok(true);
+        }
+        if out() {
+            return Ok(false);
+        }
+        ensure!(Instant::now() < deadline, "neither a reply nor a reason");
+    }
 }

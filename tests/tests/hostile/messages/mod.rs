@@ -18,7 +18,7 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use self::framing::REQUESTS;
 
 /// Limit for the daemon to report a broken ring.
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// A shared file of `len` bytes.
 fn shared(len: u64) -> Result<OwnedFd> {

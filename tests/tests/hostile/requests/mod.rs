@@ -20,7 +20,7 @@ use gangplank_tests::driver::{Driver, Setup};
 use rustix::io::Errno;
 
 /// Limit for each request. None has a reason to wait.
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// Sends the bytes as a request with 4 KiB of room for the reply. Returns the errno of the reply.
 fn send(guest: &mut Driver, request: &[u8]) -> Result<Option<Errno>> {

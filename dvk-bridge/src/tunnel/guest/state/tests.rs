@@ -144,14 +144,15 @@ fn a_slot_is_used_again_with_the_next_number() {
 
 #[test]
 fn a_request_that_does_not_reach_the_server_fails_after_the_limit() {
-    let (mut guest, mut state) = Guest::new(Duration::from_millis(60));
+    let limit = Duration::from_secs(1);
+    let (mut guest, mut state) = Guest::new(limit);
     state.opened(7, 4, 1);
     guest.offer(Opcode::Lookup, 16);
     state.take_requests();
     let (job, place) = sent(&mut state).unwrap();
     state.finish(job, place, Outcome::Unreached);
     assert!(sent(&mut state).is_none() && guest.used() == 0, "it waits");
-    std::thread::sleep(Duration::from_millis(70));
+    std::thread::sleep(limit);
     assert!(sent(&mut state).is_none());
     assert_eq!((guest.used(), guest.error(0)), (1, -libc::ENOTCONN));
     assert_eq!(state.in_flight, [0, 0]);

@@ -174,7 +174,7 @@ impl TwoShares {
             dir,
         };
         for tag in ["far", "near"] {
-            let started = process::wait_for_path(&shares.socket(tag), LIMIT);
+            let started = process::wait_for_listener(&shares.child, &shares.socket(tag), LIMIT);
             started.with_context(|| shares.log())?;
         }
         Ok(shares)
