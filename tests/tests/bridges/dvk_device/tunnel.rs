@@ -56,7 +56,7 @@ impl Proxies {
         let stopped = Arc::clone(&stop);
         let thread = thread::spawn(move || {
             let _node = node;
-            forward.run(&stopped);
+            forward.run(&stopped).expect("its threads start");
         });
         Ok(Self {
             stop,
