@@ -36,3 +36,4 @@ pub mod systemd_host;
 pub mod three_guests;
 pub mod tools;
 pub mod trace;
+pub mod wait;

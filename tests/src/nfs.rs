@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
@@ -13,6 +13,7 @@ use crate::daemon::Daemon;
 use crate::guest::{Guest, Machine, Switch};
 use crate::process;
 use crate::tools;
+use crate::wait;
 
 /// The server's address.
 pub const SERVER: &str = "10.0.2.1";
@@ -143,23 +144,12 @@ impl NfsServer {
     }
 
     fn wait(&mut self) -> Result<()> {
-        let deadline = Instant::now() + LIMIT;
-        let is_there = |socket: &&str| self.dir.path().join(socket).exists();
-        while !SOCKETS.iter().all(is_there) {
-            let ended = self.child.try_wait()?;
-            ensure!(
-                ended.is_none(),
-                "the server ended: {ended:?}\n{}",
-                self.log()
-            );
-            ensure!(
-                Instant::now() < deadline,
-                "the server made no socket within {LIMIT:?}\n{}",
-                self.log()
-            );
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        Ok(())
+        let waited = wait::until("the server has its sockets", LIMIT, || {
+            let is_there = |socket: &&str| self.dir.path().join(socket).exists();
+            let are_there = SOCKETS.iter().all(is_there);
+            wait::ready(&mut self.child, are_there)
+        });
+        waited.with_context(|| self.log())
     }
 }
 

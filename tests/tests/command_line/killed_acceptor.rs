@@ -1,11 +1,11 @@
 //! SIGKILL of the process that accepts guests: all guests go on, and so does everything else.
 
 use std::io::Read;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use gangplank_tests::process::with_descendants;
+use gangplank_tests::wait;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::fixture::{Connection, Fixture, Running};
@@ -31,12 +31,10 @@ fn replace_acceptor(daemon: &Running) -> Result<u32> {
 
 /// Waits until the log has `words` this often.
 fn wait_for_log(daemon: &Running, words: &str, times: usize) -> Result<()> {
-    let deadline = Instant::now() + NOTICING;
-    while daemon.log().matches(words).count() < times {
-        ensure!(Instant::now() < deadline, "no {words:?}: {}", daemon.log());
-        thread::sleep(Duration::from_millis(5));
-    }
-    Ok(())
+    let waited = wait::until(&format!("the log has {words:?}"), NOTICING, || {
+        Ok(daemon.log().matches(words).count() >= times)
+    });
+    waited.with_context(|| daemon.log())
 }
 
 fn served(guests: &mut [Connection]) -> Result<()> {
