@@ -2,15 +2,16 @@
 // The comments are the help text, and its brackets are not links.
 #![allow(rustdoc::broken_intra_doc_links)]
 
+mod early_exit;
 mod migration;
 mod quota;
 mod shares;
 mod size;
 mod status;
+mod values;
 
 use std::ffi::OsString;
 use std::fmt;
-use std::io;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -21,17 +22,22 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser};
 use log::LevelFilter;
 
+pub use self::early_exit::EarlyExit;
 pub use self::migration::MigrationArgs;
 pub use self::quota::QuotaArgs;
 pub use self::shares::{ShareArgs, ShareCommand, SharesOptions};
 use self::size::parse_size;
 pub use self::status::{StatusArgs, StatusOptions};
+pub(crate) use self::values::parse_seconds;
+pub use self::values::{GuestArchArg, InodeFileHandlesArg, LocksArg};
+use self::values::{
+    parse_guest_arch, parse_inode_file_handles, parse_locks, parse_log_level, parse_queue_size,
+    parse_tag,
+};
 use crate::device;
 use crate::manual::MANUAL;
 use crate::passthrough::id_map::IdRule;
-use crate::passthrough::options::{
-    CachePolicy, GuestArch, InodeFileHandles, Locks, NegotiationMode, Ownership,
-};
+use crate::passthrough::options::{CachePolicy, NegotiationMode, Ownership};
 use crate::passthrough::xattr_map::XattrMap;
 use crate::sandbox::options::{IdMapping, ModCaps, Mode, Seccomp};
 
@@ -384,65 +390,6 @@ const DEPRECATED: &str = "Kept for older command lines";
 /// An option that a command line has: its long name, if it has one, and its value as typed.
 pub type TypedOption = (Option<String>, Option<OsString>);
 
-/// `--guest-arch` as typed; `auto` is `None`.
-///
-/// A newtype, because clap's derive takes an `Option` for an optional argument.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GuestArchArg(pub Option<GuestArch>);
-
-/// `--locks` as typed; `auto` is `None`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LocksArg(pub Option<Locks>);
-
-/// `--inode-file-handles` as typed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InodeFileHandlesArg {
-    /// The meaning.
-    pub mode: InodeFileHandles,
-    /// Whether it was typed in the older spelling.
-    pub deprecated: bool,
-}
-
-/// The text that ends the program before it starts: help, the version, or an error in the command
-/// line.
-#[derive(Debug)]
-pub struct EarlyExit(clap::Error);
-
-impl EarlyExit {
-    /// Prints help and the version to standard output, errors to standard error.
-    ///
-    /// # Errors
-    /// The write fails.
-    pub fn print(&self) -> io::Result<()> {
-        self.0.print()
-    }
-
-    /// The error in one line, for an option that comes from elsewhere than the command line.
-    #[must_use]
-    pub fn summary(&self) -> String {
-        let text = self.0.to_string();
-        let first = text.split("\n\n").next().unwrap_or_default();
-        let first = first.strip_prefix("error: ").unwrap_or(first);
-        let words: Vec<&str> = first.split_whitespace().collect();
-        words.join(" ")
-    }
-
-    /// Whether the value of an option is wrong by itself.
-    #[must_use]
-    pub fn is_of_value(&self) -> bool {
-        matches!(
-            self.0.kind(),
-            ErrorKind::ValueValidation | ErrorKind::InvalidValue
-        )
-    }
-
-    /// The exit status: 0 for help and the version, 2 for an error.
-    #[must_use]
-    pub fn status(&self) -> u8 {
-        u8::try_from(self.0.exit_code()).unwrap_or(2)
-    }
-}
-
 impl Args {
     /// Parses a command line that begins with the program's name.
     ///
@@ -513,192 +460,6 @@ impl Args {
 
 const MAX_REQUEST_QUEUES: i64 = device::Options::MAX_REQUEST_QUEUES as i64;
 const MAX_MEMORY_REGIONS: i64 = device::Options::MAX_MEMORY_REGIONS as i64;
-const MAX_TAG_LEN: usize = device::Options::MAX_TAG_LEN;
-const MAX_QUEUE_SIZE: u16 = device::Options::MAX_QUEUE_SIZE;
-
-fn parse_tag(text: &str) -> Result<String, String> {
-    match text.len() {
-        1..=MAX_TAG_LEN => Ok(text.to_owned()),
-        0 => Err("a tag has at least one byte".to_owned()),
-        len => Err(format!(
-            "a tag has at most {MAX_TAG_LEN} bytes, this one has {len}"
-        )),
-    }
-}
-
-fn parse_queue_size(text: &str) -> Result<u16, String> {
-    text.parse::<u16>()
-        .ok()
-        .filter(|size| size.is_power_of_two() && (2..=MAX_QUEUE_SIZE).contains(size))
-        .ok_or_else(|| format!("expected a power of two from 2 to {MAX_QUEUE_SIZE}"))
-}
-
-/// Seconds with fractions.
-pub(crate) fn parse_seconds(text: &str) -> Result<Duration, &'static str> {
-    text.parse::<f64>()
-        .ok()
-        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-        .ok_or("expected seconds, such as 0, 1 or 0.5")
-}
-
-fn parse_guest_arch(text: &str) -> Result<GuestArchArg, &'static str> {
-    match text {
-        "auto" => Ok(GuestArchArg(None)),
-        "x86_64" => Ok(GuestArchArg(Some(GuestArch::X86_64))),
-        "aarch64" => Ok(GuestArchArg(Some(GuestArch::Aarch64))),
-        _ => Err("expected auto, x86_64 or aarch64"),
-    }
-}
-
-fn parse_locks(text: &str) -> Result<LocksArg, &'static str> {
-    match text {
-        "auto" => Ok(LocksArg(None)),
-        _ => text.parse().map(|locks| LocksArg(Some(locks))),
-    }
-}
-
-fn parse_inode_file_handles(text: &str) -> Result<InodeFileHandlesArg, &'static str> {
-    Ok(InodeFileHandlesArg {
-        mode: text.parse()?,
-        deprecated: text == "fallback",
-    })
-}
-
-fn parse_log_level(text: &str) -> Result<LevelFilter, &'static str> {
-    text.parse()
-        .map_err(|_| "expected off, error, warn, info, debug or trace")
-}
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(line: &str) -> Result<Args, EarlyExit> {
-        Args::from_command_line(std::iter::once("gangplankd").chain(line.split_whitespace()))
-    }
-
-    #[test]
-    fn command_definition_is_consistent() {
-        Args::command().debug_assert();
-    }
-
-    #[test]
-    fn wrong_value_is_named_with_what_would_be_right() {
-        let long_tag = format!("--tag={}", "x".repeat(37));
-        let table = [
-            ("--cache=sometimes", "never, metadata, auto or always"),
-            ("--sandbox=jail", "namespace, chroot or none"),
-            ("--seccomp=maybe", "kill, log, trap or none"),
-            ("--locks=both", "auto, host or guest"),
-            ("--posix-acl=maybe", "never, auto or always"),
-            ("--security-label=", "never, auto or always"),
-            ("--posix-acl auto", "unexpected argument 'auto'"),
-            ("--guest-arch=vax", "auto, x86_64 or aarch64"),
-            ("--inode-file-handles=often", "never, prefer or mandatory"),
-            ("--log-level=loud", "off, error, warn, info, debug or trace"),
-            ("--busy-poll=10001", "10001 is not in 0..=10000"),
-            ("--queue-size=1000", "power of two from 2 to 32768"),
-            ("--queue-size=65536", "power of two from 2 to 32768"),
-            ("--queue-size=1", "power of two from 2 to 32768"),
-            ("--num-request-queues=0", "1..=63"),
-            ("--num-request-queues=64", "1..=63"),
-            ("--max-inode-memory=lots", "such as 8T, 512G"),
-            ("--timeout=-1", "expected seconds"),
-            ("--timeout=soon", "expected seconds"),
-            ("--negative-timeout=inf", "expected seconds"),
-            ("--fd=-1", "--fd"),
-            ("--modcaps=chown", "+capability or -capability"),
-            (long_tag.as_str(), "at most 36 bytes, this one has 37"),
-            ("--tag=", "at least one byte"),
-            ("--max-guest-memory=much", "such as 8T, 512G"),
-            ("--max-guest-memory=0", "such as 8T, 512G"),
-            ("--max-guest-memory=99999999T", "such as 8T, 512G"),
-            ("--max-memory-regions=510", "1..=509"),
-            ("--limit-iops=0", "not in 1.."),
-            ("--limit-iops=many", "invalid digit"),
-            ("--limit-iops-burst=10", "--limit-iops <N>"),
-            ("--limit-bps=fast", "such as 8T, 512G"),
-            ("--limit-bps-burst=1M", "--limit-bps <SIZE>"),
-            ("--quota-bytes=all", "such as 8T, 512G"),
-            ("--quota-bytes=0", "such as 8T, 512G"),
-            ("--quota-inodes=0", "not in 1.."),
-            ("--frobnicate", "--frobnicate"),
-        ];
-        for (line, hint) in table {
-            let exit = parse(line).expect_err(line);
-            let text = exit.0.to_string();
-            assert!(text.contains(hint), "{line}: {text}");
-            assert_eq!(exit.status(), 2, "{line}");
-        }
-    }
-
-    #[test]
-    fn repeated_option_takes_the_last() {
-        let args = parse("--cache=never --cache always --tag a --tag b").unwrap();
-        assert_eq!(args.cache, CachePolicy::Always);
-        assert_eq!(args.tag, "b");
-    }
-
-    #[test]
-    fn what_was_typed_is_told_by_long_names() {
-        let line = "gangplankd --cache=never --readonly --cache always --modcaps=-chown -d \
-                    --translate-uid=map:0:1:1 --translate-uid map:2:3:1 --posix-acl \
-                    --announce-submounts --no-announce-submounts";
-        let given = Args::given(line.split_whitespace()).unwrap();
-        let mut words: Vec<String> = given
-            .into_iter()
-            .map(|(name, value)| {
-                let name = name.unwrap_or_default();
-                value.map_or(name.clone(), |value| {
-                    format!("{name}={}", value.to_string_lossy())
-                })
-            })
-            .collect();
-        words.sort();
-        assert_eq!(
-            words.join(" "),
-            " cache=always modcaps=-chown no-announce-submounts posix-acl=always readonly \
-             translate-uid=map:0:1:1 translate-uid=map:2:3:1"
-        );
-    }
-
-    #[test]
-    fn an_error_in_one_line_says_what_is_wrong() {
-        let exit = parse("--cache=sometimes").unwrap_err();
-        assert!(exit.is_of_value());
-        assert_eq!(
-            exit.summary(),
-            "invalid value 'sometimes' for '--cache <POLICY>': expected never, metadata, auto or \
-             always"
-        );
-        let exit = parse("--limit-bps-burst=1M").unwrap_err();
-        assert!(!exit.is_of_value());
-        assert!(
-            exit.summary().ends_with("--limit-bps <SIZE>"),
-            "{}",
-            exit.summary()
-        );
-    }
-
-    #[test]
-    fn help_names_every_theme_and_succeeds() {
-        let exit = parse("--help").unwrap_err();
-        let text = exit.0.to_string();
-        for heading in [
-            SHARE,
-            SOCKET,
-            DEVICE,
-            CACHE,
-            FILES,
-            CONFINEMENT,
-            migration::HEADING,
-            status::HEADING,
-            shares::HEADING,
-            LOGGING,
-            DEPRECATED,
-        ] {
-            assert!(text.contains(&format!("{heading}:")), "{heading}");
-        }
-        assert_eq!(exit.status(), 0);
-    }
-}
+mod tests;

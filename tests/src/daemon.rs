@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::process::{self, User};
 use crate::sockets::listens;
 use crate::tools;
+use crate::wait;
 
 /// Limit for the socket to appear, and for the daemon to end after SIGTERM.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -221,21 +222,12 @@ impl Daemon {
     }
 
     fn wait_for_socket(&mut self) -> Result<()> {
-        let deadline = Instant::now() + LIMIT;
-        // The socket's file appears a moment before the daemon listens.
-        while !listens(self.child.id(), &self.socket) {
-            if let Some(status) = self.child.try_wait()? {
-                bail!("the daemon ended at once: {status}\n{}", self.log());
-            }
-            if Instant::now() >= deadline {
-                bail!(
-                    "the daemon does not listen within {LIMIT:?}\n{}",
-                    self.log()
-                );
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        Ok(())
+        let waited = wait::until("the daemon listens", LIMIT, || {
+            // The socket's file appears a moment before the daemon listens.
+            let is_ready = listens(self.child.id(), &self.socket);
+            wait::ready(&mut self.child, is_ready)
+        });
+        waited.with_context(|| self.log())
     }
 }
 

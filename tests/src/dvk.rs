@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use crate::network::{self, Network};
 use crate::process;
 use crate::tools;
+use crate::wait;
 
 /// Limit for a server or a mount to start, and to end.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -146,18 +147,10 @@ impl Switch {
             socket: socket.to_owned(),
             log,
         };
-        let deadline = Instant::now() + LIMIT;
-        while UnixStream::connect(socket).is_err() {
-            if let Some(status) = switch.child.try_wait()? {
-                bail!("the switch ended: {status}\n{}", switch.log());
-            }
-            ensure!(
-                Instant::now() < deadline,
-                "no switch in time\n{}",
-                switch.log()
-            );
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        let started = wait::until("the switch is there", LIMIT, || {
+            wait::ready(&mut switch.child, UnixStream::connect(socket).is_ok())
+        });
+        started.with_context(|| switch.log())?;
         Ok(switch)
     }
 
@@ -310,18 +303,11 @@ impl Mount {
             .stderr(File::create(dir.path().join("log"))?);
         let child = process::spawn(command).context("starting the mount")?;
         let mut mount = Self { child, dir, point };
-        let deadline = Instant::now() + LIMIT;
-        while !mount.is_mounted()? {
-            if let Some(status) = mount.child.try_wait()? {
-                bail!("the mount ended: {status}\n{}", mount.log());
-            }
-            ensure!(
-                Instant::now() < deadline,
-                "no mount in time\n{}",
-                mount.log()
-            );
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        let started = wait::until("the share is mounted", LIMIT, || {
+            let is_mounted = mount.is_mounted()?;
+            wait::ready(&mut mount.child, is_mounted)
+        });
+        started.with_context(|| mount.log())?;
         Ok(mount)
     }
 

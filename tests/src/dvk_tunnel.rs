@@ -4,9 +4,9 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -15,6 +15,7 @@ use crate::hosts::{self, Hosts};
 use crate::process;
 use crate::sockets::listens;
 use crate::tools;
+use crate::wait;
 
 /// Limit for a program to start or to end, and for a status to show something.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -172,18 +173,11 @@ impl Tunnel {
             .stdout(Stdio::null())
             .stderr(log);
         let mut child = process::spawn(command).context("starting an end of the tunnel")?;
-        let deadline = Instant::now() + LIMIT;
-        while !listens(child.id(), &socket) {
-            if let Some(status) = child.try_wait()? {
-                bail!("an end of the tunnel ended: {status}\n{}", self.log());
-            }
-            ensure!(
-                Instant::now() < deadline,
-                "no socket in time\n{}",
-                self.log()
-            );
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        let started = wait::until("an end of the tunnel listens", LIMIT, || {
+            let is_ready = listens(child.id(), &socket);
+            wait::ready(&mut child, is_ready)
+        });
+        started.with_context(|| self.log())?;
         Ok(child)
     }
 
@@ -300,19 +294,12 @@ impl Tunnel {
     /// # Errors
     /// When it is not so in time.
     pub fn wait_for_server(&self, text: &str, is_there: bool) -> Result<()> {
-        let deadline = Instant::now() + LIMIT;
-        loop {
-            let status = self.server_status()?;
-            if status.contains(text) == is_there {
-                return Ok(());
-            }
-            ensure!(
-                Instant::now() < deadline,
-                "{text:?}: {status}\n{}",
-                self.log()
-            );
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        let mut status = String::new();
+        let waited = wait::until(&format!("{text:?} there: {is_there}"), LIMIT, || {
+            status = self.server_status()?;
+            Ok(status.contains(text) == is_there)
+        });
+        waited.with_context(|| format!("{status}\n{}", self.log()))
     }
 
     /// What both have logged so far.

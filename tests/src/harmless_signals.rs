@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+
+use crate::wait;
 
 /// Signals whose default ends a program or does nothing, by number: SIGUSR2, SIGPIPE, SIGALRM,
 /// SIGSTKFLT, SIGCHLD, SIGCONT, SIGURG, SIGXCPU, SIGXFSZ, SIGVTALRM, SIGPROF, SIGWINCH, SIGIO,
@@ -44,15 +46,9 @@ pub fn survive(pid: u32, status: StatusAt, log: impl Fn() -> String) -> Result<(
     for signal in asking {
         let before = log().matches(STATUS).count();
         send(pid, signal)?;
-        let deadline = Instant::now() + LIMIT;
-        while log().matches(STATUS).count() == before {
-            ensure!(
-                Instant::now() < deadline,
-                "no status after SIG{signal}\n{}",
-                log()
-            );
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        let what = format!("there is a status after SIG{signal}");
+        wait::until(&what, LIMIT, || Ok(log().matches(STATUS).count() != before))
+            .with_context(&log)?;
     }
     Ok(())
 }

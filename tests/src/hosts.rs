@@ -7,13 +7,14 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::network;
 use crate::packages;
 use crate::process;
+use crate::wait;
 
 /// The address of the servers' host.
 pub const SERVERS: &str = "10.96.0.1";
@@ -129,13 +130,9 @@ impl Host {
         let holder = process::spawn(command).context("starting what holds a host's network")?;
         let host = Self { holder };
         let own = fs::read_link("/proc/self/ns/net")?;
-        let deadline = Instant::now() + LIMIT;
-        while fs::read_link(host.namespace()).context("making a network namespace")? == own {
-            if Instant::now() >= deadline {
-                bail!("there was no network namespace within {LIMIT:?}");
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        wait::until("there is a network namespace", LIMIT, || {
+            Ok(fs::read_link(host.namespace())? != own)
+        })?;
         Ok(host)
     }
 

@@ -37,3 +37,4 @@ pub mod systemd_host;
 pub mod three_guests;
 pub mod tools;
 pub mod trace;
+pub mod wait;

@@ -4,15 +4,16 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 use rustix::mount::UnmountFlags;
 use tempfile::TempDir;
 
 use crate::hosts::{Hosts, SERVERS};
 use crate::packages::{self, Arch};
 use crate::process;
+use crate::wait;
 
 /// Limit for the cluster to store a file, or to go on after a server was started again.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -107,7 +108,7 @@ impl Cluster {
             cluster.mount(number, &format!("mount{number}"), "")?;
         }
         let first = cluster.path(0);
-        cluster.wait_until("the cluster stores no file", || {
+        cluster.wait_until("the cluster stores a file", || {
             let file = first.join("first");
             fs::write(&file, "first")
                 .and_then(|()| fs::remove_file(&file))
@@ -158,7 +159,7 @@ impl Cluster {
         let master = self.server("master", command)?;
         let log = master.log.clone();
         self.master = Some(master);
-        self.wait_until("the master does not serve", || {
+        self.wait_until("the master serves", || {
             let told = fs::read_to_string(&log).unwrap_or_default();
             told.contains("initialized properly")
         })
@@ -269,7 +270,7 @@ impl Cluster {
             engine,
             point: point.clone(),
         });
-        self.wait_until("the file system is not mounted", || is_mounted(&point))?;
+        self.wait_until("the file system is mounted", || is_mounted(&point))?;
         Ok(point)
     }
 
@@ -285,17 +286,14 @@ impl Cluster {
     }
 
     fn wait_until(&mut self, what: &str, is_so: impl Fn() -> bool) -> Result<()> {
-        let deadline = Instant::now() + LIMIT;
-        while !is_so() {
+        let waited = wait::until(what, LIMIT, || {
+            let is_so = is_so();
             for mount in &mut self.mounts {
-                if let Some(status) = mount.engine.child.try_wait()? {
-                    bail!("mfsmount has ended: {status}\n{}", self.logs());
-                }
+                wait::ready(&mut mount.engine.child, is_so).context("mfsmount")?;
             }
-            ensure!(Instant::now() < deadline, "{what}\n{}", self.logs());
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Ok(())
+            Ok(is_so)
+        });
+        waited.with_context(|| self.logs())
     }
 }
 

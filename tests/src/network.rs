@@ -8,12 +8,13 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::packages;
 use crate::process;
+use crate::wait;
 
 /// The tap device's name in its namespace.
 pub const TAP: &str = "tap0";
@@ -72,17 +73,9 @@ impl Network {
     /// Waits until the process that holds the namespace has made it.
     fn wait(&self) -> Result<()> {
         let own = fs::read_link("/proc/self/ns/net")?;
-        let deadline = Instant::now() + LIMIT;
-        loop {
-            let its = fs::read_link(self.namespace()).context("making a network namespace")?;
-            if its != own {
-                return Ok(());
-            }
-            if Instant::now() >= deadline {
-                bail!("there was no network namespace within {LIMIT:?}");
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        wait::until("there is a network namespace", LIMIT, || {
+            Ok(fs::read_link(self.namespace())? != own)
+        })
     }
 }
 

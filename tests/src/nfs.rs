@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
@@ -14,6 +14,7 @@ use crate::guest::{Guest, Machine, Switch};
 use crate::process;
 use crate::sockets::listens;
 use crate::tools;
+use crate::wait;
 
 /// The server's address.
 pub const SERVER: &str = "10.0.2.1";
@@ -147,29 +148,17 @@ impl NfsServer {
     }
 
     fn wait(&mut self) -> Result<()> {
-        let deadline = Instant::now() + LIMIT;
         let pid = self.child.id();
-        let dir = self.dir.path();
-        let is_ready = |name: &&str| match dir.join(name) {
+        let is_ready = |name: &&str| match self.dir.path().join(name) {
             // Nobody listens at a socket of datagrams.
             socket if *name == DATAGRAMS => socket.exists(),
             socket => listens(pid, &socket),
         };
-        while !SOCKETS.iter().all(is_ready) {
-            let ended = self.child.try_wait()?;
-            ensure!(
-                ended.is_none(),
-                "the server ended: {ended:?}\n{}",
-                self.log()
-            );
-            ensure!(
-                Instant::now() < deadline,
-                "the server does not listen within {LIMIT:?}\n{}",
-                self.log()
-            );
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        Ok(())
+        let waited = wait::until("the server listens", LIMIT, || {
+            let are_ready = SOCKETS.iter().all(is_ready);
+            wait::ready(&mut self.child, are_ready)
+        });
+        waited.with_context(|| self.log())
     }
 }
 

@@ -5,14 +5,15 @@ use std::fs::{self, File};
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 use crate::process::{self, User};
 use crate::sockets::listens;
 use crate::tools;
+use crate::wait;
 
 /// Limit for the socket to appear.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -65,18 +66,11 @@ impl Relay {
             .stderr(File::create(dir.path().join("log"))?);
         let child = process::spawn(command).context("starting the relay")?;
         let mut relay = Self { child, dir };
-        let deadline = Instant::now() + LIMIT;
-        while !listens(relay.child.id(), &relay.socket()) {
-            if let Some(status) = relay.child.try_wait()? {
-                bail!("the relay ended at once: {status}\n{}", relay.log());
-            }
-            ensure!(
-                Instant::now() < deadline,
-                "the relay does not listen within {LIMIT:?}\n{}",
-                relay.log()
-            );
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        let started = wait::until("the relay listens", LIMIT, || {
+            let is_ready = listens(relay.child.id(), &relay.socket());
+            wait::ready(&mut relay.child, is_ready)
+        });
+        started.with_context(|| relay.log())?;
         Ok(relay)
     }
 
@@ -112,19 +106,13 @@ impl Relay {
     /// # Errors
     /// When it has not in time.
     pub fn wait_for(&self, text: &str) -> Result<String> {
-        let deadline = Instant::now() + LIMIT;
-        loop {
-            let status = self.tell(&["status"])?;
-            if status.contains(text) {
-                return Ok(status);
-            }
-            ensure!(
-                Instant::now() < deadline,
-                "not {text:?} within {LIMIT:?}, but {status}\n{}",
-                self.log()
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let mut status = String::new();
+        let waited = wait::until(&format!("the status has {text:?}"), LIMIT, || {
+            status = self.tell(&["status"])?;
+            Ok(status.contains(text))
+        });
+        waited.with_context(|| format!("{status}\n{}", self.log()))?;
+        Ok(status)
     }
 
     /// Its process id.

@@ -11,7 +11,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use parking_lot::Mutex;
@@ -23,6 +23,7 @@ use tempfile::TempDir;
 use crate::daemon::{Daemon, Options};
 use crate::process;
 use crate::tools;
+use crate::wait;
 
 /// The first descriptor of a service (`SD_LISTEN_FDS_START`, sd-daemon.h).
 const FIRST: usize = 3;
@@ -117,12 +118,9 @@ impl ServiceManager {
         let number = self.store.lock().settled + 1;
         let path = self.directory.path().join("notify");
         UnixDatagram::unbound()?.send_to(format!("{SETTLED}{number}").as_bytes(), path)?;
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while self.store.lock().settled < number {
-            ensure!(Instant::now() < deadline, "messages are not read");
-            thread::sleep(Duration::from_millis(1));
-        }
-        Ok(())
+        wait::until("messages are read", Duration::from_secs(60), || {
+            Ok(self.store.lock().settled >= number)
+        })
     }
 
     /// The names of what is held.

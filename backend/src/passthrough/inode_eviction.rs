@@ -11,7 +11,7 @@ use super::errno::stale;
 use super::inode_ref::InodeRef;
 use super::inode_shard::SHARDS;
 use super::inode_shard::Shard;
-use super::inode_table::{InodeTable, held_descriptor};
+use super::inode_table::InodeTable;
 use super::mounts::Identity;
 use crate::state::heap::Block;
 use crate::state::inodes::InodeRecord;
@@ -51,7 +51,7 @@ impl InodeTable {
             if !inode.has_descriptor() || inode.held.load(Ordering::Relaxed) != 0 {
                 continue;
             }
-            let held = held_descriptor(&shard, key);
+            let held = shard.held_descriptor(key);
             // An earlier attempt found that the inode cannot be reopened, or a request uses the
             // descriptor.
             if held.is_some_and(|held| held.is_pinned() || Arc::strong_count(held) > 1) {

@@ -9,7 +9,7 @@ use gangplank_fuse::NodeId;
 
 use super::budget::Descriptor;
 use super::inode_ref::InodeRef;
-use super::inode_table::{InodeTable, held_descriptor};
+use super::inode_table::InodeTable;
 use super::mounts::Identity;
 use crate::holder::client::Holder;
 
@@ -62,7 +62,7 @@ impl InodeTable {
             let shard = self.read(shard_index);
             let inode = shard.slab.get(key)?;
             // Another descriptor may have come since the caller asked for this one.
-            let is_same = Arc::ptr_eq(held_descriptor(&shard, key)?, descriptor);
+            let is_same = Arc::ptr_eq(shard.held_descriptor(key)?, descriptor);
             is_same.then(|| inode.held.swap(1, Ordering::AcqRel) == 0)
         };
         // Marked first: what is marked is not evicted, and released when it is closed.

@@ -9,7 +9,7 @@ use gangplank_service::rate_limited;
 use super::budget::{Descriptor, Permit, PermitFor};
 use super::inode_memory::INODE_BYTES;
 use super::inode_shard::{SHARDS, Shard};
-use super::inode_table::{InodeTable, held_descriptor};
+use super::inode_table::InodeTable;
 use crate::state::heap::Block;
 use crate::state::slab::Key;
 use crate::sys::{allocator, process};
@@ -61,7 +61,7 @@ impl InodeTable {
         if inode.lookup_count.load(Ordering::Relaxed) != 0 {
             return None;
         }
-        if !inode.has_descriptor() || held_descriptor(&shard, key).is_some() {
+        if !inode.has_descriptor() || shard.held_descriptor(key).is_some() {
             return self.remove(&mut shard, key);
         }
         drop(shard);
@@ -117,7 +117,7 @@ impl InodeTable {
             for key in keys {
                 let inode = shard.slab.get(key);
                 let number = inode.and_then(|inode| inode.descriptor.get());
-                if held_descriptor(&shard, key).is_none()
+                if shard.held_descriptor(key).is_none()
                     && let Some(number) = number
                 {
                     let permit = Permit::of_counted(self.budget(), PermitFor::Inode);

@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, Hasher};
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -197,6 +197,23 @@ impl Shard {
         }
     }
 
+    /// The descriptor that this worker holds for an inode.
+    pub(super) fn held_descriptor(&self, key: Key) -> Option<&Arc<Descriptor>> {
+        self.slab.held(key)
+    }
+
+    /// Stores a descriptor of an inode that holds none.
+    pub(super) fn hold_descriptor(&mut self, key: Key, descriptor: &Arc<Descriptor>) {
+        let number = descriptor.as_fd().as_raw_fd();
+        let noted = self.slab.get(key).map(|inode| inode.descriptor.get());
+        if noted.flatten() != Some(number) {
+            self.note_descriptor(key, Some(number));
+        }
+        if let Some(held) = self.slab.held_mut(key) {
+            *held = Some(Arc::clone(descriptor));
+        }
+    }
+
     /// The number that the inode at index 0 has among the owners of descriptors.
     fn first_owner(&self) -> u32 {
         // There are 16 shards.
@@ -225,4 +242,18 @@ pub(super) fn decode_node_id(id: NodeId) -> io::Result<(usize, Key)> {
 /// Encodes shard index and key as a node id of this daemon.
 pub(super) fn encode_node_id(shard: usize, key: Key) -> NodeId {
     NodeId::new(key.raw() << SHARDS.trailing_zeros() | shard as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_are_no_node_ids_are_not_taken_apart() {
+        for raw in [0, 1, 15, u64::MAX] {
+            let found =
+                decode_node_id(NodeId::new(raw)).map(|(shard, key)| encode_node_id(shard, key));
+            assert!(found.is_err() || found.is_ok_and(|id| id.get() == raw));
+        }
+    }
 }

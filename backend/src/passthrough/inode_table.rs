@@ -173,7 +173,7 @@ impl InodeTable {
         let shard = self.read(shard_index);
         let (key, inode) = shard.find(hash, identity)?;
         inode.touch();
-        if let Some(held) = held_descriptor(&shard, key) {
+        if let Some(held) = shard.held_descriptor(key) {
             return Some(Arc::clone(held));
         }
         let is_noted = inode.has_descriptor();
@@ -187,7 +187,7 @@ impl InodeTable {
     /// ESTALE if the inode has no descriptor.
     pub(super) fn adopt(&self, shard_index: usize, key: Key) -> io::Result<Arc<Descriptor>> {
         let mut shard = self.write(shard_index);
-        if let Some(held) = held_descriptor(&shard, key) {
+        if let Some(held) = shard.held_descriptor(key) {
             return Ok(Arc::clone(held));
         }
         let inode = shard.slab.get(key).ok_or_else(stale)?;
@@ -196,7 +196,7 @@ impl InodeTable {
         // The budget counts it since this worker began.
         let permit = Permit::of_counted(&self.budget, PermitFor::Inode);
         let descriptor = Arc::new(Descriptor::new(opened, permit));
-        hold(&mut shard, key, &descriptor);
+        shard.hold_descriptor(key, &descriptor);
         Ok(descriptor)
     }
 
@@ -216,7 +216,7 @@ impl InodeTable {
         let inode = shard.slab.get(key).ok_or_else(stale)?;
         inode.touch();
         let identity = inode.identity();
-        let access = if let Some(descriptor) = held_descriptor(&shard, key) {
+        let access = if let Some(descriptor) = shard.held_descriptor(key) {
             Access::Descriptor(Arc::clone(descriptor))
         } else if inode.has_descriptor() {
             drop(shard);
@@ -319,7 +319,7 @@ impl InodeTable {
                 inode.lookup_count.fetch_add(1, Ordering::Relaxed);
                 let id = self.id_of(shard_index, key, inode);
                 if !inode.has_descriptor() {
-                    hold(&mut shard, key, descriptor);
+                    shard.hold_descriptor(key, descriptor);
                 }
                 return Some(Ok((id, IsNew::No)));
             }
@@ -417,14 +417,14 @@ impl InodeTable {
     ) -> io::Result<Arc<Descriptor>> {
         let (shard_index, key) = self.key_of(id)?;
         let mut shard = self.write(shard_index);
-        if let Some(present) = held_descriptor(&shard, key) {
+        if let Some(present) = shard.held_descriptor(key) {
             return Ok(Arc::clone(present));
         }
         if shard.slab.get(key).ok_or_else(stale)?.has_descriptor() {
             drop(shard);
             return self.adopt(shard_index, key);
         }
-        hold(&mut shard, key, &descriptor);
+        shard.hold_descriptor(key, &descriptor);
         Ok(descriptor)
     }
 
@@ -441,13 +441,15 @@ impl InodeTable {
     ) -> io::Result<()> {
         let (shard_index, key) = self.key_of(id)?;
         let mut shard = self.write(shard_index);
-        let has_old = held_descriptor(&shard, key).is_some_and(|held| Arc::ptr_eq(held, old));
+        let has_old = shard
+            .held_descriptor(key)
+            .is_some_and(|held| Arc::ptr_eq(held, old));
         let is_held_outside = |inode: &InodeRecord| inode.held.load(Ordering::Relaxed) != 0;
         if !has_old || shard.slab.get(key).is_none_or(is_held_outside) {
             return Err(stale());
         }
         // The caller's `old` closes the former descriptor, without the lock.
-        hold(&mut shard, key, new);
+        shard.hold_descriptor(key, new);
         Ok(())
     }
 
@@ -485,23 +487,6 @@ impl InodeTable {
     }
 }
 
-/// The descriptor that this worker holds for an inode.
-pub(super) fn held_descriptor(shard: &Shard, key: Key) -> Option<&Arc<Descriptor>> {
-    shard.slab.held(key)
-}
-
-/// Stores a descriptor of an inode that holds none.
-pub(super) fn hold(shard: &mut Shard, key: Key, descriptor: &Arc<Descriptor>) {
-    let number = descriptor.as_fd().as_raw_fd();
-    let noted = shard.slab.get(key).map(|inode| inode.descriptor.get());
-    if noted.flatten() != Some(number) {
-        shard.note_descriptor(key, Some(number));
-    }
-    if let Some(held) = shard.slab.held_mut(key) {
-        *held = Some(Arc::clone(descriptor));
-    }
-}
-
 /// A change of an inode's number of open files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum OpenChange {
@@ -509,18 +494,4 @@ pub(super) enum OpenChange {
     Opened,
     /// One fewer.
     Closed,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_that_are_no_node_ids_are_not_taken_apart() {
-        for raw in [0, 1, 15, u64::MAX] {
-            let found =
-                decode_node_id(NodeId::new(raw)).map(|(shard, key)| encode_node_id(shard, key));
-            assert!(found.is_err() || found.is_ok_and(|id| id.get() == raw));
-        }
-    }
 }

@@ -48,7 +48,7 @@ pub fn forget_lost(arena: &Arc<Arena>, arrived: &HashSet<RawFd>) -> Lost {
     lost.locks = PosixLocks::forget_lost(arena, is_lost);
     SyncfsDirectories::correct(arena);
     SyncfsDirectories::forget_lost(arena, is_lost);
-    for mount in arena.mounts().iter() {
+    for (_, mount) in arena.mounts().in_memory() {
         if mount.descriptor.get().is_some_and(is_lost) {
             mount.descriptor.set(None);
         }
@@ -69,7 +69,8 @@ pub fn hold_again(arena: &Arc<Arena>) {
     held.extend(OpenFiles::held(arena));
     held.extend(PosixLocks::held(arena));
     let syncfs = arena.syncfs_mounts();
-    held.extend(syncfs.iter().filter_map(|mount| mount.descriptor.get()));
+    let syncfs = syncfs.in_memory();
+    held.extend(syncfs.filter_map(|(_, mount)| mount.descriptor.get()));
     held.extend(mounts::descriptors(arena));
     holder.hold(&held);
 }

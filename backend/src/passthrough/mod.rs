@@ -74,6 +74,7 @@ mod new_object;
 mod no_open;
 mod noted_refs;
 mod open;
+mod open_file;
 mod open_files;
 mod open_flags;
 mod open_inode;

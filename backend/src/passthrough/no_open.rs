@@ -13,7 +13,7 @@ use gangplank_fuse::{Handle, InitFlags, NodeId};
 use super::errno::bad_handle;
 use super::file_type::FileType;
 use super::fs::PassthroughFs;
-use super::open_files::OpenFile;
+use super::open_file::OpenFile;
 use super::open_flags::OpenFlags;
 use super::options::{CachePolicy, Locks, Options};
 use crate::session::not_offered;

@@ -16,7 +16,7 @@ use super::file_type::FileType;
 use super::fs::{Node, PassthroughFs};
 use super::inode_table::OpenChange;
 use super::mounts::Mount;
-use super::open_files::OpenFile;
+use super::open_file::OpenFile;
 use super::open_flags::OpenFlags;
 use super::options::{CachePolicy, Locks};
 use crate::session::file_system::Files;

@@ -13,7 +13,7 @@ use super::credentials::without_set_id;
 use super::dir_stream::DirStream;
 use super::errno::not_openable;
 use super::fs::{Node, PassthroughFs};
-use super::open_files::OpenFile;
+use super::open_file::OpenFile;
 use super::open_flags::OpenFlags;
 use super::options::{CachePolicy, Locks};
 use crate::sys::file;

@@ -28,7 +28,7 @@ use gangplank_service::rate_limited;
 use super::credentials::without_set_id;
 use super::file_type::FileType;
 use super::fs::PassthroughFs;
-use super::open_files::OpenFile;
+use super::open_file::OpenFile;
 use crate::session::IoMode;
 use crate::session::file_system::FileData;
 use crate::sys::buffers::{Reader, Writer};

@@ -56,7 +56,7 @@ impl SyncfsDirectories {
     pub(super) fn new(arena: &Arena, budget: &Arc<Budget>) -> Self {
         let records = arena.syncfs_mounts();
         let descriptors = Descriptors::new(arena);
-        for record in records.iter() {
+        for (_, record) in records.in_memory() {
             // The worker died before it noted the mount whose descriptor it had noted.
             if record.anchor.load(Ordering::Acquire) == 0
                 && let Some(descriptor) = record.descriptor.get()
@@ -67,7 +67,7 @@ impl SyncfsDirectories {
                 let _ = process::adopt(descriptor);
             }
         }
-        let known = records.iter().enumerate().filter_map(|(index, record)| {
+        let known = records.in_memory().filter_map(|(index, record)| {
             let mount = MountIndex(u32::try_from(index).ok()?);
             let anchor = record.anchor.load(Ordering::Acquire);
             let flags = record.flags.load(Ordering::Relaxed);
@@ -116,7 +116,7 @@ impl SyncfsDirectories {
     /// Forgets the descriptors that are lost: the mounts are opened again.
     pub(super) fn forget_lost(arena: &Arena, is_lost: impl Fn(RawFd) -> bool) {
         let descriptors = Descriptors::new(arena);
-        for record in arena.syncfs_mounts().iter() {
+        for (_, record) in arena.syncfs_mounts().in_memory() {
             if let Some(number) = record.descriptor.get().filter(|number| is_lost(*number)) {
                 descriptors.disown(number);
                 record.descriptor.set(None);
@@ -264,5 +264,32 @@ impl SyncfsDirectories {
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<MountIndex, SyncfsMount>> {
         self.mounts.lock()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_worker_finds_every_mount_and_a_worker_takes_memory_for_no_other() {
+        let arena = Arena::small();
+        let budget = Budget::new(10);
+        let first = SyncfsDirectories::new(&arena, &budget);
+        let empty = arena.used_bytes().expect("attributes");
+        let (far, inode) = (MountIndex(60_000), NodeId::new(7));
+        first.note_write(MountIndex::ROOT, NodeId::ROOT, false);
+        first.note_write(far, inode, false);
+        // Whatever becomes of the number of mounts.
+        arena.header().mounts.store(0, Ordering::Relaxed);
+        let next = SyncfsDirectories::new(&arena, &budget);
+        let found = next.unannounced(MountIndex::ROOT);
+        let [WrittenMount::Anchor(mount, anchor)] = found[..] else {
+            panic!("{found:?}");
+        };
+        assert_eq!((mount, anchor), (far, inode));
+        assert!(next.has_submounts());
+        let used = arena.used_bytes().expect("attributes");
+        assert!(used <= empty + (16 << 10), "{empty} {used}");
     }
 }

@@ -7,6 +7,7 @@
 //! INIT starts a session and ends the one before. DESTROY, a reset of the device and the end of the
 //! connection end it.
 
+mod caller;
 mod cost;
 mod dialect_cell;
 mod dispatch;
@@ -24,6 +25,7 @@ mod negotiation;
 mod receive;
 mod repeat;
 mod reply;
+mod served;
 #[cfg(test)]
 mod tests;
 
@@ -40,17 +42,19 @@ pub use host_errors::{is_not_offered, not_offered};
 pub use lock_waits::LockRequest;
 pub use name::{InvalidName, Name};
 pub use repeat::Interrupted;
+pub use served::Served;
 
 use self::dialect_cell::DialectCell;
 use self::dispatch::Call;
 use self::events::{Events, control};
 use self::lock_waits::LockWaits;
 use self::reply::{ReplyHeader, put, put_error};
+use self::served::{Answer, Outcome};
 use crate::crash_hook::{self, Point};
 pub use crate::device::request::IoMode;
 use crate::device::request::Scratch;
 use crate::state::arena::Arena;
-use crate::state::counters::{Counters, Message};
+use crate::state::counters::Counters;
 use crate::state::migration::Init;
 use crate::state::requests;
 use crate::state::session::SessionRecord;
@@ -71,70 +75,6 @@ pub struct Session<F> {
     arena: Option<Arc<Arena>>,
     /// Where requests are counted; `None` in tests.
     counters: Option<Arc<Counters>>,
-}
-
-/// The result of serving a request.
-#[derive(Debug)]
-pub enum Served {
-    /// The session wrote a reply of this many bytes: 0 for an operation without a reply.
-    Replied(usize),
-    /// The request waits for a lock that another owner holds.
-    WaitsForLock(LockRequest),
-    /// The request waits for changes.
-    WaitsForEvents(EventRead),
-    /// The request would wait for a disk, and the session did nothing. Only in
-    /// [`IoMode::NonBlocking`].
-    WouldBlock,
-}
-
-/// What became of a request.
-enum Outcome {
-    Answered(Answer),
-    WaitsForLock(LockRequest),
-    WaitsForEvents(EventRead),
-    WouldBlock,
-}
-
-/// A reply.
-#[derive(Clone, Copy)]
-struct Answer {
-    /// Bytes of it: 0 for an operation without a reply.
-    len: usize,
-    is_error: bool,
-}
-
-impl Outcome {
-    const fn error(len: usize) -> Self {
-        Self::Answered(Answer::error(len))
-    }
-}
-
-impl Answer {
-    const fn error(len: usize) -> Self {
-        Self {
-            len,
-            is_error: true,
-        }
-    }
-
-    const fn message(self, request: u64) -> Message {
-        Message {
-            request,
-            reply: self.len,
-            is_error: self.is_error,
-        }
-    }
-}
-
-impl From<Outcome> for Served {
-    fn from(outcome: Outcome) -> Self {
-        match outcome {
-            Outcome::Answered(answer) => Self::Replied(answer.len),
-            Outcome::WaitsForLock(lock) => Self::WaitsForLock(lock),
-            Outcome::WaitsForEvents(read) => Self::WaitsForEvents(read),
-            Outcome::WouldBlock => Self::WouldBlock,
-        }
-    }
 }
 
 impl<F: FileSystem> Session<F> {

@@ -115,7 +115,7 @@ impl Counters {
     /// The counters in `arena`, for the only worker that counts there.
     pub fn new(arena: &Arc<Arena>) -> Arc<Self> {
         let blocks = arena.counters();
-        for block in &*blocks {
+        for (_, block) in blocks.in_memory() {
             // A worker has died in the middle of a request.
             block.running.store(0, Ordering::Relaxed);
         }

@@ -29,16 +29,17 @@
 //! ordering, which keeps the compiler to their order; a signal that ends a process comes between
 //! two instructions, so that the CPU's order does not matter.
 
-use std::cell::{Cell, RefCell};
+mod current;
+mod word;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use rustix::time::ClockId;
-
+pub use self::current::{Current, note_auxiliary, note_operation};
+use self::word::{State, Word};
 use super::arena::{Arena, Part};
 use crate::crash_hook::{self, Point};
-use crate::sys::clock;
 use crate::sys::shared_memory::shared_struct;
 
 shared_struct! {
@@ -87,67 +88,6 @@ impl RequestSlot {
 
 const _: () = assert!(size_of::<RequestSlot>() == 64);
 const _: () = assert!(size_of::<RingRecord>() == 64);
-
-/// The states of a slot. Zeroed memory is free.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-enum State {
-    Free = 0,
-    Taken = 1,
-    Running = 2,
-    /// A worker died while the request was running, and it has not been run again since.
-    Interrupted = 3,
-    Done = 4,
-    Publishing = 5,
-}
-
-/// A slot's state with what belongs to it, in one word:
-/// `reply length << 32 | used index << 16 | blame << 8 | state`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Word {
-    state: State,
-    /// See [`Blame`].
-    blame: u8,
-    /// Of `Publishing`: index in the used ring.
-    used: u16,
-    /// Of `Done` and `Publishing`: bytes.
-    reply_len: u32,
-}
-
-impl Word {
-    const fn new(state: State, blame: u8) -> Self {
-        Self {
-            state,
-            blame,
-            used: 0,
-            reply_len: 0,
-        }
-    }
-
-    fn from_bits(bits: u64) -> Self {
-        let [state, blame, used_low, used_high, reply_len @ ..] = bits.to_le_bytes();
-        Self {
-            state: match state {
-                1 => State::Taken,
-                2 => State::Running,
-                3 => State::Interrupted,
-                4 => State::Done,
-                5 => State::Publishing,
-                _ => State::Free,
-            },
-            blame,
-            used: u16::from_le_bytes([used_low, used_high]),
-            reply_len: u32::from_le_bytes(reply_len),
-        }
-    }
-
-    fn to_bits(self) -> u64 {
-        u64::from(self.reply_len) << 32
-            | u64::from(self.used) << 16
-            | u64::from(self.blame) << 8
-            | u64::from(self.state as u8)
-    }
-}
 
 /// The value of `begun` while the ring is [`RingRequests::is_carried_over`].
 const CARRIED_OVER: u64 = 2;
@@ -454,63 +394,6 @@ impl RequestSlot {
             is_poisoned: blame >= POISONED,
         }
     }
-}
-
-thread_local! {
-    /// The ring of the request that this thread ran last.
-    static RING: RefCell<Option<Arc<RingRequests>>> = const { RefCell::new(None) };
-    /// The head of the request that this thread runs.
-    static HEAD: Cell<Option<u16>> = const { Cell::new(None) };
-}
-
-/// The calling thread runs a request, until this is dropped.
-#[derive(Debug)]
-pub struct Current(());
-
-impl Current {
-    /// From now on the calling thread runs the request at `head` of `ring`.
-    pub fn enter(ring: &Arc<RingRequests>, head: u16) -> Self {
-        RING.with_borrow_mut(|last| match last {
-            Some(last) if Arc::ptr_eq(last, ring) => {}
-            last => *last = Some(Arc::clone(ring)),
-        });
-        HEAD.set(Some(head));
-        Self(())
-    }
-}
-
-impl Drop for Current {
-    fn drop(&mut self) {
-        HEAD.set(None);
-    }
-}
-
-/// Notes the operation of the calling thread's request. If it changes something, notes the time as
-/// well, before it begins.
-pub fn note_operation(opcode: u32, changes: bool) {
-    with_current(|slot| {
-        slot.opcode.store(opcode, Ordering::Release);
-        if changes {
-            // The clock of files' times.
-            let now = clock::now(ClockId::RealtimeCoarse);
-            store(&slot.time, now.cast_unsigned());
-        }
-    });
-}
-
-/// Notes a number with the calling thread's request, such as that of an open file which the
-/// operation is about to add. [`Interrupted::auxiliary`] has it after a death.
-pub fn note_auxiliary(number: u64) {
-    with_current(|slot| store(&slot.auxiliary, number));
-}
-
-fn with_current(note: impl FnOnce(&RequestSlot)) {
-    let Some(head) = HEAD.get() else { return };
-    RING.with_borrow(|ring| {
-        if let Some(slot) = ring.as_ref().and_then(|ring| ring.slot(head)) {
-            note(slot);
-        }
-    });
 }
 
 /// The lower 16 bits.

@@ -6,7 +6,7 @@
 
 use std::ffi::c_void;
 use std::num::NonZeroUsize;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -14,7 +14,8 @@ use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU8, AtomicU16, AtomicU32, At
 use std::{fmt, io};
 
 use rustix::fs::{
-    MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create,
+    MemfdFlags, SealFlags, SeekFrom, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate,
+    memfd_create, seek,
 };
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
@@ -214,6 +215,26 @@ impl SharedMemory {
         self.file.as_ref().map(AsFd::as_fd)
     }
 
+    /// The first bytes from `offset` on, and before `end`, that are in pages with memory. All others
+    /// are zero. `None` if there are no such bytes.
+    fn next_data(&self, offset: usize, end: usize) -> Option<Range<usize>> {
+        let all = (offset < end).then_some(offset..end)?;
+        let Some(file) = &self.file else {
+            return Some(all);
+        };
+        let found = match seek(file, SeekFrom::Data(offset as u64)) {
+            Ok(found) => usize::try_from(found).unwrap_or(usize::MAX).max(offset),
+            // There is no data behind.
+            Err(Errno::NXIO) => return None,
+            Err(_) => return Some(all),
+        };
+        let hole = match seek(file, SeekFrom::Hole(found as u64)) {
+            Ok(hole) => usize::try_from(hole).unwrap_or(usize::MAX).min(end),
+            Err(_) => end,
+        };
+        (found < hole).then_some(found..hole)
+    }
+
     /// Gives the whole pages in `offset..offset + len` back to the system: they read as zeros, and
     /// take memory once they are written to again.
     ///
@@ -267,6 +288,35 @@ impl<T: Shared> SharedSlice<T> {
         }
     }
 
+    /// The elements that lie in pages with memory, each with its index. All others are zero.
+    ///
+    /// A large array of few elements is searched in the time that its pages take, and the search
+    /// gives memory to none. The system knows these pages, so no damage of the content hides one.
+    /// Two system calls for each run of pages; without a file, all elements.
+    pub fn in_memory(&self) -> impl Iterator<Item = (usize, &T)> {
+        let start = self.byte_offset(0);
+        let end = self.byte_offset(self.count);
+        let mut next = start;
+        let mut found = 0..0;
+        std::iter::from_fn(move || {
+            while found.is_empty() {
+                let data = self.memory.next_data(next, end)?;
+                next = data.end;
+                // The last element of the run before may reach into this one.
+                let first = ((data.start - start) / size_of::<T>()).max(found.end);
+                found = first..(data.end - start).div_ceil(size_of::<T>());
+            }
+            let index = found.next()?;
+            Some((index, self.get(index)?))
+        })
+    }
+
+    /// Where an element begins in the memory.
+    fn byte_offset(&self, index: usize) -> usize {
+        let base = self.memory.base.addr().get();
+        self.start.addr().get() - base + index * size_of::<T>()
+    }
+
     /// Gives the memory of the elements `from..to` back to the system, as far as they fill pages.
     /// Those become zero.
     ///
@@ -274,10 +324,10 @@ impl<T: Shared> SharedSlice<T> {
     /// Those of madvise(2).
     pub fn release(&self, from: usize, to: usize) -> io::Result<()> {
         let to = to.min(self.count);
-        let base = self.memory.base.addr().get();
-        let start = self.start.addr().get() - base + from * size_of::<T>();
-        self.memory
-            .release(start, to.saturating_sub(from) * size_of::<T>())
+        self.memory.release(
+            self.byte_offset(from),
+            to.saturating_sub(from) * size_of::<T>(),
+        )
     }
 }
 
@@ -388,6 +438,42 @@ mod tests {
                 .all(|value| value.load(Ordering::Relaxed) == 0)
         };
         assert_eq!([0, 1, 2, 3].map(zeros), [false, true, false, false]);
+    }
+
+    #[test]
+    fn a_search_finds_each_element_that_was_written_and_takes_no_memory() {
+        type Element = [AtomicU64; 3];
+        let page = rustix::param::page_size();
+        let memory = memory(1 << 24);
+        // No whole number of elements is in a page.
+        let values = SharedSlice::<Element>::new(&memory, page, (1 << 23) / size_of::<Element>());
+        let used = || {
+            let file = memory.file().expect("a file");
+            fstat(file).expect("its attributes").st_blocks
+        };
+        assert_eq!(values.in_memory().count(), 0);
+        SharedSlice::<AtomicU64>::new(&memory, 0, 1)[0].store(1, Ordering::Relaxed);
+        let behind = SharedSlice::<AtomicU64>::new(&memory, (1 << 23) + 2 * page, 1);
+        behind[0].store(1, Ordering::Relaxed);
+        assert_eq!(values.in_memory().count(), 0, "others' pages");
+        // The first one, those at the ends of a page, one of which is in two pages, and the last.
+        let last = values.len() - 1;
+        let written = [0, page / 24, page / 24 + 1, 2 * page / 24, 9999, last];
+        for index in written {
+            values[index][2].store(index as u64 + 1, Ordering::Relaxed);
+        }
+        let before = used();
+        let found: Vec<usize> = values.in_memory().map(|(index, _)| index).collect();
+        assert!(found.is_sorted_by(|one, next| one < next), "each once");
+        assert!(found.len() < 7 * (page / 24 + 2), "{}", found.len());
+        for (index, value) in values.in_memory() {
+            let expected = written.contains(&index).then_some(index as u64 + 1);
+            assert_eq!(value[2].load(Ordering::Relaxed), expected.unwrap_or(0));
+        }
+        assert!(written.iter().all(|index| found.contains(index)));
+        // An element of each run may end in the next page.
+        let pages = (used() - before) / 8;
+        assert!(pages <= 5, "{pages}");
     }
 
     #[test]

@@ -117,7 +117,11 @@ pub fn run(args: &ForwardArgs, seccomp: Seccomp) -> Result<(), ForwardError> {
         args.dc,
         ServerCarrier::name(&args.server_addr)
     );
-    forward.run(&stop);
+    let ended = forward.run(&stop);
+    ended.map_err(|source| ForwardError::System {
+        what: "start a thread for each endpoint",
+        source,
+    })?;
     if stop.load(Ordering::Relaxed) {
         Ok(())
     } else {

@@ -12,7 +12,7 @@ use crate::endpoint::{BoundEndpoint, Carrier, RequestId};
 pub(super) const EIO_RESULT: i32 = -5;
 
 /// A request of a client.
-pub(super) struct Asked {
+pub(super) struct ClientRequest {
     /// The endpoint here that has received it.
     pub(super) here: Arc<dyn BoundEndpoint>,
     pub(super) request: RequestId,
@@ -31,13 +31,13 @@ pub(super) struct Context {
 
 impl Context {
     /// Answers a request that cannot be passed on.
-    pub(super) fn refuse(&self, asked: &Asked) {
+    pub(super) fn refuse(&self, asked: &ClientRequest) {
         self.failed.fetch_add(1, Ordering::Relaxed);
         asked.answer(&asked.message.answer(EIO_RESULT));
     }
 }
 
-impl Asked {
+impl ClientRequest {
     pub(super) fn answer(&self, answer: &Message) {
         // A client that has gone or sent another request does not wait for this answer.
         if let Err(error) = self.here.reply(self.request, answer) {

@@ -1,6 +1,7 @@
 //! The endpoints here: they receive requests and hand each to the proxy client of its client.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -10,7 +11,7 @@ use gangplank_service::rate_limited;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::context::{Asked, Context};
+use super::context::{ClientRequest, Context};
 use super::proxy_client::ProxyClient;
 use crate::abi::{DcId, Endpoint};
 use crate::cli_types::EndpointRange;
@@ -59,28 +60,30 @@ impl Forward {
 
     /// Passes requests on until `stop` is set or an endpoint is unbound. After `stop` it ends
     /// within a second and answers every client.
-    pub fn run(&self, stop: &AtomicBool) {
-        let unbound = AtomicBool::new(false);
-        let is_over = || stop.load(Ordering::Relaxed) || unbound.load(Ordering::Relaxed);
-        thread::scope(|scope| {
-            for here in &self.here {
+    ///
+    /// # Errors
+    /// The thread of an endpoint cannot start. Those of the others have ended.
+    pub fn run(&self, stop: &AtomicBool) -> io::Result<()> {
+        let has_ended = AtomicBool::new(false);
+        let is_over = || stop.load(Ordering::Relaxed) || has_ended.load(Ordering::Relaxed);
+        let started = thread::scope(|scope| {
+            let (has_ended, is_over) = (&has_ended, &is_over);
+            self.here.iter().try_for_each(|here| {
                 let thread = thread::Builder::new().name(format!("receive_{}", here.endpoint()));
-                let (unbound, is_over) = (&unbound, &is_over);
                 let started = thread.spawn_scoped(scope, move || {
                     self.receive(here, is_over);
-                    unbound.store(true, Ordering::Relaxed);
+                    has_ended.store(true, Ordering::Relaxed);
                 });
-                if let Err(error) = started {
-                    let endpoint = here.endpoint();
-                    log::error!("cannot start a thread for endpoint {endpoint}: {error}");
-                    unbound.store(true, Ordering::Relaxed);
-                }
-            }
+                started
+                    .map(drop)
+                    .inspect_err(|_| has_ended.store(true, Ordering::Relaxed))
+            })
         });
         let proxies = std::mem::take(&mut *self.proxies.lock());
         // All of them end before the first is joined. A client that is being served gets an error.
         proxies.values().for_each(ProxyClient::end);
         proxies.into_values().for_each(ProxyClient::wait);
+        started
     }
 
     /// Receives at one endpoint until `is_over`, or until it is unbound.
@@ -102,7 +105,7 @@ impl Forward {
         match delivery {
             Delivery::Request {
                 request, message, ..
-            } => self.pass(Asked {
+            } => self.pass(ClientRequest {
                 here: Arc::clone(here),
                 request,
                 message,
@@ -121,7 +124,7 @@ impl Forward {
     }
 
     /// Passes a request to the proxy client of its client.
-    fn pass(&self, asked: Asked) {
+    fn pass(&self, asked: ClientRequest) {
         let client = asked.request.client();
         let mut proxies = self.proxies.lock();
         let mut proxy = proxies.remove(&client);

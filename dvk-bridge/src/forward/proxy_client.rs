@@ -10,7 +10,7 @@ use gangplank_service::rate_limit::set_thread_peer;
 use gangplank_service::rate_limited;
 use parking_lot::Mutex;
 
-use super::context::{Asked, Context};
+use super::context::{ClientRequest, Context};
 use crate::abi::{Endpoint, Message};
 use crate::endpoint::{
     BoundEndpoint, EndpointError, NotShared, RemoteMemory, RequestId, SharedBuffers,
@@ -21,7 +21,7 @@ const MAX_REQUESTS: usize = 2;
 
 /// The proxy of one client.
 pub(super) struct ProxyClient {
-    requests: SyncSender<Asked>,
+    requests: SyncSender<ClientRequest>,
     remote: Arc<RemoteEndpoint>,
     thread: JoinHandle<()>,
 }
@@ -60,7 +60,7 @@ impl ProxyClient {
     }
 
     /// Queues a request, or returns it if there is no room.
-    pub(super) fn ask(&self, asked: Asked) -> Result<(), Asked> {
+    pub(super) fn ask(&self, asked: ClientRequest) -> Result<(), ClientRequest> {
         let queued = self.requests.try_send(asked);
         queued.map_err(|error| match error {
             TrySendError::Full(asked) | TrySendError::Disconnected(asked) => asked,
@@ -89,7 +89,12 @@ impl ProxyClient {
 }
 
 /// Sends one request after another, in the proxy's thread.
-fn run(context: &Context, client: Endpoint, remote: &RemoteEndpoint, requests: &Receiver<Asked>) {
+fn run(
+    context: &Context,
+    client: Endpoint,
+    remote: &RemoteEndpoint,
+    requests: &Receiver<ClientRequest>,
+) {
     while let Ok(asked) = requests.recv() {
         match pass(context, client, remote, &asked) {
             Ok(answer) => {
@@ -114,7 +119,7 @@ fn pass(
     context: &Context,
     client: Endpoint,
     remote: &RemoteEndpoint,
-    asked: &Asked,
+    asked: &ClientRequest,
 ) -> Result<Message, EndpointError> {
     let bound = remote.bind(context, client)?;
     let memory = ClientMemory {

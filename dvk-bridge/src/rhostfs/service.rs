@@ -1,7 +1,8 @@
 //! `gangplank-dvk serve`: starts and ends the servers of a configuration.
 
-use std::fmt;
-use std::io::{self, Write};
+mod check;
+
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -17,9 +18,10 @@ use log::{info, warn};
 use nix::sys::signal::SigSet;
 use serde_json::{Value, json};
 
-use super::config::{Block, CarrierKind, Config, ConfigError, Fault};
+use self::check::{fault, plan, print, tell};
+use super::config::{Block, CarrierKind, Config, ConfigError};
 use super::server::{Server, StartError};
-use super::tunnels::{self, ServedTunnels};
+use super::tunnels::ServedTunnels;
 use crate::abi::{DcId, Endpoint};
 use crate::carrier::device::{self, Device, DeviceError};
 use crate::carrier::local::{Local, LocalError};
@@ -240,57 +242,6 @@ fn wait_for_end(told: &Receiver<Option<ServeError>>) -> Option<ServeError> {
             ended => return ended.ok().flatten(),
         }
     }
-}
-
-/// Prints what would be served. Fails if this machine cannot serve it.
-fn tell(config: &Config) -> Result<(), ServeError> {
-    for block in &config.servers {
-        print(&described(block))?;
-    }
-    for block in &config.virtqueues {
-        print(&tunnels::described(block))?;
-    }
-    Ok(())
-}
-
-fn print(line: &impl fmt::Display) -> Result<(), ServeError> {
-    let printed = writeln!(io::stdout(), "{line}");
-    printed.map_err(|source| ServeError::System {
-        what: "print what would be served",
-        source,
-    })
-}
-
-/// What would be served, with names that stay.
-fn plan(config: &Config) -> Value {
-    let servers = config.servers.iter().map(|block| {
-        json!({
-            "name": block.name,
-            "dc": block.dc.raw(),
-            "endpoint": block.endpoint.raw(),
-            "root": block.options.root,
-            "socket": block.options.socket.to_string_lossy(),
-            "carrier": block.carrier_kind.name(),
-        })
-    });
-    let virtqueues = config.virtqueues.iter().map(tunnels::plan);
-    json!({
-        "valid": true,
-        "servers": servers.collect::<Vec<_>>(),
-        "virtqueues": virtqueues.collect::<Vec<_>>(),
-        "node": config.node.as_ref().map(|node| node.id.raw()),
-        "switch": config.local.as_ref().map(|local| local.socket.to_string_lossy()),
-        "warnings": config.warnings.iter().map(fault).collect::<Vec<_>>(),
-    })
-}
-
-fn fault(fault: &Fault) -> Value {
-    json!({
-        "file": fault.at.file.to_string_lossy(),
-        "line": fault.at.line,
-        "token": fault.token,
-        "what": fault.what,
-    })
 }
 
 /// Starts a thread that reports the first signal that ends the program, and restores the default

@@ -195,7 +195,7 @@ impl Drop for PendingLookup<'_> {
 }
 
 /// What is asked of a directory at once: its attributes, and a name in it.
-struct Asked<'a> {
+struct DirectoryLookup<'a> {
     directory: Pending<AttrOut>,
     /// `None` if the name is none that a daemon takes.
     entry: Option<PendingLookup<'a>>,
@@ -204,7 +204,7 @@ struct Asked<'a> {
 impl Object<'_> {
     /// Asks for the attributes of this directory and for a name in it, without waiting. The caller
     /// may turn out to have no permission to know the name.
-    fn ask(&self, name: &[u8]) -> Result<Asked<'_>> {
+    fn ask(&self, name: &[u8]) -> Result<DirectoryLookup<'_>> {
         let directory = self.ask_attributes()?;
         let connection = &*self.connection;
         let entry = match component(name) {
@@ -214,7 +214,7 @@ impl Object<'_> {
             }),
             Err(_) => None,
         };
-        Ok(Asked { directory, entry })
+        Ok(DirectoryLookup { directory, entry })
     }
 
     /// What a name stands for that was asked for, dots included. Remembers where it is.

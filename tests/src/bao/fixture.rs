@@ -6,7 +6,7 @@ use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use parking_lot::Mutex;
@@ -21,6 +21,7 @@ use super::launch::Program;
 use crate::dvk::{CLIENT_NODE, SERVER_NODE};
 use crate::hosts;
 use crate::process;
+use crate::wait;
 
 /// The name of every share.
 pub const TAG: &str = "model";
@@ -199,15 +200,12 @@ impl Fixture {
     /// # Errors
     /// It does not become so; with what it is.
     pub fn until_status(&self, is: impl Fn(&str) -> bool) -> Result<String> {
-        let deadline = Instant::now() + LIMIT;
-        loop {
-            let text = self.status()?;
-            if is(&text) {
-                return Ok(text);
-            }
-            ensure!(Instant::now() < deadline, "the status stays {text}");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        let mut last = String::new();
+        let found = wait::until_found("the status is another", LIMIT, || {
+            last = self.status()?;
+            Ok(is(&last).then(|| last.clone()))
+        });
+        found.with_context(|| format!("the status stays {last}"))
     }
 
     /// The process that keeps the devices over a restart: a child of the device model that started
@@ -417,18 +415,14 @@ impl Fixture {
         let _ = fs::remove_file(socket);
         let log = self.path(format!("{name}.log"));
         let mut server = Program::start(&self.kernel, program, arguments, &log)?;
-        let deadline = Instant::now() + LIMIT;
-        while !server.listens(socket) {
-            if let Some(status) = server.ended()? {
-                bail!("{name} ended: {status}\n{}", server.log());
+        let started = wait::until("the program listens", LIMIT, || {
+            let is_ready = server.listens(socket);
+            if !is_ready && let Some(status) = server.ended()? {
+                bail!("{name} has ended: {status}");
             }
-            ensure!(
-                Instant::now() < deadline,
-                "no socket after {LIMIT:?}\n{}",
-                server.log()
-            );
-            std::thread::sleep(Duration::from_millis(2));
-        }
+            Ok(is_ready)
+        });
+        started.with_context(|| server.log())?;
         Ok(server)
     }
 

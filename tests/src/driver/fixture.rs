@@ -17,6 +17,7 @@ use super::{Driver, Setup};
 use crate::daemon::{Daemon, Options};
 use crate::faulty_fs::{FaultyFs, HostCache, HostWrites};
 use crate::process::{User, children, children_named};
+use crate::wait;
 
 /// Limit for the daemon to free what a guest held.
 const FREEING: Duration = Duration::from_secs(60);
@@ -410,18 +411,10 @@ impl Fixture {
 /// # Errors
 /// The daemon is gone, or has none in time.
 pub fn acceptor_of(daemon: &Daemon) -> Result<u32> {
-    let deadline = Instant::now() + FREEING;
-    loop {
-        if let Some(acceptor) = children_named(daemon.pid(), "acceptor")?.pop() {
-            return Ok(acceptor);
-        }
-        ensure!(
-            Instant::now() < deadline,
-            "there is no acceptor:\n{}",
-            daemon.log()
-        );
-        thread::sleep(Duration::from_millis(2));
-    }
+    let found = wait::until_found("there is an acceptor", FREEING, || {
+        Ok(children_named(daemon.pid(), "acceptor")?.pop())
+    });
+    found.with_context(|| daemon.log())
 }
 
 /// The keeper and the worker of each guest of a daemon, in the order in which they were started.
@@ -452,16 +445,18 @@ fn settled(daemon: &Daemon) -> Result<Footprint> {
 /// # Errors
 /// It has not in time.
 pub fn wait_for_log(daemon: &Daemon, words: &str) -> Result<()> {
-    let deadline = Instant::now() + FREEING;
-    while !daemon.log().contains(words) {
-        ensure!(
-            Instant::now() < deadline,
-            "the log lacks {words:?}:\n{}",
-            daemon.log()
-        );
-        thread::sleep(Duration::from_millis(2));
-    }
-    Ok(())
+    wait_for_logs(daemon, words, 1)
+}
+
+/// Waits until the daemon's log has `words` `count` times.
+///
+/// # Errors
+/// It has not in time.
+pub fn wait_for_logs(daemon: &Daemon, words: &str, count: usize) -> Result<()> {
+    let waited = wait::until(&format!("the log has {words:?}"), FREEING, || {
+        Ok(daemon.log().matches(words).count() >= count)
+    });
+    waited.with_context(|| daemon.log())
 }
 
 /// The beginning and the end of a log.

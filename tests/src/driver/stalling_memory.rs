@@ -2,9 +2,9 @@
 
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use gangplank_fuse::{Operation, OutHeader, WriteIn};
 
 use rustix::io::Errno;
@@ -14,6 +14,7 @@ use super::vhost_user::{message, words};
 use super::{Driver, NodeAndFile};
 use crate::faulty_fs::rules::{Call, Fault, Lasting, Rule};
 use crate::faulty_fs::{FaultyFs, HostCache, HostWrites};
+use crate::wait;
 
 /// Bytes of the memory.
 const LEN: u64 = 64 << 10;
@@ -86,15 +87,9 @@ impl StallingMemory {
         let ring = guest.rings.get_mut(1).context("a request queue")?;
         ring.publish_chain(&mut guest.memory, &segments)?;
         ring.kick_anyway()?;
-        let deadline = Instant::now() + REACHING;
-        while self.server.control().calls(Call::Read) == reads {
-            ensure!(
-                Instant::now() < deadline,
-                "the daemon does not read the memory"
-            );
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        Ok(())
+        wait::until("the daemon reads the memory", REACHING, || {
+            Ok(self.server.control().calls(Call::Read) != reads)
+        })
     }
 
     /// Makes the server answer with errors.

@@ -7,6 +7,9 @@ use anyhow::{Result, ensure};
 use crate::guest::Guest;
 use crate::guest_fixture::{DIRECT_TAG, Fixture};
 
+/// The exit status of `guest-check --try-posix-lock` if another process has the lock.
+pub const LOCK_IS_HELD: i32 = 7;
+
 /// Checks of `guest-check` that every kernel supports.
 const CHECKS: &str = "mmap-write mmap-read mmap-private flock posix-lock rename-noreplace \
     rename-exchange rename-whiteout unlinked allocate punch-hole seek-hole copy-range append \

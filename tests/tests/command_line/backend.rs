@@ -5,11 +5,12 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::fixture::{Fixture, root_or_skip};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use gangplank_tests::process::{User, children};
+use gangplank_tests::wait;
 use rustix::process::Signal;
 
 #[test]
@@ -230,15 +231,13 @@ fn hang_up_has_it_reload_however_it_was_started() -> Result<()> {
         for process in [old, daemon.pid()] {
             rustix::process::kill_process(pid(process), Signal::HUP)?;
         }
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while children(daemon.pid())?.contains(&old) {
-            assert!(Instant::now() < deadline, "it does not reload");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        while !daemon.log().contains("reload 1 is done") {
-            assert!(Instant::now() < deadline, "{}", daemon.log());
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        wait::until("it has reloaded", Duration::from_secs(60), || {
+            Ok(!children(daemon.pid())?.contains(&old))
+        })?;
+        let waited = wait::until("it says so", Duration::from_secs(60), || {
+            Ok(daemon.log().contains("reload 1 is done"))
+        });
+        waited.with_context(|| daemon.log())?;
         let ended = daemon.signal(Signal::TERM)?;
         assert!(ended.status.success(), "{ended:?}");
         assert!(!fixture.file("fs.sock").exists());

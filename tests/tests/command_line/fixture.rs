@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 use gangplank_tests::process::{self, User};
 use gangplank_tests::tools;
+use gangplank_tests::wait;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -145,17 +146,11 @@ impl Running {
     }
 
     fn wait_until_ready(&mut self) -> Result<()> {
-        let deadline = Instant::now() + LIMIT;
-        while !self.log().contains(READY) {
-            if let Some(status) = self.child.try_wait()? {
-                bail!("the daemon ended, {status}:\n{}", self.log());
-            }
-            if Instant::now() >= deadline {
-                bail!("the daemon is not ready within {LIMIT:?}:\n{}", self.log());
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        Ok(())
+        let waited = wait::until("the daemon is ready", LIMIT, || {
+            let is_ready = self.log().contains(READY);
+            wait::ready(&mut self.child, is_ready)
+        });
+        waited.with_context(|| self.log())
     }
 
     /// The process ID of the started process.
@@ -165,14 +160,10 @@ impl Running {
 
     /// The process that accepts connections. After the death of one, waits for the next.
     pub(crate) fn acceptor_pid(&self) -> Result<u32> {
-        let deadline = Instant::now() + LIMIT;
-        loop {
-            if let Some(acceptor) = process::children_named(self.pid(), "acceptor")?.pop() {
-                return Ok(acceptor);
-            }
-            ensure!(Instant::now() < deadline, "no acceptor: {}", self.log());
-            std::thread::sleep(Duration::from_millis(2));
-        }
+        let found = wait::until_found("there is an acceptor", LIMIT, || {
+            Ok(process::children_named(self.pid(), "acceptor")?.pop())
+        });
+        found.with_context(|| self.log())
     }
 
     /// Connects as a guest's frontend, and waits until its confined worker has answered.

@@ -1,11 +1,11 @@
 //! SIGKILL of the process that accepts guests: all guests go on, and so does everything else.
 
 use std::io::Read;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use gangplank_tests::process::{copy_program, with_descendants};
+use gangplank_tests::wait;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::fixture::{Connection, Fixture, Running};
@@ -31,26 +31,20 @@ fn replace_acceptor(daemon: &Running) -> Result<u32> {
 
 /// Waits until the log has `words` this often.
 fn wait_for_log(daemon: &Running, words: &str, times: usize) -> Result<()> {
-    let deadline = Instant::now() + NOTICING;
-    while daemon.log().matches(words).count() < times {
-        ensure!(Instant::now() < deadline, "no {words:?}: {}", daemon.log());
-        thread::sleep(Duration::from_millis(5));
-    }
-    Ok(())
+    let waited = wait::until(&format!("the log has {words:?}"), NOTICING, || {
+        Ok(daemon.log().matches(words).count() >= times)
+    });
+    waited.with_context(|| daemon.log())
 }
 
 /// Waits until the daemon has so many processes, as it has once those that were killed are waited
 /// for. Returns them.
 fn wait_for_processes(daemon: &Running, count: usize) -> Result<Vec<u32>> {
-    let deadline = Instant::now() + NOTICING;
-    loop {
+    let what = format!("there are {count} processes");
+    wait::until_found(&what, NOTICING, || {
         let processes = with_descendants(daemon.pid());
-        if processes.len() == count {
-            return Ok(processes);
-        }
-        ensure!(Instant::now() < deadline, "not {count}: {processes:?}");
-        thread::sleep(Duration::from_millis(5));
-    }
+        Ok((processes.len() == count).then_some(processes))
+    })
 }
 
 fn served(guests: &mut [Connection]) -> Result<()> {

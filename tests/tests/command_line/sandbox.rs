@@ -5,12 +5,14 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use crate::fixture::{Fixture, root_or_skip};
 use crate::process::Process;
 use anyhow::{Context, Result};
 use gangplank_tests::confinement::{SYS_ADMIN, SYS_RESOURCE};
 use gangplank_tests::process::User;
+use gangplank_tests::wait;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::Signal;
 
@@ -438,10 +440,9 @@ fn guests_beyond_the_most_that_the_operator_permits_are_refused() -> Result<()> 
     drop(second);
     gone(worker)?;
     // The acceptor notices the end of the keeper, which is the last to go.
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while daemon.connect().is_err() {
-        anyhow::ensure!(std::time::Instant::now() < deadline, "still refused");
-    }
+    wait::until("another guest is accepted", Duration::from_secs(60), || {
+        Ok(daemon.connect().is_ok())
+    })?;
     let ended = daemon.signal(Signal::TERM)?;
     assert!(ended.errors.contains("--max-guests"), "{ended:?}");
     Ok(())
@@ -509,13 +510,8 @@ pub(crate) fn kill(pid: u32) -> Result<()> {
 
 /// Waits until the process is gone or a zombie.
 pub(crate) fn gone(pid: u32) -> Result<()> {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while Process(pid).is_alive() {
-        anyhow::ensure!(
-            std::time::Instant::now() < deadline,
-            "process {pid} lives on"
-        );
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
-    Ok(())
+    let what = format!("process {pid} is gone");
+    wait::until(&what, Duration::from_secs(60), || {
+        Ok(!Process(pid).is_alive())
+    })
 }

@@ -11,6 +11,7 @@ use gangplank_tests::driver::fixture::{Fixture, SUBMOUNT, wait_for_log};
 use gangplank_tests::driver::{Driver, Setup};
 use gangplank_tests::faulty_fs::rules::{Call, Fault, Rule};
 use gangplank_tests::process::{User, tied};
+use gangplank_tests::wait;
 use rustix::io::Errno;
 use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process};
 
@@ -37,13 +38,11 @@ fn process(pid: u32) -> Result<Pid> {
 }
 
 fn wait_until_gone(pid: u32) -> Result<()> {
-    let deadline = Instant::now() + ENDING;
-    // A process that only waits for its parent has no memory map any more.
-    while fs::read_to_string(format!("/proc/{pid}/maps")).is_ok_and(|maps| !maps.is_empty()) {
-        ensure!(Instant::now() < deadline, "process {pid} does not end");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    Ok(())
+    wait::until(&format!("process {pid} ends"), ENDING, || {
+        // A process that only waits for its parent has no memory map any more.
+        let maps = fs::read_to_string(format!("/proc/{pid}/maps"));
+        Ok(maps.map_or(true, |maps| maps.is_empty()))
+    })
 }
 
 #[test]
@@ -166,8 +165,9 @@ fn a_guest_that_hangs_on_a_submount_delays_no_other_guest() -> Result<()> {
     let operation = Operation::Lookup { name: c"hung" };
     let hung = (0..HUNG).map(|_| guest.submit(1, node, operation, &[], 4096));
     let hung = hung.collect::<Result<Vec<_>, _>>()?;
-    wait_until(|| control.calls(Call::Lookup) + control.calls(Call::Getattr) > 0)
-        .context("the daemon asks the submount for nothing")?;
+    wait::until("the daemon asks the submount for something", ENDING, || {
+        Ok(control.calls(Call::Lookup) + control.calls(Call::Getattr) > 0)
+    })?;
     let mut nodes = Vec::new();
     for n in 0..MANY_FILES {
         let name = CString::new(format!("file{n}"))?;
@@ -191,16 +191,6 @@ fn a_guest_that_hangs_on_a_submount_delays_no_other_guest() -> Result<()> {
     }
     drop((guest, other));
     fixture.survive(&[])
-}
-
-/// Waits until something is so.
-fn wait_until(mut is_so: impl FnMut() -> bool) -> Result<()> {
-    let deadline = Instant::now() + ENDING;
-    while !is_so() {
-        ensure!(Instant::now() < deadline, "it is not so after {ENDING:?}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    Ok(())
 }
 
 #[test]

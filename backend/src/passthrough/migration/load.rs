@@ -16,7 +16,7 @@ use super::super::fs::PassthroughFs;
 use super::super::inode_table::OpenChange;
 use super::super::inode_transfer::FoundInode;
 use super::super::mounts::Identity;
-use super::super::open_files::OpenFile;
+use super::super::open_file::OpenFile;
 use super::super::open_flags::OpenFlags;
 use super::listing::Listing;
 use crate::state::migration::{

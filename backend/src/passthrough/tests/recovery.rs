@@ -1,5 +1,6 @@
 //! A worker dies, and the next one goes on with the state in the arena.
 
+use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::Ordering;
 
@@ -40,6 +41,17 @@ fn entries(guest: &Guest, directory: NodeId, handle: Handle, offset: u64, room: 
     let len = writer.written();
     buffer.truncate(len);
     buffer
+}
+
+#[test]
+fn a_state_with_nothing_in_it_takes_little_memory_whoever_looks_for_something() {
+    let guest = after_death(Guest::new());
+    let arena = Arc::clone(&guest.fs.share.arena);
+    let used = || arena.used_bytes().expect("attributes");
+    assert!(used() <= 32 << 10, "{}", used());
+    super::super::forget_lost(&arena, &HashSet::new());
+    crate::state::counters::Counters::new(&arena);
+    assert!(used() <= 160 << 10, "{}", used());
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! A small driver and device, killed after each store in turn.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use super::super::arena::Limits;

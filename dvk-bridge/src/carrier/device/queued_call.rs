@@ -12,7 +12,8 @@ use crate::abi::{Code, Endpoint, Message};
 
 enum State {
     Waiting,
-    Asked,
+    /// The kernel has the call.
+    Taken,
     Over(Result<Message, Code>),
 }
 
@@ -42,7 +43,7 @@ impl QueuedCall {
     pub(super) fn take(&self) -> Option<Duration> {
         let mut state = self.state.lock();
         matches!(*state, State::Waiting).then(|| {
-            *state = State::Asked;
+            *state = State::Taken;
             self.deadline.saturating_duration_since(Instant::now())
         })
     }
@@ -64,7 +65,7 @@ impl QueuedCall {
         loop {
             match &*state {
                 State::Over(outcome) => return *outcome,
-                State::Asked => {
+                State::Taken => {
                     // The kernel ends the call. The buffers belong to it until then.
                     let soon = Instant::now() + Duration::from_secs(1);
                     self.changed.wait_until(&mut state, soon);

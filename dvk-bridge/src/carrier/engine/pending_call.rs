@@ -46,7 +46,8 @@ pub(super) enum Disposition {
     Unexpected,
 }
 
-struct Asked {
+/// The call that waits for its answer.
+struct CallInProgress {
     to: Endpoint,
     peer: PeerId,
     ack_seq: u32,
@@ -55,7 +56,7 @@ struct Asked {
 
 #[derive(Default)]
 struct State {
-    asked: Option<Asked>,
+    asked: Option<CallInProgress>,
     /// The number of the last call.
     ack_seq: u32,
     /// Partners that still owe an answer to an abandoned call, keyed by slot. Their next answer is
@@ -129,7 +130,7 @@ impl PendingCall {
             }
         }
         let ack_seq = state.next_ack_seq();
-        state.asked = Some(Asked {
+        state.asked = Some(CallInProgress {
             to,
             peer,
             ack_seq,

@@ -86,7 +86,7 @@ impl Fixture {
         let (running, stopped) = (forward.clone(), stop.clone());
         let thread = thread::spawn(move || {
             let _programs = programs;
-            running.run(&stopped);
+            running.run(&stopped).unwrap();
         });
         Self {
             here,

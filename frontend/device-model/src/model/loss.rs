@@ -88,7 +88,7 @@ impl<M: Messages> FsDevice<M> {
                 if let Err(error) = rings.wait_until_stable() {
                     rate_limited!(warn, "{}", error_chain(&error));
                 }
-                self.error_replies += rings.abandon(&self.eventfds);
+                self.error_replies += rings.reclaim_broken(&self.eventfds);
                 self.lost = Some(rings).filter(|rings| !rings.is_empty());
                 if let Some(handover) = &self.handover {
                     handover.forget_backend();
@@ -211,8 +211,8 @@ impl<M: Messages> FsDevice<M> {
 
     /// As [`FsDevice::give_up`], also of a driver that was given up before.
     fn give_up_again(&mut self) -> Change {
-        if let Some(rings) = self.lost.as_mut().filter(|rings| rings.are_abandoned()) {
-            self.error_replies += rings.abandon(&self.eventfds);
+        if let Some(rings) = self.lost.as_mut().filter(|rings| rings.are_broken()) {
+            self.error_replies += rings.reclaim_broken(&self.eventfds);
             if rings.is_empty() {
                 self.lost = None;
             }

@@ -130,7 +130,7 @@ impl LostRings {
 
     /// Takes the rings of a broken device, and replies to what is most likely in flight. A ring
     /// whose driver breaks the rules is left out. Returns the number of replies.
-    pub(super) fn abandon(&mut self, eventfds: &EventFds) -> u64 {
+    pub(super) fn reclaim_broken(&mut self, eventfds: &EventFds) -> u64 {
         let mut replies = 0;
         self.opening = SessionOpening::Refused;
         let (memory, event_idx) = (Arc::clone(&self.memory), self.event_idx);
@@ -161,7 +161,7 @@ impl LostRings {
     }
 
     /// Whether the rings are those of a device that is broken.
-    pub(super) fn are_abandoned(&self) -> bool {
+    pub(super) fn are_broken(&self) -> bool {
         self.opening == SessionOpening::Refused
     }
 

@@ -3,6 +3,7 @@
 
 mod connection;
 mod outbox;
+mod port;
 #[cfg(test)]
 mod tests;
 
@@ -19,13 +20,13 @@ use gangplank_service::rate_limited;
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use smoltcp::iface::{Config, Interface, PollIngressSingleResult, SocketHandle, SocketSet};
-use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::{tcp, udp};
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, IpEndpoint, Ipv4Cidr};
 
 use self::connection::Connection;
 pub use self::outbox::Outbox;
+use self::port::Port;
 use super::admission::{Admission, admit};
 use super::switch::{Mac, Switch};
 use super::{MAX_CONNECTIONS, MAX_DATAGRAM, MAX_DATAGRAM_CALLS};
@@ -79,53 +80,6 @@ impl StackConfig {
             client_port: client.port(),
             server: IpAddr::V4(self.address),
         }
-    }
-}
-
-/// The switch as smoltcp's network device.
-struct Port {
-    switch: Switch,
-    mtu: usize,
-}
-
-struct Received(Arc<[u8]>);
-
-struct Sending<'a>(&'a mut Switch);
-
-impl RxToken for Received {
-    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
-        f(&self.0)
-    }
-}
-
-impl TxToken for Sending<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        let mut frame = vec![0; len];
-        let result = f(&mut frame);
-        self.0.send(frame.into());
-        result
-    }
-}
-
-impl Device for Port {
-    type RxToken<'a> = Received;
-    type TxToken<'a> = Sending<'a>;
-
-    fn receive(&mut self, _: Instant) -> Option<(Received, Sending<'_>)> {
-        let frame = self.switch.next_frame()?;
-        Some((Received(frame), Sending(&mut self.switch)))
-    }
-
-    fn transmit(&mut self, _: Instant) -> Option<Sending<'_>> {
-        Some(Sending(&mut self.switch))
-    }
-
-    fn capabilities(&self) -> DeviceCapabilities {
-        let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ethernet;
-        // With Ethernet's header.
-        capabilities.max_transmission_unit = self.mtu + 14;
-        capabilities
     }
 }
 

@@ -5,7 +5,6 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use gangplank_fuse::{NodeId, Operation};
@@ -17,6 +16,7 @@ use crate::bao::fixture::{Fixture, Setup};
 use crate::bao::guest::{Cpu, Guest, LIMIT, READY, register};
 use crate::bao::{Hold, kill_and_wait, work};
 use crate::driver::Error;
+use crate::wait;
 
 /// Number of times that a scenario kills the device model.
 const DEATHS: u64 = 10;
@@ -39,11 +39,9 @@ pub(super) fn guest_goes_on_with_the_successor_of_a_killed_device_model(test: &T
             fixture.kernel.check()?;
             // Neither a kick nor an interrupt needs the device model.
             let statfs = guest.submit(1, NodeId::ROOT, Operation::Statfs, &[], 512)?;
-            let deadline = Instant::now() + LIMIT;
-            while !guest.is_finished(&statfs)? {
-                ensure!(Instant::now() < deadline, "the daemon has noticed");
-                thread::sleep(Duration::from_millis(1));
-            }
+            wait::until("the daemon replies", LIMIT, || {
+                Ok(guest.is_finished(&statfs)?)
+            })?;
             frontend = fixture.start_frontend()?;
             guest.finish(statfs).context("STATFS")?;
             ensure!(cpu.get(register::STATUS)? == READY, "another status");
@@ -280,11 +278,9 @@ pub(super) fn killed_holder_is_replaced_before_it_is_needed(test: &Test) -> Resu
         for round in 0..3 {
             let before = fixture.holder(&frontend)?;
             kill_and_wait(before)?;
-            let deadline = Instant::now() + LIMIT;
-            while fixture.holder(&frontend).is_err() {
-                ensure!(Instant::now() < deadline, "there is no other holder");
-                thread::sleep(Duration::from_millis(2));
-            }
+            wait::until("there is another holder", LIMIT, || {
+                Ok(fixture.holder(&frontend).is_ok())
+            })?;
             // The device model logs that the new process has everything.
             fixture.status()?;
             work::with_files(&mut guest, &fixture.share(0), round)?;

@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use gangplank_tests::guest_suite::programs::LOCK_IS_HELD;
 use rustix::fs::{FlockOperation, fcntl_lock, flock};
 use rustix::io::Errno;
 
@@ -31,9 +32,6 @@ pub(crate) const CROWD: &str = "--crowd";
 
 /// The argument that makes this program run [`wait_for_lock`].
 pub(crate) const WAIT_FOR_LOCK: &str = "--wait-for-lock";
-
-/// Exit status of [`try_lock`] when another process holds the lock.
-const HELD: i32 = 7;
 
 fn open(path: &Path) -> Result<File> {
     File::options()
@@ -196,16 +194,17 @@ fn another_process_gets(path: &Path) -> Result<bool> {
         .context("starting the second process")?;
     match status.code() {
         Some(0) => Ok(true),
-        Some(HELD) => Ok(false),
+        Some(LOCK_IS_HELD) => Ok(false),
         _ => bail!("the second process ended with {status}"),
     }
 }
 
-/// The second process: takes the lock if it is free, and ends.
+/// The second process: takes the lock and ends. If another process has the lock, its status is
+/// [`LOCK_IS_HELD`].
 pub(crate) fn try_lock(path: &Path) -> Result<()> {
     match fcntl_lock(open(path)?, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(()),
-        Err(Errno::AGAIN | Errno::ACCESS) => std::process::exit(HELD),
+        Err(Errno::AGAIN | Errno::ACCESS) => std::process::exit(LOCK_IS_HELD),
         Err(error) => Err(error).context("locking in the second process"),
     }
 }

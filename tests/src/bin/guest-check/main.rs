@@ -6,7 +6,6 @@
 //!     guest-check DIRECTORY --acls
 //!     guest-check DIRECTORY --file-attributes SOCKET
 //!     guest-check DIRECTORY --hold-locks END
-//!     guest-check SOCKET --hold-session END
 //!     guest-check DIRECTORY --count flock|record TIMES
 //!     guest-check FILE --run-locked COMMAND
 //!     guest-check FILE --take-turns FIRST TURNS
@@ -21,7 +20,6 @@ mod idmapped;
 mod locks;
 mod mapped;
 mod names;
-mod session;
 mod space;
 
 use std::path::{Path, PathBuf};
@@ -96,11 +94,6 @@ fn run() -> Result<()> {
         && name == locks::HOLD_LOCKS
     {
         return locks::hold_locks(&directory, Path::new(end));
-    }
-    if let [name, end] = &names[..]
-        && name == session::HOLD_SESSION
-    {
-        return session::hold(&directory, Path::new(end));
     }
     if let [name, first, turns] = &names[..]
         && name == locks::TAKE_TURNS

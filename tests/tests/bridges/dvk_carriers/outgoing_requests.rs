@@ -35,10 +35,11 @@ fn bind(node: &Node, endpoint: i32) -> Arc<dyn BoundEndpoint> {
         .unwrap()
 }
 
-type Asked = (Result<Message, EndpointError>, [u8; 4]);
+/// The answer to a request, and the writable bytes that went with it.
+type CallResult = (Result<Message, EndpointError>, [u8; 4]);
 
 /// Sends a request to the server in a thread, with four readable and four writable bytes.
-fn ask(client: &Arc<dyn BoundEndpoint>, limit: Duration) -> JoinHandle<Asked> {
+fn ask(client: &Arc<dyn BoundEndpoint>, limit: Duration) -> JoinHandle<CallResult> {
     let client = client.clone();
     thread::spawn(move || {
         let mut buffer = [0; 4];

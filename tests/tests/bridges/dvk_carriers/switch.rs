@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use gangplank_dvk::abi::{DcId, Endpoint};
@@ -13,6 +13,7 @@ use gangplank_dvk::endpoint::Carrier;
 use gangplank_dvk::status;
 use gangplank_tests::process::{self, User};
 use gangplank_tests::tools;
+use gangplank_tests::wait;
 use tempfile::TempDir;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -47,16 +48,6 @@ impl Drop for Contained {
     fn drop(&mut self) {
         process::kill_group(&mut self.child);
     }
-}
-
-/// Waits until `done`.
-fn wait_until(what: &str, mut done: impl FnMut() -> bool) -> Result<()> {
-    let deadline = Instant::now() + LIMIT;
-    while !done() {
-        ensure!(Instant::now() < deadline, "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    Ok(())
 }
 
 /// Whether this process may make namespaces. Prints that `test` is skipped otherwise.
@@ -108,8 +99,9 @@ fn a_program_in_a_container_is_served_by_a_switch_outside() -> Result<()> {
     );
     fs::write(place.path().join("rhostfs.cfg"), config)?;
     let server = Contained::start(place, &["serve", "--config", "rhostfs.cfg"])?;
-    let bound = wait_until("the server has its endpoint", || {
-        status::ask(&told).is_ok_and(|text| text.contains("endpoint 1 of container 0, \"INSIDE\""))
+    let bound = wait::until("the server has its endpoint", LIMIT, || {
+        let endpoint = "endpoint 1 of container 0, \"INSIDE\"";
+        Ok(status::ask(&told).is_ok_and(|text| text.contains(endpoint)))
     });
     process::kill_group(&mut switch);
     bound.with_context(|| server.log())
@@ -141,11 +133,11 @@ fn a_switch_without_descriptors_waits_for_some() -> Result<()> {
     let mut switch = process::spawn(command).context("starting the switch")?;
     let told = || fs::read_to_string(&log).unwrap_or_default();
     let mut held = Vec::new();
-    let tried = wait_until("descriptors run out", || {
+    let tried = wait::until("descriptors run out", LIMIT, || {
         if held.len() < 40 {
             held.extend(UnixStream::connect(&socket));
         }
-        told().contains("cannot accept a program")
+        Ok(told().contains("cannot accept a program"))
     })
     .and_then(|()| {
         let before = ticks(switch.id())?;

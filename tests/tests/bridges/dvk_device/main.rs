@@ -21,6 +21,7 @@ use gangplank_tests::dvk_device::{self, Clients, EmulatedDevice, LAUNCH, Program
 use gangplank_tests::harmless_signals::{StatusAt, survive};
 use gangplank_tests::runner::Runner;
 use gangplank_tests::tools;
+use gangplank_tests::wait;
 use tempfile::TempDir;
 
 use crate::client::Client;
@@ -132,16 +133,7 @@ impl Fixture {
     }
 
     fn wait_until(&self, what: &str, mut there: impl FnMut() -> bool) -> Result<()> {
-        let deadline = Instant::now() + LIMIT;
-        while !there() {
-            ensure!(
-                Instant::now() < deadline,
-                "{what}: not in time\n{}",
-                self.forward.log()
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Ok(())
+        wait::until(what, LIMIT, || Ok(there())).with_context(|| self.forward.log())
     }
 
     /// A process of the emulated machine, after the share is available there.

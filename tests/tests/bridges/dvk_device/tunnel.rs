@@ -23,6 +23,7 @@ use gangplank_tests::dvk_device::{Clients, EmulatedDevice, Program};
 use gangplank_tests::dvk_tunnel::{Between, Tunnel};
 use gangplank_tests::guest::{Guest, Machine, Options};
 use gangplank_tests::tools;
+use gangplank_tests::wait;
 use tempfile::TempDir;
 
 use crate::LIMIT;
@@ -56,7 +57,7 @@ impl Proxies {
         let stopped = Arc::clone(&stop);
         let thread = thread::spawn(move || {
             let _node = node;
-            forward.run(&stopped);
+            forward.run(&stopped).expect("its threads start");
         });
         Ok(Self {
             stop,
@@ -97,12 +98,11 @@ fn start_forward(emulated: &Arc<EmulatedDevice>, files: &TempDir) -> Result<Prog
     ];
     let log = files.path().join("forward");
     let forward = Program::start(emulated, &tools::dvk_i686()?, &arguments, &log)?;
-    let deadline = Instant::now() + LIMIT;
     let endpoints = endpoints()?;
-    while !endpoints.iter().all(|endpoint| emulated.has(endpoint)) {
-        ensure!(Instant::now() < deadline, "{}", forward.log());
-        thread::sleep(Duration::from_millis(20));
-    }
+    let bound = wait::until("the endpoints are bound", LIMIT, || {
+        Ok(endpoints.iter().all(|endpoint| emulated.has(endpoint)))
+    });
+    bound.with_context(|| forward.log())?;
     Ok(forward)
 }
 

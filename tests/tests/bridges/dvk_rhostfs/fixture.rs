@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use gangplank_dvk::abi::{DcId, Endpoint};
 use gangplank_dvk::endpoint::Carrier;
 use gangplank_dvk::rhostfs::server::{Credentials, Options, Server};
 use gangplank_tests::daemon::{self, Daemon};
+use gangplank_tests::wait;
 use tempfile::TempDir;
 
 use crate::client::Client;
@@ -156,10 +157,5 @@ pub(crate) fn options(socket: &Path) -> Options {
 
 /// Waits until `holds`.
 pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) -> Result<()> {
-    let deadline = Instant::now() + LIMIT;
-    while !holds() {
-        ensure!(Instant::now() < deadline, "{what}: not within {LIMIT:?}");
-        thread::sleep(Duration::from_millis(5));
-    }
-    Ok(())
+    wait::until(what, LIMIT, || Ok(holds()))
 }

@@ -4,12 +4,13 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use gangplank_tests::guest::initramfs::AGENT;
 use gangplank_tests::guest::{Guest, Machine, Options, Role};
 use gangplank_tests::nfs::{self, CLIENT_MODULES, SERVER};
+use gangplank_tests::wait;
 use gangplank_tests::{debian_tree, packages};
 
 use crate::{Fixture, daemon_options};
@@ -179,12 +180,9 @@ pub(crate) fn a_write_survives_the_servers_death(fixture: &mut Fixture) -> Resul
     )?;
     let copy = fixture.host_path("copy");
     for mib in [4, 20, 36] {
-        let deadline = Instant::now() + PATIENT;
         let written = || fs::metadata(&copy).map_or(0, |copy| copy.len());
-        while written() < mib << 20 {
-            ensure!(Instant::now() < deadline, "{} bytes written", written());
-            thread::sleep(Duration::from_millis(1));
-        }
+        let waited = wait::until("enough is written", PATIENT, || Ok(written() >= mib << 20));
+        waited.with_context(|| format!("{} bytes written", written()))?;
         fixture.server.kill();
         ensure!(written() < 64 << 20, "the write was over before the death");
         fixture.server.restart()?;

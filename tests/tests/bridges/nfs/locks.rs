@@ -3,7 +3,6 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -12,6 +11,7 @@ use gangplank_tests::debian_tree;
 use gangplank_tests::guest::{Guest, Machine, Options};
 use gangplank_tests::nfs::{self, CLIENT_MODULES, NfsServer};
 use gangplank_tests::tools;
+use gangplank_tests::wait;
 use tempfile::TempDir;
 
 use crate::Card;
@@ -105,13 +105,8 @@ fn is_locked_file(path: &Path) -> Result<bool> {
     Ok(path.exists() && is_locked(path)?)
 }
 
-fn wait_until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + PATIENT;
-    while !is_so()? {
-        ensure!(Instant::now() < deadline, "{what}: not within {PATIENT:?}");
-        thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
+fn wait_until(what: &str, is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+    wait::until(what, PATIENT, is_so)
 }
 
 /// A process on the NFS mount and one on the virtio-fs mount add to the same number at the same

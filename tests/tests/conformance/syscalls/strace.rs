@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 use gangplank_tests::process;
+use gangplank_tests::wait;
 use rustix::process::Signal;
 
 use super::LIMIT;
@@ -30,14 +30,11 @@ impl Strace {
             .stderr(fs::File::create(&said)?);
         let child = process::spawn(command).context("starting strace")?;
         let mut strace = Self { child, output };
-        let deadline = Instant::now() + LIMIT;
-        while !fs::read_to_string(&said)?.contains("attached") {
-            if let Some(status) = strace.child.try_wait()? {
-                bail!("strace ended with {status}: {}", fs::read_to_string(&said)?);
-            }
-            ensure!(Instant::now() < deadline, "strace does not attach");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        let attached = wait::until("strace is attached", LIMIT, || {
+            let is_attached = fs::read_to_string(&said)?.contains("attached");
+            wait::ready(&mut strace.child, is_attached)
+        });
+        attached.with_context(|| fs::read_to_string(&said).unwrap_or_default())?;
         Ok(strace)
     }
 

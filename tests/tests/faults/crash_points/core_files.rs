@@ -5,8 +5,7 @@ use std::fs;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use gangplank_backend::crash_hook::{Death, Point};
@@ -14,6 +13,7 @@ use gangplank_fuse::{NodeId, Opcode};
 use gangplank_tests::driver::fixture::wait_for_log;
 use gangplank_tests::driver::{Driver, Setup};
 use gangplank_tests::process::User;
+use gangplank_tests::wait;
 
 use super::crash::Crashing;
 
@@ -93,11 +93,7 @@ fn a_panic_leaves_a_core_file_as_the_host_permits_without_anything_of_the_guest(
         &crashing.fixture.daemon,
         "found a fault in itself (core dumped)",
     )?;
-    let deadline = Instant::now() + HANDLING;
-    while !file.exists() {
-        ensure!(Instant::now() < deadline, "no core file: {}", log());
-        thread::sleep(Duration::from_millis(10));
-    }
+    wait::until("there is a core file", HANDLING, || Ok(file.exists())).with_context(log)?;
     let len = file.metadata()?.len();
     ensure!(len < MOST, "it has {len} bytes");
     let core = fs::read(&file)?;

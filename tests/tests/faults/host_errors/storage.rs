@@ -11,6 +11,7 @@ use gangplank_tests::driver::fixture::{acceptor_of, wait_for_log};
 use gangplank_tests::faulty_fs::rules::{Call, Fault, Lasting, Rule};
 use gangplank_tests::faulty_fs::{FaultyFs, HostCache, HostWrites};
 use gangplank_tests::tools;
+use gangplank_tests::wait;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
@@ -302,11 +303,10 @@ fn finished(driver: &mut Driver, ticket: &gangplank_tests::driver::Ticket) -> bo
 /// The log says so after ten seconds, and the status how old the request is.
 fn wait_for_warning(fixture: &Fixture, begun: Instant) -> Result<()> {
     let words = "requests of guest 1 have waited for the storage";
-    let deadline = begun + Duration::from_secs(60);
-    while !fixture.daemon.log().contains(words) {
-        ensure!(Instant::now() < deadline, "{}", fixture.daemon.log());
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let waited = wait::until("the log has the warning", Duration::from_secs(60), || {
+        Ok(fixture.daemon.log().contains(words))
+    });
+    waited.with_context(|| fixture.daemon.log())?;
     ensure!(begun.elapsed() >= Duration::from_secs(9), "too early");
     Ok(())
 }

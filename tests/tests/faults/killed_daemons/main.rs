@@ -7,7 +7,7 @@ use std::ffi::{CStr, CString};
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use gangplank_fuse::{GetattrIn, Handle, NodeId, Operation};
@@ -16,6 +16,7 @@ use gangplank_tests::driver::fixture::wait_for_log;
 use gangplank_tests::driver::{Driver, NodeAndFile, Setup};
 use gangplank_tests::process::{User, with_descendants};
 use gangplank_tests::service_manager::ServiceManager;
+use gangplank_tests::wait;
 use rustix::fs::{FlockOperation, OFlags, fcntl_lock};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
@@ -100,15 +101,11 @@ impl Service {
 
     /// Waits until nothing but `names` is held.
     fn wait_until_held(&self, names: &[&str]) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        loop {
-            let held = self.manager.names();
-            if held == names {
-                return Ok(());
-            }
-            ensure!(Instant::now() < deadline, "{held:?}");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        let what = format!("nothing but {names:?} is held");
+        let waited = wait::until(&what, Duration::from_secs(60), || {
+            Ok(self.manager.names() == names)
+        });
+        waited.with_context(|| format!("{:?}", self.manager.names()))
     }
 }
 

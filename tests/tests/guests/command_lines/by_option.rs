@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use gangplank_tests::guest_suite::programs::LOCK_IS_HELD;
 use gangplank_tests::promises::Tried;
 use rustix::fs::{FlockOperation, OFlags, fcntl_lock};
 use rustix::process::{Resource, Rlimit, getrlimit};
@@ -19,9 +20,6 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// `CAP_DAC_READ_SEARCH`, which open_by_handle_at(2) takes.
 const OPENS_BY_HANDLE: u64 = 1 << 2;
-
-/// The exit status of `guest-check --try-posix-lock` if another process has the lock.
-const HELD: i32 = 7;
 
 /// A guest, and the command line of its daemon.
 pub(crate) struct Given<'a> {
@@ -350,7 +348,7 @@ fn has_posix_locks_of_the_host(given: &mut Given<'_>) -> Result<()> {
     fcntl_lock(&held, FlockOperation::NonBlockingLockExclusive)?;
     let tries = "status=0; guest-check /mnt/recorded --try-posix-lock || status=$?; echo $status";
     let status = given.sh(tries)?;
-    ensure!(status.trim() == HELD.to_string(), "held: {status}");
+    ensure!(status.trim() == LOCK_IS_HELD.to_string(), "held: {status}");
     drop(held);
     let status = given.sh(tries)?;
     ensure!(status.trim() == "0", "free: {status}");

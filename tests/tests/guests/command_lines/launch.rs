@@ -15,6 +15,7 @@ use gangplank_tests::cgroup::Cgroup;
 use gangplank_tests::process::{self, User};
 use gangplank_tests::promises::FIRST_SUB_ID;
 use gangplank_tests::tools;
+use gangplank_tests::wait;
 use tempfile::TempDir;
 
 use crate::by_option;
@@ -242,21 +243,14 @@ impl Launched {
     }
 
     fn wait_for_socket(&mut self) -> Result<()> {
-        let until = Instant::now() + LIMIT;
         let name = self.socket().display().to_string();
-        loop {
+        wait::until("the daemon listens", LIMIT, || {
             let sockets = fs::read_to_string("/proc/net/unix").unwrap_or_default();
             // The state of a socket that listens (`__SO_ACCEPTCON`).
             let mut lines = sockets.lines();
-            if lines.any(|line| line.ends_with(&name) && line.contains(" 00010000 ")) {
-                return Ok(());
-            }
-            if let Some(status) = self.child.try_wait()? {
-                bail!("the daemon ended at once: {status}");
-            }
-            ensure!(Instant::now() < until, "the daemon does not listen");
-            thread::sleep(Duration::from_millis(5));
-        }
+            let listens = lines.any(|line| line.ends_with(&name) && line.contains(" 00010000 "));
+            wait::ready(&mut self.child, listens)
+        })
     }
 }
 

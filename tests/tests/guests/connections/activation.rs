@@ -5,12 +5,12 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use gangplank_tests::daemon::TAG;
 use gangplank_tests::guest::{Guest, Machine, Options};
+use gangplank_tests::wait;
 use gangplank_tests::{process, tools};
 use rustix::process::Signal;
 
@@ -48,12 +48,10 @@ impl Activated {
     }
 
     fn wait_for_log(&self, words: &str) -> Result<()> {
-        let deadline = Instant::now() + LIMIT;
-        while !self.log().contains(words) {
-            ensure!(Instant::now() < deadline, "no {words:?}:\n{}", self.log());
-            thread::sleep(Duration::from_millis(10));
-        }
-        Ok(())
+        let waited = wait::until(&format!("the log has {words:?}"), LIMIT, || {
+            Ok(self.log().contains(words))
+        });
+        waited.with_context(|| self.log())
     }
 }
 

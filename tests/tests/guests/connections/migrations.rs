@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::path::Path;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use gangplank_tests::daemon::{self, Daemon, TAG};
 use gangplank_tests::guest::{Guest, Machine, Options, Qemu};
 use gangplank_tests::guest_work::{self, APPEND, FSX, NAMES, Program};
 use gangplank_tests::tools;
+use gangplank_tests::wait;
 
 /// Limit for the guest's programs to end.
 const ENDING: Duration = Duration::from_secs(120);
@@ -77,10 +77,6 @@ pub(crate) fn live() -> Result<()> {
 fn wait_until_longer(path: &Path) -> Result<()> {
     // It need not exist yet.
     let len = || fs::metadata(path).map_or(0, |metadata| metadata.len());
-    let (begin, deadline) = (len(), Instant::now() + ENDING);
-    while len() <= begin {
-        ensure!(Instant::now() < deadline, "the guest writes nothing");
-        thread::sleep(Duration::from_millis(10));
-    }
-    Ok(())
+    let begin = len();
+    wait::until("the guest writes something", ENDING, || Ok(len() > begin))
 }

@@ -97,8 +97,8 @@ impl Processes {
 /// Supervisor, acceptor and keepers have a lower score than workers. When a cgroup has no memory
 /// left, the kernel ends workers alone. Their guests go on.
 pub(crate) fn ends_workers_alone() -> Result<()> {
-    let check = tools::guest_check(Machine::QemuX86_64.arch())?;
-    let programs = [("guest-check", check.as_path() as &Path)];
+    let session = tools::session_check(Machine::QemuX86_64.arch())?;
+    let programs = [("session-check", session.as_path() as &Path)];
     let mut host = Host::boot(Vec::new(), &[], &programs)?;
     host.0.sh(
         "mkdir /cgroup /srv && mount -t tmpfs tmpfs /srv && mount -t cgroup2 cgroup2 /cgroup && \
@@ -120,7 +120,7 @@ pub(crate) fn ends_workers_alone() -> Result<()> {
 fn works_on(host: &mut Host, share: &str) -> Result<()> {
     for guest in 0..GUESTS {
         host.0.sh(&format!(
-            "rm -f /run/end && {{ guest-check /run/{share} --hold-session /run/end \
+            "rm -f /run/end && {{ session-check /run/{share} guest-{guest} /run/end \
              >/run/guest-{guest} 2>&1 & }}"
         ))?;
     }
@@ -150,9 +150,12 @@ fn works_on(host: &mut Host, share: &str) -> Result<()> {
             .collect()
     };
     ensure!(numbers(&after) != numbers(&before), "no worker was killed");
-    let sessions = host.0.sh("touch /run/end; for i in $(seq 600); do \
-         [ $(grep -l 'went on' /run/guest-* | wc -l) = 2 ] && break; sleep 0.1; done; \
-         cat /run/guest-*; rm /run/guest-*")?;
-    ensure!(sessions == "went on\n".repeat(GUESTS), "{sessions}");
+    // All that a session says beside the numbers of its rounds.
+    let sessions = host.0.sh(&format!(
+        "touch /run/end; for i in $(seq 600); do \
+         [ $(grep -lx ended /run/guest-* | wc -l) = {GUESTS} ] && break; sleep 0.1; done; \
+         grep -hv '^[0-9]' /run/guest-*; rm /run/guest-*"
+    ))?;
+    ensure!(sessions == "ended\n".repeat(GUESTS), "{sessions}");
     Ok(())
 }

@@ -9,13 +9,13 @@ mod under_systemd;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use gangplank_tests::packages;
 use gangplank_tests::process::User;
 use gangplank_tests::runner::Runner;
-use gangplank_tests::sockets::listens;
+use gangplank_tests::wait;
 use gangplank_tests::{cache, tools};
 
 fn main() -> ExitCode {
@@ -33,13 +33,9 @@ fn main() -> ExitCode {
 
 /// Waits until the daemon that `starting` becomes listens at `socket`.
 fn wait_for_socket(socket: &Path, starting: &mut Child, limit: Duration) -> Result<()> {
-    let begun = Instant::now();
-    while !listens(starting.id(), socket) {
-        ensure!(begun.elapsed() < limit, "no socket after {limit:?}");
-        ensure!(starting.try_wait()?.is_none(), "it has ended");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    Ok(())
+    wait::until("the daemon has its socket", limit, || {
+        wait::ready(starting, socket.exists())
+    })
 }
 
 /// Builds the package for this machine by the script that users call.

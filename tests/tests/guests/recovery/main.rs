@@ -17,6 +17,7 @@ use gangplank_fuse::{GetattrIn, NodeId, Operation};
 use gangplank_tests::driver::fixture::{Fixture, wait_for_log};
 use gangplank_tests::driver::ring::CallKind;
 use gangplank_tests::driver::{Driver, Setup};
+use gangplank_tests::wait;
 use rustix::process::{Pid, Signal, kill_process};
 
 const GETATTR: Operation<'static> = Operation::Getattr(GetattrIn {
@@ -67,20 +68,10 @@ fn kill(process: u32) -> Result<()> {
 
 /// Waits until another worker than `old` serves the guest.
 fn wait_for_next(fixture: &Fixture, old: u32) -> Result<()> {
-    let deadline = Instant::now() + REPLACING;
-    while fixture
-        .last_worker()
-        .ok()
-        .is_none_or(|worker| worker == old)
-    {
-        ensure!(
-            Instant::now() < deadline,
-            "no next worker: {}",
-            fixture.log()
-        );
-        thread::sleep(Duration::from_millis(1));
-    }
-    Ok(())
+    let waited = wait::until("there is a next worker", REPLACING, || {
+        Ok(fixture.last_worker().is_ok_and(|worker| worker != old))
+    });
+    waited.with_context(|| fixture.log())
 }
 
 /// The pauses that the log tells, in ms, in ascending order.

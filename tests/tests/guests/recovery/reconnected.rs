@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use gangplank_fuse::{NodeId, Operation};
 use gangplank_tests::daemon::{Daemon, Options};
-use gangplank_tests::driver::fixture::{Fixture, wait_for_log};
+use gangplank_tests::driver::fixture::{Fixture, wait_for_log, wait_for_logs};
 use gangplank_tests::driver::{Driver, NodeAndFile, Setup};
 use gangplank_tests::faulty_fs::rules::{Call, Fault, Rule};
 use gangplank_tests::faulty_fs::{FaultyFs, HostCache, HostWrites};
@@ -374,19 +374,5 @@ fn files_are_closed_and_locks_released_when_the_time_is_over() -> Result<()> {
 /// Waits until the daemon has noticed for the `count`th time that the guest's connection is lost.
 fn wait_for_loss(fixture: &Fixture, number: usize, count: usize) -> Result<()> {
     let words = format!("guest {number} has lost its connection");
-    wait_for_count(fixture, &words, count)
-}
-
-/// Waits until the daemon's log has `words` so often.
-fn wait_for_count(fixture: &Fixture, words: &str, count: usize) -> Result<()> {
-    let deadline = Instant::now() + super::REPLACING;
-    while fixture.daemon.log().matches(words).count() < count {
-        ensure!(
-            Instant::now() < deadline,
-            "not {count} times {words:?}: {}",
-            fixture.log()
-        );
-        thread::sleep(Duration::from_millis(2));
-    }
-    Ok(())
+    wait_for_logs(&fixture.daemon, &words, count)
 }

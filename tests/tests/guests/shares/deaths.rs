@@ -26,7 +26,7 @@ fn dead_processes_of_a_share_are_replaced_and_the_other_share_does_not_notice() 
     signal(supervisor, Signal::KILL)?;
     work(&mut home, c"new")?;
     fixture.wait_for_log("the process of share \"tools\" has died: it was ended by signal 9")?;
-    fixture.wait_until("serving again", || {
+    fixture.wait_until("it serves again", || {
         let listed = fixture.listed("tools")?.context("it is gone")?;
         Ok(listed["state"] == "serving" && listed["process"] != supervisor)
     })?;
@@ -49,7 +49,7 @@ fn a_share_that_dies_too_often_is_given_up_alone() -> Result<()> {
     let mut home = fixture.driver("home")?;
     let supervisor = fixture.supervisor("tools")?;
     signal(supervisor, Signal::KILL)?;
-    fixture.wait_until("serving again", || {
+    fixture.wait_until("it serves again", || {
         let listed = fixture.listed("tools")?.context("it is gone")?;
         Ok(listed["state"] == "serving" && listed["process"] != supervisor)
     })?;
@@ -73,7 +73,7 @@ fn a_killed_daemon_leaves_no_share_behind() -> Result<()> {
     let supervisors = [fixture.supervisor("home")?, fixture.supervisor("tools")?];
     signal(fixture.child.id(), Signal::KILL)?;
     fixture.wait()?;
-    fixture.wait_until("ended", || {
+    fixture.wait_until("it has ended", || {
         let mut paths = supervisors.iter().map(|one| format!("/proc/{one}/stat"));
         // One that nobody waits for has ended too.
         Ok(paths
@@ -115,7 +115,7 @@ fn the_watchdog_finds_the_share_that_hangs() -> Result<()> {
     let hung = fixture.acceptor("tools")?;
     signal(hung, Signal::STOP)?;
     fixture.wait_for_log("the acceptor of share \"tools\" does not answer, so it is killed")?;
-    fixture.wait_until("another acceptor", || {
+    fixture.wait_until("there is another acceptor", || {
         Ok(fixture
             .acceptor("tools")
             .is_ok_and(|acceptor| acceptor != hung))

@@ -3,14 +3,14 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use gangplank_fuse::NodeId;
 use gangplank_tests::driver::{Driver, Setup};
 use gangplank_tests::process::{self, children, children_named};
 use gangplank_tests::tools;
+use gangplank_tests::wait;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -76,29 +76,16 @@ impl Fixture {
     }
 
     pub(crate) fn wait_for_log(&mut self, words: &str) -> Result<()> {
-        let deadline = Instant::now() + LIMIT;
-        while !self.log().contains(words) {
-            if let Some(status) = self.child.try_wait()? {
-                bail!("it ended ({status}) without {words:?}:\n{}", self.log());
-            }
-            ensure!(Instant::now() < deadline, "no {words:?}:\n{}", self.log());
-            thread::sleep(Duration::from_millis(10));
-        }
-        Ok(())
+        let waited = wait::until(&format!("the log has {words:?}"), LIMIT, || {
+            let is_there = self.log().contains(words);
+            wait::ready(&mut self.child, is_there)
+        });
+        waited.with_context(|| self.log())
     }
 
     /// Waits until `holds` does.
-    pub(crate) fn wait_until(
-        &self,
-        what: &str,
-        mut holds: impl FnMut() -> Result<bool>,
-    ) -> Result<()> {
-        let deadline = Instant::now() + LIMIT;
-        while !holds()? {
-            ensure!(Instant::now() < deadline, "not {what}:\n{}", self.log());
-            thread::sleep(Duration::from_millis(10));
-        }
-        Ok(())
+    pub(crate) fn wait_until(&self, what: &str, holds: impl FnMut() -> Result<bool>) -> Result<()> {
+        wait::until(what, LIMIT, holds).with_context(|| self.log())
     }
 
     /// A guest of a share.

@@ -31,7 +31,7 @@ fn guests_of_all_shares_outlive_a_reload_and_new_files_are_served() -> Result<()
     ] {
         fixture.wait_for_log(words)?;
     }
-    fixture.wait_until("serving the new file", || {
+    fixture.wait_until("the new file is served", || {
         Ok(fixture
             .listed("more")?
             .is_some_and(|one| one["state"] == "serving"))
@@ -51,7 +51,7 @@ fn guests_of_all_shares_outlive_a_reload_and_new_files_are_served() -> Result<()
     fixture.wait_for_log("more: reload 1 is done")?;
     fixture.share_done(&["remove", "more"])?;
     process::signal(&fixture.child, Signal::HUP)?;
-    fixture.wait_until("serving the changed file", || {
+    fixture.wait_until("the changed file is served", || {
         Ok(fixture
             .listed("more")?
             .is_some_and(|one| one["state"] == "serving"))

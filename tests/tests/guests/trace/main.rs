@@ -14,6 +14,7 @@ use gangplank_tests::driver::fixture::{Fixture, wait_for_log};
 use gangplank_tests::driver::{NodeAndFile, Setup};
 use gangplank_tests::guest::{Guest, Machine, Options};
 use gangplank_tests::tools;
+use gangplank_tests::wait;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -61,15 +62,13 @@ impl Trace {
         options: &[&str],
         is_there: impl Fn(&[Value]) -> bool,
     ) -> Result<Vec<Value>> {
-        let deadline = Instant::now() + LIMIT;
-        loop {
-            let objects = self.objects(options)?;
-            if is_there(&objects) {
-                return Ok(objects);
-            }
-            ensure!(Instant::now() < deadline, "{objects:#?}");
-            thread::sleep(Duration::from_millis(10));
-        }
+        let mut objects = Vec::new();
+        let waited = wait::until("the objects are printed", LIMIT, || {
+            objects = self.objects(options)?;
+            Ok(is_there(&objects))
+        });
+        waited.with_context(|| format!("{objects:#?}"))?;
+        Ok(objects)
     }
 }
 
@@ -165,16 +164,13 @@ fn each_request_of_a_guest_is_recorded_with_its_result_and_without_data() -> Res
 /// Waits until a lock of the inode is waited for (`/proc/locks`, proc(5)).
 fn wait_for_waiter(inode: u64) -> Result<()> {
     let inode = format!(":{inode} ");
-    let begin = Instant::now();
-    loop {
-        let locks = fs::read_to_string("/proc/locks")?;
+    let mut locks = String::new();
+    let waited = wait::until("the lock is waited for", Duration::from_secs(60), || {
+        locks = fs::read_to_string("/proc/locks")?;
         let mut waiters = locks.lines().filter(|line| line.contains("->"));
-        if waiters.any(|line| line.contains(&inode)) {
-            return Ok(());
-        }
-        ensure!(begin.elapsed() < Duration::from_secs(60), "{locks}");
-        thread::sleep(Duration::from_millis(5));
-    }
+        Ok(waiters.any(|line| line.contains(&inode)))
+    });
+    waited.context(locks)
 }
 
 #[test]

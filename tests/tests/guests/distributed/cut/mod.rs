@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use gangplank_tests::driver::fixture::wait_for_log;
+use gangplank_tests::guest_suite::programs::LOCK_IS_HELD;
 use gangplank_tests::guest_work::{self, Program};
 use gangplank_tests::runner;
 
@@ -27,9 +28,6 @@ const WORKING: Duration = Duration::from_millis(700);
 
 /// Limit for the daemons' warning, which comes 10 to 15 s after the cut.
 const WARNED: Duration = Duration::from_secs(60);
-
-/// The exit status of `guest-check --try-posix-lock` where another process has the lock.
-const HELD: i32 = 7;
 
 /// A program that appends numbered lines to a file, open all the time, until told to end.
 macro_rules! append {
@@ -155,7 +153,11 @@ fn record_lock_is_held(fixture: &mut Fixture, policy: &str) -> Result<()> {
         &format!("guest-check /{policy}/cut-{policy}/record --try-posix-lock"),
         LIMIT,
     )?;
-    ensure!(tried.status == HELD, "{policy}: the lock: {}", tried.text);
+    ensure!(
+        tried.status == LOCK_IS_HELD,
+        "{policy}: the lock: {}",
+        tried.text
+    );
     Ok(())
 }
 

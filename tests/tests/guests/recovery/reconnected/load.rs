@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use gangplank_fuse::{MkdirIn, NodeId, Operation, WriteIn};
-use gangplank_tests::driver::fixture::Fixture;
+use gangplank_tests::driver::fixture::{Fixture, wait_for_logs};
 use gangplank_tests::driver::{NodeAndFile, Ticket};
 use rustix::fs::OFlags;
 
 use super::super::device::boot;
 use super::super::{MANY, kill, kill_worker};
-use super::{Guest, reconnect, wait_for_count};
+use super::{Guest, reconnect};
+use gangplank_tests::driver::fixture::wait_for_logs;
 
 /// Files to which one record each is appended at a time.
 const LOGS: usize = 6;
@@ -127,7 +128,7 @@ fn cut_under_load(
     load.check(&fixture.share())?;
     // The last of them is told a moment after the guest is served.
     let returns = "guest 1 has reconnected";
-    wait_for_count(fixture, returns, CUTS)?;
+    wait_for_logs(&fixture.daemon, returns, CUTS)?;
     let log = fixture.daemon.log();
     let found = log.matches(returns).count();
     ensure!(found == CUTS, "{found} times:\n{log}");
@@ -183,7 +184,7 @@ fn workers_may_be_killed_before_and_after_the_guest_is_back() -> Result<()> {
     // The open file was the same all the time, and no write was lost.
     guest.unlink(NodeId::ROOT, c"file")?;
     ensure!(guest.read(file, 0, 4096)? == "x".repeat(CUTS).as_bytes());
-    wait_for_count(&fixture, returns, before[1] + CUTS)?;
+    wait_for_logs(&fixture.daemon, returns, before[1] + CUTS)?;
     let log = fixture.daemon.log();
     let [killed, returned] = [kills, returns].map(|words| count(&log, words));
     // One that was about to end is not killed.
