@@ -25,8 +25,8 @@ pub(super) fn guest_goes_on_when_its_worker_or_the_acceptor_is_killed(
     session.end(system)
 }
 
-/// At the unit's `MemoryMax=`, the kernel kills the worker alone, and `OOMPolicy=` has systemd leave
-/// all others. Both logs say so.
+/// At the unit's `MemoryMax=`, the kernel kills the worker alone, and `OOMPolicy=` has systemd
+/// leave all others. Both logs say so.
 pub(super) fn guest_goes_on_when_the_kernel_kills_its_worker_for_lack_of_memory(
     system: &mut System,
 ) -> Result<()> {
