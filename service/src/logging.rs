@@ -1,5 +1,6 @@
 //! Logs to standard error, to systemd's journal where that is standard error, or to syslog.
 
+mod guest;
 mod journal;
 
 use std::io::{self, Write};
@@ -11,7 +12,8 @@ use env_logger::fmt::Formatter;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use thiserror::Error;
 
-pub use self::journal::set_guest;
+use self::guest::NamesGuest;
+pub use self::guest::set_guest;
 use self::journal::{Journal, JournalLog};
 
 /// Facility `LOG_USER`, as a priority value carries it (RFC 3164, 4.1.1).
@@ -115,11 +117,7 @@ pub fn start(options: &Options) -> Result<(), Error> {
         return start_stderr(options);
     }
     match Syslog::connect(options) {
-        Ok(syslog) => {
-            log::set_boxed_logger(Box::new(syslog))?;
-            log::set_max_level(options.level);
-            Ok(())
-        }
+        Ok(syslog) => log_to(syslog, options.level),
         Err(error) => {
             start_stderr(options)?;
             log::warn!("cannot log to syslog at {SYSLOG_SOCKET}, using standard error: {error}");
@@ -157,25 +155,30 @@ fn start_stderr(options: &Options) -> Result<(), Error> {
     if let Some(journal) = Journal::of_stderr() {
         let filter = builder.build();
         let level = filter.filter();
-        log::set_boxed_logger(Box::new(JournalLog {
+        let log = JournalLog {
             journal,
             filter,
             program: options.program,
             instance: options.instance.clone(),
             pid: std::process::id(),
-        }))?;
-        log::set_max_level(level);
-        return Ok(());
-    }
-    if !options.leaves_stderr {
-        return Ok(builder.try_init()?);
+        };
+        return log_to(log, level);
     }
     let stderr = builder.build();
-    let level = stderr.filter().max(options.level);
-    log::set_boxed_logger(Box::new(Leaving {
+    let level = stderr.filter();
+    if !options.leaves_stderr {
+        return log_to(stderr, level);
+    }
+    let log = Leaving {
         stderr,
         syslog: Syslog::connect(options).ok(),
-    }))?;
+    };
+    log_to(log, level.max(options.level))
+}
+
+/// Has all messages up to `level` go to `log`.
+fn log_to(log: impl Log + 'static, level: LevelFilter) -> Result<(), Error> {
+    log::set_boxed_logger(Box::new(NamesGuest(log)))?;
     log::set_max_level(level);
     Ok(())
 }

@@ -39,6 +39,15 @@ const V2: Hierarchy = Hierarchy {
     cpu: "/sys/fs/cgroup",
 };
 
+/// Shell text for a directory of the second version: permits less and less memory, until the kernel
+/// has killed a process of the group, and then what it permitted before. Prints how many it has
+/// killed.
+pub const SHORTAGE: &str = "before=$(cat memory.max) && most=$(cat memory.current) && \
+    for i in $(seq 400); do \
+        most=$((most - 65536)); [ $most -gt 0 ] || most=0; echo $most >memory.max; \
+        grep -q '^oom_kill [1-9]' memory.events && break; \
+    done; echo $before >memory.max; sed -n 's/^oom_kill //p' memory.events";
+
 /// Microseconds in which a group's processes have their share of one processor.
 const PERIOD_US: u32 = 100_000;
 

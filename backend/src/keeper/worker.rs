@@ -4,6 +4,7 @@
 use std::io::{self, PipeReader, Write as _};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -66,8 +67,13 @@ enum Error {
     #[error("cannot confine the worker")]
     Sandbox(#[from] sandbox::Error),
     /// The directory cannot be shared.
-    #[error(transparent)]
-    Share(#[from] ShareError),
+    #[error("cannot share {path:?}")]
+    Share {
+        /// The directory, as the operator has named it.
+        path: PathBuf,
+        /// The cause.
+        source: ShareError,
+    },
     /// The guest cannot hear of changes.
     #[error("cannot make what wakes the thread that waits for changes")]
     Events(#[source] io::Error),
@@ -299,7 +305,11 @@ fn serve_guest(keeper: &Keeper<'_>, worker: ConfinedWorker) -> Result<(), Error>
         options,
         abilities,
         Arc::clone(&keeper.arena),
-    )?;
+    );
+    let share = share.map_err(|source| Error::Share {
+        path: config.shared_dir.clone(),
+        source,
+    })?;
     let file_system = PassthroughFs::new(share);
     if keeper.arena.header().is_incomplete.load(Ordering::Acquire) != 0 {
         let (files, failed) = file_system.reopen_lost();

@@ -85,8 +85,15 @@ pub enum Error {
     #[error("cannot give {0:?} a project")]
     Assign(PathBuf, #[source] io::Error),
     /// The limits cannot be read or set.
-    #[error("cannot set the quota of project {0}")]
-    Limit(u32, #[source] io::Error),
+    #[error("cannot set the quota of project {project}, that of {directory:?}")]
+    Limit {
+        /// The project.
+        project: u32,
+        /// The shared directory.
+        directory: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
 }
 
 /// The first number that is given to a directory without a project, so far from those that people
@@ -118,7 +125,7 @@ pub fn apply(options: Options, shared_dir: &Path) -> Result<(), Error> {
     quota::set_limits(directory, project, options.bytes, options.inodes)
         .and_then(|()| quota::usage(directory, project))
         .map(|usage| log(shared_dir, project, usage))
-        .map_err(|error| refused(error, |error| Error::Limit(project, error)))
+        .map_err(|error| refused(error, no_limit(project, shared_dir)))
 }
 
 /// The project of the shared directory, to which everything below it belongs.
@@ -169,7 +176,7 @@ fn free_project(directory: BorrowedFd<'_>, path: &Path) -> Result<u32, Error> {
     for attempt in 0..ATTEMPTS {
         let project = FIRST_PROJECT + offset.wrapping_add(attempt) % FIRST_PROJECT;
         let usage = quota::usage(directory, project)
-            .map_err(|error| refused(error, |error| Error::Limit(project, error)))?;
+            .map_err(|error| refused(error, no_limit(project, path)))?;
         if usage == Usage::default() {
             return Ok(project);
         }
@@ -181,6 +188,15 @@ fn refused(error: io::Error, otherwise: impl FnOnce(io::Error) -> Error) -> Erro
     match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => Error::NotPermitted,
         _ => otherwise(error),
+    }
+}
+
+/// The error of limits that cannot be read or set.
+fn no_limit(project: u32, directory: &Path) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::Limit {
+        project,
+        directory: directory.to_owned(),
+        source,
     }
 }
 

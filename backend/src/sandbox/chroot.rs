@@ -1,6 +1,7 @@
 //! `--sandbox=chroot`: the shared directory as the process's root, for hosts without namespaces.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -18,11 +19,12 @@ pub(super) fn check() -> Result<(), Error> {
     }
 }
 
-/// Moves the forked process into the share. Returns the new root.
-pub(super) fn enter(share: &OwnedFd) -> Result<OwnedFd, Error> {
+/// Moves the forked process into the share. Returns the new root. Errors name `shared_dir`.
+pub(super) fn enter(share: &OwnedFd, shared_dir: &Path) -> Result<OwnedFd, Error> {
     let failed = |what| {
         move |error: Errno| Error::Chroot {
             what,
+            shared_dir: shared_dir.to_owned(),
             source: error.into(),
         }
     };

@@ -5,29 +5,40 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-/// What to do about a directory that the daemon's user may not open, for the end of a message.
-fn who_may_not(error: &io::Error) -> String {
-    if error.kind() != io::ErrorKind::PermissionDenied {
-        return String::new();
+/// What to do about a directory that `user` cannot use, for the end of a message. Empty where the
+/// cause says it.
+fn what_to_do(error: &io::Error, user: u32) -> String {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => format!(
+            " as user {user} (let that user read and search it, and search the directories above \
+             it)"
+        ),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => String::new(),
+        _ if error.raw_os_error() == Some(libc::EMFILE) => {
+            " (raise the limit of open descriptors: --rlimit-nofile)".to_owned()
+        }
+        _ => " (see whether it can be listed on the host)".to_owned(),
     }
-    let user = rustix::process::geteuid();
-    format!(
-        " as user {} (let that user read and search it, and search the directories above it)",
-        user.as_raw()
-    )
 }
 
 /// A mechanism of the sandbox that fails, and what the operator can pass instead.
 #[derive(Debug, Error)]
 pub enum Error {
     /// A worker has replaced the shared directory's descriptor.
-    #[error("the descriptor of the shared directory has become another: a worker was taken over")]
-    RootReplaced,
-    /// The shared directory cannot be opened.
-    #[error("cannot open shared directory {path:?}{}", who_may_not(source))]
+    #[error(
+        "the descriptor of shared directory {0:?} has become another: a worker was taken over; end \
+         the guest, and see what it ran"
+    )]
+    RootReplaced(PathBuf),
+    /// The shared directory cannot be used.
+    #[error("cannot {what} shared directory {path:?}{}", what_to_do(source, *user))]
     SharedDir {
+        /// What was being done to it.
+        what: &'static str,
         /// The directory.
         path: PathBuf,
+        /// The user that the operator has started the daemon as.
+        user: u32,
         /// The cause.
         source: io::Error,
     },
@@ -68,7 +79,10 @@ pub enum Error {
     #[error("cannot drop the supplementary groups")]
     Groups(#[source] io::Error),
     /// The second process cannot be started.
-    #[error("cannot start the confined process")]
+    #[error(
+        "cannot start the confined process: see the limits of processes (ulimit -u, TasksMax= of a \
+         unit) and free memory"
+    )]
     Fork(#[source] io::Error),
     /// The process that starts the confined one has failed, for this reason.
     #[error("{0}")]
@@ -110,11 +124,14 @@ pub enum Error {
     },
     /// The share cannot become the root of the mount namespace.
     #[error(
-        "cannot {what} for --sandbox=namespace: pass --sandbox=chroot (as root) or --sandbox=none"
+        "cannot {what} for --sandbox=namespace, to share {shared_dir:?}: pass --sandbox=chroot (as \
+         root) or --sandbox=none"
     )]
     Pivot {
         /// The step that failed.
         what: &'static str,
+        /// The shared directory.
+        shared_dir: PathBuf,
         /// The cause.
         source: io::Error,
     },
@@ -122,10 +139,15 @@ pub enum Error {
     #[error("--sandbox=chroot needs root: pass --sandbox=namespace or --sandbox=none")]
     ChrootNeedsRoot,
     /// The share cannot become the root by chroot.
-    #[error("cannot {what} for --sandbox=chroot: it takes CAP_SYS_CHROOT; pass --sandbox=none")]
+    #[error(
+        "cannot {what} for --sandbox=chroot, to share {shared_dir:?}: it takes CAP_SYS_CHROOT; \
+         pass --sandbox=none"
+    )]
     Chroot {
         /// The step that failed.
         what: &'static str,
+        /// The shared directory.
+        shared_dir: PathBuf,
         /// The cause.
         source: io::Error,
     },
@@ -133,8 +155,18 @@ pub enum Error {
     #[error("cannot open /proc/self/fd: mount /proc")]
     ProcSelfFd(#[source] io::Error),
     /// Descriptors cannot be reopened.
-    #[error("cannot open the shared directory through /proc/self/fd{}", who_may_not(.0))]
-    Reopen(#[source] io::Error),
+    #[error(
+        "cannot open shared directory {path:?} through /proc/self/fd{}",
+        what_to_do(source, *user)
+    )]
+    Reopen {
+        /// The directory.
+        path: PathBuf,
+        /// The user that the operator has started the daemon as.
+        user: u32,
+        /// The cause.
+        source: io::Error,
+    },
     /// `--modcaps` adds a capability that the process does not have.
     #[error(
         "--modcaps adds {0}, which this process does not have: start it with that capability or \

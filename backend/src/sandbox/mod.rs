@@ -33,6 +33,7 @@ mod pivot;
 mod proc_self;
 pub mod rlimit;
 mod seccomp;
+mod shared_dir;
 mod supervisor;
 mod user_namespace;
 
@@ -45,7 +46,7 @@ use caps::CapsHashSet;
 use gangplank_sandbox::capabilities::{restrict, resume, suspend};
 use gangplank_sandbox::landlock as rules;
 use gangplank_service::peer_cred::{PeerCred, peer_pidfd};
-use rustix::fs::{CWD, Mode as FileMode, OFlags};
+use rustix::fs::{CWD, Mode as FileMode};
 use rustix::process::{Pid, fchdir};
 
 use crate::handover::channel::Channel;
@@ -58,11 +59,13 @@ pub use error::Error;
 pub use options::Options;
 use options::{Mode, Seccomp};
 use seccomp::Process;
+use shared_dir::SharedDir;
 use supervisor::Side;
 
 /// What the acceptor needs to confine keepers, and what it found out about workers' permissions.
 #[derive(Debug)]
 pub struct Confined {
+    shared_dir: SharedDir,
     /// The shared directory, `O_PATH`, as the acceptor sees it.
     root: OwnedFd,
     /// `/proc`, `O_PATH`.
@@ -82,6 +85,7 @@ pub struct Confined {
 /// What a keeper needs to confine workers.
 #[derive(Debug)]
 pub struct ConfinedKeeper {
+    shared_dir: SharedDir,
     /// The shared directory, `O_PATH`, in the mount namespace of the keeper and its workers.
     root: OwnedFd,
     /// Whether the guest has a mount namespace of its own.
@@ -168,7 +172,8 @@ pub fn confine(
     let _ = rustix::param::page_size();
     let keep_handles = handles != InodeFileHandles::Never;
     // Before the fork, so that the process that the operator started reports a mistyped path.
-    let share = open_share(shared_dir)?;
+    let shared_dir = SharedDir::new(shared_dir);
+    let share = shared_dir.open()?;
     identity::drop_supplementary_groups()?;
     let mut ids = identity::mapped_ids();
 
@@ -199,7 +204,7 @@ pub fn confine(
         Mode::None => (share, proc_self::open_proc()?),
         Mode::Chroot => {
             let proc = proc_self::open_proc()?;
-            (chroot::enter(&share)?, proc)
+            (chroot::enter(&share, shared_dir.path())?, proc)
         }
         Mode::Namespace => {
             drop(share);
@@ -211,7 +216,8 @@ pub fn confine(
             }
             // A failure must show before a guest connects.
             namespaces::check_process_namespace()?;
-            (namespaces::enter(shared_dir)?, proc_self::open_proc()?)
+            let root = namespaces::enter(shared_dir.path())?;
+            (root, proc_self::open_proc()?)
         }
     };
 
@@ -226,7 +232,8 @@ pub fn confine(
     gangplank_sandbox::set_no_new_privs()?;
 
     // A worker opens every file this way, so a failure must show before a guest connects.
-    let mount = proc_self::reopen(&proc_self::open(proc.as_fd())?, &root)?;
+    let mount = proc_self::reopen(&proc_self::open(proc.as_fd())?, &root)
+        .map_err(|error| shared_dir.cannot_reopen(error))?;
     let chosen = landlock::choose(
         options.mode,
         handles,
@@ -240,6 +247,7 @@ pub fn confine(
     suspend()?;
     seccomp::install(options.seccomp, options.events, Process::Acceptor)?;
     let confined = Confined {
+        shared_dir,
         root,
         proc,
         user_namespace,
@@ -301,7 +309,8 @@ impl Confined {
             Mode::Namespace => {
                 drop((self.root, self.proc));
                 resume()?;
-                namespaces::enter_guest(earlier.and_then(|place| place.mount_namespace))?
+                let namespace = earlier.and_then(|place| place.mount_namespace);
+                namespaces::enter_guest(namespace, self.shared_dir.path())?
             }
             Mode::Chroot | Mode::None => {
                 let root = earlier.map_or(self.root, |place| place.root);
@@ -313,7 +322,8 @@ impl Confined {
         capabilities::restrict_keeper(&self.kept)?;
         seccomp::install(self.seccomp, self.events, Process::Keeper)?;
         Ok(ConfinedKeeper {
-            root_identity: identity_of(&root)?,
+            root_identity: identity_of(&root, &self.shared_dir)?,
+            shared_dir: self.shared_dir,
             root,
             has_mount_namespace: self.mode == Mode::Namespace,
             seccomp: self.seccomp,
@@ -357,13 +367,13 @@ impl ConfinedKeeper {
         oom_score::unprotect(CWD);
         resume()?;
         let proc_self_fd = proc_self::open(CWD)?;
-        fchdir(&self.root).map_err(|error| Error::Reopen(error.into()))?;
+        fchdir(&self.root).map_err(self.shared_dir.cannot("enter"))?;
         // The keeper has the same descriptors and needs its own for the next worker.
-        let root = self.root.try_clone().map_err(Error::Reopen)?;
+        let root = self.another_root()?;
         // Workers share the table of descriptors, and one that was taken over could have put
         // another directory in its place.
-        if identity_of(&root)? != self.root_identity {
-            return Err(Error::RootReplaced);
+        if identity_of(&root, &self.shared_dir)? != self.root_identity {
+            return Err(Error::RootReplaced(self.shared_dir.path().to_owned()));
         }
         if self.use_landlock {
             rules::restrict(Some(root.as_fd()))?;
@@ -380,7 +390,7 @@ impl ConfinedKeeper {
     pub fn place(&self) -> Result<GuestPlace, Error> {
         let namespace = self.has_mount_namespace.then(namespaces::mount_namespace);
         Ok(GuestPlace {
-            root: self.root.try_clone().map_err(Error::Reopen)?,
+            root: self.another_root()?,
             mount_namespace: namespace.transpose()?,
         })
     }
@@ -390,11 +400,14 @@ impl ConfinedKeeper {
     /// # Errors
     /// No descriptor is left.
     pub fn move_descriptors(self, lowest: RawFd) -> Result<Self, Error> {
-        let moved = |descriptor| process::move_up(descriptor, lowest).map_err(Error::Reopen);
-        Ok(Self {
-            root: moved(self.root)?,
-            ..self
-        })
+        let moved = process::move_up(self.root, lowest);
+        let root = moved.map_err(self.shared_dir.cannot(DUPLICATE))?;
+        Ok(Self { root, ..self })
+    }
+
+    fn another_root(&self) -> Result<OwnedFd, Error> {
+        let cloned = self.root.try_clone();
+        cloned.map_err(self.shared_dir.cannot(DUPLICATE))
     }
 
     /// The numbers of the calling process's descriptors.
@@ -406,19 +419,14 @@ impl ConfinedKeeper {
     }
 }
 
-/// Mount, device and inode number of a directory.
-fn identity_of(directory: &OwnedFd) -> Result<(u64, u32, u32, u64), Error> {
-    let stat = file::stat(directory.as_fd()).map_err(Error::Reopen)?;
+/// What is done to the shared directory, in the words of an error.
+const DUPLICATE: &str = "have another descriptor of";
+
+/// Mount, device and inode number of the shared directory.
+fn identity_of(root: &OwnedFd, shared_dir: &SharedDir) -> Result<(u64, u32, u32, u64), Error> {
+    let stat = file::stat(root.as_fd()).map_err(shared_dir.cannot("read the attributes of"))?;
     let device = (stat.stx_dev_major, stat.stx_dev_minor);
     Ok((stat.stx_mnt_id, device.0, device.1, stat.stx_ino))
-}
-
-fn open_share(path: &Path) -> Result<OwnedFd, Error> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::openat(CWD, path, flags, FileMode::empty()).map_err(|error| Error::SharedDir {
-        path: path.to_owned(),
-        source: error.into(),
-    })
 }
 
 /// Whether `open_by_handle_at` works, found by trying: the permission that it needs has changed

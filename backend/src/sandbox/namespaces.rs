@@ -130,8 +130,11 @@ pub(super) fn enter(shared_dir: &Path) -> Result<OwnedFd, Error> {
 
 /// Moves a keeper, and the workers that it starts, into a mount namespace of their own, in which
 /// the share is the root; into the one of the keeper before, if there was one. Returns the root,
-/// and the namespace's `/proc`, which is outside the root.
-pub(super) fn enter_guest(earlier: Option<OwnedFd>) -> Result<(OwnedFd, OwnedFd), Error> {
+/// and the namespace's `/proc`, which is outside the root. Errors name `shared_dir`.
+pub(super) fn enter_guest(
+    earlier: Option<OwnedFd>,
+    shared_dir: &Path,
+) -> Result<(OwnedFd, OwnedFd), Error> {
     match &earlier {
         None => new_namespaces(UnshareFlags::NEWNS, "a mount namespace")?,
         Some(namespace) => {
@@ -144,7 +147,7 @@ pub(super) fn enter_guest(earlier: Option<OwnedFd>) -> Result<(OwnedFd, OwnedFd)
         }
     }
     let proc = proc_self::open_proc()?;
-    Ok((pivot::enter_guest_root()?, proc))
+    Ok((pivot::enter_guest_root(shared_dir)?, proc))
 }
 
 /// The mount namespace of a keeper, whose working directory is `/proc`.

@@ -31,6 +31,7 @@ const SHARE: &str = "share";
 /// The process must have a mount namespace of its own. Later mounts of the host below the share
 /// propagate into it; its own mounts do not propagate to the host.
 pub(super) fn enter_acceptor_root(shared_dir: &Path) -> Result<OwnedFd, Error> {
+    let failed = |what| failed(shared_dir, what);
     mount_change(
         "/",
         MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
@@ -54,7 +55,7 @@ pub(super) fn enter_acceptor_root(shared_dir: &Path) -> Result<OwnedFd, Error> {
             .map_err(failed("create a directory in the new root"))?;
         attach(tree, root.as_fd(), Path::new(name)).map_err(failed("mount into the new root"))?;
     }
-    pivot_into(&root)?;
+    pivot_into(&root, failed)?;
     open_directory("/share").map_err(failed("open the shared directory"))
 }
 
@@ -62,7 +63,9 @@ pub(super) fn enter_acceptor_root(shared_dir: &Path) -> Result<OwnedFd, Error> {
 /// of those that it starts. Returns the new root.
 ///
 /// The process must have copied the acceptor's mount namespace and root, and have CAP_SYS_CHROOT.
-pub(super) fn enter_guest_root() -> Result<OwnedFd, Error> {
+/// Errors name `shared_dir`.
+pub(super) fn enter_guest_root(shared_dir: &Path) -> Result<OwnedFd, Error> {
+    let failed = |what| failed(shared_dir, what);
     let share = open_directory("/share").map_err(failed("open the shared directory"))?;
     fchdir(&share).map_err(failed("enter the shared directory"))?;
     chroot(".").map_err(failed(
@@ -71,9 +74,10 @@ pub(super) fn enter_guest_root() -> Result<OwnedFd, Error> {
     open_directory("/").map_err(failed("open the new root"))
 }
 
-fn failed(what: &'static str) -> impl Fn(Errno) -> Error {
+fn failed(shared_dir: &Path, what: &'static str) -> impl Fn(Errno) -> Error {
     move |error| Error::Pivot {
         what,
+        shared_dir: shared_dir.to_owned(),
         source: error.into(),
     }
 }
@@ -103,7 +107,10 @@ fn attach(tree: &OwnedFd, dir: BorrowedFd<'_>, path: &Path) -> Result<(), Errno>
 
 /// Makes the mounted directory `root` the root of the mount namespace and detaches the old root
 /// with everything mounted on it.
-fn pivot_into(root: &OwnedFd) -> Result<(), Error> {
+fn pivot_into<F: Fn(Errno) -> Error>(
+    root: &OwnedFd,
+    failed: impl Fn(&'static str) -> F,
+) -> Result<(), Error> {
     let old_root = open_directory("/").map_err(failed("open the old root"))?;
     fchdir(root).map_err(failed("enter the new root"))?;
     // Stacks the old root on the new one; the unmount below removes it (pivot_root(2)).

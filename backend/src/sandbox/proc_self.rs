@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::fs::{CWD, Dir, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 use super::error::Error;
@@ -37,7 +38,7 @@ pub(super) fn open(proc: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
 
 /// The numbers of the calling process's descriptors, found in `proc`.
 pub(super) fn numbers(proc: BorrowedFd<'_>) -> Result<Vec<RawFd>, Error> {
-    let failed = |error: rustix::io::Errno| Error::ProcSelfFd(error.into());
+    let failed = |error: Errno| Error::ProcSelfFd(error.into());
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = rustix::fs::openat(proc, "self/fd", flags, Mode::empty()).map_err(failed)?;
     let own = dir.as_raw_fd();
@@ -66,11 +67,10 @@ pub(super) fn process_of(proc: BorrowedFd<'_>, pidfd: impl AsFd) -> io::Result<O
 }
 
 /// Reopens a directory's `O_PATH` descriptor for reading.
-pub(super) fn reopen(proc_self_fd: &OwnedFd, directory: &OwnedFd) -> Result<OwnedFd, Error> {
+pub(super) fn reopen(proc_self_fd: &OwnedFd, directory: &OwnedFd) -> Result<OwnedFd, Errno> {
     let number = directory.as_raw_fd().to_string();
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::openat(proc_self_fd, number, flags, Mode::empty())
-        .map_err(|error| Error::Reopen(error.into()))
 }
 
 #[cfg(test)]

@@ -30,7 +30,10 @@ pub enum Error {
     #[error(transparent)]
     File(#[from] file::Error),
     /// The working directory, which relative paths are relative to.
-    #[error("cannot find the working directory")]
+    #[error(
+        "cannot find the working directory, which relative paths of a share begin at: pass \
+         absolute ones"
+    )]
     Directory(#[source] io::Error),
     /// Nothing answers.
     #[error("cannot ask the daemon at {path:?}; is it running with --control={}?", path.display())]

@@ -20,7 +20,7 @@ use super::notify::{NotifySocket, Said};
 use super::private_dir::PrivateDir;
 use super::process::{End, Phase, ShareProcess, Start};
 use super::request::{Reply, Request};
-use super::share::Share;
+use super::share::{Origin, Share};
 use crate::status::answer::Kind;
 
 /// Descriptors that are always waited for, before those of clients.
@@ -236,6 +236,20 @@ impl Daemon {
             Ok(paths) => paths,
             Err(error) => return log::error!("{}", error_chain(&error)),
         };
+        for share in self.shares.iter().map(ShareProcess::share) {
+            if let Origin::File(path) = &share.origin
+                && path.starts_with(&directory)
+                && !paths.contains(path)
+            {
+                log::warn!(
+                    "{}: the file has gone, and share {:?} goes on: to end it, \
+                     gangplankd share remove {}",
+                    path.display(),
+                    share.tag,
+                    share.tag
+                );
+            }
+        }
         for path in paths {
             let read = file::read(&path).map_err(|error| error_chain(&error));
             let result = read.and_then(|share| match self.find(&share.tag) {

@@ -90,8 +90,19 @@ pub enum Error {
     )]
     NoShareOfSocket(String),
     /// Two sockets for one share.
-    #[error("the service manager passes two sockets by the name {0:?}")]
+    #[error(
+        "the service manager passes two sockets by the name {0:?}: give each socket unit another \
+         FileDescriptorName="
+    )]
     TwoSockets(String),
+    /// A socket that cannot be used.
+    #[error("cannot use the socket {name:?} that the service manager passes")]
+    Socket {
+        /// Its name.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
     /// An inherited descriptor, or the directory of the daemon's own sockets.
     #[error("cannot {what}")]
     System {
@@ -286,8 +297,8 @@ fn take_sockets() -> Result<HashMap<String, OwnedFd>, Error> {
             rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
             Ok(socket)
         });
-        let socket = socket.map_err(|source| Error::System {
-            what: "use a socket of the service manager",
+        let socket = socket.map_err(|source| Error::Socket {
+            name: name.clone(),
             source,
         })?;
         if sockets.insert(name.clone(), socket).is_some() {

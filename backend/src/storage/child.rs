@@ -31,8 +31,16 @@ const MAX_BELOW: usize = 1024;
 #[derive(Debug, Error)]
 pub enum Error {
     /// The process that looks at it cannot be started.
-    #[error("cannot start the process that looks at the shared directory's file system")]
-    Start(#[source] io::Error),
+    #[error(
+        "cannot start the process that looks at the file system of {path:?}: see the limits of \
+         processes (ulimit -u, TasksMax= of a unit) and free memory"
+    )]
+    Start {
+        /// The shared directory.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
     /// It hangs.
     #[error(
         "the file system of {} has not answered for {} seconds: its server is gone or out of \
@@ -55,8 +63,12 @@ pub enum Error {
 /// # Errors
 /// The storage does not answer within `limit`, or no process can be started.
 pub fn find(path: &Path, writing: Writing, limit: Duration) -> Result<Option<Storage>, Error> {
-    let (ours, theirs) = UnixStream::pair().map_err(Error::Start)?;
-    match process::fork().map_err(Error::Start)? {
+    let cannot_start = |source| Error::Start {
+        path: path.to_owned(),
+        source,
+    };
+    let (ours, theirs) = UnixStream::pair().map_err(cannot_start)?;
+    match process::fork().map_err(cannot_start)? {
         Forked::Child => {
             drop(ours);
             let found = look(path, writing);

@@ -113,6 +113,10 @@ impl fmt::Display for Storage {
 
 impl fmt::Display for Abilities {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let direct_io = match self.direct_io_bytes {
+            Some(bytes) if bytes > 0 => format!("direct I/O in units of {bytes} bytes"),
+            _ => "direct I/O".to_owned(),
+        };
         let named = [
             ("lasting file handles", self.lasting_handles),
             ("locks", self.locks),
@@ -121,7 +125,7 @@ impl fmt::Display for Abilities {
             ("fallocate", self.fallocate),
             ("extended attributes", self.xattrs),
             ("inode numbers of its own", self.inode_numbers),
-            ("direct I/O", self.direct_io_bytes.map(|bytes| bytes > 0)),
+            (&direct_io, self.direct_io_bytes.map(|bytes| bytes > 0)),
         ];
         let list = |wanted: Option<bool>| {
             let chosen = named.iter().filter(|(_, known)| *known == wanted);
@@ -139,10 +143,7 @@ impl fmt::Display for Abilities {
                 separator = "; ";
             }
         }
-        match self.direct_io_bytes {
-            Some(bytes) if bytes > 0 => write!(out, " (direct I/O by {bytes} bytes)"),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 }
 
@@ -199,9 +200,28 @@ mod tests {
         assert_eq!(
             storage.to_string(),
             "nfs4 from \"server:/home\", shared between hosts, locks included; has extended \
-             attributes, direct I/O; lacks birth times; not found out: lasting file handles, \
-             locks, O_TMPFILE, fallocate, inode numbers of its own (direct I/O by 512 bytes); so: \
+             attributes, direct I/O in units of 512 bytes; lacks birth times; not found out: \
+             lasting file handles, locks, O_TMPFILE, fallocate, inode numbers of its own; so: \
              locks are the host's"
         );
+    }
+
+    #[test]
+    fn direct_io_is_listed_where_it_belongs() {
+        for (bytes, expected) in [
+            (
+                Some(4096),
+                "has direct I/O in units of 4096 bytes; not found out",
+            ),
+            (Some(0), "lacks direct I/O; not found out"),
+            (None, "inode numbers of its own, direct I/O"),
+        ] {
+            let abilities = Abilities {
+                direct_io_bytes: bytes,
+                ..Abilities::default()
+            };
+            let told = abilities.to_string();
+            assert!(told.contains(expected), "{bytes:?}: {told}");
+        }
     }
 }

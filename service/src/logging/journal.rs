@@ -8,11 +8,10 @@ use std::env;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::os::unix::net::UnixDatagram;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 
 use log::{Log, Metadata, Record};
 
+use super::guest::guest;
 use super::severity;
 
 /// Where the journal takes messages.
@@ -21,17 +20,6 @@ const SOCKET: &str = "/run/systemd/journal/socket";
 /// Most bytes of a message's text. The journal refuses datagrams that are larger than a socket's
 /// buffer, which has some 200 KiB.
 const MAX_TEXT: usize = 48 * 1024;
-
-/// What names of threads begin with that serve one guest of several.
-const GUEST_THREAD: &str = "guest_";
-
-/// The guest that this process serves; 0 for none.
-static GUEST: AtomicU64 = AtomicU64::new(0);
-
-/// From now on, this process serves the guest of this number alone, and what it logs is about that.
-pub fn set_guest(number: u64) {
-    GUEST.store(number, Ordering::Relaxed);
-}
 
 /// How to reach the journal.
 pub(super) enum Journal {
@@ -133,18 +121,6 @@ impl JournalLog {
     }
 }
 
-/// The guest that the calling thread serves.
-fn guest() -> Option<u64> {
-    match GUEST.load(Ordering::Relaxed) {
-        0 => thread::current()
-            .name()?
-            .strip_prefix(GUEST_THREAD)?
-            .parse()
-            .ok(),
-        number => Some(number),
-    }
-}
-
 fn put(message: &mut Vec<u8>, name: &str, value: &str) {
     message.extend(name.as_bytes());
     if value.contains('\n') {
@@ -159,6 +135,8 @@ fn put(message: &mut Vec<u8>, name: &str, value: &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use log::Level;
 
     use super::*;

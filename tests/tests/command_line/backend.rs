@@ -416,13 +416,25 @@ fn a_share_that_the_user_may_not_open_is_said_with_what_to_do() -> Result<()> {
     let fixture = Fixture::of(Some(User::NOBODY))?;
     let share = fixture.file("share");
     chown(&share, Some(0), Some(0))?;
-    fs::set_permissions(&share, fs::Permissions::from_mode(0o700))?;
-    let ended = fixture.run(&["--socket-path=fs.sock", "--shared-dir=share"])?;
-    assert_eq!(ended.status.code(), Some(1));
-    let said = &ended.errors;
-    assert!(said.contains("let that user read and search it"), "{said}");
-    assert!(said.contains("Permission denied"), "{said}");
-    assert!(!said.contains("--sandbox=none"), "{said}");
+    let user = User::NOBODY.uid;
+    let expected = format!(
+        "shared directory \"share\" through /proc/self/fd as user {user} (let that user read and \
+         search it"
+    );
+    // Its user may not use it, or not list it.
+    for mode in [0o700, 0o711] {
+        fs::set_permissions(&share, fs::Permissions::from_mode(mode))?;
+        // A user namespace may have another number for its user.
+        let mapped = format!("--uid-map=:0:{user}:1:");
+        for sandbox in ["--sandbox=none", "--sandbox=namespace", &mapped] {
+            let ended = fixture.run(&["--socket-path=fs.sock", "--shared-dir=share", sandbox])?;
+            assert_eq!(ended.status.code(), Some(1), "{mode:o} {sandbox}");
+            let said = &ended.errors;
+            assert!(said.contains(&expected), "{mode:o} {sandbox}: {said}");
+            assert!(said.contains("Permission denied"), "{said}");
+            assert!(!said.contains("pass --sandbox=none"), "{said}");
+        }
+    }
     Ok(())
 }
 

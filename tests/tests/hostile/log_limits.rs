@@ -50,7 +50,9 @@ fn a_guest_that_errs_is_in_the_log() -> Result<()> {
     let fixture = Fixture::quiet(&[])?;
     err(fixture.socket(), MISSING)?;
     wait_for_log(&fixture.daemon, "guest 1 has gone")?;
-    fixture.survive(&["guest 1 has connected", &forgotten(MISSING)])
+    // By its number, as the lines of its beginning and end.
+    let named = format!("guest 1: {}", forgotten(MISSING));
+    fixture.survive(&["guest 1 has connected", &named])
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use gangplank_tests::cgroup::SHORTAGE;
 use gangplank_tests::guest::Machine;
 use gangplank_tests::tools;
 
@@ -20,13 +21,6 @@ const PROCESSES: &str = "for process in /proc/[0-9]*; do \
     score=$(cat $process/oom_score_adj 2>/dev/null) || continue; \
     parent=$(sed -n 's/^PPid:\\s*//p' $process/status) && \
     echo ${process#/proc/} $parent $score $(cat $process/comm); done 2>/dev/null; true";
-
-/// In a cgroup's directory: permits less and less memory, until the kernel has killed a process.
-const SHORTAGE: &str = "most=$(cat memory.current) && \
-    for i in $(seq 400); do \
-        most=$((most - 65536)); [ $most -gt 0 ] || most=0; echo $most >memory.max; \
-        grep -q '^oom_kill [1-9]' memory.events && break; \
-    done; echo max >memory.max; sed -n 's/^oom_kill //p' memory.events";
 
 struct Process {
     number: u32,

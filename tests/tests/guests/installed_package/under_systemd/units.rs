@@ -38,6 +38,14 @@ pub(super) fn shares_of_files_are_served(system: &mut System) -> Result<()> {
         listed.contains("home") && listed.contains("tools"),
         "{listed}"
     );
+    // A share whose file has gone ends by the command, and stays away.
+    system.sh(&format!(
+        "rm /etc/gangplank/shares/tools.toml && systemctl reload {unit} && \
+         test -S /run/gangplank/tools.sock && \
+         gangplankd share remove tools --control=/run/gangplank/shares.control && \
+         systemctl reload {unit} && ! test -e /run/gangplank/tools.sock"
+    ))?;
+    session.goes_on(system)?;
     session.end(system)?;
     system.expect(unit, &[("ActiveState", "active"), ("NRestarts", "0")])?;
     system.stop(unit)
