@@ -15,7 +15,6 @@ use rustix::fs::OFlags;
 use super::super::device::boot;
 use super::super::{MANY, kill, kill_worker};
 use super::{Guest, reconnect};
-use gangplank_tests::driver::fixture::wait_for_logs;
 
 /// Files to which one record each is appended at a time.
 const LOGS: usize = 6;
