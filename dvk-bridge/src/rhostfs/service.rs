@@ -68,7 +68,7 @@ pub enum ServeError {
     #[error(transparent)]
     Local(#[from] LocalError),
     /// The kernel's DVK is not available.
-    #[error("{server}: cannot use rhs_carrier device, which is the default")]
+    #[error("{server}: cannot use rhs_carrier device or vq_carrier device, the default")]
     Device {
         /// The first server that needs it.
         server: String,
@@ -83,7 +83,7 @@ pub enum ServeError {
     #[error(transparent)]
     Sandbox(#[from] gangplank_sandbox::Error),
     /// A server needs a carrier that was not started.
-    #[error("{server}: the carrier for its rhs_carrier was not started")]
+    #[error("{server}: the carrier of its rhs_carrier or vq_carrier was not started")]
     NoCarrier {
         /// The server.
         server: String,
@@ -167,7 +167,7 @@ pub fn run(args: &ServeArgs, seccomp: Seccomp) -> Result<(), ServeError> {
         connects: true,
         node: node_of(&config),
         device: device.is_some(),
-        daemon: true,
+        memory: true,
         ..Needs::default()
     };
     sandbox::confine(seccomp, &needs)?;

@@ -95,9 +95,11 @@ pub(super) fn check(
     }
     let used = used_endpoints(&servers, &virtqueues);
     for (index, server) in used.iter().enumerate() {
-        let meets = |other: &&UsedEndpoints<'_>| server.meets(other);
-        if let Some(other) = used.iter().take(index).find(meets) {
-            let what = format!("{} has the same container and endpoint", other.name);
+        let mut others = used.iter().take(index);
+        let common = others.find_map(|other| Some((other, server.common_with(other)?)));
+        if let Some((other, endpoint)) = common {
+            let (name, dc) = (other.name, other.dc);
+            let what = format!("{name} has endpoint {endpoint} of container {dc} as well");
             faults.push(Fault::new(server.at, server.name, what));
         }
     }
@@ -224,10 +226,11 @@ struct UsedEndpoints<'a> {
 }
 
 impl UsedEndpoints<'_> {
-    /// Whether both have an endpoint in common.
-    fn meets(&self, other: &Self) -> bool {
-        let mut own = self.endpoints.iter();
-        self.dc == other.dc && own.any(|endpoint| other.endpoints.contains(endpoint))
+    /// The first endpoint that both have.
+    fn common_with(&self, other: &Self) -> Option<Endpoint> {
+        let mut own = self.endpoints.iter().filter(|_| self.dc == other.dc);
+        own.find(|endpoint| other.endpoints.contains(endpoint))
+            .copied()
     }
 }
 

@@ -144,7 +144,7 @@ fn a_virtqueue_block_has_a_range_of_endpoints_that_no_other_server_has() {
         "rhs A { rhs_dcid 0; rhs_ep 6; rhs_dir \"/\"; rhs_socket \"/s\"; rhs_carrier local; };";
     assert_faults(
         &format!("{whole}\n{rhs}"),
-        &["2: V: A has the same container and endpoint"],
+        &["2: V: A has endpoint 6 of container 0 as well"],
     );
     assert_faults(
         &format!("{local}{block} vq_queues 26; }};"),
@@ -264,7 +264,7 @@ fn an_endpoint_is_a_system_process_and_served_once() {
     let small = format!("dc D {{ dc_id 0; dc_sysprocs 36 }};\n{}", block("A", 2));
     assert_faults(&small, &["2: rhs_ep 2: must be a number from 0 to 1"]);
     let twice = block("A", 1) + &block("B", 1);
-    assert_faults(&twice, &["2: B: A has the same container and endpoint"]);
+    assert_faults(&twice, &["2: B: A has endpoint 1 of container 0 as well"]);
 }
 
 #[test]

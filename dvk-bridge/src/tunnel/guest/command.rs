@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use super::args::TunnelArgs;
 use super::serve::Shared;
 use super::{Options, behind};
-use crate::abi::DcLimits;
+use crate::abi::{DcLimits, Endpoint};
 use crate::endpoint::Carrier;
 use crate::sandbox::{self, Needs};
 use crate::server_carrier::{ServerCarrier, ServerCarrierError};
@@ -43,6 +43,17 @@ pub enum TunnelError {
         first: i32,
         /// The last one.
         last: i32,
+    },
+    /// The own endpoints are those of the server.
+    #[error(
+        "the own endpoints from {client} on are among those of the server from {server} on: choose \
+         others by --client-endpoint"
+    )]
+    Overlap {
+        /// The first of the tunnel.
+        client: Endpoint,
+        /// The first of the server.
+        server: Endpoint,
     },
     /// The server cannot be reached from here.
     #[error(transparent)]
@@ -88,6 +99,13 @@ pub fn run(args: &TunnelArgs, seccomp: Seccomp) -> Result<(), TunnelError> {
             last: last.raw(),
         });
     }
+    let apart = options.client.raw().abs_diff(options.server.raw());
+    if apart <= options.queues.into() {
+        return Err(TunnelError::Overlap {
+            client: options.client,
+            server: options.server,
+        });
+    }
     let listener = OwnedListener::bind(&args.listen, None)?;
     let status_listener = args.status.as_deref().map(status::listen).transpose()?;
     // The peer is the only one, so it has the other endpoints of the server as well.
@@ -103,6 +121,8 @@ pub fn run(args: &TunnelArgs, seccomp: Seccomp) -> Result<(), TunnelError> {
             .collect(),
         connects: needs_node.is_none(),
         node: needs_node.as_ref(),
+        // The notes that a frontend keeps.
+        memory: true,
         ..Needs::default()
     };
     sandbox::confine(seccomp, &needs)?;

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use super::serve::Shared;
 use super::state::{Fatal, Session};
+use crate::abi::Code;
 use crate::endpoint::{BoundEndpoint, EndpointError, SharedBuffers};
 use crate::tunnel::wire::{Answer, CONFIG_LEN, Call, MAX_SLOTS};
 
@@ -31,7 +32,9 @@ pub(super) fn run(shared: &Shared, endpoint: &dyn BoundEndpoint) {
     loop {
         let mut state = shared.state.lock();
         if state.is_ending || state.fatal.is_some() {
-            if let Session::Open(session) = state.session {
+            if let Session::Open(session) = state.session
+                && !state.is_left
+            {
                 state.unused.push(session);
             }
             let unused = std::mem::take(&mut state.unused);
@@ -43,6 +46,7 @@ pub(super) fn run(shared: &Shared, endpoint: &dyn BoundEndpoint) {
         }
         let unused = std::mem::take(&mut state.unused);
         let session = state.session;
+        let former = state.former;
         if unused.is_empty() && session == Session::Lost {
             shared.changed.wait(&mut state);
             continue;
@@ -53,7 +57,9 @@ pub(super) fn run(shared: &Shared, endpoint: &dyn BoundEndpoint) {
         }
         match session {
             Session::Closed => {
-                if open(shared, endpoint, generation, &mut complained) {
+                // That of the tunnel before this one, if its session is to go on.
+                let asked = former.map_or(generation, |former| former.generation);
+                if open(shared, endpoint, asked, &mut complained) {
                     generation = random();
                 } else {
                     sleep(shared, session, RETRY_INTERVAL);
@@ -118,24 +124,51 @@ fn open(
             if !config.tag().is_empty() {
                 state.config = Some(config);
             }
-            state.opened(session, slots, queues.min(shared.options.queues));
+            let queues = queues.min(shared.options.queues);
+            state.opened((session, generation, resumed), slots, queues);
             drop(state);
             shared.notify_all();
             return true;
         }
-        Ok(Some(Answer::Refused(errno))) => format!("it refuses: {errno}"),
+        Ok(Some(Answer::Refused(errno))) => format!("it refuses: {}", refusal(errno)),
         Ok(answer) => {
             let mut state = shared.state.lock();
             state.fail(Fatal::Server(format!("answers {answer:?} to a new guest")));
             shared.finished(&mut state);
             return false;
         }
-        Err(error) => error_chain(&error),
+        Err(error) => format!("{}{}", error_chain(&error), advice(&error)),
     };
     if !std::mem::replace(complained, true) {
         rate_limited!(warn, "cannot open a session at the server, retrying: {why}");
     }
     false
+}
+
+/// Why a server refuses a session.
+fn refusal(errno: Errno) -> String {
+    let why = match errno {
+        Errno::USERS => "it has as many guests as vq_guests allows",
+        Errno::NOTCONN => "it does not reach its daemon",
+        Errno::IO => "gangplank-dvk forward does not reach it",
+        Errno::NOSYS => "it serves no tunnels: set --endpoint to the vq_ep of a block virtqueue",
+        _ => return errno.to_string(),
+    };
+    why.to_owned()
+}
+
+/// What to look at after an error.
+const fn advice(error: &EndpointError) -> &'static str {
+    match error {
+        EndpointError::NotConnected { .. } => {
+            "; does the server run, and has its configuration this node as a peer?"
+        }
+        EndpointError::Refused {
+            code: Code::EDVSDSTDIED | Code::EDVSDEADSRCDST,
+            ..
+        } => "; is --endpoint the vq_ep of a block virtqueue there?",
+        _ => "",
+    }
 }
 
 fn ping(shared: &Shared, endpoint: &dyn BoundEndpoint, session: u32) {
