@@ -59,6 +59,7 @@ impl Guest {
                 .reply_errors_to_all()
                 .map_err(GuestError::Fatal)?;
             self.device.connect_if_due().map_err(GuestError::Fatal)?;
+            self.device.refuse_if_late().map_err(GuestError::Fatal)?;
         }
     }
 

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use gangplank_vhost_backend::{Device, Memory, RequestError, Ring, Signal};
 use gangplank_vhost_user::client::FsConfig;
 use gangplank_vhost_user::feature;
+use gangplank_vhost_user::message::Inflight as Description;
 
+use super::inflight::Inflight;
 use super::serve::Shared;
 use super::state::{Fatal, State};
 
@@ -17,6 +19,9 @@ const OFFERED_FEATURES: u64 =
 
 /// Request queues of a device at most: the protocol numbers 256 rings.
 const MAX_QUEUES: u16 = 255;
+
+/// Descriptors of a split ring at most (virtio 1.2, 2.7).
+const MAX_RING_SIZE: u16 = 32768;
 
 /// How long a guest that asks for its configuration waits for the server.
 const CONFIG_WAIT: Duration = Duration::from_secs(10);
@@ -96,6 +101,8 @@ impl<'a> TunnelDevice<'a> {
         if ring.is_started {
             // Requests may be in it already.
             ring.signal_kick();
+            state.take_over(at);
+            self.shared.notify_workers();
         }
         Ok(done)
     }
@@ -122,6 +129,16 @@ fn stop(shared: &Shared, state: &mut parking_lot::MutexGuard<'_, State>, at: usi
         }
     }
     state.stopping = None;
+}
+
+/// Whether a device may have this number of rings, with this number of descriptors each.
+fn check_inflight(rings: u16, ring_size: u16) -> Result<(), Refusal> {
+    if rings > MAX_QUEUES + 1 || ring_size > MAX_RING_SIZE {
+        return Err(RequestError::Invalid(format!(
+            "it keeps requests in flight of {rings} rings of {ring_size} descriptors"
+        )));
+    }
+    Ok(())
 }
 
 impl Device for TunnelDevice<'_> {
@@ -212,6 +229,31 @@ impl Device for TunnelDevice<'_> {
             ring.kick = None;
             ring.base
         })
+    }
+
+    fn has_inflight(&self) -> bool {
+        true
+    }
+
+    fn new_inflight(&mut self, rings: u16, ring_size: u16) -> Result<(OwnedFd, u64), Refusal> {
+        check_inflight(rings, ring_size)?;
+        let what = "make memory for the requests in flight";
+        let made = Inflight::create(rings, ring_size);
+        made.map_err(|source| RequestError::Fatal(Fatal::System { what, source }))
+    }
+
+    fn set_inflight(&mut self, file: OwnedFd, description: Description) -> Result<(), Refusal> {
+        let Description {
+            mmap_offset,
+            num_queues,
+            queue_size,
+            ..
+        } = description;
+        check_inflight(num_queues, queue_size)?;
+        let inflight = Inflight::new(file, mmap_offset, num_queues, queue_size);
+        self.shared.state.lock().set_inflight(inflight);
+        self.shared.notify_all();
+        Ok(())
     }
 
     fn reset(&mut self) -> Result<(), Refusal> {

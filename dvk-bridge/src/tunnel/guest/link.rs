@@ -32,7 +32,9 @@ pub(super) fn run(shared: &Shared, endpoint: &dyn BoundEndpoint) {
     loop {
         let mut state = shared.state.lock();
         if state.is_ending || state.fatal.is_some() {
-            if let Session::Open(session) = state.session {
+            if let Session::Open(session) = state.session
+                && !state.is_left
+            {
                 state.unused.push(session);
             }
             let unused = std::mem::take(&mut state.unused);
@@ -44,6 +46,7 @@ pub(super) fn run(shared: &Shared, endpoint: &dyn BoundEndpoint) {
         }
         let unused = std::mem::take(&mut state.unused);
         let session = state.session;
+        let former = state.former;
         if unused.is_empty() && session == Session::Lost {
             shared.changed.wait(&mut state);
             continue;
@@ -54,7 +57,9 @@ pub(super) fn run(shared: &Shared, endpoint: &dyn BoundEndpoint) {
         }
         match session {
             Session::Closed => {
-                if open(shared, endpoint, generation, &mut complained) {
+                // That of the tunnel before this one, if its session is to go on.
+                let asked = former.map_or(generation, |former| former.generation);
+                if open(shared, endpoint, asked, &mut complained) {
                     generation = random();
                 } else {
                     sleep(shared, session, RETRY_INTERVAL);
@@ -119,7 +124,8 @@ fn open(
             if !config.tag().is_empty() {
                 state.config = Some(config);
             }
-            state.opened(session, slots, queues.min(shared.options.queues));
+            let queues = queues.min(shared.options.queues);
+            state.opened((session, generation, resumed), slots, queues);
             drop(state);
             shared.notify_all();
             return true;

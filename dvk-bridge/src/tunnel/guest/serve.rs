@@ -232,6 +232,7 @@ impl Shared {
             };
             let (has_message, is_woken, is_stopped) = (is_ready(0), is_ready(1), is_ready(2));
             if is_stopped {
+                self.state.lock().leave();
                 return Ok(());
             }
             if is_woken {

@@ -10,6 +10,7 @@ use gangplank_vhost_backend::{Memory, Ring};
 use gangplank_vhost_user::client::FsConfig;
 use gangplank_vhost_user::feature;
 
+use super::inflight::{Former, Inflight};
 use super::job::{Class, Job, Next, Outcome, Place};
 use super::memory::RequestMemory;
 use crate::tunnel::wire::HIPRIO_SLOT;
@@ -50,6 +51,13 @@ pub(super) enum Fatal {
         #[source]
         source: std::io::Error,
     },
+}
+
+impl Fatal {
+    fn unnoted(source: std::io::Error) -> Self {
+        let what = "note the requests in flight in the memory that the frontend keeps";
+        Self::System { what, source }
+    }
 }
 
 /// The guest's session at the server.
@@ -123,9 +131,17 @@ pub(super) struct State {
     given_up: Option<Instant>,
     /// Sessions that are not used any more.
     pub(super) unused: Vec<u32>,
+    /// The notes for the next tunnel.
+    inflight: Option<Inflight>,
+    /// The session of the tunnel before this one, which is to go on.
+    pub(super) former: Option<Former>,
+    /// The random number of the device whose session is open.
+    generation: u64,
     /// Endpoints for requests that the server has.
     queues: u16,
     pub(super) is_ending: bool,
+    /// The program ends, and leaves the session to the next tunnel.
+    pub(super) is_left: bool,
     pub(super) fatal: Option<Fatal>,
     pub(super) counters: Counters,
 }
@@ -149,8 +165,12 @@ impl State {
             stopping: None,
             given_up: None,
             unused: Vec::new(),
+            inflight: None,
+            former: None,
+            generation: 0,
             queues: 0,
             is_ending: false,
+            is_left: false,
             fatal: None,
             counters: Counters {
                 replied: 0,
@@ -162,11 +182,44 @@ impl State {
         }
     }
 
-    /// The session is open, and has these slots and endpoints for requests.
-    pub(super) fn opened(&mut self, session: u32, slots: u16, queues: u16) {
-        self.session = Session::Open(session);
+    /// The session of the device with the random number `generation` is open, and has these slots
+    /// and endpoints for requests.
+    pub(super) fn opened(
+        &mut self,
+        (session, generation, resumed): (u32, u64, bool),
+        slots: u16,
+        queues: u16,
+    ) {
         self.queues = queues;
         self.slots = vec![Slot::default(); usize::from(slots)];
+        match self.former {
+            // It was asked for before the frontend told of the former one.
+            Some(former) if former.generation != generation => {
+                self.unused.push(session);
+                return;
+            }
+            Some(former) if !resumed || former.session != session => {
+                self.former = None;
+                self.unused.push(session);
+                self.session = Session::Open(session);
+                return self.lose(session);
+            }
+            Some(_) => {
+                self.former = None;
+                self.session = Session::Open(session);
+                self.generation = generation;
+                rate_limited!(
+                    info,
+                    "the guest goes on in the session of the tunnel before"
+                );
+                self.restore_slots();
+            }
+            None => {
+                self.session = Session::Open(session);
+                self.generation = generation;
+                self.note(|inflight| inflight.begin(generation, session));
+            }
+        }
     }
 
     /// The session is lost: what waits fails.
@@ -191,6 +244,8 @@ impl State {
             self.unused.push(session);
         }
         self.session = Session::Closed;
+        self.former = None;
+        self.inflight = None;
         self.rings.clear();
         self.in_flight.clear();
         self.features = None;
@@ -260,6 +315,9 @@ impl State {
                 job.place = free.and_then(|slot| self.occupy(session, slot));
             }
             if let Some(place) = job.place {
+                self.note_ring(job.ring, |inflight| {
+                    inflight.place(job.ring, job.head, place)
+                });
                 job.deadline = self.end_of(&job);
                 if std::mem::take(&mut job.is_in_doubt) {
                     self.counters.resent += 1;
@@ -416,6 +474,9 @@ impl State {
 
     fn give_back(&mut self, job: &Job, written: u32) {
         let event_idx = self.features.unwrap_or(0) & feature::EVENT_IDX != 0;
+        self.note_ring(job.ring, |inflight| {
+            inflight.begin_return(job.ring, job.head)
+        });
         if let Some(in_flight) = self.in_flight.get_mut(job.ring) {
             *in_flight = in_flight.saturating_sub(1);
         }
@@ -425,14 +486,24 @@ impl State {
         let Some(queue) = ring.queue(&memory, event_idx) else {
             return;
         };
-        match queue.give_back(job.head, written) {
-            Ok(true) => ring.signal_call(),
-            Ok(false) => {}
+        let given = queue.give_back(job.head, written).and_then(|is_awaited| {
+            if is_awaited {
+                ring.signal_call();
+            }
+            queue.used_index()
+        });
+        match given {
+            Ok(used) => {
+                self.note_ring(job.ring, |inflight| {
+                    inflight.end_return(job.ring, job.head, used)
+                });
+            }
             Err(_) => self.fail(Fatal::Memory),
         }
     }
 }
 
+mod notes;
 mod taking;
 #[cfg(test)]
 mod tests;

@@ -43,6 +43,7 @@ impl FakeGuest {
                 ..LIMITS
             },
             tag_wait: Duration::from_millis(50),
+            return_time: None,
         };
         let wakeup = Arc::new(eventfd(0, EventfdFlags::NONBLOCK).unwrap());
         let (commands, inbox) = mpsc::channel();

@@ -30,11 +30,18 @@ impl Guest {
     fn new(limit: Duration) -> (Self, State) {
         let memory = tempfile::tempfile().unwrap();
         memory.set_len(0x1_0000).unwrap();
+        let guest = Self { memory, offered: 0 };
+        let state = guest.state(limit);
+        (guest, state)
+    }
+
+    /// A tunnel that the guest's frontend has set up.
+    fn state(&self, limit: Duration) -> State {
         let table: Vec<u8> = [1, 0, 0x1_0000, 0, 0]
             .into_iter()
             .flat_map(u64::to_le_bytes)
             .collect();
-        let shared = OwnedFd::from(memory.try_clone().unwrap());
+        let shared = OwnedFd::from(self.memory.try_clone().unwrap());
         let mut state = State::new(limit);
         let decoded = Memory::decode(&table, vec![shared]).unwrap();
         let mut ring = Ring::default();
@@ -51,7 +58,7 @@ impl Guest {
         state.features = Some(0);
         state.rings = vec![Ring::default(), ring];
         state.in_flight = vec![0, 0];
-        (Self { memory, offered: 0 }, state)
+        state
     }
 
     fn write(&self, at: u64, bytes: &[u8]) {
@@ -111,9 +118,53 @@ fn sent(state: &mut State) -> Option<(Job, Place)> {
 const LONG: Duration = Duration::from_secs(60);
 
 #[test]
+fn the_next_tunnel_goes_on_with_what_the_one_before_has_left() {
+    let (mut guest, mut state) = Guest::new(LONG);
+    let (file, _) = Inflight::create(2, 8).unwrap();
+    let notes = || Inflight::new(file.try_clone().unwrap(), 0, 2, 8);
+    state.set_inflight(notes());
+    state.take_over(1);
+    state.opened((7, 99, false), 4, 1);
+    for _ in 0..3 {
+        guest.offer(Opcode::Getattr, 16);
+    }
+    state.take_requests();
+    let (first, first_place) = sent(&mut state).unwrap();
+    let (_, second_place) = sent(&mut state).unwrap();
+    state.finish(first, first_place, Outcome::Done(16));
+    // It is killed.
+    let next = || {
+        let mut next = guest.state(LONG);
+        next.set_inflight(notes());
+        next.take_over(1);
+        assert_eq!(next.waiting(), 2);
+        next
+    };
+    let mut lost = next();
+    let mut resumed = next();
+    // The link had asked for a session before the frontend told of the former one.
+    resumed.opened((8, 5, false), 4, 1);
+    assert!(sent(&mut resumed).is_none());
+    assert_eq!((guest.used(), &resumed.unused), (1, &vec![8]));
+    resumed.opened((7, 99, true), 4, 1);
+    let (_, place) = sent(&mut resumed).unwrap();
+    assert_eq!(place, second_place);
+    let (_, place) = sent(&mut resumed).unwrap();
+    let is_new = place.slot != first_place.slot || place.number > first_place.number;
+    assert!(is_new && place.slot != second_place.slot, "{place:?}");
+    // The server has freed the guest meanwhile.
+    lost.opened((9, 99, false), 4, 1);
+    assert_eq!(lost.session, Session::Lost);
+    assert_eq!(
+        (guest.used(), guest.error(1), guest.error(2)),
+        (3, -107, -107)
+    );
+}
+
+#[test]
 fn a_request_that_is_not_finished_is_asked_for_in_its_place_and_others_go_on() {
     let (mut guest, mut state) = Guest::new(LONG);
-    state.opened(7, 4, 1);
+    state.opened((7, 0, false), 4, 1);
     guest.offer(Opcode::Setlkw, 16);
     guest.offer(Opcode::Lookup, 16);
     state.take_requests();
@@ -131,7 +182,7 @@ fn a_request_that_is_not_finished_is_asked_for_in_its_place_and_others_go_on() {
 #[test]
 fn a_slot_is_used_again_with_the_next_number() {
     let (mut guest, mut state) = Guest::new(LONG);
-    state.opened(7, 2, 1);
+    state.opened((7, 0, false), 2, 1);
     guest.offer(Opcode::Lookup, 16);
     guest.offer(Opcode::Lookup, 16);
     state.take_requests();
@@ -145,7 +196,7 @@ fn a_slot_is_used_again_with_the_next_number() {
 #[test]
 fn a_request_that_does_not_reach_the_server_fails_after_the_limit() {
     let (mut guest, mut state) = Guest::new(Duration::from_millis(60));
-    state.opened(7, 4, 1);
+    state.opened((7, 0, false), 4, 1);
     guest.offer(Opcode::Lookup, 16);
     state.take_requests();
     let (job, place) = sent(&mut state).unwrap();
@@ -160,7 +211,7 @@ fn a_request_that_does_not_reach_the_server_fails_after_the_limit() {
 #[test]
 fn a_lost_session_refuses_all_until_the_guest_opens_another() {
     let (mut guest, mut state) = Guest::new(LONG);
-    state.opened(7, 4, 1);
+    state.opened((7, 0, false), 4, 1);
     for opcode in [Opcode::Lookup, Opcode::Read] {
         guest.offer(opcode, 16);
     }
@@ -174,7 +225,7 @@ fn a_lost_session_refuses_all_until_the_guest_opens_another() {
     guest.offer(Opcode::Init, 16);
     state.take_requests();
     assert_eq!((guest.used(), state.session), (3, Session::Closed));
-    state.opened(8, 4, 1);
+    state.opened((8, 0, false), 4, 1);
     let (_, place) = sent(&mut state).unwrap();
     assert_eq!(place.session, 8);
 }
@@ -182,7 +233,7 @@ fn a_lost_session_refuses_all_until_the_guest_opens_another() {
 #[test]
 fn a_request_of_a_stopped_ring_fails_although_it_is_being_exchanged_and_is_copied_to_no_more() {
     let (mut guest, mut state) = Guest::new(LONG);
-    state.opened(7, 2, 1);
+    state.opened((7, 0, false), 2, 1);
     guest.offer(Opcode::Lookup, 16);
     guest.offer(Opcode::Getattr, 16);
     state.take_requests();
@@ -210,7 +261,7 @@ fn a_request_of_a_stopped_ring_fails_although_it_is_being_exchanged_and_is_copie
 #[test]
 fn a_request_that_is_sent_again_counts() {
     let (mut guest, mut state) = Guest::new(LONG);
-    state.opened(7, 2, 1);
+    state.opened((7, 0, false), 2, 1);
     guest.offer(Opcode::Lookup, 16);
     state.take_requests();
     let (job, place) = sent(&mut state).unwrap();
@@ -237,7 +288,7 @@ fn a_request_longer_than_a_copy_is_fatal() {
 #[test]
 fn a_request_that_waits_for_a_slot_fails_only_when_the_server_is_silent() {
     let (mut guest, mut state) = Guest::new(LONG);
-    state.opened(7, 2, 1);
+    state.opened((7, 0, false), 2, 1);
     guest.offer(Opcode::Setlkw, 16);
     guest.offer(Opcode::Lookup, 16);
     state.take_requests();
