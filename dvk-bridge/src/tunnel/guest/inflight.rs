@@ -27,8 +27,10 @@ use crate::tunnel::wire::MAX_SLOTS;
 /// The version of the layout. A file without a session has 0.
 const VERSION: u32 = 1;
 
-const HEAD_LEN: u64 = 16;
-const SLOT_LEN: u64 = 4;
+const HEAD: usize = 16;
+const HEAD_LEN: u64 = HEAD as u64;
+const SLOT: usize = 4;
+const SLOT_LEN: u64 = SLOT as u64;
 const RINGS_AT: u64 = HEAD_LEN + SLOT_LEN * MAX_SLOTS as u64;
 const RING_HEAD_LEN: u64 = 8;
 const ENTRY: usize = 8;
@@ -42,6 +44,9 @@ pub(super) struct Former {
     /// The session.
     pub(super) session: u32,
 }
+
+/// A chain in flight: its head, with slot and number if it was sent.
+pub(super) type InFlight = (u16, Option<(u16, u32)>);
 
 /// The notes about one guest.
 #[derive(Debug)]
@@ -87,7 +92,7 @@ impl Inflight {
 
     /// The session, if there was one.
     pub(super) fn former(&self) -> io::Result<Option<Former>> {
-        let [a, b, c, d, e, f, g, h, generation @ ..] = self.read::<16>(0)?;
+        let [a, b, c, d, e, f, g, h, generation @ ..] = self.read::<HEAD>(0)?;
         let is_known = u32::from_le_bytes([a, b, c, d]) == VERSION;
         Ok(is_known.then_some(Former {
             generation: u64::from_le_bytes(generation),
@@ -97,8 +102,8 @@ impl Inflight {
 
     /// A session begins, without a request in flight in any slot.
     pub(super) fn begin(&self, generation: u64, session: u32) -> io::Result<()> {
-        self.write(0, &[0; HEAD_LEN as usize])?;
-        self.write(HEAD_LEN, &[0; (RINGS_AT - HEAD_LEN) as usize])?;
+        self.write(0, &[0; HEAD])?;
+        self.write(HEAD_LEN, &[0; SLOT * MAX_SLOTS as usize])?;
         let mut head = VERSION.to_le_bytes().to_vec();
         head.extend_from_slice(&session.to_le_bytes());
         head.extend_from_slice(&generation.to_le_bytes());
@@ -157,14 +162,14 @@ impl Inflight {
         self.write(self.ring(ring) + 6, &used.to_le_bytes())
     }
 
-    /// The heads that are in flight in a ring whose used index is `used`, with slot and number if
-    /// they were sent. None if the driver has begun anew since.
+    /// The chains that are in flight in a ring whose used index is `used`. `None` if the notes are
+    /// not about this ring: there are none yet, or the driver has begun anew. They begin then.
     pub(super) fn attach(
         &self,
         ring: usize,
         size: u16,
         used: u16,
-    ) -> io::Result<Vec<(u16, Option<(u16, u32)>)>> {
+    ) -> io::Result<Option<Vec<InFlight>>> {
         let at = self.ring(ring);
         let [is_used, _, _, _, last @ ..] = self.read::<8>(at)?;
         let [a, b, c, d] = last;
@@ -175,7 +180,7 @@ impl Inflight {
             let mut anew = vec![1, 0, 0, 0, 0, 0, a, b];
             anew.resize(anew.len() + usize::from(self.ring_size) * ENTRY, 0);
             self.write(at, &anew)?;
-            return Ok(Vec::new());
+            return Ok(None);
         }
         if noted != used && last < self.ring_size {
             self.end_return(ring, last, used)?;
@@ -185,7 +190,7 @@ impl Inflight {
             let bytes = self.read(self.entry(ring, head))?;
             found.extend(entry(&bytes).map(|place| (head, place)));
         }
-        Ok(found)
+        Ok(Some(found))
     }
 
     fn ring(&self, ring: usize) -> u64 {
@@ -250,7 +255,7 @@ mod tests {
     fn the_next_process_finds_session_numbers_and_chains_in_flight() {
         let (notes, file) = notes();
         assert_eq!(notes.former().unwrap(), None);
-        assert_eq!(notes.attach(1, 8, 0).unwrap(), []);
+        assert_eq!(notes.attach(1, 8, 0).unwrap(), None);
         notes.begin(77, 5).unwrap();
         for head in [3, 0, 6] {
             notes.take(1, head).unwrap();
@@ -270,7 +275,7 @@ mod tests {
         assert_eq!((numbers[2], numbers[4], numbers[1]), (9, 1, 0));
         assert_eq!(next.used_slots().unwrap(), [2]);
         let found = next.attach(1, 8, 1).unwrap();
-        assert_eq!(found, [(0, None), (3, Some((2, 9)))]);
+        assert_eq!(found, Some(vec![(0, None), (3, Some((2, 9)))]));
     }
 
     #[test]
@@ -281,8 +286,11 @@ mod tests {
         notes.take(0, 5).unwrap();
         notes.begin_return(0, 5).unwrap();
         // Killed before the used ring had it, or behind that.
-        assert_eq!(notes.attach(0, 8, 7).unwrap().len(), 2);
-        assert_eq!(notes.attach(0, 8, 8).unwrap(), [(2, None)]);
+        let before = notes.attach(0, 8, 7).unwrap();
+        assert_eq!(before, Some(vec![(2, None), (5, None)]));
+        assert_eq!(notes.attach(0, 8, 8).unwrap(), Some(vec![(2, None)]));
+        // The next one may be killed as well, before it gives anything back.
+        assert_eq!(notes.attach(0, 8, 8).unwrap(), Some(vec![(2, None)]));
     }
 
     #[test]
@@ -290,7 +298,8 @@ mod tests {
         let (notes, _file) = notes();
         notes.attach(0, 8, 100).unwrap();
         notes.take(0, 2).unwrap();
-        assert_eq!(notes.attach(0, 8, 0).unwrap(), []);
+        assert_eq!(notes.attach(0, 8, 0).unwrap(), None);
+        assert_eq!(notes.attach(0, 8, 0).unwrap(), Some(Vec::new()));
     }
 
     #[test]

@@ -39,6 +39,8 @@ struct Options {
     dc: DcId,
     /// The first endpoint of the server.
     server: Endpoint,
+    /// The server, for logs.
+    server_name: String,
     /// The first endpoint of the tunnel.
     client: Endpoint,
     /// Endpoints for requests, behind the first.

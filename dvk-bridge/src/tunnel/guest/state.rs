@@ -4,8 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gangplank_rings::{opens_session, refuse};
-use gangplank_service::rate_limited;
+use gangplank_rings::refuse;
 use gangplank_vhost_backend::{Memory, Ring};
 use gangplank_vhost_user::client::FsConfig;
 use gangplank_vhost_user::feature;
@@ -42,6 +41,14 @@ pub(super) enum Fatal {
     /// The server does not keep to the protocol, or refuses the guest.
     #[error("the server {0}")]
     Server(String),
+    /// The guest asks for what only the server knows, and the server is not reached.
+    #[error("it asks for the tag, which only {server} knows (or set --tag): {why}")]
+    Untold {
+        /// The server.
+        server: String,
+        /// Why it does not tell.
+        why: String,
+    },
     /// The host refused a resource.
     #[error("cannot {what}")]
     System {
@@ -120,6 +127,8 @@ pub(super) struct State {
     pub(super) session: Session,
     /// The device's configuration as the server tells it.
     pub(super) config: Option<FsConfig>,
+    /// Why the server was not asked for a session when that was last tried.
+    pub(super) unreached: Option<String>,
     waiting: Vec<Job>,
     exchanges: Vec<Exchange>,
     /// The workers that wait, the last one last.
@@ -158,6 +167,7 @@ impl State {
             setup: 0,
             session: Session::Closed,
             config: None,
+            unreached: None,
             waiting: Vec::new(),
             exchanges: Vec::new(),
             idle: Vec::new(),
@@ -182,76 +192,6 @@ impl State {
         }
     }
 
-    /// The session of the device with the random number `generation` is open, and has these slots
-    /// and endpoints for requests.
-    pub(super) fn opened(
-        &mut self,
-        (session, generation, resumed): (u32, u64, bool),
-        slots: u16,
-        queues: u16,
-    ) {
-        self.queues = queues;
-        self.slots = vec![Slot::default(); usize::from(slots)];
-        match self.former {
-            // It was asked for before the frontend told of the former one.
-            Some(former) if former.generation != generation => {
-                self.unused.push(session);
-                return;
-            }
-            Some(former) if !resumed || former.session != session => {
-                self.former = None;
-                self.unused.push(session);
-                self.session = Session::Open(session);
-                return self.lose(session);
-            }
-            Some(_) => {
-                self.former = None;
-                self.session = Session::Open(session);
-                self.generation = generation;
-                rate_limited!(
-                    info,
-                    "the guest goes on in the session of the tunnel before"
-                );
-                self.restore_slots();
-            }
-            None => {
-                self.session = Session::Open(session);
-                self.generation = generation;
-                self.note(|inflight| inflight.begin(generation, session));
-            }
-        }
-    }
-
-    /// The session is lost: what waits fails.
-    pub(super) fn lose(&mut self, session: u32) {
-        if self.session != Session::Open(session) {
-            return;
-        }
-        self.session = Session::Lost;
-        self.counters.losses += 1;
-        rate_limited!(
-            error,
-            "the session at the server is lost, and requests fail until the guest mounts anew"
-        );
-        for job in std::mem::take(&mut self.waiting) {
-            self.refuse_or_open(job);
-        }
-    }
-
-    /// The device was reset: the next request is of a new session.
-    pub(super) fn reset(&mut self) {
-        if let Session::Open(session) = self.session {
-            self.unused.push(session);
-        }
-        self.session = Session::Closed;
-        self.former = None;
-        self.inflight = None;
-        self.rings.clear();
-        self.in_flight.clear();
-        self.features = None;
-        self.setup += 1;
-    }
-
     pub(super) fn fail(&mut self, fatal: Fatal) {
         self.fatal.get_or_insert(fatal);
     }
@@ -259,25 +199,6 @@ impl State {
     /// Requests that wait to be sent, or asked for again.
     pub(super) const fn waiting(&self) -> usize {
         self.waiting.len()
-    }
-
-    /// While the session is lost: a request that opens a session waits for a new one. All others
-    /// fail.
-    fn refuse_or_open(&mut self, mut job: Job) {
-        let Some(memory) = self.memory.clone() else {
-            return;
-        };
-        match opens_session(&job.chain, &*memory) {
-            Ok(true) => {
-                rate_limited!(info, "the guest mounts anew");
-                self.session = Session::Closed;
-                job.place = None;
-                job.due = Instant::now();
-                self.waiting.push(job);
-            }
-            Ok(false) => self.refuse(&job),
-            Err(_) => self.fail(Fatal::Memory),
-        }
     }
 
     /// What the worker with endpoint number `index` does next.
@@ -504,6 +425,7 @@ impl State {
 }
 
 mod notes;
+mod session;
 mod taking;
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use gangplank_vhost_backend::Ring;
 use gangplank_vhost_user::message::{FrontendReq, Inflight, Message, ProtocolFeatures, payload};
 
 use super::{Daemon, Result};
@@ -13,6 +14,15 @@ pub(crate) struct InflightMemory {
     file: OwnedFd,
     /// The payload that describes it, as the daemon that made it says.
     description: Vec<u8>,
+    rings: usize,
+    ring_size: u16,
+}
+
+impl InflightMemory {
+    /// Whether it has room for the requests of all these rings.
+    pub(crate) fn covers(&self, rings: &[Ring]) -> bool {
+        rings.len() <= self.rings && rings.iter().all(|ring| ring.size <= self.ring_size)
+    }
 }
 
 impl Daemon {
@@ -31,7 +41,12 @@ impl Daemon {
             ..
         } = self.ask(request, wanted)?;
         match (payload::decode::<Inflight>(&description), descriptors.pop()) {
-            (Some(_), Some(file)) => Ok(InflightMemory { file, description }),
+            (Some(_), Some(file)) => Ok(InflightMemory {
+                file,
+                description,
+                rings: rings.into(),
+                ring_size,
+            }),
             _ => Err(self.wrong_reply(request)),
         }
     }

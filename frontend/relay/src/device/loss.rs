@@ -74,24 +74,33 @@ impl Device {
     /// Lets the requests wait for the successor of the daemon that is lost, if that has noted which
     /// it had. Returns whether they do.
     fn await_successor(&mut self) -> Result<bool, Fatal> {
-        let Some(time) = self.options.return_time.filter(|_| self.inflight.is_some()) else {
-            return Ok(false);
-        };
         let event_idx = self.has_event_idx();
-        let Some(memory) = &self.memory else {
+        let (Some(time), Some(inflight), Some(memory)) =
+            (self.options.return_time, &self.inflight, &self.memory)
+        else {
             return Ok(false);
         };
+        if !inflight.covers(&self.rings) {
+            return Ok(false);
+        }
+        let (mut used, mut has_requests) = (Vec::new(), false);
         for ring in &mut self.rings {
             if std::mem::take(&mut ring.is_started)
                 && let Some(queue) = ring.queue(memory, event_idx)
             {
                 // The successor adds what is in flight.
                 ring.base = queue.used_index()?;
+                has_requests |= queue.waiting(ring.base)? > 0;
+                used.push(ring.base);
             }
         }
         self.counters.losses += 1;
-        self.successor_until
-            .get_or_insert_with(|| Instant::now() + time);
+        // Requests that no successor gets ahead with do not wait for ever.
+        let before = self.last_loss.take();
+        let before = before.filter(|(_, before)| has_requests && *before == used);
+        let until = before.map_or_else(|| Instant::now() + time, |(until, _)| until);
+        self.last_loss = Some((until, used));
+        self.successor_until = Some(until);
         Ok(true)
     }
 

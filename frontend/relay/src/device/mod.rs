@@ -145,6 +145,8 @@ pub(super) struct Device {
     inflight: Option<InflightMemory>,
     /// The daemon was lost, and when its successor is given up.
     successor_until: Option<Instant>,
+    /// That time at the last loss, and the rings' used indexes.
+    last_loss: Option<(Instant, Vec<u16>)>,
     retry: Retry,
 }
 
@@ -174,6 +176,7 @@ impl Device {
             tag_awaited_until: None,
             inflight: None,
             successor_until: None,
+            last_loss: None,
             retry: Retry::now(),
         };
         // It fails only by the loss of rings, and there are none yet.

@@ -113,6 +113,9 @@ impl State {
         let Some(ring) = self.rings.get_mut(index) else {
             return Ok(());
         };
+        // The tunnel before may have ended before it signalled what it had given back. The driver
+        // asks for no other signal until it has seen that.
+        ring.signal_call();
         if !inflight.covers(index, ring.size) {
             return Ok(());
         }
@@ -120,10 +123,9 @@ impl State {
             return Ok(());
         };
         let used = queue.used_index()?;
-        // The tunnel before may have ended before it signalled what it had given back.
-        ring.signal_call();
         let found = match inflight.attach(index, queue.size(), used) {
-            Ok(found) => found,
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(()),
             Err(source) => {
                 self.fail(Fatal::unnoted(source));
                 return Ok(());
@@ -142,9 +144,9 @@ impl State {
             }
         });
         let chains = chains.collect::<Result<Vec<_>, _>>()?;
-        if count > 0 {
-            ring.base = used.wrapping_add(count);
-        }
+        // Each chain that was taken is in the used ring or in flight. The frontend knows only the
+        // used index, which may have grown since it looked.
+        ring.base = used.wrapping_add(count);
         // The notes about the last head may have changed.
         self.restore_used();
         for (head, chain, place) in chains {

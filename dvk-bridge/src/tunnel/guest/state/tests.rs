@@ -118,50 +118,6 @@ fn sent(state: &mut State) -> Option<(Job, Place)> {
 const LONG: Duration = Duration::from_secs(60);
 
 #[test]
-fn the_next_tunnel_goes_on_with_what_the_one_before_has_left() {
-    let (mut guest, mut state) = Guest::new(LONG);
-    let (file, _) = Inflight::create(2, 8).unwrap();
-    let notes = || Inflight::new(file.try_clone().unwrap(), 0, 2, 8);
-    state.set_inflight(notes());
-    state.take_over(1);
-    state.opened((7, 99, false), 4, 1);
-    for _ in 0..3 {
-        guest.offer(Opcode::Getattr, 16);
-    }
-    state.take_requests();
-    let (first, first_place) = sent(&mut state).unwrap();
-    let (_, second_place) = sent(&mut state).unwrap();
-    state.finish(first, first_place, Outcome::Done(16));
-    // It is killed.
-    let next = || {
-        let mut next = guest.state(LONG);
-        next.set_inflight(notes());
-        next.take_over(1);
-        assert_eq!(next.waiting(), 2);
-        next
-    };
-    let mut lost = next();
-    let mut resumed = next();
-    // The link had asked for a session before the frontend told of the former one.
-    resumed.opened((8, 5, false), 4, 1);
-    assert!(sent(&mut resumed).is_none());
-    assert_eq!((guest.used(), &resumed.unused), (1, &vec![8]));
-    resumed.opened((7, 99, true), 4, 1);
-    let (_, place) = sent(&mut resumed).unwrap();
-    assert_eq!(place, second_place);
-    let (_, place) = sent(&mut resumed).unwrap();
-    let is_new = place.slot != first_place.slot || place.number > first_place.number;
-    assert!(is_new && place.slot != second_place.slot, "{place:?}");
-    // The server has freed the guest meanwhile.
-    lost.opened((9, 99, false), 4, 1);
-    assert_eq!(lost.session, Session::Lost);
-    assert_eq!(
-        (guest.used(), guest.error(1), guest.error(2)),
-        (3, -107, -107)
-    );
-}
-
-#[test]
 fn a_request_that_is_not_finished_is_asked_for_in_its_place_and_others_go_on() {
     let (mut guest, mut state) = Guest::new(LONG);
     state.opened((7, 0, false), 4, 1);
@@ -349,3 +305,5 @@ fn a_ring_with_a_chain_of_very_many_pieces_is_stopped() {
     assert!(state.rings[1].broken);
     assert_eq!(state.waiting(), 0);
 }
+
+mod take_over;
