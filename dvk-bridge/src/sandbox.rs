@@ -6,7 +6,7 @@
 //! | `switch` | nothing |
 //! | `serve` | memory to share with a daemon; what its carriers need |
 //! | `forward` | what its carriers need |
-//! | `tunnel` | what its carriers need |
+//! | `tunnel` | memory that a frontend keeps; what its carriers need |
 //! | `mount` | mounting, until it has mounted; unmounting |
 //! | `dump` | TCP with `--listen` |
 //! | `status` | nothing |
@@ -44,8 +44,8 @@ pub(crate) struct Needs<'a> {
     pub(crate) tcp: bool,
     /// Whether it makes calls of the kernel's DVK.
     pub(crate) device: bool,
-    /// Whether it shares memory with a daemon.
-    pub(crate) daemon: bool,
+    /// Whether it makes memory to share with a daemon or a frontend.
+    pub(crate) memory: bool,
     /// Whether it mounts.
     pub(crate) mount: bool,
 }
@@ -136,7 +136,7 @@ impl Needs<'_> {
         if self.device {
             list.conditional.push(common::ioctls_of_type(ioctl::TYPE));
         }
-        if self.daemon {
+        if self.memory {
             list.allowed.push(SHARED_MEMORY);
             list.conditional
                 .push(int(libc::SYS_fcntl, 1, libc::F_ADD_SEALS));
@@ -153,7 +153,7 @@ impl Needs<'_> {
     }
 }
 
-/// Memory that a daemon maps as well.
+/// Memory that a daemon maps as well, or that a frontend keeps.
 const SHARED_MEMORY: &[libc::c_long] = &[libc::SYS_memfd_create, libc::SYS_ftruncate];
 
 /// Until the directory is mounted. Then the process installs its second list.

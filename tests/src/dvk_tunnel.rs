@@ -225,6 +225,17 @@ impl Tunnel {
         }
     }
 
+    /// Ends the tunnel by SIGTERM.
+    ///
+    /// # Errors
+    /// It does not end in time.
+    pub fn end_tunnel(&mut self) -> Result<()> {
+        let mut child = self.tunnel.take().context("no tunnel runs")?;
+        process::signal_group(&child, Signal::TERM).context("signalling the tunnel")?;
+        process::wait_within(&mut child, LIMIT).inspect_err(|_| process::kill_group(&mut child))?;
+        Ok(())
+    }
+
     /// Sends the server a signal, such as SIGSTOP.
     ///
     /// # Errors

@@ -169,7 +169,7 @@ pub fn run(args: &ServeArgs, seccomp: Seccomp) -> Result<(), ServeError> {
         connects: true,
         node: node_of(&config),
         device: device.is_some(),
-        daemon: true,
+        memory: true,
         ..Needs::default()
     };
     sandbox::confine(seccomp, &needs)?;

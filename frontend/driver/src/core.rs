@@ -32,7 +32,7 @@ pub(super) struct Queue {
     kick: EventFd,
     wakeup: Wakeup,
     state: Mutex<State>,
-    /// Replies have come, the leader has left, or the device is broken.
+    /// Replies have come, a slot is free, the leader has left, or the device is broken.
     changed: Condvar,
 }
 
@@ -56,6 +56,15 @@ enum Leader {
 }
 
 impl Queue {
+    /// Wakes the threads that wait for replies or for a slot.
+    fn announce(&self, state: &State) {
+        self.changed.notify_all();
+        if state.leader == Leader::Sleeps {
+            // It sleeps until a notification that this thread has made needless.
+            self.wakeup.wake();
+        }
+    }
+
     pub(super) fn new(slots: Slots, wakeup: Wakeup, waiting: WaitMode) -> Result<Self> {
         let kick = wakeup::new_eventfd().map_err(|source| Error::System {
             what: "make the eventfd that kicks a queue",
@@ -210,7 +219,16 @@ impl Core {
         limit: Duration,
     ) -> Result<Option<UsedRequest>> {
         let queue = self.queue(number)?;
-        match self.wait_until(queue, limit, |slots| slots.take_answer(slot)) {
+        let mut is_freed = false;
+        let taken = self.wait_until(queue, limit, |slots| {
+            let answer = slots.take_answer(slot)?;
+            is_freed = slots.take_freed();
+            Some(answer)
+        });
+        if is_freed {
+            queue.announce(&queue.lock());
+        }
+        match taken {
             Ok(answer) => Ok(Some(answer)),
             Err(WaitError::Late) => Ok(None),
             Err(WaitError::Broken(error)) => Err(error),
@@ -247,7 +265,11 @@ impl Core {
     /// Gives up the reply in `slot`.
     pub(super) fn abandon(&self, number: usize, slot: u16) {
         if let Ok(queue) = self.queue(number) {
-            queue.lock().slots.abandon(slot);
+            let mut state = queue.lock();
+            state.slots.abandon(slot);
+            if state.slots.take_freed() {
+                queue.announce(&state);
+            }
         }
     }
 
@@ -261,11 +283,7 @@ impl Core {
     /// Takes the used requests off the ring, and wakes the threads that wait for them.
     fn collect(&self, queue: &Queue, state: &mut State) -> std::result::Result<(), Fault> {
         if state.slots.collect()? != 0 {
-            queue.changed.notify_all();
-            if state.leader == Leader::Sleeps {
-                // It sleeps until a notification that this thread has made needless.
-                queue.wakeup.wake();
-            }
+            queue.announce(state);
         }
         Ok(())
     }

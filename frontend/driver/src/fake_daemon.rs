@@ -56,10 +56,20 @@ impl FakeDaemon {
         order: ReplyOrder,
         answer: impl FnMut(&InHeader, &[u8]) -> Reply + Send + 'static,
     ) -> Self {
+        Self::with_queue_size(Options::default().queue_size, order, answer)
+    }
+
+    /// As [`Self::start`], with rings of `queue_size` descriptors.
+    pub(crate) fn with_queue_size(
+        queue_size: u16,
+        order: ReplyOrder,
+        answer: impl FnMut(&InHeader, &[u8]) -> Reply + Send + 'static,
+    ) -> Self {
         let (ours, theirs) = UnixStream::pair().unwrap();
         thread::spawn(move || converse(theirs));
         let options = Options {
             request_queues: Some(1),
+            queue_size,
             limit: Duration::from_secs(10),
             ..Options::default()
         };

@@ -226,6 +226,21 @@ impl FuseSession {
     /// # Errors
     /// [`Error::Full`], or the reason why the request could not be sent.
     pub fn submit<T>(&self, call: Call<'_, T>) -> Result<Pending<T>> {
+        let opcode = call.request.operation.opcode();
+        let (queue, limit) = (self.sender.queue, self.sender.limit);
+        self.try_submit(call, limit)?.ok_or(Error::Full {
+            opcode,
+            queue,
+            limit,
+        })
+    }
+
+    /// As [`Self::submit`], but waits at most `limit` for room in the queue. `None` if there is none.
+    pub(super) fn try_submit<T>(
+        &self,
+        call: Call<'_, T>,
+        limit: Duration,
+    ) -> Result<Option<Pending<T>>> {
         let unique = self.sender.core.next_unique();
         let Call {
             node,
@@ -254,18 +269,18 @@ impl FuseSession {
             reply_room: room_for(reply_room),
             receive,
         };
-        let slot =
-            self.sender
-                .core
-                .submit(self.sender.queue, opcode, buffers, self.sender.limit)?;
-        let request_slot = RequestSlot {
-            queue: self.sender.queue,
-            slot,
-            unique,
-            opcode,
-            asked,
-        };
-        Ok(Pending::new(self.sender.clone(), request_slot, decode))
+        let queue = self.sender.queue;
+        let slot = self.sender.core.try_submit(queue, buffers, limit)?;
+        Ok(slot.map(|slot| {
+            let request_slot = RequestSlot {
+                queue,
+                slot,
+                unique,
+                opcode,
+                asked,
+            };
+            Pending::new(self.sender.clone(), request_slot, decode)
+        }))
     }
 
     /// Returns `count` references to a node. References are returned in batches: by

@@ -20,6 +20,7 @@
 //! daemon that breaks the rules or closes the connection turns every call into [`Error::Broken`].
 //! Every wait has a limit.
 
+mod batch;
 pub mod call;
 mod core;
 mod device;

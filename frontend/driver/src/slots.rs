@@ -84,6 +84,8 @@ pub(super) struct Slots {
     base: u64,
     slots: Vec<Slot>,
     free: Vec<u16>,
+    /// A thread waits for a free slot.
+    is_free_awaited: bool,
 }
 
 impl Slots {
@@ -108,6 +110,7 @@ impl Slots {
             base,
             slots: (0..count).map(|_| Slot::Free).collect(),
             free: (0..count).rev().collect(),
+            is_free_awaited: false,
         })
     }
 
@@ -137,6 +140,7 @@ impl Slots {
         buffers: &mut Option<(RequestBuffers, Overflow)>,
     ) -> Option<(u16, bool)> {
         buffers.as_ref()?;
+        self.is_free_awaited |= self.free.is_empty();
         let slot = self.free.pop()?;
         let (buffers, overflow) = buffers.take()?;
         let memory = self.base + u64::from(slot) * SLOT_LEN as u64;
@@ -286,6 +290,12 @@ impl Slots {
                 self.free.push(slot);
             }
         }
+    }
+
+    /// Whether a slot has become free for which a thread waits. The next call says so only if one
+    /// waits again.
+    pub(super) fn take_freed(&mut self) -> bool {
+        !self.free.is_empty() && std::mem::take(&mut self.is_free_awaited)
     }
 
     /// Asks to be notified of the next reply. Returns whether one has come meanwhile.

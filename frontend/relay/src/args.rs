@@ -75,6 +75,12 @@ pub struct RelayArgs {
     #[arg(long, value_name = "SECS", default_value = "60", value_parser = parse_seconds)]
     pub state_limit: Duration,
 
+    /// Time that the requests of a guest wait for the successor of a daemon that has ended, in
+    /// seconds. For daemons whose successor goes on with the guest's open files, as that of
+    /// gangplank-dvk tunnel does [default: the requests fail at once]
+    #[arg(long, value_name = "SECS", value_parser = parse_seconds)]
+    pub return_time: Option<Duration>,
+
     /// What happens when the relay makes a system call that it does not need: kill, log, trap or
     /// none
     #[arg(long, value_name = "ACTION", default_value = "kill")]

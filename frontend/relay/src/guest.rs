@@ -58,6 +58,7 @@ impl Guest {
             self.device
                 .reply_errors_to_all()
                 .map_err(GuestError::Fatal)?;
+            self.device.refuse_if_late().map_err(GuestError::Fatal)?;
             self.device.connect_if_due().map_err(GuestError::Fatal)?;
         }
     }

@@ -112,6 +112,7 @@ fn serve(args: &RelayArgs, filter: Option<&str>) -> Result<(), Error> {
             state: args.state_limit,
         },
         tag_wait: TAG_WAIT,
+        return_time: args.return_time,
     };
     logging::start(&logging::Options {
         // A guest's thread has its number in the name.

@@ -383,6 +383,7 @@ mod tests {
                 state: limit,
             },
             tag_wait: limit,
+            return_time: None,
         };
         let mut relay = Relay::new(options, "/nonexistent".into(), None);
         let mut frontends = Vec::new();

@@ -210,7 +210,10 @@ impl<'a> SplitQueue<'a> {
     }
 
     /// Follows the chain from `head` on.
-    pub(crate) fn chain(&self, head: u16) -> Result<Chain, QueueError> {
+    ///
+    /// # Errors
+    /// The driver breaks the ring's rules, or the guest's memory cannot be read.
+    pub fn chain(&self, head: u16) -> Result<Chain, QueueError> {
         let mut chain = Chain::default();
         let (mut table, mut entries) = (self.addresses.descriptors, u64::from(self.size));
         let mut next = u64::from(head);

@@ -11,7 +11,7 @@ use gangplank_vhost_user::Deadline;
 use gangplank_vhost_user::client::FsConfig;
 use gangplank_vhost_user::message::payload::{self, NO_DESCRIPTOR, VRING_INDEX_MASK};
 use gangplank_vhost_user::message::{
-    Config, FrontendReq, Inbox, Message, MessageError, ProtocolFeatures, VringState,
+    Config, FrontendReq, Inbox, Inflight, Message, MessageError, ProtocolFeatures, VringState,
 };
 use rustix::event::{PollFd, Timespec, poll};
 use rustix::io::Errno;
@@ -174,12 +174,49 @@ pub trait Device {
     /// # Errors
     /// The device cannot go on.
     fn reset(&mut self) -> Result<(), RequestError<Self::Fatal>>;
+
+    /// Whether the device notes its requests in flight in memory that the frontend keeps for the
+    /// process that comes after this one (VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD).
+    fn has_inflight(&self) -> bool {
+        false
+    }
+
+    /// GET_INFLIGHT_FD: new memory for this number of rings with this number of descriptors each,
+    /// and its length.
+    ///
+    /// # Errors
+    /// There is no memory.
+    fn new_inflight(
+        &mut self,
+        _rings: u16,
+        _ring_size: u16,
+    ) -> Result<(OwnedFd, u64), RequestError<Self::Fatal>> {
+        Err(RequestError::Invalid(
+            "it keeps no requests in flight".to_owned(),
+        ))
+    }
+
+    /// SET_INFLIGHT_FD: the memory that this process, or one before it, has made.
+    ///
+    /// # Errors
+    /// The memory cannot be used.
+    fn set_inflight(
+        &mut self,
+        _file: OwnedFd,
+        _description: Inflight,
+    ) -> Result<(), RequestError<Self::Fatal>> {
+        Err(RequestError::Invalid(
+            "it keeps no requests in flight".to_owned(),
+        ))
+    }
 }
 
 /// How to reply to a message.
 enum Answer {
     /// With this payload: the message has a reply of its own.
     Payload(Vec<u8>),
+    /// With this payload, and a descriptor.
+    File(Vec<u8>, OwnedFd),
     /// With an acknowledgement, if the guest asks for one.
     Done,
 }
@@ -289,8 +326,13 @@ impl Connection {
     ) -> Result<(), GuestError<D::Fatal>> {
         message.check_request()?;
         let descriptors = std::mem::take(&mut message.descriptors);
+        let mut file = None;
         let answer = match self.answer(device, &message, descriptors) {
             Ok(Answer::Payload(payload)) => Some(payload),
+            Ok(Answer::File(payload, descriptor)) => {
+                file = Some(descriptor);
+                Some(payload)
+            }
             Ok(Answer::Done) => acknowledgement(&message, 0),
             Err(MessageFault::Malformed) => return Err(GuestError::Malformed(message.request)),
             Err(MessageFault::Refused(RequestError::Fatal(fatal))) => {
@@ -316,9 +358,10 @@ impl Connection {
         };
         if let Some(payload) = answer {
             let deadline = Deadline::after(MESSAGE_TIMEOUT);
+            let beside: Vec<BorrowedFd<'_>> = file.iter().map(AsFd::as_fd).collect();
             match message
                 .reply(payload)
-                .send(self.socket.as_fd(), &[], deadline)
+                .send(self.socket.as_fd(), &beside, deadline)
             {
                 // The next receive returns the hang-up.
                 Ok(()) | Err(MessageError::HungUp | MessageError::Reset) => {}
@@ -334,7 +377,7 @@ impl Connection {
         message: &Message,
         mut descriptors: Vec<OwnedFd>,
     ) -> Result<Answer, MessageFault<D::Fatal>> {
-        let offered = self.offered();
+        let offered = self.offered(device);
         let number = |number: u64| Ok(Answer::Payload(payload::from_u64(number)));
         let ring_state = || {
             let state = message.payload_as::<VringState>();
@@ -351,7 +394,7 @@ impl Connection {
             FrontendReq::GET_FEATURES => return number(device.offered()),
             FrontendReq::GET_PROTOCOL_FEATURES => return number(offered.bits()),
             FrontendReq::SET_PROTOCOL_FEATURES => {
-                let foreign = word()? & !PROTOCOL.bits();
+                let foreign = word()? & !protocol(device).bits();
                 if foreign != 0 {
                     let text = format!("it takes the protocol features {foreign:#x}");
                     return Err(RequestError::Invalid(text).into());
@@ -405,6 +448,21 @@ impl Connection {
             FrontendReq::SET_VRING_KICK => set_signal(device, Signal::Kick, message, descriptors)?,
             FrontendReq::SET_VRING_CALL => set_signal(device, Signal::Call, message, descriptors)?,
             FrontendReq::SET_VRING_ERR => set_signal(device, Signal::Error, message, descriptors)?,
+            FrontendReq::GET_INFLIGHT_FD if device.has_inflight() => {
+                let asked: Inflight =
+                    payload::decode(&message.payload).ok_or(MessageFault::Malformed)?;
+                let (rings, ring_size) = (asked.num_queues, asked.queue_size);
+                let (file, len) = device.new_inflight(rings, ring_size)?;
+                let description = Inflight::new(len, 0, rings, ring_size);
+                return Ok(Answer::File(payload::encode(&description), file));
+            }
+            FrontendReq::SET_INFLIGHT_FD if device.has_inflight() => {
+                let description = payload::decode(&message.payload);
+                match (description, descriptors.pop()) {
+                    (Some(description), Some(file)) => device.set_inflight(file, description)?,
+                    _ => return Err(MessageFault::Malformed),
+                }
+            }
             FrontendReq::RESET_DEVICE | FrontendReq::RESET_OWNER => device.reset()?,
             _ => return Err(unknown_request(message)),
         }
@@ -413,10 +471,11 @@ impl Connection {
 
     /// The protocol features to offer. QEMU warns of CONFIG, and crashes in some builds from 7.1 to
     /// 8.0. Unlike the guests that need it, it asks before SET_OWNER.
-    fn offered(&self) -> ProtocolFeatures {
+    fn offered<D: Device>(&self, device: &D) -> ProtocolFeatures {
+        let all = protocol(device);
         match self.is_owned {
-            true => PROTOCOL,
-            false => PROTOCOL.difference(ProtocolFeatures::CONFIG),
+            true => all,
+            false => all.difference(ProtocolFeatures::CONFIG),
         }
     }
 
@@ -451,6 +510,14 @@ impl Connection {
         let bytes = config.bytes().iter().copied().chain(std::iter::repeat(0));
         answer.extend(bytes.skip(from.min(config.bytes().len())).take(size));
         Ok(answer)
+    }
+}
+
+/// The protocol features of a device's connection.
+fn protocol<D: Device>(device: &D) -> ProtocolFeatures {
+    match device.has_inflight() {
+        true => PROTOCOL.union(ProtocolFeatures::INFLIGHT_SHMFD),
+        false => PROTOCOL,
     }
 }
 

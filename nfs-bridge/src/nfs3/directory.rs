@@ -4,8 +4,9 @@
 //! tells that they are ours.
 
 use std::collections::VecDeque;
+use std::ffi::CString;
 
-use gangplank_driver::{Pending, call};
+use gangplank_driver::{self as driver, call};
 use gangplank_fuse::{Attr, EntryOut};
 use nfs3_types::nfs3::{
     Nfs3Option, READDIR3resfail, READDIR3resok, READDIRPLUS3resfail, READDIRPLUS3resok,
@@ -93,7 +94,7 @@ impl Context<'_> {
                 dir_attributes: std::mem::take(&mut dir_attributes),
                 cookieverf: VERIFIER,
                 reply: dirlistplus3 {
-                    entries: List(directory.with_attributes(entries)?),
+                    entries: List(directory.with_attributes(entries, &attr)?),
                     eof,
                 },
             })
@@ -145,40 +146,36 @@ impl Object<'_> {
         Ok((entries, true))
     }
 
-    /// Looks entries up. One that is gone by now is without attributes and handle.
-    fn with_attributes(&self, entries: Vec<Entry>) -> Result<Vec<entryplus3<'static>>> {
-        let mut flying: VecDeque<(Entry, Option<Pending<EntryOut>>)> = VecDeque::new();
+    /// Looks entries up. One that is gone by now is without attributes and handle. `own` are the
+    /// attributes of this directory.
+    fn with_attributes(&self, entries: Vec<Entry>, own: &Attr) -> Result<Vec<entryplus3<'static>>> {
+        // The dots have no component.
+        let names: Vec<Option<CString>> = entries
+            .iter()
+            .map(|entry| component(&entry.name).ok())
+            .collect();
+        let looked_up: Vec<&CString> = names.iter().flatten().collect();
+        let mut looked_up = looked_up.as_slice();
+        let mut told = VecDeque::new();
         let mut found = Vec::with_capacity(entries.len());
-        let mut entries = entries.into_iter();
-        loop {
-            while flying.len() < IN_FLIGHT {
-                let Some(entry) = entries.next() else { break };
-                let pending = match component(&entry.name) {
-                    Ok(name) => {
-                        let lookup = call::lookup(self.node.id, &name);
-                        Some(self.session.submit(lookup)?)
+        for (entry, name) in entries.into_iter().zip(&names) {
+            let known = match name {
+                None if entry.name == b"." => Some((self.node.handle, *own)),
+                None => None,
+                Some(_) => {
+                    if told.is_empty() {
+                        // No other request of this procedure is in flight.
+                        told = self.lookups(&mut looked_up)?;
                     }
-                    // The dots.
-                    Err(_) => None,
-                };
-                flying.push_back((entry, pending));
-            }
-            let Some((entry, pending)) = flying.pop_front() else {
-                return Ok(found);
-            };
-            let told = pending.map(Pending::wait).transpose();
-            let known = match told {
-                Ok(None) if entry.name == b"." => Some((self.node.handle, self.attributes()?)),
-                Ok(None) => None,
-                Ok(Some(told)) => match self.entry(told) {
-                    Ok((node, attr)) => {
-                        self.remember(&node, &entry.name, &attr);
-                        Some((node.handle, attr))
+                    match told.pop_front() {
+                        Some(Ok(told)) => self.entry(told).ok().map(|(node, attr)| {
+                            self.remember(&node, &entry.name, &attr);
+                            (node.handle, attr)
+                        }),
+                        Some(Err(error)) if error.is_fatal() => return Err(error.into()),
+                        Some(Err(_)) | None => None,
                     }
-                    Err(_) => None,
-                },
-                Err(error) if error.is_fatal() => return Err(error.into()),
-                Err(_) => None,
+                }
             };
             let (handle, attr) = known.unzip();
             found.push(entryplus3 {
@@ -190,6 +187,17 @@ impl Object<'_> {
                     .map_or(Nfs3Option::None, |handle| Nfs3Option::Some(handle.to_nfs())),
             });
         }
+        Ok(found)
+    }
+
+    /// Looks up the first of `names`, and takes them off.
+    fn lookups(&self, names: &mut &[&CString]) -> Result<VecDeque<driver::Result<EntryOut>>> {
+        let batch = names.get(..IN_FLIGHT).unwrap_or(names);
+        let told = self
+            .session
+            .call_batch(batch, |name| call::lookup(self.node.id, name))?;
+        *names = names.get(told.len()..).unwrap_or_default();
+        Ok(told.into())
     }
 }
 

@@ -7,6 +7,7 @@ use super::Options;
 use crate::abi::{DcId, Endpoint};
 use crate::cli_types::{parse_dc, parse_endpoint, parse_seconds};
 use crate::server_addr::{ServerAddr, ServerAddrArgs};
+use crate::server_carrier::ServerCarrier;
 
 /// Endpoints for requests at most.
 const MAX_QUEUES: u16 = 29;
@@ -81,6 +82,11 @@ impl TunnelArgs {
         Options {
             dc: self.dc,
             server: self.endpoint,
+            server_name: format!(
+                "endpoint {} of {}",
+                self.endpoint,
+                ServerCarrier::name(&self.server_addr)
+            ),
             client: self.client_endpoint.unwrap_or(client),
             queues: self.queues,
             tag: self.tag.clone(),

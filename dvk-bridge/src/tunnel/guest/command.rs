@@ -121,6 +121,8 @@ pub fn run(args: &TunnelArgs, seccomp: Seccomp) -> Result<(), TunnelError> {
             .collect(),
         connects: needs_node.is_none(),
         node: needs_node.as_ref(),
+        // The notes that a frontend keeps.
+        memory: true,
         ..Needs::default()
     };
     sandbox::confine(seccomp, &needs)?;

@@ -4,12 +4,15 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use gangplank_service::rate_limited;
 use gangplank_vhost_backend::{Device, Memory, RequestError, Ring, Signal};
 use gangplank_vhost_user::client::FsConfig;
 use gangplank_vhost_user::feature;
+use gangplank_vhost_user::message::Inflight as Description;
 
+use super::inflight::Inflight;
 use super::serve::Shared;
-use super::state::{Fatal, State};
+use super::state::{Fatal, Session, State};
 
 /// Virtio features that the tunnel offers guests.
 const OFFERED_FEATURES: u64 =
@@ -18,8 +21,16 @@ const OFFERED_FEATURES: u64 =
 /// Request queues of a device at most: the protocol numbers 256 rings.
 const MAX_QUEUES: u16 = 255;
 
-/// How long a guest that asks for its configuration waits for the server.
+/// Descriptors of a split ring at most (virtio 1.2, 2.7).
+const MAX_RING_SIZE: u16 = 32768;
+
+/// How long a guest that asks for its configuration waits for a server that is being asked: as long
+/// as behind the relay.
 const CONFIG_WAIT: Duration = Duration::from_secs(10);
+
+/// How long it waits for a server that is not reached. A guest may connect just before the link
+/// works.
+const UNREACHED_WAIT: Duration = Duration::from_secs(2);
 
 /// How long the requests of a ring get to end when the guest wants the ring back.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
@@ -31,8 +42,8 @@ pub(super) struct TunnelDevice<'a> {
     shared: &'a Shared,
     /// Fixed once the guest has asked for it.
     queues: Option<u16>,
-    /// When a guest that asks for its configuration gets none.
-    config_until: Option<Instant>,
+    /// When the guest first asked for its configuration.
+    asked_at: Option<Instant>,
 }
 
 impl<'a> TunnelDevice<'a> {
@@ -40,29 +51,52 @@ impl<'a> TunnelDevice<'a> {
         Self {
             shared,
             queues: None,
-            config_until: None,
+            asked_at: None,
         }
     }
 
-    /// The configuration that the server tells, if it does in time.
-    fn told(&mut self) -> Option<FsConfig> {
-        let until = *self
-            .config_until
-            .get_or_insert_with(|| Instant::now() + CONFIG_WAIT);
+    /// The configuration that the server tells; why not, if it does not in time.
+    fn told(&mut self) -> Result<FsConfig, String> {
+        let asked_at = *self.asked_at.get_or_insert_with(Instant::now);
         let mut state = self.shared.state.lock();
-        let is_awaited = |state: &mut State| state.config.is_none() && state.fatal.is_none();
-        let changed = &self.shared.changed;
-        while is_awaited(&mut state) && !changed.wait_until(&mut state, until).timed_out() {}
-        state.config
+        loop {
+            if let Some(config) = state.config {
+                return Ok(config);
+            }
+            if matches!(state.session, Session::Open(_)) {
+                return Err("its daemon tells none".to_owned());
+            }
+            let limit = match state.unreached {
+                Some(_) => UNREACHED_WAIT,
+                None => CONFIG_WAIT,
+            };
+            let until = asked_at + limit;
+            if state.fatal.is_some() || until <= Instant::now() {
+                let why = state.unreached.clone();
+                return Err(why.unwrap_or_else(|| format!("it has not answered for {limit:?}")));
+            }
+            // The time is looked at above.
+            let _ = self.shared.changed.wait_until(&mut state, until);
+        }
     }
 
     fn queues(&mut self) -> u16 {
         if let Some(queues) = self.queues {
             return queues;
         }
-        let told = self.told().map(|config| config.num_request_queues());
-        let told = told.and_then(|queues| u16::try_from(queues).ok());
-        let queues = told.unwrap_or(1).clamp(1, MAX_QUEUES);
+        let queues = match self.told() {
+            Ok(config) => u16::try_from(config.num_request_queues()).unwrap_or(MAX_QUEUES),
+            Err(why) => {
+                rate_limited!(
+                    warn,
+                    "guest {} gets one request queue, since {} tells no number: {why}",
+                    self.shared.number,
+                    self.shared.options.server_name
+                );
+                1
+            }
+        };
+        let queues = queues.clamp(1, MAX_QUEUES);
         self.queues = Some(queues);
         queues
     }
@@ -96,6 +130,8 @@ impl<'a> TunnelDevice<'a> {
         if ring.is_started {
             // Requests may be in it already.
             ring.signal_kick();
+            state.take_over(at);
+            self.shared.notify_workers();
         }
         Ok(done)
     }
@@ -124,6 +160,16 @@ fn stop(shared: &Shared, state: &mut parking_lot::MutexGuard<'_, State>, at: usi
     state.stopping = None;
 }
 
+/// Whether a device may have this number of rings, with this number of descriptors each.
+fn check_inflight(rings: u16, ring_size: u16) -> Result<(), Refusal> {
+    if rings > MAX_QUEUES + 1 || ring_size > MAX_RING_SIZE {
+        return Err(RequestError::Invalid(format!(
+            "it keeps requests in flight of {rings} rings of {ring_size} descriptors"
+        )));
+    }
+    Ok(())
+}
+
 impl Device for TunnelDevice<'_> {
     type Fatal = Fatal;
 
@@ -140,12 +186,20 @@ impl Device for TunnelDevice<'_> {
     }
 
     fn config(&mut self) -> Result<Option<FsConfig>, Refusal> {
-        let queues = self.queues().into();
         let tag = match &self.shared.options.tag {
-            Some(tag) => Some(tag.clone().into_bytes()),
-            None => self.told().map(|config| config.tag().to_vec()),
+            Some(tag) => tag.clone().into_bytes(),
+            None => match self.told() {
+                Ok(config) => config.tag().to_vec(),
+                // The frontend can connect again when the server is there. A reply would be for
+                // the device's life.
+                Err(why) => {
+                    let server = self.shared.options.server_name.clone();
+                    return Err(RequestError::Fatal(Fatal::Untold { server, why }));
+                }
+            },
         };
-        Ok(tag.map(|tag| FsConfig::with(&tag, queues)))
+        let queues = self.queues().into();
+        Ok(Some(FsConfig::with(&tag, queues)))
     }
 
     fn set_features(&mut self, features: u64) -> Result<(), Refusal> {
@@ -212,6 +266,31 @@ impl Device for TunnelDevice<'_> {
             ring.kick = None;
             ring.base
         })
+    }
+
+    fn has_inflight(&self) -> bool {
+        true
+    }
+
+    fn new_inflight(&mut self, rings: u16, ring_size: u16) -> Result<(OwnedFd, u64), Refusal> {
+        check_inflight(rings, ring_size)?;
+        let what = "make memory for the requests in flight";
+        let made = Inflight::create(rings, ring_size);
+        made.map_err(|source| RequestError::Fatal(Fatal::System { what, source }))
+    }
+
+    fn set_inflight(&mut self, file: OwnedFd, description: Description) -> Result<(), Refusal> {
+        let Description {
+            mmap_offset,
+            num_queues,
+            queue_size,
+            ..
+        } = description;
+        check_inflight(num_queues, queue_size)?;
+        let inflight = Inflight::new(file, mmap_offset, num_queues, queue_size);
+        self.shared.state.lock().set_inflight(inflight);
+        self.shared.notify_all();
+        Ok(())
     }
 
     fn reset(&mut self) -> Result<(), Refusal> {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use gangplank_service::{error_chain, rate_limited};
+use gangplank_service::error_chain;
 use gangplank_vhost_user::client::FsConfig;
 use log::debug;
 use rustix::io::Errno;
@@ -28,13 +28,10 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 /// Works until the guest has gone. `endpoint` is the first one.
 pub(super) fn run(shared: &Shared, endpoint: &dyn BoundEndpoint) {
     let mut generation = random();
-    let mut complained = false;
     loop {
         let mut state = shared.state.lock();
         if state.is_ending || state.fatal.is_some() {
-            if let Session::Open(session) = state.session {
-                state.unused.push(session);
-            }
+            state.leave_session();
             let unused = std::mem::take(&mut state.unused);
             drop(state);
             for session in unused {
@@ -44,6 +41,7 @@ pub(super) fn run(shared: &Shared, endpoint: &dyn BoundEndpoint) {
         }
         let unused = std::mem::take(&mut state.unused);
         let session = state.session;
+        let former = state.former;
         if unused.is_empty() && session == Session::Lost {
             shared.changed.wait(&mut state);
             continue;
@@ -54,7 +52,9 @@ pub(super) fn run(shared: &Shared, endpoint: &dyn BoundEndpoint) {
         }
         match session {
             Session::Closed => {
-                if open(shared, endpoint, generation, &mut complained) {
+                // That of the tunnel before this one, if its session is to go on.
+                let asked = former.map_or(generation, |former| former.generation);
+                if open(shared, endpoint, asked) {
                     generation = random();
                 } else {
                     sleep(shared, session, RETRY_INTERVAL);
@@ -70,7 +70,7 @@ pub(super) fn run(shared: &Shared, endpoint: &dyn BoundEndpoint) {
 }
 
 /// Sleeps while the session is `session`.
-fn sleep(shared: &Shared, session: Session, limit: Duration) {
+pub(super) fn sleep(shared: &Shared, session: Session, limit: Duration) {
     let until = Instant::now() + limit;
     let mut state = shared.state.lock();
     let is_idle = |state: &super::state::State| {
@@ -90,12 +90,7 @@ fn random() -> u64 {
 }
 
 /// Tries to open a session. Returns whether it is open.
-fn open(
-    shared: &Shared,
-    endpoint: &dyn BoundEndpoint,
-    generation: u64,
-    complained: &mut bool,
-) -> bool {
+fn open(shared: &Shared, endpoint: &dyn BoundEndpoint, generation: u64) -> bool {
     let mut config = [0; CONFIG_LEN as usize];
     let mut buffers = SharedBuffers::new();
     let call = Call::Open {
@@ -112,30 +107,27 @@ fn open(
             slots,
             resumed,
         })) => {
-            *complained = false;
             debug!("session {session:#x} has {slots} slots, resumed: {resumed}");
             let mut state = shared.state.lock();
+            state.unreached = None;
             let config = FsConfig::new(config);
             if !config.tag().is_empty() {
                 state.config = Some(config);
             }
-            state.opened(session, slots, queues.min(shared.options.queues));
+            let queues = queues.min(shared.options.queues);
+            state.opened((session, generation, resumed), slots, queues);
             drop(state);
             shared.notify_all();
             return true;
         }
         Ok(Some(Answer::Refused(errno))) => refusal(errno),
         Ok(answer) => {
-            let mut state = shared.state.lock();
-            state.fail(Fatal::Server(format!("answers {answer:?} to a new guest")));
-            shared.finished(&mut state);
+            shared.fail(Fatal::Server(format!("answers {answer:?} to a new guest")));
             return false;
         }
         Err(error) => format!("{}{}", error_chain(&error), advice(&error)),
     };
-    if !std::mem::replace(complained, true) {
-        rate_limited!(warn, "cannot open a session at the server, retrying: {why}");
-    }
+    shared.missed(why);
     false
 }
 

@@ -1,7 +1,7 @@
 //! The bytes of a request as DVK's copies see them: readable ones, and writable ones behind them.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use gangplank_rings::Chain;
 use gangplank_vhost_backend::Memory;
@@ -18,13 +18,15 @@ const FIRST: u32 = 0x1000_0000;
 const WINDOW: u32 = 4 << 20;
 
 /// Windows. Each is used again only after all others, so that a late copy of an earlier request
-/// reaches no later one.
+/// reaches no later one. The first one is random, since the tunnel before may have made an earlier
+/// request.
 const WINDOWS: u32 = 512;
 
 const _: () = assert!(WINDOW as u64 * WINDOWS as u64 + FIRST as u64 <= u32::MAX as u64);
 const _: () = assert!((MAX_BYTES + MAX_REPLY) / WINDOW < WINDOWS);
 
-static USED: AtomicU32 = AtomicU32::new(0);
+static USED: LazyLock<AtomicU32> =
+    LazyLock::new(|| AtomicU32::new(getrandom::u32().unwrap_or_else(|_| std::process::id())));
 
 /// The first of `count` windows that follow one another.
 fn windows(count: u32) -> u32 {

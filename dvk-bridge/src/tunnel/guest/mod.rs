@@ -7,6 +7,7 @@
 //!   worker   sends requests and completes them             a thread for each endpoint
 //!   link     opens the session and keeps it                a thread
 //!   memory   the bytes of a request as DVK copies see them
+//!   inflight notes for the next tunnel process             in the frontend's memory
 //! ```
 //!
 //! While the server cannot be reached, requests wait, each up to a limit. When a session is lost,
@@ -16,6 +17,7 @@
 mod args;
 mod command;
 mod device;
+mod inflight;
 mod job;
 mod link;
 mod memory;
@@ -37,6 +39,8 @@ struct Options {
     dc: DcId,
     /// The first endpoint of the server.
     server: Endpoint,
+    /// The server, for logs.
+    server_name: String,
     /// The first endpoint of the tunnel.
     client: Endpoint,
     /// Endpoints for requests, behind the first.

@@ -4,14 +4,14 @@ use std::fmt::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::thread;
+use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
 use gangplank_service::rate_limit::{self, set_thread_peer};
 use gangplank_service::rate_limited;
 use gangplank_vhost_backend::{Connection, GuestError};
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 use serde_json::{Value, json};
 
 use super::device::TunnelDevice;
@@ -35,6 +35,8 @@ pub(super) struct Shared {
     pub(super) changed: Condvar,
     /// What each worker waits for, by its number.
     workers: Vec<Condvar>,
+    /// What the workers exchange requests with, once it is bound.
+    endpoints: Mutex<Vec<Arc<dyn BoundEndpoint>>>,
     /// Readable after a fault, for the guest's thread.
     wakeup: OwnedFd,
 }
@@ -53,6 +55,7 @@ impl Shared {
             options,
             changed: Condvar::new(),
             workers,
+            endpoints: Mutex::default(),
             wakeup: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
         })
     }
@@ -131,55 +134,77 @@ impl Shared {
         carrier: &dyn Carrier,
         stop: &OwnedFd,
     ) -> Result<(), GuestError<Fatal>> {
-        let Some(endpoints) = self.bind(carrier, &socket, stop)? else {
-            return Ok(());
-        };
+        let mut open = Some(Connection::new(socket));
         thread::scope(|scope| {
-            for (index, endpoint) in (0..).zip(&endpoints) {
-                let endpoint = &**endpoint;
-                let thread = thread::Builder::new().name(format!("tunnel_{index}"));
-                let started = thread.spawn_scoped(scope, move || {
-                    set_thread_peer(self.log_key);
-                    worker::run(self, index, endpoint);
-                });
-                self.must_start(started);
+            let thread = thread::Builder::new().name("tunnel_link".to_owned());
+            let started = thread.spawn_scoped(scope, move || {
+                set_thread_peer(self.log_key);
+                self.exchange(scope, carrier);
+            });
+            self.must_start(started);
+            let served = match &mut open {
+                Some(connection) => self.serve_connection(connection, stop),
+                None => Ok(()),
+            };
+            let mut state = self.state.lock();
+            state.is_ending = true;
+            // If the guest has rings, it stays open until no thread touches them any more: the
+            // frontend may give them to another process then.
+            open.take_if(|_| !state.rings.iter().any(|ring| ring.is_started));
+            if !state.has_session_to_close() {
+                // No exchange has to end well, so the next guest need not wait for one.
+                self.unbind();
             }
-            if let Some(first) = endpoints.first() {
-                let thread = thread::Builder::new().name("tunnel_link".to_owned());
-                let all = &endpoints;
-                let started = thread.spawn_scoped(scope, move || {
-                    set_thread_peer(self.log_key);
-                    link::run(self, &**first);
-                    // This ends all exchanges.
-                    for endpoint in all {
-                        endpoint.unbind();
-                    }
-                });
-                self.must_start(started);
-            }
-            let served = self.serve_connection(socket, stop);
-            self.state.lock().is_ending = true;
+            drop(state);
             self.notify_all();
             served
         })
     }
 
-    fn must_start<T>(&self, started: std::io::Result<T>) {
-        if let Err(source) = started {
-            let what = "start a thread for a guest";
-            self.state.lock().fail(Fatal::System { what, source });
+    /// Binds the endpoints, starts a worker for each in `scope`, and keeps the session until the
+    /// guest has gone.
+    fn exchange<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>, carrier: &dyn Carrier) {
+        let endpoints = self.bind(carrier).unwrap_or_default();
+        self.endpoints.lock().clone_from(&endpoints);
+        for (index, endpoint) in (0..).zip(&endpoints) {
+            let endpoint = Arc::clone(endpoint);
+            let thread = thread::Builder::new().name(format!("tunnel_{index}"));
+            let started = thread.spawn_scoped(scope, move || {
+                set_thread_peer(self.log_key);
+                worker::run(self, index, &*endpoint);
+            });
+            self.must_start(started);
+        }
+        if let Some(first) = endpoints.first() {
+            link::run(self, &**first);
+        }
+        self.unbind();
+    }
+
+    /// Gives the endpoints back, which ends all exchanges.
+    fn unbind(&self) {
+        for endpoint in self.endpoints.lock().iter() {
+            endpoint.unbind();
         }
     }
 
-    /// Binds the tunnel's endpoints. `None` if the guest has gone, or the program ends, before.
-    fn bind(
-        &self,
-        carrier: &dyn Carrier,
-        socket: &UnixStream,
-        stop: &OwnedFd,
-    ) -> Result<Option<Vec<Arc<dyn BoundEndpoint>>>, GuestError<Fatal>> {
+    fn must_start<T>(&self, started: std::io::Result<T>) {
+        if let Err(source) = started {
+            let what = "start a thread for a guest";
+            self.fail(Fatal::System { what, source });
+        }
+    }
+
+    /// Closes the guest's connection.
+    pub(super) fn fail(&self, fatal: Fatal) {
+        let mut state = self.state.lock();
+        state.fail(fatal);
+        self.finished(&mut state);
+    }
+
+    /// Binds the tunnel's endpoints. `None` if the guest has gone before, or they cannot be bound.
+    fn bind(&self, carrier: &dyn Carrier) -> Option<Vec<Arc<dyn BoundEndpoint>>> {
         let mut endpoints = Vec::new();
-        let mut is_logged = false;
         while endpoints.len() <= usize::from(self.options.queues) {
             let index = u16::try_from(endpoints.len()).unwrap_or(u16::MAX);
             let endpoint = behind(self.options.client, index);
@@ -188,39 +213,45 @@ impl Shared {
                 Err(
                     error @ (EndpointError::NotConnected { .. } | EndpointError::TimedOut { .. }),
                 ) => {
-                    if !std::mem::replace(&mut is_logged, true) {
-                        rate_limited!(warn, "{error}; retrying");
-                    }
-                    let mut awaited = [
-                        PollFd::new(socket, PollFlags::RDHUP),
-                        PollFd::new(stop, PollFlags::IN),
-                    ];
-                    let pause = Timespec::try_from(BIND_RETRY_INTERVAL).ok();
-                    if poll(&mut awaited, pause.as_ref()).map_err(GuestError::Wait)? > 0 {
-                        return Ok(None);
+                    self.missed(error.to_string());
+                    link::sleep(self, Session::Closed, BIND_RETRY_INTERVAL);
+                    let state = self.state.lock();
+                    if state.is_ending || state.fatal.is_some() {
+                        return None;
                     }
                 }
                 Err(error) => {
-                    let why = format!("cannot be asked: {error}");
-                    return Err(GuestError::Fatal(Fatal::Server(why)));
+                    self.fail(Fatal::Server(format!("cannot be asked: {error}")));
+                    return None;
                 }
             }
         }
-        Ok(Some(endpoints))
+        Some(endpoints)
+    }
+
+    /// The server cannot be asked for a session: notes why, and logs it the first time.
+    pub(super) fn missed(&self, why: String) {
+        let mut state = self.state.lock();
+        if state.unreached.is_none() {
+            let server = &self.options.server_name;
+            rate_limited!(warn, "no session at the server, {server}, retrying: {why}");
+        }
+        state.unreached = Some(why);
+        drop(state);
+        self.changed.notify_all();
     }
 
     fn serve_connection(
         &self,
-        socket: UnixStream,
+        connection: &mut Connection,
         stop: &OwnedFd,
     ) -> Result<(), GuestError<Fatal>> {
-        let mut connection = Connection::new(socket);
         let mut device = TunnelDevice::new(self);
         let mut kicks = Vec::new();
         let mut setup = None;
         loop {
             let mut awaited = vec![
-                PollFd::new(&connection, PollFlags::IN),
+                PollFd::new(&*connection, PollFlags::IN),
                 PollFd::new(&self.wakeup, PollFlags::IN),
                 PollFd::new(stop, PollFlags::IN),
             ];
@@ -232,6 +263,7 @@ impl Shared {
             };
             let (has_message, is_woken, is_stopped) = (is_ready(0), is_ready(1), is_ready(2));
             if is_stopped {
+                self.state.lock().leave();
                 return Ok(());
             }
             if is_woken {
@@ -312,3 +344,6 @@ impl Report for Shared {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,12 +4,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gangplank_rings::{opens_session, refuse};
-use gangplank_service::rate_limited;
+use gangplank_rings::refuse;
 use gangplank_vhost_backend::{Memory, Ring};
 use gangplank_vhost_user::client::FsConfig;
 use gangplank_vhost_user::feature;
 
+use super::inflight::{Former, Inflight};
 use super::job::{Class, Job, Next, Outcome, Place};
 use super::memory::RequestMemory;
 use crate::tunnel::wire::HIPRIO_SLOT;
@@ -41,6 +41,14 @@ pub(super) enum Fatal {
     /// The server does not keep to the protocol, or refuses the guest.
     #[error("the server {0}")]
     Server(String),
+    /// The guest asks for what only the server knows, and the server is not reached.
+    #[error("it asks for the tag, which only {server} knows (or set --tag): {why}")]
+    Untold {
+        /// The server.
+        server: String,
+        /// Why it does not tell.
+        why: String,
+    },
     /// The host refused a resource.
     #[error("cannot {what}")]
     System {
@@ -50,6 +58,13 @@ pub(super) enum Fatal {
         #[source]
         source: std::io::Error,
     },
+}
+
+impl Fatal {
+    fn unnoted(source: std::io::Error) -> Self {
+        let what = "note the requests in flight in the memory that the frontend keeps";
+        Self::System { what, source }
+    }
 }
 
 /// The guest's session at the server.
@@ -112,6 +127,8 @@ pub(super) struct State {
     pub(super) session: Session,
     /// The device's configuration as the server tells it.
     pub(super) config: Option<FsConfig>,
+    /// Why the server was not asked for a session when that was last tried.
+    pub(super) unreached: Option<String>,
     waiting: Vec<Job>,
     exchanges: Vec<Exchange>,
     /// The workers that wait, the last one last.
@@ -123,9 +140,17 @@ pub(super) struct State {
     given_up: Option<Instant>,
     /// Sessions that are not used any more.
     pub(super) unused: Vec<u32>,
+    /// The notes for the next tunnel.
+    inflight: Option<Inflight>,
+    /// The session of the tunnel before this one, which is to go on.
+    pub(super) former: Option<Former>,
+    /// The random number of the device whose session is open.
+    generation: u64,
     /// Endpoints for requests that the server has.
     queues: u16,
     pub(super) is_ending: bool,
+    /// The program ends, and leaves the session to the next tunnel.
+    pub(super) is_left: bool,
     pub(super) fatal: Option<Fatal>,
     pub(super) counters: Counters,
 }
@@ -142,6 +167,7 @@ impl State {
             setup: 0,
             session: Session::Closed,
             config: None,
+            unreached: None,
             waiting: Vec::new(),
             exchanges: Vec::new(),
             idle: Vec::new(),
@@ -149,8 +175,12 @@ impl State {
             stopping: None,
             given_up: None,
             unused: Vec::new(),
+            inflight: None,
+            former: None,
+            generation: 0,
             queues: 0,
             is_ending: false,
+            is_left: false,
             fatal: None,
             counters: Counters {
                 replied: 0,
@@ -162,41 +192,6 @@ impl State {
         }
     }
 
-    /// The session is open, and has these slots and endpoints for requests.
-    pub(super) fn opened(&mut self, session: u32, slots: u16, queues: u16) {
-        self.session = Session::Open(session);
-        self.queues = queues;
-        self.slots = vec![Slot::default(); usize::from(slots)];
-    }
-
-    /// The session is lost: what waits fails.
-    pub(super) fn lose(&mut self, session: u32) {
-        if self.session != Session::Open(session) {
-            return;
-        }
-        self.session = Session::Lost;
-        self.counters.losses += 1;
-        rate_limited!(
-            error,
-            "the session at the server is lost, and requests fail until the guest mounts anew"
-        );
-        for job in std::mem::take(&mut self.waiting) {
-            self.refuse_or_open(job);
-        }
-    }
-
-    /// The device was reset: the next request is of a new session.
-    pub(super) fn reset(&mut self) {
-        if let Session::Open(session) = self.session {
-            self.unused.push(session);
-        }
-        self.session = Session::Closed;
-        self.rings.clear();
-        self.in_flight.clear();
-        self.features = None;
-        self.setup += 1;
-    }
-
     pub(super) fn fail(&mut self, fatal: Fatal) {
         self.fatal.get_or_insert(fatal);
     }
@@ -204,25 +199,6 @@ impl State {
     /// Requests that wait to be sent, or asked for again.
     pub(super) const fn waiting(&self) -> usize {
         self.waiting.len()
-    }
-
-    /// While the session is lost: a request that opens a session waits for a new one. All others
-    /// fail.
-    fn refuse_or_open(&mut self, mut job: Job) {
-        let Some(memory) = self.memory.clone() else {
-            return;
-        };
-        match opens_session(&job.chain, &*memory) {
-            Ok(true) => {
-                rate_limited!(info, "the guest mounts anew");
-                self.session = Session::Closed;
-                job.place = None;
-                job.due = Instant::now();
-                self.waiting.push(job);
-            }
-            Ok(false) => self.refuse(&job),
-            Err(_) => self.fail(Fatal::Memory),
-        }
     }
 
     /// What the worker with endpoint number `index` does next.
@@ -260,6 +236,9 @@ impl State {
                 job.place = free.and_then(|slot| self.occupy(session, slot));
             }
             if let Some(place) = job.place {
+                self.note_ring(job.ring, |inflight| {
+                    inflight.place(job.ring, job.head, place)
+                });
                 job.deadline = self.end_of(&job);
                 if std::mem::take(&mut job.is_in_doubt) {
                     self.counters.resent += 1;
@@ -416,6 +395,9 @@ impl State {
 
     fn give_back(&mut self, job: &Job, written: u32) {
         let event_idx = self.features.unwrap_or(0) & feature::EVENT_IDX != 0;
+        self.note_ring(job.ring, |inflight| {
+            inflight.begin_return(job.ring, job.head)
+        });
         if let Some(in_flight) = self.in_flight.get_mut(job.ring) {
             *in_flight = in_flight.saturating_sub(1);
         }
@@ -425,14 +407,25 @@ impl State {
         let Some(queue) = ring.queue(&memory, event_idx) else {
             return;
         };
-        match queue.give_back(job.head, written) {
-            Ok(true) => ring.signal_call(),
-            Ok(false) => {}
+        let given = queue.give_back(job.head, written).and_then(|is_awaited| {
+            if is_awaited {
+                ring.signal_call();
+            }
+            queue.used_index()
+        });
+        match given {
+            Ok(used) => {
+                self.note_ring(job.ring, |inflight| {
+                    inflight.end_return(job.ring, job.head, used)
+                });
+            }
             Err(_) => self.fail(Fatal::Memory),
         }
     }
 }
 
+mod notes;
+mod session;
 mod taking;
 #[cfg(test)]
 mod tests;

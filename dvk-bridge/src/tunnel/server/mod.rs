@@ -1,8 +1,9 @@
 //! The server of tunnels: puts the requests of guests elsewhere on the queues of a driver.
 //!
 //! Each guest has a session, with a connection to the daemon of its own. A session outlives broken
-//! connections between the nodes. It ends when its tunnel says so, when another guest opens one at
-//! the same endpoint, when the daemon is lost, or when nothing was heard of it for a while.
+//! connections between the nodes, and its tunnel if another one goes on with it. It ends when its
+//! tunnel says so, when a request of another guest comes from the same endpoint, when the daemon is
+//! lost, or when nothing was heard of it for a while.
 
 mod init;
 mod session;
@@ -25,7 +26,7 @@ use serde_json::{Value, json};
 use self::session::Session;
 use super::wire::{Answer, CONFIG_LEN, Call, MAX_SLOTS, WireError};
 use crate::abi::{Endpoint, Message};
-use crate::endpoint::{BoundEndpoint, Delivery, EndpointError, Gone, RequestId};
+use crate::endpoint::{BoundEndpoint, Delivery, EndpointError, RequestId};
 use crate::status::Report;
 
 /// Time limit of one receive, after which the loop checks whether to stop.
@@ -147,11 +148,8 @@ impl Server {
                         debug!("{}", error_chain(&error));
                     }
                 }
-                Ok(Delivery::Gone {
-                    client,
-                    reason: Gone::Unbound | Gone::Replaced,
-                }) => self.free_of(client, "its tunnel has ended"),
-                // A node that is lost may come back, and its guest with it.
+                // A node may come back, and so may a tunnel, or another that goes on with its
+                // guest.
                 Ok(Delivery::Gone { .. } | Delivery::Notification { .. }) => {}
                 Ok(Delivery::Message { client, .. }) => {
                     debug!("{client} sent a message without waiting for an answer");
@@ -189,6 +187,9 @@ impl Server {
             }) => self.open(endpoint, id, generation, slots, config),
             Ok(Call::Request(request)) => match self.session(request.session) {
                 Some(session) => {
+                    if session.is_first_request() {
+                        self.free_others(&session);
+                    }
                     let answer = session.serve(endpoint, id, &request);
                     if answer == Answer::Refused(Errno::NOTCONN) {
                         self.free(&session, "its daemon is lost");
@@ -247,15 +248,12 @@ impl Server {
     ) -> Answer {
         let client = id.client();
         let _opening = self.opening.lock();
-        let before = self.of(client);
-        let (session, resumed) = match before {
-            Some(session) if session.generation == generation && session.broken().is_none() => {
-                (session, true)
-            }
-            before => {
-                if let Some(before) = before {
-                    self.free(&before, "another guest has its endpoint");
-                }
+        let (session, resumed) = match self.of(client, generation) {
+            Some(session) if session.broken().is_none() => (session, true),
+            _ => {
+                // One that has had requests stays until this one has: the tunnel may be about to
+                // go on with it.
+                self.free_if(|session| session.client == client && !session.has_begun());
                 match self.connect(client, generation, slots) {
                     Ok(session) => (session, false),
                     Err(errno) => return Answer::Refused(errno),
@@ -284,7 +282,11 @@ impl Server {
         if slots < 2 {
             return Err(Errno::INVAL);
         }
-        if self.sessions.lock().len() >= self.options.guests {
+        let sessions = self.sessions.lock();
+        let others = sessions.values().filter(|session| session.client != client);
+        let is_full = others.count() >= self.options.guests;
+        drop(sessions);
+        if is_full {
             rate_limited!(warn, "endpoint {client} is refused: too many guests");
             return Err(Errno::USERS);
         }
@@ -317,9 +319,12 @@ impl Server {
         Ok(session)
     }
 
-    fn of(&self, client: Endpoint) -> Option<Arc<Session>> {
+    /// The session of this device.
+    fn of(&self, client: Endpoint, generation: u64) -> Option<Arc<Session>> {
         let sessions = self.sessions.lock();
-        let found = sessions.values().find(|session| session.client == client);
+        let mut all = sessions.values();
+        let found =
+            all.find(|session| session.client == client && session.generation == generation);
         found.map(Arc::clone)
     }
 
@@ -336,9 +341,15 @@ impl Server {
         }
     }
 
-    fn free_of(&self, client: Endpoint, why: &str) {
-        if let Some(session) = self.of(client) {
-            self.free(&session, why);
+    /// Frees the other sessions of the endpoint of this one.
+    fn free_others(&self, of: &Session) {
+        self.free_if(|session| session.client == of.client && session.id != of.id);
+    }
+
+    fn free_if(&self, is_meant: impl Fn(&Session) -> bool) {
+        let sessions: Vec<_> = self.sessions.lock().values().map(Arc::clone).collect();
+        for session in sessions.iter().filter(|session| is_meant(session)) {
+            self.free(session, "another guest has its endpoint");
         }
     }
 

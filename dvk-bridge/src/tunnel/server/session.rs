@@ -1,6 +1,6 @@
 //! One guest's session: its driver, and its requests by slot.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use gangplank_driver::{Driver, RawReply, RawRequest};
@@ -37,6 +37,8 @@ pub(super) struct Session {
     driver: Driver,
     slots: Vec<Mutex<Slot>>,
     heard: Mutex<Instant>,
+    /// Whether there was a request.
+    has_begun: AtomicBool,
     /// Requests that were put on the driver's queues.
     pub(super) requests: AtomicU64,
     /// Requests that were asked for again after a break.
@@ -86,6 +88,7 @@ impl Session {
             driver,
             slots: (0..slots).map(|_| Mutex::default()).collect(),
             heard: Mutex::new(Instant::now()),
+            has_begun: AtomicBool::new(false),
             requests: AtomicU64::new(0),
             repeated: AtomicU64::new(0),
         }
@@ -100,6 +103,16 @@ impl Session {
     /// Its slots.
     pub(super) fn slots(&self) -> u16 {
         u16::try_from(self.slots.len()).unwrap_or(u16::MAX)
+    }
+
+    /// Whether there was no request before this one.
+    pub(super) fn is_first_request(&self) -> bool {
+        !self.has_begun.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether there was a request.
+    pub(super) fn has_begun(&self) -> bool {
+        self.has_begun.load(Ordering::Relaxed)
     }
 
     /// Notes that its tunnel lives.

@@ -3,6 +3,7 @@
 
 mod device_state;
 mod error;
+mod inflight;
 mod probe;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -23,6 +24,7 @@ use gangplank_vhost_user::message::{
 };
 
 pub(super) use self::error::DaemonError;
+pub(super) use self::inflight::InflightMemory;
 pub(super) use self::probe::listens_at;
 
 /// Protocol features that the relay takes where the daemon offers them.
@@ -66,15 +68,30 @@ type Result<T> = std::result::Result<T, DaemonError>;
 impl Daemon {
     /// Connects, and negotiates all that is negotiated once per connection.
     pub(super) fn connect(path: &Path, limits: Limits) -> Result<Self> {
+        Self::connect_with(path, limits, WANTED)
+    }
+
+    /// [`Self::connect`]. It notes its requests in flight, if it can ([`Self::has_inflight`]).
+    pub(super) fn connect_with_inflight(path: &Path, limits: Limits) -> Result<Self> {
+        let wanted = WANTED.union(ProtocolFeatures::INFLIGHT_SHMFD);
+        Self::connect_with(path, limits, wanted)
+    }
+
+    fn connect_with(path: &Path, limits: Limits, wanted: ProtocolFeatures) -> Result<Self> {
         let socket =
             connect_timeout(path, limits.connect).map_err(|source| DaemonError::Connect {
                 daemon: path.to_owned(),
                 source,
             })?;
-        Self::negotiate(socket, path, limits)
+        Self::negotiate(socket, path, limits, wanted)
     }
 
-    fn negotiate(socket: UnixStream, path: &Path, limits: Limits) -> Result<Self> {
+    fn negotiate(
+        socket: UnixStream,
+        path: &Path,
+        limits: Limits,
+        wanted: ProtocolFeatures,
+    ) -> Result<Self> {
         let mut daemon = Self {
             path: path.to_owned(),
             socket_file: socket_file(path),
@@ -101,7 +118,7 @@ impl Daemon {
             }
         }
         let offered = daemon.ask_u64(FrontendReq::GET_PROTOCOL_FEATURES)?;
-        let agreed = ProtocolFeatures::from_bits_truncate(offered) & WANTED;
+        let agreed = ProtocolFeatures::from_bits_truncate(offered) & wanted;
         let payload = payload::from_u64(agreed.bits());
         daemon.tell(FrontendReq::SET_PROTOCOL_FEATURES, payload, &[])?;
         daemon.protocol = agreed;

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use gangplank_service::{error_chain, rate_limited};
+use gangplank_vhost_backend::Ring;
 use log::debug;
 
 use super::{Device, Fatal, Phase, Retry};
@@ -101,7 +102,10 @@ impl Device {
 
     /// Connects to the daemon at the device's socket, and checks that it has what the device needs.
     pub(super) fn connect(&self) -> Result<Daemon, DaemonError> {
-        let daemon = Daemon::connect(&self.backend, self.limits())?;
+        let daemon = match self.options.return_time {
+            Some(_) => Daemon::connect_with_inflight(&self.backend, self.limits())?,
+            None => Daemon::connect(&self.backend, self.limits())?,
+        };
         self.check(&daemon)?;
         Ok(daemon)
     }
@@ -128,6 +132,7 @@ impl Device {
         match started {
             Ok(()) => {
                 self.counters.daemons += 1;
+                self.successor_until = None;
                 self.phase = Phase::Served(daemon);
                 Ok(())
             }
@@ -147,6 +152,15 @@ impl Device {
         if let Some(memory) = &self.memory {
             daemon.set_memory(memory)?;
         }
+        match (&self.inflight, self.successor_until) {
+            (Some(_), Some(_)) if !daemon.has_inflight() => {
+                return Err(daemon.lacks("VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD"));
+            }
+            (Some(inflight), Some(_)) => daemon.set_inflight(inflight)?,
+            // Its rings are where they stopped.
+            _ => self.inflight = None,
+        }
+        self.keep_inflight(daemon)?;
         for (index, ring) in (0..).zip(&mut self.rings) {
             if ring.is_ready() && self.features.is_some() {
                 // A ring of which only some messages arrived counts as started.
@@ -154,6 +168,21 @@ impl Device {
                 daemon.start_ring(index, ring)?;
             }
         }
+        Ok(())
+    }
+
+    /// Has a daemon that is about to get its first ring note its requests in flight, if it can.
+    pub(super) fn keep_inflight(&mut self, daemon: &mut Daemon) -> Result<(), DaemonError> {
+        let is_ready = self.rings.iter().any(Ring::is_ready) && self.features.is_some();
+        if !is_ready || self.inflight.is_some() || !daemon.has_inflight() {
+            return Ok(());
+        }
+        let rings = u16::try_from(self.rings.len()).unwrap_or(u16::MAX);
+        // Drivers give all rings of a device the same size.
+        let size = self.rings.iter().map(|ring| ring.size).max();
+        let inflight = daemon.new_inflight(rings, size.unwrap_or_default())?;
+        daemon.set_inflight(&inflight)?;
+        self.inflight = Some(inflight);
         Ok(())
     }
 

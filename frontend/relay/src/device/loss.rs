@@ -1,6 +1,8 @@
 //! The loss of a daemon: error replies to the requests that it had, and to all that come after
 //! them.
 
+use std::time::Instant;
+
 use gangplank_rings::{
     Progress, QueueError, Reclaimed, SessionOpening, reclaim_inflight, reply_errors,
     wait_until_stable,
@@ -58,6 +60,69 @@ impl Device {
             rate_limited!(warn, "the daemon of guest {} has gone: {why}", self.guest);
             return Ok(());
         }
+        if was_started && self.await_successor()? {
+            rate_limited!(
+                warn,
+                "guest {} has lost its daemon, and its requests wait for the next: {why}",
+                self.guest
+            );
+            return Ok(());
+        }
+        self.refuse_all(why)
+    }
+
+    /// Lets the requests wait for the successor of the daemon that is lost, if that has noted which
+    /// it had. Returns whether they do.
+    fn await_successor(&mut self) -> Result<bool, Fatal> {
+        let event_idx = self.has_event_idx();
+        let (Some(time), Some(inflight), Some(memory)) =
+            (self.options.return_time, &self.inflight, &self.memory)
+        else {
+            return Ok(false);
+        };
+        if !inflight.covers(&self.rings) {
+            return Ok(false);
+        }
+        let (mut used, mut has_requests) = (Vec::new(), false);
+        for ring in &mut self.rings {
+            if std::mem::take(&mut ring.is_started)
+                && let Some(queue) = ring.queue(memory, event_idx)
+            {
+                // The successor adds what is in flight.
+                ring.base = queue.used_index()?;
+                has_requests |= queue.waiting(ring.base)? > 0;
+                used.push(ring.base);
+            }
+        }
+        self.counters.losses += 1;
+        // Requests that no successor gets ahead with do not wait for ever.
+        let before = self.last_loss.take();
+        let before = before.filter(|(_, before)| has_requests && *before == used);
+        let until = before.map_or_else(|| Instant::now() + time, |(until, _)| until);
+        self.last_loss = Some((until, used));
+        self.successor_until = Some(until);
+        Ok(true)
+    }
+
+    /// Refuses the requests if the successor of a daemon has not come in time.
+    pub(crate) fn refuse_if_late(&mut self) -> Result<(), Fatal> {
+        let is_late = self
+            .successor_until
+            .is_some_and(|until| until <= Instant::now());
+        if !is_late || !matches!(self.phase, Phase::Waiting) {
+            return Ok(());
+        }
+        self.successor_until = None;
+        self.inflight = None;
+        // As the daemon had them.
+        for ring in &mut self.rings {
+            ring.is_started = ring.is_ready();
+        }
+        self.counters.losses -= 1;
+        self.refuse_all("no other has come in time")
+    }
+
+    fn refuse_all(&mut self, why: &str) -> Result<(), Fatal> {
         rate_limited!(
             error,
             "guest {} has lost its daemon, and its requests fail until it mounts anew: {why}",

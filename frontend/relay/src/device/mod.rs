@@ -14,7 +14,8 @@
 //!
 //! A ring is started while a daemon has it. At all other times the relay knows where it stopped.
 //! While the device waits or is paused, no process touches a ring, and requests gather in it. While
-//! the daemon is lost, the relay replies to each request with an error.
+//! the daemon is lost, the relay replies to each request with an error. With `return_time`, the
+//! device first waits for a successor of a daemon that has noted its requests in flight.
 
 mod backend_link;
 mod loss;
@@ -31,7 +32,7 @@ use gangplank_vhost_backend::{Memory, Ring};
 use gangplank_vhost_user::client::FsConfig;
 use gangplank_vhost_user::feature;
 
-use crate::daemon::{Daemon, DaemonError, Limits};
+use crate::daemon::{Daemon, DaemonError, InflightMemory, Limits};
 
 pub(crate) use self::replacement::{Files, ReplaceError};
 
@@ -58,6 +59,8 @@ pub(super) struct DeviceOptions {
     pub(super) limits: Limits,
     /// How long a guest that asks for the tag waits for a daemon that tells it.
     pub(super) tag_wait: Duration,
+    /// How long requests wait for the successor of a daemon that was lost, if they do.
+    pub(super) return_time: Option<Duration>,
 }
 
 /// Which process works on the guest's rings.
@@ -138,6 +141,12 @@ pub(super) struct Device {
     tag: Option<String>,
     /// When a guest that asks for the tag gets an empty reply. Set at its first question.
     tag_awaited_until: Option<Instant>,
+    /// Where the daemon notes its requests in flight.
+    inflight: Option<InflightMemory>,
+    /// The daemon was lost, and when its successor is given up.
+    successor_until: Option<Instant>,
+    /// That time at the last loss, and the rings' used indexes.
+    last_loss: Option<(Instant, Vec<u16>)>,
     retry: Retry,
 }
 
@@ -165,6 +174,9 @@ impl Device {
             features: None,
             memory: None,
             tag_awaited_until: None,
+            inflight: None,
+            successor_until: None,
+            last_loss: None,
             retry: Retry::now(),
         };
         // It fails only by the loss of rings, and there are none yet.

@@ -117,6 +117,8 @@ impl gangplank_vhost_backend::Device for Device {
         }
         self.rings.clear();
         self.features = None;
+        self.inflight = None;
+        self.successor_until = None;
         match std::mem::replace(&mut self.phase, Phase::Waiting) {
             Phase::Served(mut daemon) if daemon.can_reset() => {
                 let reset = daemon.reset();
@@ -151,6 +153,13 @@ impl Device {
     fn start_ring_if_ready(&mut self, index: u32) -> Result<(), RequestError> {
         if self.features.is_none() {
             return Ok(());
+        }
+        if matches!(self.phase, Phase::Served(_))
+            && let Phase::Served(mut daemon) = std::mem::replace(&mut self.phase, Phase::Waiting)
+        {
+            let kept = self.keep_inflight(&mut daemon);
+            self.phase = Phase::Served(daemon);
+            kept.or_else(|error| self.failed(error))?;
         }
         self.with_daemon(|daemon, rings| {
             let at = usize::try_from(index).unwrap_or(usize::MAX);

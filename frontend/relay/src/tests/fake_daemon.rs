@@ -29,6 +29,8 @@ pub(crate) struct Behaviour {
     pub(crate) has_no_state: bool,
     /// Stops rings where they started.
     pub(crate) consumes_nothing: bool,
+    /// Notes its requests in flight (INFLIGHT_SHMFD).
+    pub(crate) has_inflight: bool,
 }
 
 /// What a daemon has received: each message's number and payload. A state has number 0.
@@ -102,12 +104,20 @@ fn serve(stream: &UnixStream, behaviour: Behaviour, received: &Received) {
             thread::sleep(delay);
         }
         let word = |value: u64| Some(value.to_le_bytes().to_vec());
+        let mut beside = None;
         let refused = behaviour.refuses == Some(number);
         let payload = match number {
             FrontendReq::GET_FEATURES => word(FEATURES),
             // MQ, REPLY_ACK, CONFIG, RESET_DEVICE, DEVICE_STATE, and one that is not wanted.
             FrontendReq::GET_PROTOCOL_FEATURES if behaviour.has_no_state => word(0x2209),
+            FrontendReq::GET_PROTOCOL_FEATURES if behaviour.has_inflight => word(1 << 12 | 0x2209),
             FrontendReq::GET_PROTOCOL_FEATURES => word(1 << 19 | 0x2209 | 1 << 15),
+            FrontendReq::GET_INFLIGHT_FD => {
+                beside = Some(super::file(0x1000));
+                let mut payload = message.payload.clone();
+                payload[..8].copy_from_slice(&0x1000_u64.to_le_bytes());
+                Some(payload)
+            }
             FrontendReq::GET_QUEUE_NUM => word(3),
             FrontendReq::GET_CONFIG => {
                 let mut payload = message.payload.clone();
@@ -134,9 +144,10 @@ fn serve(stream: &UnixStream, behaviour: Behaviour, received: &Received) {
             _ => None,
         };
         if let Some(payload) = payload {
+            let beside: Vec<_> = beside.iter().map(AsFd::as_fd).collect();
             message
                 .reply(payload)
-                .send(stream.as_fd(), &[], soon())
+                .send(stream.as_fd(), &beside, soon())
                 .unwrap();
         }
         match state.take() {

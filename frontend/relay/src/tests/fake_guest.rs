@@ -1,5 +1,6 @@
 //! A guest that sends what User Mode Linux sends, and the relay that serves it.
 
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -29,10 +30,21 @@ pub(crate) struct FakeGuest {
     pub(crate) served: JoinHandle<Result<(), GuestError>>,
     /// Where it hears that buffers of its rings are used.
     pub(crate) calls: Vec<UnixStream>,
+    /// Its memory, once it is set up.
+    pub(crate) memory: Option<File>,
 }
 
 impl FakeGuest {
     pub(crate) fn connect(backend: &Path, tag: Option<&str>) -> Self {
+        Self::connect_returning(backend, tag, None)
+    }
+
+    /// As [`Self::connect`], where requests wait for `return_time` for a daemon's successor.
+    pub(crate) fn connect_returning(
+        backend: &Path,
+        tag: Option<&str>,
+        return_time: Option<Duration>,
+    ) -> Self {
         let (socket, far) = UnixStream::pair().unwrap();
         far.set_nonblocking(true).unwrap();
         let options = DeviceOptions {
@@ -43,6 +55,7 @@ impl FakeGuest {
                 ..LIMITS
             },
             tag_wait: Duration::from_millis(50),
+            return_time,
         };
         let wakeup = Arc::new(eventfd(0, EventfdFlags::NONBLOCK).unwrap());
         let (commands, inbox) = mpsc::channel();
@@ -60,6 +73,7 @@ impl FakeGuest {
             answer,
             served,
             calls: Vec::new(),
+            memory: None,
         }
     }
 
@@ -107,7 +121,9 @@ impl FakeGuest {
             ),
             0
         );
-        let memory = OwnedFd::from(file(0x10_0000));
+        let memory = file(0x10_0000);
+        self.memory = Some(memory.try_clone().unwrap());
+        let memory = OwnedFd::from(memory);
         let table = [1, 0, 0x10_0000, 0, 0, 0, 0, 0, 0u64];
         let table = table.into_iter().flat_map(u64::to_le_bytes).collect();
         assert_eq!(

@@ -6,6 +6,7 @@ mod fake_daemon;
 mod fake_guest;
 mod replacement;
 mod setup;
+mod successor;
 
 use std::time::Duration;
 

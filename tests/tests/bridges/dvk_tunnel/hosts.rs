@@ -1,10 +1,11 @@
 //! A guest on one host, and its daemon on another.
 
 use std::fs;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use gangplank_tests::daemon::{self, Daemon, TAG};
 use gangplank_tests::debian_tree;
 use gangplank_tests::dvk_tunnel::{Between, Tunnel};
@@ -34,6 +35,10 @@ const TESTS: &[(&str, Test)] = &[
     (
         "requests_fail_after_the_limit",
         requests_fail_after_the_limit,
+    ),
+    (
+        "a_guest_behind_a_relay_outlives_its_tunnel",
+        a_guest_behind_a_relay_outlives_its_tunnel,
     ),
     (
         "a_session_is_freed_when_its_node_is_gone",
@@ -191,6 +196,27 @@ fn a_guest_of_the_daemon_excludes_the_one_behind_the_tunnel(fixture: &mut Fixtur
     Ok(())
 }
 
+/// A command: programs append and rename in `directory`, which is made.
+fn writers(directory: &str) -> String {
+    format!(
+        "mkdir {directory} && cd {directory} && for w in $(seq {WRITERS}); do \
+           ( i=0; while [ $i -lt {ROUNDS} ]; do echo $i >>lines-$w || exit 1; \
+             echo $i >new-$w && mv new-$w old-$w || exit 1; i=$((i+1)); done; \
+             echo ended >>ended ) & done; wait; cd /; \
+         test $(wc -l <{directory}/ended) -eq {WRITERS}"
+    )
+}
+
+/// Each line that the writers have written is there once, in order.
+fn check_written(directory: &Path) -> Result<()> {
+    let expected: String = (0..ROUNDS).map(|line| format!("{line}\n")).collect();
+    for writer in 1..=WRITERS {
+        let lines = fs::read_to_string(directory.join(format!("lines-{writer}")))?;
+        ensure!(lines == expected, "lines of {writer} are lost or doubled");
+    }
+    Ok(())
+}
+
 /// The link is cut for three seconds while four programs of the guest append and rename, so that
 /// the connections between the nodes break. The guest goes on: requests are sent again, and each
 /// line is there once, in order.
@@ -205,26 +231,14 @@ fn a_cut_link_loses_nothing(fixture: &mut Fixture) -> Result<()> {
             thread::sleep(CUT);
             tunnel.cut(false)
         });
-        let work = format!(
-            "mkdir /mnt/cut && cd /mnt/cut && for w in $(seq {WRITERS}); do \
-               ( i=0; while [ $i -lt {ROUNDS} ]; do echo $i >>lines-$w || exit 1; \
-                 echo $i >new-$w && mv new-$w old-$w || exit 1; i=$((i+1)); done; \
-                 echo ended >>ended ) & done; wait; cd /; \
-             test $(wc -l </mnt/cut/ended) -eq {WRITERS}"
-        );
-        let worked = guest.sh_within(&work, SLOW);
+        let worked = guest.sh_within(&writers("/mnt/cut"), SLOW);
         let took = begun.elapsed();
         let cut = cut.join();
         worked.map(|_| (cut, took))
     })?;
     cut.map_err(|_| anyhow::anyhow!("cutting the link panicked"))??;
     ensure!(took > BEFORE_CUT + CUT, "the work has ended too early");
-    let expected: String = (0..ROUNDS).map(|line| format!("{line}\n")).collect();
-    for writer in 1..=WRITERS {
-        let written = fixture.share.path().join(format!("cut/lines-{writer}"));
-        let lines = fs::read_to_string(written)?;
-        ensure!(lines == expected, "lines of {writer} are lost or doubled");
-    }
+    check_written(&fixture.share.path().join("cut"))?;
     let after = tunnel.sent_again()?;
     ensure!(after > before, "no request was sent again: {after}");
     Ok(())
@@ -265,6 +279,56 @@ fn requests_fail_after_the_limit(fixture: &mut Fixture) -> Result<()> {
         seen.text
     );
     guest.sh_within("ls /mnt", SLOW).map(drop)
+}
+
+/// The tunnel is killed twice and ended once under the load of a guest behind a relay, which waits
+/// for the next tunnel. That goes on in the session of the one before: files stay open and locked,
+/// and each request is carried out once.
+fn a_guest_behind_a_relay_outlives_its_tunnel(fixture: &mut Fixture) -> Result<()> {
+    let tunnel = &mut fixture.tunnel;
+    tunnel.kill_tunnel();
+    tunnel.start_tunnel()?;
+    let relay = Relay::start(&tunnel.socket(), &["--return-time=30"])?;
+    let options = Options::new(fixture.machine)
+        .share(&relay.socket(), TAG)
+        .program("guest-check", &tools::guest_check(tools::host_arch())?);
+    let mut guest = Guest::boot(&options)?;
+    guest.mount(TAG, "/mnt")?;
+    // It reads what it has written, by a file that was removed meanwhile.
+    guest.sh(
+        "( exec 3<>/mnt/held; rm /mnt/held; echo kept >&3; while [ ! -e /go ]; do sleep 0.1; done; \
+           cat /proc/self/fd/3 >/seen 2>&1; echo $? >/done ) & \
+         while [ -e /mnt/held ] || [ ! -e /proc/$!/fd/3 ]; do sleep 0.1; done",
+    )?;
+    let worked = thread::scope(|scope| -> Result<()> {
+        let worker = scope.spawn(|| guest.sh_within(&writers("/mnt/outlived"), SLOW));
+        for is_killed in [true, false, true] {
+            thread::sleep(BEFORE_CUT);
+            match is_killed {
+                true => tunnel.kill_tunnel(),
+                false => tunnel.end_tunnel()?,
+            }
+            thread::sleep(BEFORE_CUT);
+            tunnel.start_tunnel()?;
+        }
+        ensure!(!worker.is_finished(), "the work has ended too early");
+        let worked = worker.join();
+        worked
+            .map_err(|_| anyhow::anyhow!("the work panicked"))?
+            .map(drop)
+    });
+    worked.with_context(|| relay.log())?;
+    check_written(&fixture.share.path().join("outlived"))?;
+    let seen = guest.sh_within(
+        "touch /go; while [ ! -e /done ]; do sleep 0.1; done; cat /seen /done",
+        SLOW,
+    )?;
+    ensure!(
+        seen == "kept\n0\n",
+        "the removed file: {seen}\n{}",
+        relay.log()
+    );
+    Ok(())
 }
 
 /// A tunnel that is killed leaves a session, which the server frees after `vq_idle_s`.

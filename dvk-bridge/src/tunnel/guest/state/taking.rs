@@ -7,7 +7,7 @@ use gangplank_rings::{Chain, QueueError};
 use gangplank_service::{error_chain, rate_limited};
 use gangplank_vhost_user::feature;
 
-use super::super::job::{Class, Job, Taken};
+use super::super::job::{Class, Job, Place, Taken};
 use super::{FIRST_PAUSE, Fatal, Session, State};
 use crate::tunnel::wire::{MAX_BYTES, MAX_REPLY};
 
@@ -82,12 +82,86 @@ impl State {
         }
         ring.base = base;
         for (head, chain) in taken {
-            self.add(index, head, chain);
+            self.note_ring(index, |inflight| inflight.take(index, head));
+            self.add(index, head, chain, None);
         }
         Ok(())
     }
 
-    fn add(&mut self, ring: usize, head: u16, chain: Chain) {
+    /// Takes over what the tunnel before has left in flight in ring `index`, which is about to
+    /// start.
+    pub(in super::super) fn take_over(&mut self, index: usize) {
+        if let Err(error) = self.try_take_over(index) {
+            match error {
+                QueueError::Memory(_) => self.fail(Fatal::Memory),
+                error => {
+                    rate_limited!(error, "ring {index} is stopped: {}", error_chain(&error));
+                    if let Some(ring) = self.rings.get_mut(index) {
+                        ring.broken = true;
+                        ring.signal_error();
+                    }
+                }
+            }
+        }
+    }
+
+    fn try_take_over(&mut self, index: usize) -> Result<(), QueueError> {
+        let event_idx = self.features.unwrap_or(0) & feature::EVENT_IDX != 0;
+        let (Some(inflight), Some(memory)) = (&self.inflight, self.memory.clone()) else {
+            return Ok(());
+        };
+        let Some(ring) = self.rings.get_mut(index) else {
+            return Ok(());
+        };
+        // The tunnel before may have ended before it signalled what it had given back. The driver
+        // asks for no other signal until it has seen that.
+        ring.signal_call();
+        if !inflight.covers(index, ring.size) {
+            return Ok(());
+        }
+        let Some(queue) = ring.queue(&memory, event_idx) else {
+            return Ok(());
+        };
+        let used = queue.used_index()?;
+        let found = match inflight.attach(index, queue.size(), used) {
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(()),
+            Err(source) => {
+                self.fail(Fatal::unnoted(source));
+                return Ok(());
+            }
+        };
+        let count = u16::try_from(found.len()).unwrap_or(u16::MAX);
+        let session = match inflight.former() {
+            Ok(former) => former.map(|former| former.session),
+            Err(_) => None,
+        };
+        let chains = found.into_iter().map(|(head, place)| {
+            let chain = queue.chain(head)?;
+            match chain.pieces() <= MAX_PIECES {
+                true => Ok((head, chain, place)),
+                false => Err(QueueError::Chain),
+            }
+        });
+        let chains = chains.collect::<Result<Vec<_>, _>>()?;
+        // Each chain that was taken is in the used ring or in flight. The frontend knows only the
+        // used index, which may have grown since it looked.
+        ring.base = used.wrapping_add(count);
+        // The notes about the last head may have changed.
+        self.restore_used();
+        for (head, chain, place) in chains {
+            let place = place.zip(session).map(|((slot, number), session)| Place {
+                session,
+                slot,
+                number,
+            });
+            self.add(index, head, chain, place);
+        }
+        Ok(())
+    }
+
+    /// Adds a chain, which the tunnel before has sent in `place` if it did.
+    fn add(&mut self, ring: usize, head: u16, chain: Chain, place: Option<Place>) {
         let (readable, writable) = (chain.readable_len(), chain.writable_len());
         let within = |len: u64, most| u32::try_from(len).ok().filter(|len| *len <= most);
         let lengths = within(readable, MAX_BYTES)
@@ -103,11 +177,11 @@ impl State {
             chain: Arc::new(chain),
             readable,
             writable,
-            place: None,
+            place,
             deadline: now + self.limit,
             due: now,
             pause: FIRST_PAUSE,
-            is_in_doubt: false,
+            is_in_doubt: place.is_some(),
         };
         if let Some(in_flight) = self.in_flight.get_mut(ring) {
             *in_flight += 1;

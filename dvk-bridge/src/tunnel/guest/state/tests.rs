@@ -30,11 +30,18 @@ impl Guest {
     fn new(limit: Duration) -> (Self, State) {
         let memory = tempfile::tempfile().unwrap();
         memory.set_len(0x1_0000).unwrap();
+        let guest = Self { memory, offered: 0 };
+        let state = guest.state(limit);
+        (guest, state)
+    }
+
+    /// A tunnel that the guest's frontend has set up.
+    fn state(&self, limit: Duration) -> State {
         let table: Vec<u8> = [1, 0, 0x1_0000, 0, 0]
             .into_iter()
             .flat_map(u64::to_le_bytes)
             .collect();
-        let shared = OwnedFd::from(memory.try_clone().unwrap());
+        let shared = OwnedFd::from(self.memory.try_clone().unwrap());
         let mut state = State::new(limit);
         let decoded = Memory::decode(&table, vec![shared]).unwrap();
         let mut ring = Ring::default();
@@ -51,7 +58,7 @@ impl Guest {
         state.features = Some(0);
         state.rings = vec![Ring::default(), ring];
         state.in_flight = vec![0, 0];
-        (Self { memory, offered: 0 }, state)
+        state
     }
 
     fn write(&self, at: u64, bytes: &[u8]) {
@@ -113,7 +120,7 @@ const LONG: Duration = Duration::from_secs(60);
 #[test]
 fn a_request_that_is_not_finished_is_asked_for_in_its_place_and_others_go_on() {
     let (mut guest, mut state) = Guest::new(LONG);
-    state.opened(7, 4, 1);
+    state.opened((7, 0, false), 4, 1);
     guest.offer(Opcode::Setlkw, 16);
     guest.offer(Opcode::Lookup, 16);
     state.take_requests();
@@ -131,7 +138,7 @@ fn a_request_that_is_not_finished_is_asked_for_in_its_place_and_others_go_on() {
 #[test]
 fn a_slot_is_used_again_with_the_next_number() {
     let (mut guest, mut state) = Guest::new(LONG);
-    state.opened(7, 2, 1);
+    state.opened((7, 0, false), 2, 1);
     guest.offer(Opcode::Lookup, 16);
     guest.offer(Opcode::Lookup, 16);
     state.take_requests();
@@ -146,7 +153,7 @@ fn a_slot_is_used_again_with_the_next_number() {
 fn a_request_that_does_not_reach_the_server_fails_after_the_limit() {
     let limit = Duration::from_secs(1);
     let (mut guest, mut state) = Guest::new(limit);
-    state.opened(7, 4, 1);
+    state.opened((7, 0, false), 4, 1);
     guest.offer(Opcode::Lookup, 16);
     state.take_requests();
     let (job, place) = sent(&mut state).unwrap();
@@ -161,7 +168,7 @@ fn a_request_that_does_not_reach_the_server_fails_after_the_limit() {
 #[test]
 fn a_lost_session_refuses_all_until_the_guest_opens_another() {
     let (mut guest, mut state) = Guest::new(LONG);
-    state.opened(7, 4, 1);
+    state.opened((7, 0, false), 4, 1);
     for opcode in [Opcode::Lookup, Opcode::Read] {
         guest.offer(opcode, 16);
     }
@@ -175,7 +182,7 @@ fn a_lost_session_refuses_all_until_the_guest_opens_another() {
     guest.offer(Opcode::Init, 16);
     state.take_requests();
     assert_eq!((guest.used(), state.session), (3, Session::Closed));
-    state.opened(8, 4, 1);
+    state.opened((8, 0, false), 4, 1);
     let (_, place) = sent(&mut state).unwrap();
     assert_eq!(place.session, 8);
 }
@@ -183,7 +190,7 @@ fn a_lost_session_refuses_all_until_the_guest_opens_another() {
 #[test]
 fn a_request_of_a_stopped_ring_fails_although_it_is_being_exchanged_and_is_copied_to_no_more() {
     let (mut guest, mut state) = Guest::new(LONG);
-    state.opened(7, 2, 1);
+    state.opened((7, 0, false), 2, 1);
     guest.offer(Opcode::Lookup, 16);
     guest.offer(Opcode::Getattr, 16);
     state.take_requests();
@@ -211,7 +218,7 @@ fn a_request_of_a_stopped_ring_fails_although_it_is_being_exchanged_and_is_copie
 #[test]
 fn a_request_that_is_sent_again_counts() {
     let (mut guest, mut state) = Guest::new(LONG);
-    state.opened(7, 2, 1);
+    state.opened((7, 0, false), 2, 1);
     guest.offer(Opcode::Lookup, 16);
     state.take_requests();
     let (job, place) = sent(&mut state).unwrap();
@@ -238,7 +245,7 @@ fn a_request_longer_than_a_copy_is_fatal() {
 #[test]
 fn a_request_that_waits_for_a_slot_fails_only_when_the_server_is_silent() {
     let (mut guest, mut state) = Guest::new(LONG);
-    state.opened(7, 2, 1);
+    state.opened((7, 0, false), 2, 1);
     guest.offer(Opcode::Setlkw, 16);
     guest.offer(Opcode::Lookup, 16);
     state.take_requests();
@@ -299,3 +306,5 @@ fn a_ring_with_a_chain_of_very_many_pieces_is_stopped() {
     assert!(state.rings[1].broken);
     assert_eq!(state.waiting(), 0);
 }
+
+mod take_over;
