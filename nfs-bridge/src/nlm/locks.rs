@@ -36,6 +36,13 @@ use crate::share::handle::FileHandle;
 /// How long GRANTED is repeated. A client that waits asks again by itself every 30 seconds.
 const GRANT_LIMIT: Duration = Duration::from_secs(60);
 
+/// How long a lock that a client reclaims may still be another's. After this program was killed, the
+/// daemon needs a moment to free what it held, and a client that is denied gives the lock up.
+const RECLAIM_LIMIT: Duration = Duration::from_secs(3);
+
+/// Pause between two attempts to take such a lock.
+const RECLAIM_INTERVAL: Duration = Duration::from_millis(20);
+
 /// Most clients whose last restart is remembered.
 const MAX_NOTIFIED: usize = 4096;
 
@@ -171,8 +178,20 @@ impl Locks {
         }))
     }
 
-    /// Locks a range, or begins to wait for it.
-    pub fn lock(&self, opened: &OpenedFile, call: LockCall<'_>) -> Status {
+    /// Locks a range, or begins to wait for it. A lock that is reclaimed may take [`RECLAIM_LIMIT`].
+    pub fn lock(&self, opened: &OpenedFile, call: &LockCall<'_>) -> Status {
+        let deadline = Instant::now() + RECLAIM_LIMIT;
+        loop {
+            match self.lock_once(opened, call) {
+                Status::Denied if call.reclaim && Instant::now() < deadline => {
+                    thread::sleep(RECLAIM_INTERVAL);
+                }
+                status => return status,
+            }
+        }
+    }
+
+    fn lock_once(&self, opened: &OpenedFile, call: &LockCall<'_>) -> Status {
         if self.in_grace() != call.reclaim {
             return Status::DeniedGracePeriod;
         }
@@ -196,7 +215,7 @@ impl Locks {
         &self,
         state: &mut State,
         opened: &OpenedFile,
-        call: LockCall<'_>,
+        call: &LockCall<'_>,
     ) -> Result<Status> {
         let (handle, owner, wanted) = (opened.handle, call.owner, call.wanted);
         // It asks again, so it does not know yet, and gets its answer now.
@@ -234,7 +253,7 @@ impl Locks {
                         owner: owner.clone(),
                         number,
                         wanted,
-                        grant_to: call.grant_to,
+                        grant_to: call.grant_to.clone(),
                         pending: None,
                         is_canceled: false,
                     };

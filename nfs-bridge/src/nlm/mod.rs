@@ -144,7 +144,7 @@ impl Nlm4 {
                 reclaim: args.reclaim,
                 state: args.state,
             };
-            Ok(self.locks.lock(&opened, call))
+            Ok(self.locks.lock(&opened, &call))
         });
         locked.unwrap_or_else(|status| status)
     }

@@ -2,9 +2,10 @@
 
 use std::fs::{self, File};
 use std::net::UdpSocket;
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use nfs3_types::nfs3::nfs_fh3;
 use nfs3_types::xdr_codec::{Opaque, Pack, Void};
 use rustix::fs::{FlockOperation, fcntl_lock};
@@ -231,6 +232,32 @@ fn after_a_restart_locks_are_reclaimed_before_others_are_taken() -> Result<()> {
     ensure!(Lock::new(&file, 2).status(&mut after, TEST)? == GRACE);
     ensure!(reclaim.status(&mut after, LOCK)? == GRANTED);
     ensure!(lock.status(&mut after, UNLOCK)? == GRANTED);
+    Ok(())
+}
+
+/// The daemon may need a moment to free what a killed server held, and a client that is denied gives
+/// its lock up.
+#[test]
+fn a_lock_that_is_reclaimed_may_be_held_for_a_moment_longer() -> Result<()> {
+    let (mut fixture, mut client, file) = locked_share()?;
+    let lock = Lock::new(&file, 1);
+    ensure!(lock.status(&mut client, LOCK)? == GRANTED);
+    fixture.server.restart()?;
+    let path = fixture.share.path().join("file");
+    let on_host = File::options().read(true).write(true).open(path)?;
+    fcntl_lock(&on_host, FlockOperation::LockExclusive)?;
+    let holder = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(500));
+        fcntl_lock(&on_host, FlockOperation::Unlock)
+    });
+    let reclaim = Lock {
+        reclaim: true,
+        ..lock
+    };
+    let mut after = fixture.server.client(0, 0)?;
+    let status = reclaim.status(&mut after, LOCK)?;
+    ensure!(status == GRANTED, "{status}");
+    holder.join().map_err(|_| anyhow!("it panicked"))??;
     Ok(())
 }
 
