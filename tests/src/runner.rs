@@ -22,6 +22,8 @@ use anyhow::{Result, anyhow};
 /// Runs the tests of one program and counts how they ended.
 pub struct Runner {
     filters: Vec<String>,
+    /// Whether a filter is a whole name.
+    is_exact: bool,
     list: bool,
     passed: usize,
     skipped: usize,
@@ -31,9 +33,9 @@ pub struct Runner {
 }
 
 impl Runner {
-    /// A runner for the tests whose names contain one of the program's arguments, or for all tests
-    /// if there is no argument. `--list` prints the names instead. Other options of the standard
-    /// runner are accepted and ignored.
+    /// A runner for the tests whose names contain one of the program's arguments, or are one of them
+    /// with `--exact`, or for all tests if there is no argument. `--list` prints the names instead.
+    /// Other options of the standard runner are accepted and ignored.
     #[must_use]
     pub fn from_arguments() -> Self {
         let (options, filters): (Vec<String>, Vec<String>) = std::env::args()
@@ -41,6 +43,7 @@ impl Runner {
             .partition(|argument| argument.starts_with('-'));
         Self {
             filters,
+            is_exact: options.iter().any(|option| option == "--exact"),
             list: options.iter().any(|option| option == "--list"),
             passed: 0,
             skipped: 0,
@@ -52,8 +55,11 @@ impl Runner {
     /// Whether the test `name` will run. Callers use this to set up only what some test needs.
     #[must_use]
     pub fn wants(&self, name: &str) -> bool {
-        !self.list
-            && (self.filters.is_empty() || self.filters.iter().any(|filter| name.contains(filter)))
+        let is_meant = |filter: &String| match self.is_exact {
+            true => name == filter,
+            false => name.contains(filter),
+        };
+        !self.list && (self.filters.is_empty() || self.filters.iter().any(is_meant))
     }
 
     /// Whether the program only lists its tests.
@@ -161,6 +167,7 @@ mod tests {
     fn with_filters(filters: &[&str]) -> Runner {
         Runner {
             filters: filters.iter().map(|filter| (*filter).to_owned()).collect(),
+            is_exact: false,
             list: false,
             passed: 0,
             skipped: 0,
@@ -178,6 +185,15 @@ mod tests {
         let failed: Vec<_> = runner.failures.iter().map(|(name, _)| name).collect();
         assert_eq!(failed, ["panics", "fails"]);
         assert_eq!(runner.passed, 1);
+    }
+
+    #[test]
+    fn an_exact_filter_is_a_whole_name() {
+        let mut runner = with_filters(&["uml::mount"]);
+        runner.is_exact = true;
+        assert!(runner.wants("uml::mount"));
+        assert!(!runner.wants("uml::mount_again"));
+        runner.run("uml::mount_again", || panic!("not wanted"));
     }
 
     #[test]
