@@ -13,6 +13,10 @@ use std::path::Path;
 pub fn listens(pid: u32, path: &Path) -> bool {
     /// The flag of a listening socket in /proc/net/unix (`__SO_ACCEPTCON`).
     const LISTENS: &str = " 00010000 ";
+    // A socket whose file another program has removed is listed as well, until it is closed.
+    if !path.exists() {
+        return false;
+    }
     let path = format!(" {}", path.display());
     ["self".to_owned(), pid.to_string()].iter().any(|process| {
         let sockets = fs::read_to_string(format!("/proc/{process}/net/unix"));

@@ -13,11 +13,10 @@ fn what_to_do(error: &io::Error, user: u32) -> String {
             " as user {user} (let that user read and search it, and search the directories above \
              it)"
         ),
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => String::new(),
         _ if error.raw_os_error() == Some(libc::EMFILE) => {
             " (raise the limit of open descriptors: --rlimit-nofile)".to_owned()
         }
-        _ => " (see whether it can be listed on the host)".to_owned(),
+        _ => String::new(),
     }
 }
 

@@ -420,7 +420,7 @@ impl ConfinedKeeper {
 }
 
 /// What is done to the shared directory, in the words of an error.
-const DUPLICATE: &str = "have another descriptor of";
+const DUPLICATE: &str = "duplicate the descriptor of";
 
 /// Mount, device and inode number of the shared directory.
 fn identity_of(root: &OwnedFd, shared_dir: &SharedDir) -> Result<(u64, u32, u32, u64), Error> {

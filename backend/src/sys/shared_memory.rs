@@ -218,21 +218,31 @@ impl SharedMemory {
     /// The first bytes from `offset` on, and before `end`, that are in pages with memory. All others
     /// are zero. `None` if there are no such bytes.
     fn next_data(&self, offset: usize, end: usize) -> Option<Range<usize>> {
-        let all = (offset < end).then_some(offset..end)?;
-        let Some(file) = &self.file else {
-            return Some(all);
-        };
-        let found = match seek(file, SeekFrom::Data(offset as u64)) {
-            Ok(found) => usize::try_from(found).unwrap_or(usize::MAX).max(offset),
-            // There is no data behind.
-            Err(Errno::NXIO) => return None,
-            Err(_) => return Some(all),
-        };
-        let hole = match seek(file, SeekFrom::Hole(found as u64)) {
-            Ok(hole) => usize::try_from(hole).unwrap_or(usize::MAX).min(end),
-            Err(_) => end,
-        };
-        (found < hole).then_some(found..hole)
+        let mut offset = offset;
+        while offset < end {
+            let all = offset..end;
+            let Some(file) = &self.file else {
+                return Some(all);
+            };
+            let found = match seek(file, SeekFrom::Data(offset as u64)) {
+                Ok(found) => usize::try_from(found).unwrap_or(usize::MAX).max(offset),
+                // There is no data behind.
+                Err(Errno::NXIO) => return None,
+                Err(_) => return Some(all),
+            };
+            let hole = match seek(file, SeekFrom::Hole(found as u64)) {
+                Ok(hole) => usize::try_from(hole).unwrap_or(usize::MAX).min(end),
+                Err(_) => end,
+            };
+            if found < hole {
+                return Some(found..hole);
+            }
+            // It lies behind the end, or was given back meanwhile.
+            offset = found
+                .saturating_add(1)
+                .next_multiple_of(rustix::param::page_size());
+        }
+        None
     }
 
     /// Gives the whole pages in `offset..offset + len` back to the system: they read as zeros, and

@@ -29,7 +29,7 @@ pub(super) fn guest() -> Option<u64> {
     }
 }
 
-/// A log whose messages name the guest of a process that serves one alone.
+/// A log whose messages name the guest of the process or thread that logs them.
 pub(super) struct NamesGuest<L>(pub(super) L);
 
 impl<L: Log> Log for NamesGuest<L> {
@@ -38,10 +38,10 @@ impl<L: Log> Log for NamesGuest<L> {
     }
 
     fn log(&self, record: &Record<'_>) {
-        let number = GUEST.load(Ordering::Relaxed);
-        if number == 0 || !self.0.enabled(record.metadata()) {
+        let guest = guest().filter(|_| self.0.enabled(record.metadata()));
+        let Some(number) = guest else {
             return self.0.log(record);
-        }
+        };
         let text = record.args().to_string();
         if names(&text, number) {
             return self.0.log(record);

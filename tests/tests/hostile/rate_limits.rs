@@ -38,7 +38,7 @@ const ATTEMPTS: u32 = 5;
 const AT_ONCE: Duration = Duration::from_secs(18);
 
 /// How long the daemon may take to end: less than it waits for requests in flight.
-const ENDING: Duration = Duration::from_secs(10);
+const ENDING: Duration = Duration::from_secs(9);
 
 const GETATTR: Operation<'static> = Operation::Getattr(GetattrIn {
     getattr_flags: 0,

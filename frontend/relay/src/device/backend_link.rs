@@ -15,10 +15,14 @@ const MIN_RETRY_BACKOFF: Duration = Duration::from_millis(20);
 /// Pause between two attempts to connect at most: how late a guest notices a daemon.
 const MAX_RETRY_BACKOFF: Duration = Duration::from_secs(1);
 
-/// A daemon that has completed nothing for this long has left its rings.
-const LEAVING_INTERVAL: Duration = Duration::from_micros(500);
+/// A daemon whose rings have been empty for this long has left them.
+const LEAVING_TIME: Duration = Duration::from_micros(500);
 
-/// Limit for a daemon to leave its rings. It is a part of the pause that a guest notices.
+/// A daemon that has completed nothing for this long has left its rings, although there are
+/// requests in them, or waits for a disk. It is a part of the pause that a guest notices.
+const STALLED_TIME: Duration = Duration::from_millis(5);
+
+/// Limit for a daemon to leave its rings.
 const MAX_LEAVING_TIME: Duration = Duration::from_millis(20);
 
 /// A daemon could not be set up.
@@ -203,26 +207,35 @@ impl Device {
         Ok(())
     }
 
-    /// Waits until a daemon that was told to disable the rings has completed what it took, or for a
-    /// moment. virtiofsd 1.14 looks for requests until it finds none. If its ring is stopped
-    /// meanwhile and the guest adds a request, it finds that one for ever and never ends. A
-    /// disabled ring is left as soon as it is empty, and not entered again.
+    /// Waits until a daemon that was told to disable the rings has left them, or for a moment.
+    /// virtiofsd 1.14 looks for requests until it finds none. If its ring is stopped meanwhile and
+    /// the guest adds a request, it finds that one for ever and never ends. A disabled ring is left
+    /// as soon as it is empty, and not entered again: then it may have requests that nobody takes.
     fn wait_for_daemon_to_leave_rings(&self) {
-        let used = || {
-            let queues = self.ready_queues();
-            let used: Result<Vec<u16>, _> =
-                queues.iter().map(|(queue, _)| queue.used_index()).collect();
-            used.ok()
+        // The used indices, and whether no ring has a request.
+        let look = || {
+            let (mut used, mut are_empty) = (Vec::new(), true);
+            for (queue, _) in self.ready_queues() {
+                let index = queue.used_index().ok()?;
+                are_empty &= queue.waiting(index).ok()? == 0;
+                used.push(index);
+            }
+            Some((used, are_empty))
         };
-        let until = Instant::now() + MAX_LEAVING_TIME;
-        let mut before = used();
-        while before.is_some() && Instant::now() < until {
-            std::thread::sleep(LEAVING_INTERVAL);
-            let now = used();
-            if now == before {
+        let begun = Instant::now();
+        let (mut before, mut since) = (Vec::new(), begun);
+        while let Some((used, are_empty)) = look() {
+            if used != before {
+                (before, since) = (used, Instant::now());
+            }
+            let limit = match are_empty {
+                true => LEAVING_TIME,
+                false => STALLED_TIME,
+            };
+            if since.elapsed() >= limit || begun.elapsed() >= MAX_LEAVING_TIME {
                 return;
             }
-            before = now;
+            std::thread::sleep(LEAVING_TIME);
         }
     }
 }

@@ -54,6 +54,24 @@ fn guest_hears_of_replies_that_came_while_its_rings_stopped() {
     guest.hang_up().unwrap();
 }
 
+/// Otherwise virtiofsd may look for requests in a stopped ring for ever.
+#[test]
+fn all_rings_are_disabled_before_the_first_is_stopped() {
+    let daemon = FakeDaemon::new(Behaviour {
+        consumes_nothing: true,
+        ..Behaviour::default()
+    });
+    let mut guest = FakeGuest::connect(&daemon.path, None);
+    guest.set_up();
+    let before = daemon.requests().len();
+    guest.command(Command::Pause).unwrap();
+    let requests = daemon.requests().split_off(before);
+    let stops = [FrontendReq::SET_VRING_ENABLE, FrontendReq::GET_VRING_BASE];
+    let stops: Vec<_> = stops.iter().flat_map(|one| [*one; 2]).collect();
+    assert!(requests.starts_with(&stops), "{requests:?}");
+    guest.hang_up().unwrap();
+}
+
 #[test]
 fn daemon_without_state_is_not_left_unless_that_is_wanted() {
     let behaviour = Behaviour {

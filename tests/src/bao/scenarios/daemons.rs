@@ -11,12 +11,13 @@ use super::Test;
 use crate::bao::guest::{Guest, READY, register};
 use crate::bao::work;
 
-/// Limit for an access that waits for no other process.
-const PROMPT: Duration = Duration::from_secs(20);
+/// Limit for an access that waits for no other process: less than the 5 s that the device model waits
+/// for a daemon's answer.
+const PROMPT: Duration = Duration::from_millis(4500);
 
 /// Limit for an access during which the device model stops a hanging daemon's queues and gives it
 /// up.
-const GIVE_UP_LIMIT: Duration = Duration::from_secs(40);
+const GIVE_UP_LIMIT: Duration = Duration::from_secs(15);
 
 /// The guest probes without a daemon. Its first requests wait in their queue, and nothing else
 /// waits.

@@ -64,9 +64,9 @@ const ADDITIONS: u32 = 100;
 /// Programs of the guest that work while the link is cut.
 const WRITERS: usize = 4;
 
-/// The rounds of each of them. They take longer than [`BEFORE_CUT`] and
-/// [`CUT`], which the test checks.
-const ROUNDS: usize = 150;
+/// The rounds of each of them. They take longer than [`BEFORE_CUT`] and [`CUT`], and than three
+/// starts of a tunnel, which the tests check.
+const ROUNDS: usize = 250;
 
 /// How long the guest works before the link is cut, and how long the link is cut.
 const BEFORE_CUT: Duration = Duration::from_millis(500);
@@ -282,8 +282,8 @@ fn requests_fail_after_the_limit(fixture: &mut Fixture) -> Result<()> {
 }
 
 /// The tunnel is killed twice and ended once under the load of a guest behind a relay, which waits
-/// for the next tunnel. That goes on in the session of the one before: files stay open and locked,
-/// and each request is carried out once.
+/// for the next tunnel. That goes on in the session of the one before: a file stays open, and each
+/// request is carried out once.
 fn a_guest_behind_a_relay_outlives_its_tunnel(fixture: &mut Fixture) -> Result<()> {
     let tunnel = &mut fixture.tunnel;
     tunnel.kill_tunnel();

@@ -10,8 +10,13 @@ use nfs3_types::nfs3::nfs_fh3;
 use nfs3_types::xdr_codec::{Opaque, Pack, Void};
 use rustix::fs::{FlockOperation, fcntl_lock};
 
+use gangplank_tests::wait;
+
 use crate::OPEN;
 use crate::client::{Client, Fixture, NLM, NSM};
+
+/// Limit for the daemon to free a dead server's lock.
+const LIMIT: Duration = Duration::from_secs(30);
 
 const TEST: u32 = 1;
 const LOCK: u32 = 2;
@@ -245,7 +250,11 @@ fn a_lock_that_is_reclaimed_may_be_held_for_a_moment_longer() -> Result<()> {
     fixture.server.restart()?;
     let path = fixture.share.path().join("file");
     let on_host = File::options().read(true).write(true).open(path)?;
-    fcntl_lock(&on_host, FlockOperation::LockExclusive)?;
+    // As long as the daemon holds it for the dead server, it cannot be taken.
+    wait::until("the dead server's lock is free", LIMIT, || {
+        Ok(fcntl_lock(&on_host, FlockOperation::NonBlockingLockExclusive).is_ok())
+    })?;
+    let mut after = fixture.server.client(0, 0)?;
     let holder = thread::spawn(move || {
         thread::sleep(Duration::from_millis(500));
         fcntl_lock(&on_host, FlockOperation::Unlock)
@@ -254,7 +263,6 @@ fn a_lock_that_is_reclaimed_may_be_held_for_a_moment_longer() -> Result<()> {
         reclaim: true,
         ..lock
     };
-    let mut after = fixture.server.client(0, 0)?;
     let status = reclaim.status(&mut after, LOCK)?;
     ensure!(status == GRANTED, "{status}");
     holder.join().map_err(|_| anyhow!("it panicked"))??;

@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use gangplank_tests::cgroup::Cgroup;
 use gangplank_tests::process::{self, User};
 use gangplank_tests::promises::FIRST_SUB_ID;
+use gangplank_tests::sockets::listens;
 use gangplank_tests::tools;
 use gangplank_tests::wait;
 use tempfile::TempDir;
@@ -243,13 +244,10 @@ impl Launched {
     }
 
     fn wait_for_socket(&mut self) -> Result<()> {
-        let name = self.socket().display().to_string();
+        let socket = self.socket().to_owned();
         wait::until("the daemon listens", LIMIT, || {
-            let sockets = fs::read_to_string("/proc/net/unix").unwrap_or_default();
-            // The state of a socket that listens (`__SO_ACCEPTCON`).
-            let mut lines = sockets.lines();
-            let listens = lines.any(|line| line.ends_with(&name) && line.contains(" 00010000 "));
-            wait::ready(&mut self.child, listens)
+            let is_ready = listens(self.child.id(), &socket);
+            wait::ready(&mut self.child, is_ready)
         })
     }
 }

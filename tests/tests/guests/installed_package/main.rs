@@ -31,7 +31,8 @@ fn main() -> ExitCode {
     runner.finish()
 }
 
-/// Waits until the daemon that `starting` becomes listens at `socket`.
+/// Waits until the daemon that `starting` becomes has its socket, which it knows by another path.
+/// Whoever connects boots a guest first, so that the daemon listens by then.
 fn wait_for_socket(socket: &Path, starting: &mut Child, limit: Duration) -> Result<()> {
     wait::until("the daemon has its socket", limit, || {
         wait::ready(starting, socket.exists())

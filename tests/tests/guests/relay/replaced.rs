@@ -80,7 +80,8 @@ fn log_of(fixture: &Fixture, daemon: &Daemon) -> String {
 ///
 /// virtiofsd 1.14 never ends if it still works on its ring when the ring is stopped: it looks for
 /// further requests in a ring that it cannot read any more. The relay gives it time to leave the
-/// ring, which may not be enough on a busy machine. The guest does not notice.
+/// ring, which a unit test of it checks, and which may not be enough on a busy machine. The guest
+/// does not notice.
 fn wait_for_virtiofsd(daemon: &mut Daemon) -> Result<()> {
     match daemon.wait() {
         Ok(status) => ensure!(status.success(), "{}", daemon.log()),

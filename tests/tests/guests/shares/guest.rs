@@ -58,7 +58,7 @@ fn goes_on(fixture: &Fixture) -> Result<()> {
         Ok(numbers.lines().count().try_into()?)
     };
     let wanted = count()? + ROUNDS;
-    fixture.wait_until("going on with its work", || Ok(count()? >= wanted))
+    fixture.wait_until("the work goes on", || Ok(count()? >= wanted))
 }
 
 /// SIGHUP while a guest works with two shares: a file comes, the file of an idle share goes, and so
@@ -79,7 +79,7 @@ fn a_guest_works_on_while_reloads_find_files_that_have_come_and_gone() -> Result
         )?;
         process::signal(&fixture.child, Signal::HUP)?;
         fixture.wait_for_log(&format!("home: reload {reloads} is done"))?;
-        fixture.wait_until(&format!("serving {tag}"), || {
+        fixture.wait_until(&format!("{tag} is served"), || {
             let listed = fixture.listed(tag)?;
             Ok(listed.is_some_and(|one| one["state"] == "serving"))
         })
@@ -110,7 +110,7 @@ fn a_guest_works_on_while_reloads_find_files_that_have_come_and_gone() -> Result
     work(&mut fixture.driver("late")?, c"new")?;
     work(&mut fixture.driver("idle")?, c"new")?;
     fixture.share_refused(&["remove", "tools"], "has 1 guests")?;
-    fixture.wait_until("without the guest of idle", || {
+    fixture.wait_until("idle has no guest", || {
         Ok(fixture
             .listed("idle")?
             .is_some_and(|one| one["guests"] == 0))
