@@ -138,6 +138,7 @@ mod tests {
         assert!(table.ends_with("| median | 0.75 | |\n"), "{table}");
         assert!(!table.contains("to host") && !table.contains("to again"));
     }
+
     #[test]
     fn each_situation_has_its_medians_and_the_noise_beside_them() {
         let idle = "find gangplankd 1.0 100 entries\nfind again 1.0 80 entries\n\
