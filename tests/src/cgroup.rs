@@ -42,11 +42,16 @@ const V2: Hierarchy = Hierarchy {
 /// Shell text for a directory of the second version: permits less and less memory, until the kernel
 /// has killed a process of the group, and then what it permitted before. Prints how many it has
 /// killed.
-pub const SHORTAGE: &str = "before=$(cat memory.max) && most=$(cat memory.current) && \
+///
+/// A file in memory first makes the group larger: with a limit below 1,000 pages, the kernel does not
+/// look at `oom_score_adj` (`oom_badness`, mm/oom_kill.c).
+pub const SHORTAGE: &str = "[ -d /dev/shm ] && file=/dev/shm/shortage || file=/tmp/shortage; \
+    sh -c \"echo \\$\\$ >cgroup.procs && dd if=/dev/zero of=$file bs=1M count=32 2>/dev/null\" && \
+    before=$(cat memory.max) && most=$(cat memory.current) && \
     for i in $(seq 400); do \
         most=$((most - 65536)); [ $most -gt 0 ] || most=0; echo $most >memory.max; \
         grep -q '^oom_kill [1-9]' memory.events && break; \
-    done; echo $before >memory.max; sed -n 's/^oom_kill //p' memory.events";
+    done; echo $before >memory.max; rm $file; sed -n 's/^oom_kill //p' memory.events";
 
 /// Microseconds in which a group's processes have their share of one processor.
 const PERIOD_US: u32 = 100_000;
