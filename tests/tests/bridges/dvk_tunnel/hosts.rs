@@ -37,16 +37,16 @@ const TESTS: &[(&str, Test)] = &[
         requests_fail_after_the_limit,
     ),
     (
-        "a_guest_behind_a_relay_outlives_its_tunnel",
-        a_guest_behind_a_relay_outlives_its_tunnel,
-    ),
-    (
         "a_session_is_freed_when_its_node_is_gone",
         a_session_is_freed_when_its_node_is_gone,
     ),
     (
         "a_lost_tunnel_behind_a_relay_is_an_error_until_the_guest_mounts_anew",
         a_lost_tunnel_behind_a_relay_is_an_error_until_the_guest_mounts_anew,
+    ),
+    (
+        "a_guest_behind_a_relay_outlives_its_tunnel",
+        a_guest_behind_a_relay_outlives_its_tunnel,
     ),
 ];
 
