@@ -145,8 +145,10 @@ pub(super) struct Device {
     inflight: Option<InflightMemory>,
     /// The daemon was lost, and when its successor is given up.
     successor_until: Option<Instant>,
-    /// That time at the last loss, and the rings' used indexes.
+    /// That time at the last loss that left requests, and the rings' used indexes.
     last_loss: Option<(Instant, Vec<u16>)>,
+    /// When the last daemon got the rings.
+    served_since: Instant,
     retry: Retry,
 }
 
@@ -177,6 +179,7 @@ impl Device {
             inflight: None,
             successor_until: None,
             last_loss: None,
+            served_since: Instant::now(),
             retry: Retry::now(),
         };
         // It fails only by the loss of rings, and there are none yet.
