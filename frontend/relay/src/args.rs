@@ -76,8 +76,9 @@ pub struct RelayArgs {
     pub state_limit: Duration,
 
     /// Time that the requests of a guest wait for the successor of a daemon that has ended, in
-    /// seconds. For daemons whose successor goes on with the guest's open files, as that of
-    /// gangplank-dvk tunnel does [default: the requests fail at once]
+    /// seconds, all together until one finishes a request or serves for 5 seconds. Use it with
+    /// gangplank-dvk tunnel, whose next process keeps the guest's files open. A guest with a ring
+    /// larger than its first one does not wait [default: the requests fail at once]
     #[arg(long, value_name = "SECS", value_parser = parse_seconds)]
     pub return_time: Option<Duration>,
 

@@ -11,4 +11,4 @@ mod ring;
 
 pub use connection::{Connection, Device, GuestError, RequestError};
 pub use memory::{Memory, TableError};
-pub use ring::{Ring, Signal};
+pub use ring::{MAX_RING_SIZE, Ring, Signal};

@@ -10,7 +10,7 @@ use rustix::fs::OFlags;
 use super::memory::Memory;
 
 /// Descriptors of a split ring at most (virtio 1.2, 2.7).
-const MAX_SIZE: u32 = 32768;
+pub const MAX_RING_SIZE: u16 = 32768;
 
 /// The addresses of a ring's parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +67,7 @@ impl Ring {
 
     /// SET_VRING_NUM; returns whether the size is allowed.
     pub fn set_size(&mut self, size: u32) -> bool {
-        let possible = size.is_power_of_two() && size <= MAX_SIZE;
+        let possible = size.is_power_of_two() && size <= u32::from(MAX_RING_SIZE);
         if possible {
             self.size = u16::try_from(size).unwrap_or(0);
         }

@@ -4,8 +4,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gangplank_service::rate_limited;
-use gangplank_vhost_backend::{Device, Memory, RequestError, Ring, Signal};
+use gangplank_service::{error_chain, rate_limited};
+use gangplank_vhost_backend::{Device, MAX_RING_SIZE, Memory, RequestError, Ring, Signal};
 use gangplank_vhost_user::client::FsConfig;
 use gangplank_vhost_user::feature;
 use gangplank_vhost_user::message::Inflight as Description;
@@ -21,16 +21,13 @@ const OFFERED_FEATURES: u64 =
 /// Request queues of a device at most: the protocol numbers 256 rings.
 const MAX_QUEUES: u16 = 255;
 
-/// Descriptors of a split ring at most (virtio 1.2, 2.7).
-const MAX_RING_SIZE: u16 = 32768;
-
-/// How long a guest that asks for its configuration waits for a server that is being asked: as long
-/// as behind the relay.
-const CONFIG_WAIT: Duration = Duration::from_secs(10);
+/// How long a guest that asks for its configuration waits for a server that is being asked: not
+/// quite as long as the relay waits for an answer (`--limit`).
+const CONFIG_WAIT: Duration = Duration::from_secs(8);
 
 /// How long it waits for a server that is not reached. A guest may connect just before the link
 /// works.
-const UNREACHED_WAIT: Duration = Duration::from_secs(2);
+const UNREACHED_WAIT: Duration = Duration::from_millis(1500);
 
 /// How long the requests of a ring get to end when the guest wants the ring back.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
@@ -66,12 +63,15 @@ impl<'a> TunnelDevice<'a> {
             if matches!(state.session, Session::Open(_)) {
                 return Err("its daemon tells none".to_owned());
             }
+            if let Some(fatal) = &state.fatal {
+                return Err(error_chain(fatal));
+            }
             let limit = match state.unreached {
                 Some(_) => UNREACHED_WAIT,
                 None => CONFIG_WAIT,
             };
             let until = asked_at + limit;
-            if state.fatal.is_some() || until <= Instant::now() {
+            if until <= Instant::now() {
                 let why = state.unreached.clone();
                 return Err(why.unwrap_or_else(|| format!("it has not answered for {limit:?}")));
             }
@@ -194,7 +194,9 @@ impl Device for TunnelDevice<'_> {
                 // the device's life.
                 Err(why) => {
                     let server = self.shared.options.server_name.clone();
-                    return Err(RequestError::Fatal(Fatal::Untold { server, why }));
+                    let fatal = self.shared.state.lock().take_fatal();
+                    let fatal = fatal.unwrap_or(Fatal::Untold { server, why });
+                    return Err(RequestError::Fatal(fatal));
                 }
             },
         };

@@ -8,6 +8,8 @@
 //!     for each head: is in flight (2)  slot + 1 (2)  number (4)
 //! ```
 //!
+//! "Is in flight" is 2 for a chain that was sent in a session that is lost, and 1 for any other.
+//!
 //! The file is read and written, and not mapped: the frontend may cut it at any time. What a system
 //! call has written stays when the process is killed.
 //!
@@ -36,6 +38,9 @@ const RING_HEAD_LEN: u64 = 8;
 const ENTRY: usize = 8;
 const ENTRY_LEN: u64 = ENTRY as u64;
 
+/// The entry of a chain that was sent in a session that is lost.
+const LOST: [u8; ENTRY] = [2, 0, 0, 0, 0, 0, 0, 0];
+
 /// The session that a tunnel before this one had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Former {
@@ -45,8 +50,19 @@ pub(super) struct Former {
     pub(super) session: u32,
 }
 
-/// A chain in flight: its head, with slot and number if it was sent.
-pub(super) type InFlight = (u16, Option<(u16, u32)>);
+/// A chain in flight: its head, and how far it is.
+pub(super) type InFlight = (u16, Progress);
+
+/// How far a chain in flight is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// It was not sent yet.
+    Taken,
+    /// It was sent in this slot, with this number.
+    Sent(u16, u32),
+    /// It was sent in a session that is lost.
+    Lost,
+}
 
 /// The notes about one guest.
 #[derive(Debug)]
@@ -100,10 +116,28 @@ impl Inflight {
         }))
     }
 
-    /// A session begins, without a request in flight in any slot.
-    pub(super) fn begin(&self, generation: u64, session: u32) -> io::Result<()> {
+    /// A session begins, or its notes do, without a request in flight in any slot. The last number
+    /// of slot `n` is `numbers[n]`, and 0 behind them. What was sent before was sent in a session
+    /// that is lost.
+    pub(super) fn begin(
+        &self,
+        generation: u64,
+        session: u32,
+        numbers: impl Iterator<Item = u32>,
+    ) -> io::Result<()> {
         self.write(0, &[0; HEAD])?;
-        self.write(HEAD_LEN, &[0; SLOT * MAX_SLOTS as usize])?;
+        let mut slots = [[0; SLOT]; MAX_SLOTS as usize];
+        for (slot, number) in slots.iter_mut().zip(numbers) {
+            *slot = number.to_le_bytes();
+        }
+        self.write(HEAD_LEN, slots.as_flattened())?;
+        for ring in 0..usize::from(self.rings) {
+            for (head, entry) in (0..).zip(self.entries(ring)?) {
+                if matches!(progress(&entry), Some(Progress::Sent(..))) {
+                    self.write(self.entry(ring, head), &LOST)?;
+                }
+            }
+        }
         let mut head = VERSION.to_le_bytes().to_vec();
         head.extend_from_slice(&session.to_le_bytes());
         head.extend_from_slice(&generation.to_le_bytes());
@@ -122,16 +156,11 @@ impl Inflight {
     pub(super) fn used_slots(&self) -> io::Result<Vec<u16>> {
         let mut slots = Vec::new();
         for ring in 0..usize::from(self.rings) {
-            let mut entries = vec![0; usize::from(self.ring_size) * ENTRY];
-            self.fill(self.entry(ring, 0), &mut entries)?;
-            let (entries, _) = entries.as_chunks::<ENTRY>();
-            slots.extend(
-                entries
-                    .iter()
-                    .filter_map(entry)
-                    .flatten()
-                    .map(|(slot, _)| slot),
-            );
+            let entries = self.entries(ring)?;
+            slots.extend(entries.iter().filter_map(|entry| match progress(entry) {
+                Some(Progress::Sent(slot, _)) => Some(slot),
+                Some(Progress::Taken | Progress::Lost) | None => None,
+            }));
         }
         Ok(slots)
     }
@@ -188,7 +217,7 @@ impl Inflight {
         let mut found = Vec::new();
         for head in 0..size {
             let bytes = self.read(self.entry(ring, head))?;
-            found.extend(entry(&bytes).map(|place| (head, place)));
+            found.extend(progress(&bytes).map(|progress| (head, progress)));
         }
         Ok(Some(found))
     }
@@ -200,6 +229,13 @@ impl Inflight {
 
     fn entry(&self, ring: usize, head: u16) -> u64 {
         self.ring(ring) + RING_HEAD_LEN + u64::from(head) * ENTRY_LEN
+    }
+
+    /// The entries of all heads of a ring.
+    fn entries(&self, ring: usize) -> io::Result<Vec<[u8; ENTRY]>> {
+        let mut entries = vec![[0; ENTRY]; self.ring_size.into()];
+        self.fill(self.entry(ring, 0), entries.as_flattened_mut())?;
+        Ok(entries)
     }
 
     fn read<const N: usize>(&self, at: u64) -> io::Result<[u8; N]> {
@@ -225,12 +261,17 @@ impl Inflight {
     }
 }
 
-/// The slot and the number of a chain in flight, if it was sent. None if it is not in flight.
-fn entry(bytes: &[u8; ENTRY]) -> Option<Option<(u16, u32)>> {
-    let [is_in_flight, _, a, b, number @ ..] = *bytes;
+/// How far the chain of this entry is. None if it is not in flight.
+fn progress(entry: &[u8; ENTRY]) -> Option<Progress> {
+    let [is_in_flight, _, a, b, number @ ..] = *entry;
     let slot = u16::from_le_bytes([a, b]).checked_sub(1);
     let slot = slot.filter(|slot| *slot < MAX_SLOTS);
-    (is_in_flight == 1).then(|| slot.map(|slot| (slot, u32::from_le_bytes(number))))
+    match (is_in_flight, slot) {
+        (1, Some(slot)) => Some(Progress::Sent(slot, u32::from_le_bytes(number))),
+        (1, None) => Some(Progress::Taken),
+        (2, _) => Some(Progress::Lost),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -256,7 +297,7 @@ mod tests {
         let (notes, file) = notes();
         assert_eq!(notes.former().unwrap(), None);
         assert_eq!(notes.attach(1, 8, 0).unwrap(), None);
-        notes.begin(77, 5).unwrap();
+        notes.begin(77, 5, std::iter::empty()).unwrap();
         for head in [3, 0, 6] {
             notes.take(1, head).unwrap();
         }
@@ -275,7 +316,8 @@ mod tests {
         assert_eq!((numbers[2], numbers[4], numbers[1]), (9, 1, 0));
         assert_eq!(next.used_slots().unwrap(), [2]);
         let found = next.attach(1, 8, 1).unwrap();
-        assert_eq!(found, Some(vec![(0, None), (3, Some((2, 9)))]));
+        let expected = vec![(0, Progress::Taken), (3, Progress::Sent(2, 9))];
+        assert_eq!(found, Some(expected));
     }
 
     #[test]
@@ -287,10 +329,12 @@ mod tests {
         notes.begin_return(0, 5).unwrap();
         // Killed before the used ring had it, or behind that.
         let before = notes.attach(0, 8, 7).unwrap();
-        assert_eq!(before, Some(vec![(2, None), (5, None)]));
-        assert_eq!(notes.attach(0, 8, 8).unwrap(), Some(vec![(2, None)]));
+        let one = || Some(vec![(2, Progress::Taken)]);
+        let both = vec![(2, Progress::Taken), (5, Progress::Taken)];
+        assert_eq!(before, Some(both));
+        assert_eq!(notes.attach(0, 8, 8).unwrap(), one());
         // The next one may be killed as well, before it gives anything back.
-        assert_eq!(notes.attach(0, 8, 8).unwrap(), Some(vec![(2, None)]));
+        assert_eq!(notes.attach(0, 8, 8).unwrap(), one());
     }
 
     #[test]

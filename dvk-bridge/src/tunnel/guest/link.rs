@@ -100,6 +100,11 @@ fn open(shared: &Shared, endpoint: &dyn BoundEndpoint, generation: u64) -> bool 
     };
     let asked = ask(shared, endpoint, &call, &mut buffers, OPEN_LIMIT);
     drop(buffers);
+    let config = FsConfig::new(config);
+    if asked.is_ok() && !config.tag().is_empty() {
+        // A server that refuses another session tells it as well, if it has one to go on with.
+        shared.state.lock().config = Some(config);
+    }
     let why = match asked {
         Ok(Some(Answer::Opened {
             session,
@@ -110,10 +115,6 @@ fn open(shared: &Shared, endpoint: &dyn BoundEndpoint, generation: u64) -> bool 
             debug!("session {session:#x} has {slots} slots, resumed: {resumed}");
             let mut state = shared.state.lock();
             state.unreached = None;
-            let config = FsConfig::new(config);
-            if !config.tag().is_empty() {
-                state.config = Some(config);
-            }
             let queues = queues.min(shared.options.queues);
             state.opened((session, generation, resumed), slots, queues);
             drop(state);

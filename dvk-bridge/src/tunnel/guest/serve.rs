@@ -276,9 +276,7 @@ impl Shared {
             connection.check_pace()?;
             let mut state = self.state.lock();
             let taken = state.take_requests();
-            if let Some(fatal) = state.fatal.take() {
-                // The other threads still see that they have to end.
-                state.is_ending = true;
+            if let Some(fatal) = state.take_fatal() {
                 return Err(GuestError::Fatal(fatal));
             }
             if setup != Some(state.setup) {

@@ -144,6 +144,8 @@ pub(super) struct State {
     inflight: Option<Inflight>,
     /// The session of the tunnel before this one, which is to go on.
     pub(super) former: Option<Former>,
+    /// The random number of such a one's device, which the guest has reset.
+    forgotten: Option<u64>,
     /// The random number of the device whose session is open.
     generation: u64,
     /// Endpoints for requests that the server has.
@@ -177,6 +179,7 @@ impl State {
             unused: Vec::new(),
             inflight: None,
             former: None,
+            forgotten: None,
             generation: 0,
             queues: 0,
             is_ending: false,
@@ -194,6 +197,13 @@ impl State {
 
     pub(super) fn fail(&mut self, fatal: Fatal) {
         self.fatal.get_or_insert(fatal);
+    }
+
+    /// Why the guest's connection is to be closed, if it is. The guest's threads end.
+    pub(super) fn take_fatal(&mut self) -> Option<Fatal> {
+        let fatal = self.fatal.take();
+        self.is_ending |= fatal.is_some();
+        fatal
     }
 
     /// Requests that wait to be sent, or asked for again.

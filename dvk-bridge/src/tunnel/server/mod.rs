@@ -246,30 +246,55 @@ impl Server {
         slots: u16,
         config: u32,
     ) -> Answer {
-        let client = id.client();
         let _opening = self.opening.lock();
-        let (session, resumed) = match self.of(client, generation) {
-            Some(session) if session.broken().is_none() => (session, true),
-            _ => {
-                // One that has had requests stays until this one has: the tunnel may be about to
-                // go on with it.
-                self.free_if(|session| session.client == client && !session.has_begun());
-                match self.connect(client, generation, slots) {
-                    Ok(session) => (session, false),
-                    Err(errno) => return Answer::Refused(errno),
-                }
-            }
+        let found = self.session_of(id.client(), generation, slots);
+        let told = match &found {
+            Ok((session, _)) => Some(session.config()),
+            // The tunnel may be about to go on with a session that has all that the daemon gives:
+            // its frontend asks for the configuration before it tells of that one.
+            Err(_) => self.config_for(id.client()),
         };
-        session.touch();
-        if let Err(error) = endpoint.copy_to(id, config, &session.config()) {
+        if let Some(Err(error)) = told.map(|told| endpoint.copy_to(id, config, &told)) {
             debug!("{}", error_chain(&error));
         }
+        let (session, resumed) = match found {
+            Ok(found) => found,
+            Err(errno) => return Answer::Refused(errno),
+        };
+        session.touch();
         Answer::Opened {
             session: session.id,
             queues: self.options.queues,
             slots: session.slots(),
             resumed,
         }
+    }
+
+    /// The session of this device, and whether it goes on: if there is none, or its daemon is
+    /// lost, it is a new one.
+    fn session_of(
+        &self,
+        client: Endpoint,
+        generation: u64,
+        slots: u16,
+    ) -> Result<(Arc<Session>, bool), Errno> {
+        match self.of(client, generation) {
+            Some(session) if session.broken().is_none() => return Ok((session, true)),
+            Some(session) => self.free(&session, "its daemon is lost"),
+            None => {}
+        }
+        // One that has had requests stays until this one has: the tunnel may be about to go on with
+        // it.
+        self.free_if(|session| session.client == client && !session.has_begun());
+        Ok((self.connect(client, generation, slots)?, false))
+    }
+
+    /// The device's configuration as a session of this endpoint has it.
+    fn config_for(&self, client: Endpoint) -> Option<[u8; CONFIG_LEN as usize]> {
+        let sessions = self.sessions.lock();
+        let mut all = sessions.values();
+        let found = all.find(|session| session.client == client && session.broken().is_none());
+        found.map(|session| session.config())
     }
 
     /// A new session of a guest, connected to the daemon.
@@ -404,3 +429,6 @@ impl Report for Server {
 
 /// The device's configuration space has the length that the messages say.
 const _: () = assert!(gangplank_vhost_user::client::CONFIG_LEN == CONFIG_LEN as usize);
+
+#[cfg(test)]
+mod tests;

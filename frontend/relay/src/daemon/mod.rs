@@ -37,7 +37,7 @@ const WANTED: ProtocolFeatures = ProtocolFeatures::MQ
 /// How long a daemon may take.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// To take the connection, and to reply to each request of the negotiation.
+    /// To take the connection, and to reply for the first time.
     pub(super) connect: Duration,
     /// To reply to any other request. A request that stops a ring may take longer, until the
     /// requests in the ring are complete.
@@ -109,6 +109,8 @@ impl Daemon {
         };
         daemon.tell(FrontendReq::SET_OWNER, Vec::new(), &[])?;
         daemon.offered = daemon.ask_u64(FrontendReq::GET_FEATURES)?;
+        // It has accepted the connection. What it does not know itself it may have to ask for.
+        daemon.limits = limits;
         for (bit, what) in [
             (feature::VERSION_1, "VIRTIO_F_VERSION_1"),
             (feature::PROTOCOL_FEATURES, "VHOST_USER_F_PROTOCOL_FEATURES"),
@@ -128,7 +130,6 @@ impl Daemon {
         if agreed.contains(ProtocolFeatures::CONFIG) {
             daemon.config = Some(daemon.ask_config()?);
         }
-        daemon.limits = limits;
         Ok(daemon)
     }
 

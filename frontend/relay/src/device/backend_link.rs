@@ -1,5 +1,6 @@
 //! Connecting to a daemon, and handing it all that the guest has set up.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use gangplank_service::{error_chain, rate_limited};
@@ -104,18 +105,23 @@ impl Device {
         Ok(())
     }
 
-    /// Connects to the daemon at the device's socket, and checks that it has what the device needs.
+    /// [`Self::connect_to`] the device's socket.
     pub(super) fn connect(&self) -> Result<Daemon, DaemonError> {
+        self.connect_to(&self.backend)
+    }
+
+    /// Connects to the daemon at `path`, and checks that it has what the device needs.
+    pub(super) fn connect_to(&self, path: &Path) -> Result<Daemon, DaemonError> {
         let daemon = match self.options.return_time {
-            Some(_) => Daemon::connect_with_inflight(&self.backend, self.limits())?,
-            None => Daemon::connect(&self.backend, self.limits())?,
+            Some(_) => Daemon::connect_with_inflight(path, self.limits())?,
+            None => Daemon::connect(path, self.limits())?,
         };
         self.check(&daemon)?;
         Ok(daemon)
     }
 
     /// Fails unless the daemon has the features and rings that the guest was offered.
-    pub(super) fn check(&self, daemon: &Daemon) -> Result<(), DaemonError> {
+    fn check(&self, daemon: &Daemon) -> Result<(), DaemonError> {
         let missing = self.features.unwrap_or(0) & !daemon.offered();
         if missing != 0 {
             return Err(daemon.lacks(format!("the virtio features {missing:#x}")));
@@ -137,6 +143,7 @@ impl Device {
             Ok(()) => {
                 self.counters.daemons += 1;
                 self.successor_until = None;
+                self.served_since = Instant::now();
                 self.phase = Phase::Served(daemon);
                 Ok(())
             }

@@ -1,7 +1,7 @@
 //! The loss of a daemon: error replies to the requests that it had, and to all that come after
 //! them.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use gangplank_rings::{
     Progress, QueueError, Reclaimed, SessionOpening, reclaim_inflight, reply_errors,
@@ -12,15 +12,20 @@ use gangplank_service::{error_chain, rate_limited};
 use super::{Device, Fatal, Phase, Retry};
 use crate::daemon::DaemonError;
 
+/// A successor that has served for that long has come to stay, even if it has completed nothing: a
+/// request may wait for a lock.
+const SETTLED_AFTER: Duration = Duration::from_secs(5);
+
 impl Device {
     /// The daemon's connection has become readable, which means that the daemon has closed it.
     pub(crate) fn daemon_hung_up(&mut self) -> Result<(), Fatal> {
+        let is_noted = self.is_noted();
         match &mut self.phase {
-            Phase::Paused { daemon, state } if state.is_some() => {
+            Phase::Paused { daemon, state } if state.is_some() || is_noted => {
                 *daemon = None;
                 rate_limited!(
                     info,
-                    "the daemon of guest {}, which is paused, has gone; its state is kept",
+                    "the daemon of guest {}, which is paused, has gone; what it knew is kept",
                     self.guest
                 );
                 Ok(())
@@ -71,18 +76,23 @@ impl Device {
         self.refuse_all(why)
     }
 
+    /// Whether the daemon has noted which requests of the rings it has, for a successor that
+    /// requests wait for.
+    fn is_noted(&self) -> bool {
+        let inflight = self.inflight.as_ref();
+        let is_covered = inflight.is_some_and(|inflight| inflight.covers(&self.rings));
+        is_covered && self.options.return_time.is_some()
+    }
+
     /// Lets the requests wait for the successor of the daemon that is lost, if that has noted which
     /// it had. Returns whether they do.
-    fn await_successor(&mut self) -> Result<bool, Fatal> {
+    pub(super) fn await_successor(&mut self) -> Result<bool, Fatal> {
         let event_idx = self.has_event_idx();
-        let (Some(time), Some(inflight), Some(memory)) =
-            (self.options.return_time, &self.inflight, &self.memory)
+        let is_noted = self.is_noted();
+        let (Some(time), Some(memory), true) = (self.options.return_time, &self.memory, is_noted)
         else {
             return Ok(false);
         };
-        if !inflight.covers(&self.rings) {
-            return Ok(false);
-        }
         let (mut used, mut has_requests) = (Vec::new(), false);
         for ring in &mut self.rings {
             if std::mem::take(&mut ring.is_started)
@@ -96,10 +106,11 @@ impl Device {
         }
         self.counters.losses += 1;
         // Requests that no successor gets ahead with do not wait for ever.
+        let is_settled = self.served_since.elapsed() >= time.min(SETTLED_AFTER);
         let before = self.last_loss.take();
-        let before = before.filter(|(_, before)| has_requests && *before == used);
+        let before = before.filter(|(_, before)| !is_settled && has_requests && *before == used);
         let until = before.map_or_else(|| Instant::now() + time, |(until, _)| until);
-        self.last_loss = Some((until, used));
+        self.last_loss = has_requests.then_some((until, used));
         self.successor_until = Some(until);
         Ok(true)
     }
@@ -112,8 +123,6 @@ impl Device {
         if !is_late || !matches!(self.phase, Phase::Waiting) {
             return Ok(());
         }
-        self.successor_until = None;
-        self.inflight = None;
         // As the daemon had them.
         for ring in &mut self.rings {
             ring.is_started = ring.is_ready();
@@ -130,6 +139,10 @@ impl Device {
         );
         self.counters.losses += 1;
         self.phase = Phase::Lost;
+        // The next session has nothing of this one's.
+        self.successor_until = None;
+        self.inflight = None;
+        self.last_loss = None;
         self.reclaim_rings()?;
         self.reply_errors_to_all()
     }

@@ -15,7 +15,8 @@
 //! A ring is started while a daemon has it. At all other times the relay knows where it stopped.
 //! While the device waits or is paused, no process touches a ring, and requests gather in it. While
 //! the daemon is lost, the relay replies to each request with an error. With `return_time`, the
-//! device first waits for a successor of a daemon that has noted its requests in flight.
+//! device first waits for a successor of a daemon that has noted its requests in flight; one that is
+//! paused does so when it is resumed.
 
 mod backend_link;
 mod loss;
@@ -145,8 +146,10 @@ pub(super) struct Device {
     inflight: Option<InflightMemory>,
     /// The daemon was lost, and when its successor is given up.
     successor_until: Option<Instant>,
-    /// That time at the last loss, and the rings' used indexes.
+    /// That time at the last loss that left requests, and the rings' used indexes.
     last_loss: Option<(Instant, Vec<u16>)>,
+    /// When the last daemon got the rings.
+    served_since: Instant,
     retry: Retry,
 }
 
@@ -177,6 +180,7 @@ impl Device {
             inflight: None,
             successor_until: None,
             last_loss: None,
+            served_since: Instant::now(),
             retry: Retry::now(),
         };
         // It fails only by the loss of rings, and there are none yet.

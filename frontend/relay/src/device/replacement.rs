@@ -135,11 +135,14 @@ impl Device {
                     }
                 }
             }
-            // There is no state: the guest has reset the device.
+            // There is no state: the guest has reset the device, or the notes about its requests
+            // are all that the next daemon needs.
             Phase::Paused { .. } => {
-                self.phase = Phase::Waiting;
                 self.retry = Retry::now();
-                Ok("resumed")
+                match self.await_successor()? {
+                    true => Ok("resumed; the next daemon goes on"),
+                    false => Ok("resumed"),
+                }
             }
             phase => {
                 self.phase = phase;
@@ -167,8 +170,7 @@ impl Device {
         if files == Files::Lost {
             return self.switch_without_state(path);
         }
-        let mut next = Daemon::connect(path, self.limits())?;
-        self.check(&next)?;
+        let mut next = self.connect_to(path)?;
         if !next.has_state() {
             return Err(ReplaceError::NoState("the new daemon"));
         }

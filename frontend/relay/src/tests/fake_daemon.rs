@@ -1,9 +1,10 @@
 //! A daemon that records what it receives, and fails where a test wants it to.
 
+use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -40,6 +41,7 @@ pub(crate) type Received = Arc<Mutex<Vec<(u32, Vec<u8>)>>>;
 pub(crate) struct FakeDaemon {
     pub(crate) path: PathBuf,
     pub(crate) received: Received,
+    connections: Arc<Mutex<Vec<Weak<UnixStream>>>>,
     pub(crate) _dir: tempfile::TempDir,
 }
 
@@ -50,17 +52,29 @@ impl FakeDaemon {
         let listener = UnixListener::bind(&path).unwrap();
         let received = Received::default();
         let recorded = Arc::clone(&received);
+        let connections = Arc::<Mutex<Vec<Weak<UnixStream>>>>::default();
+        let accepted = Arc::clone(&connections);
         // The thread ends with the test's process.
         thread::spawn(move || {
             for stream in listener.incoming() {
-                let (stream, recorded) = (stream.unwrap(), Arc::clone(&recorded));
+                let (stream, recorded) = (Arc::new(stream.unwrap()), Arc::clone(&recorded));
+                accepted.lock().unwrap().push(Arc::downgrade(&stream));
                 thread::spawn(move || serve(&stream, behaviour, &recorded));
             }
         });
         Self {
             path,
             received,
+            connections,
             _dir: dir,
+        }
+    }
+
+    /// Hangs up all connections.
+    pub(crate) fn hang_up(&self) {
+        let connections = self.connections.lock().unwrap();
+        for connection in connections.iter().filter_map(Weak::upgrade) {
+            connection.shutdown(Shutdown::Both).unwrap();
         }
     }
 
@@ -109,9 +123,11 @@ fn serve(stream: &UnixStream, behaviour: Behaviour, received: &Received) {
         let payload = match number {
             FrontendReq::GET_FEATURES => word(FEATURES),
             // MQ, REPLY_ACK, CONFIG, RESET_DEVICE, DEVICE_STATE, and one that is not wanted.
-            FrontendReq::GET_PROTOCOL_FEATURES if behaviour.has_no_state => word(0x2209),
-            FrontendReq::GET_PROTOCOL_FEATURES if behaviour.has_inflight => word(1 << 12 | 0x2209),
-            FrontendReq::GET_PROTOCOL_FEATURES => word(1 << 19 | 0x2209 | 1 << 15),
+            FrontendReq::GET_PROTOCOL_FEATURES => {
+                let state = u64::from(!behaviour.has_no_state) << 19;
+                let inflight = u64::from(behaviour.has_inflight) << 12;
+                word(state | inflight | 0x2209 | 1 << 15)
+            }
             FrontendReq::GET_INFLIGHT_FD => {
                 beside = Some(super::file(0x1000));
                 let mut payload = message.payload.clone();

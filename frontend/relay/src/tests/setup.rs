@@ -9,7 +9,8 @@ use gangplank_vhost_user::message::{FrontendReq, Message, MessageError};
 
 use super::fake_daemon::{Behaviour, FakeDaemon};
 use super::fake_guest::FakeGuest;
-use super::{FEATURES, NEGOTIATION, RING, soon};
+use super::{FEATURES, LIMITS, NEGOTIATION, RING, soon};
+use crate::daemon::{Daemon, Limits};
 use crate::guest::GuestError;
 use crate::tests::file;
 
@@ -88,6 +89,23 @@ fn guest_that_asks_what_nobody_knows_gets_an_empty_answer() {
     let payload = [0, 5, 0].map(u32::to_le_bytes).concat();
     assert!(guest.ask(FrontendReq::GET_CONFIG, payload).is_empty());
     guest.hang_up().unwrap();
+}
+
+#[test]
+fn daemon_that_has_accepted_the_connection_may_take_longer_to_tell_what_it_has() {
+    let limits = Limits {
+        connect: Duration::from_millis(700),
+        ..LIMITS
+    };
+    let connect = |late| {
+        let daemon = FakeDaemon::new(Behaviour {
+            delays: Some((late, Duration::from_millis(900))),
+            ..Behaviour::default()
+        });
+        Daemon::connect(&daemon.path, limits).map(|_| ())
+    };
+    connect(FrontendReq::GET_CONFIG).unwrap();
+    assert!(connect(FrontendReq::GET_FEATURES).is_err());
 }
 
 #[test]

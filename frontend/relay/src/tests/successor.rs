@@ -9,11 +9,17 @@ use gangplank_vhost_user::message::FrontendReq;
 use super::LIMIT;
 use super::fake_daemon::{Behaviour, FakeDaemon};
 use super::fake_guest::FakeGuest;
+use crate::control::Command;
+use crate::device::Files;
 
 /// Where the parts of ring 1 are in the guest's memory.
 const DESCRIPTORS: u64 = 0x2_0000;
 const AVAILABLE: u64 = 0x2_1000;
 const USED: u64 = 0x2_2000;
+
+/// FUSE's numbers of requests.
+const GETATTR: u8 = 3;
+const INIT: u8 = 26;
 
 /// A daemon that hangs up when the guest changes a call descriptor of its two rings.
 const MORTAL: Behaviour = Behaviour {
@@ -22,7 +28,7 @@ const MORTAL: Behaviour = Behaviour {
     delays: None,
     hangs_up_at: Some(FrontendReq::SET_VRING_CALL),
     successes: 2,
-    has_no_state: false,
+    has_no_state: true,
     consumes_nothing: false,
     has_inflight: true,
 };
@@ -30,10 +36,14 @@ const MORTAL: Behaviour = Behaviour {
 impl FakeGuest {
     /// Offers a GETATTR on ring 1, whose used index becomes `used`.
     fn offer_one(&self, available: u16, used: u16) {
+        self.offer(GETATTR, available, used);
+    }
+
+    fn offer(&self, opcode: u8, available: u16, used: u16) {
         let memory = self.memory.as_ref().unwrap();
         let write = |at: u64, bytes: &[u8]| memory.write_all_at(bytes, at).unwrap();
         // Length, opcode, number.
-        write(0x4_0000, &[40, 0, 0, 0, 3, 0, 0, 0, 9]);
+        write(0x4_0000, &[40, 0, 0, 0, opcode, 0, 0, 0, 9]);
         for (index, address, len, flags) in
             [(0_u64, 0x4_0000_u64, 40_u32, 1_u16), (1, 0x4_1000, 16, 2)]
         {
@@ -172,4 +182,89 @@ fn a_daemon_that_notes_nothing_has_no_successor() {
     guest.kill_daemon();
     assert!(guest.status().contains("refused 1"), "{}", guest.status());
     guest.hang_up().unwrap();
+}
+
+#[test]
+fn a_request_that_waits_for_a_lock_outlives_losses_that_are_far_apart() {
+    let daemon = FakeDaemon::new(MORTAL);
+    let time = Duration::from_millis(500);
+    let mut guest = FakeGuest::connect_returning(&daemon.path, None, Some(time));
+    guest.set_up();
+    guest.offer_one(1, 0);
+    for loss in 1..=2 {
+        guest.kill_daemon();
+        let daemons = format!("daemons {}", loss + 1);
+        guest.wait_until(|status| status.contains(&daemons) || status.contains("lost"));
+        assert!(guest.status().contains("refused 0"), "{}", guest.status());
+        thread::sleep(time);
+    }
+    guest.hang_up().unwrap();
+}
+
+#[test]
+fn a_guest_whose_daemon_ends_while_it_is_paused_goes_on_with_the_next() {
+    let daemon = FakeDaemon::new(Behaviour {
+        consumes_nothing: true,
+        ..MORTAL
+    });
+    let mut guest = FakeGuest::connect_returning(&daemon.path, None, Some(LIMIT));
+    guest.set_up();
+    guest.command(Command::Pause).unwrap();
+    daemon.hang_up();
+    assert!(guest.status().starts_with("paused"), "{}", guest.status());
+    guest.command(Command::Resume).unwrap();
+    guest.wait_until(|status| status.contains("daemons 2"));
+    assert!(guest.status().contains("refused 0"), "{}", guest.status());
+    guest.hang_up().unwrap();
+    let notes = payloads(&daemon, FrontendReq::SET_INFLIGHT_FD);
+    assert_eq!(notes.len(), 2);
+    assert_eq!(payloads(&daemon, FrontendReq::GET_INFLIGHT_FD).len(), 1);
+}
+
+#[test]
+fn the_session_after_a_lost_one_has_nothing_of_its_notes() {
+    let daemon = FakeDaemon::new(MORTAL);
+    let clumsy = FakeDaemon::new(Behaviour {
+        refuses: Some(FrontendReq::SET_VRING_NUM),
+        consumes_nothing: true,
+        ..MORTAL
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("fs.sock");
+    let link = |daemon: &FakeDaemon| {
+        let _ = std::fs::remove_file(&socket);
+        std::os::unix::fs::symlink(&daemon.path, &socket).unwrap();
+    };
+    link(&daemon);
+    let mut guest = FakeGuest::connect_returning(&socket, None, Some(LIMIT));
+    guest.set_up();
+    guest.offer_one(1, 0);
+    // The next one takes a ring, and then refuses it.
+    link(&clumsy);
+    guest.kill_daemon();
+    guest.wait_until(|status| status.contains("lost"));
+    link(&daemon);
+    guest.offer(INIT, 2, 1);
+    guest.wait_until(|status| status.contains("served by"));
+    guest.hang_up().unwrap();
+    assert_eq!(payloads(&daemon, FrontendReq::GET_INFLIGHT_FD).len(), 2);
+}
+
+#[test]
+fn the_daemon_that_a_guest_is_switched_to_notes_its_requests_too() {
+    let behaviour = Behaviour {
+        has_inflight: true,
+        consumes_nothing: true,
+        ..Behaviour::default()
+    };
+    let (old, new) = (FakeDaemon::new(behaviour), FakeDaemon::new(behaviour));
+    let mut guest = FakeGuest::connect_returning(&old.path, None, Some(LIMIT));
+    guest.set_up();
+    let switched = guest.command(Command::Switch {
+        socket: new.path.clone(),
+        files: Files::Kept,
+    });
+    assert!(switched.is_ok(), "{switched:?}");
+    guest.hang_up().unwrap();
+    assert_eq!(payloads(&new, FrontendReq::SET_INFLIGHT_FD).len(), 1);
 }

@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 use std::thread::JoinHandle;
 
 use gangplank_service::error_chain;
+use gangplank_vhost_backend::{Device, RequestError};
 use gangplank_vhost_user::Deadline;
 use gangplank_vhost_user::message::{FrontendReq, Inbox, Message, MessageError};
 
@@ -24,19 +25,23 @@ struct Frontend {
     served: JoinHandle<Result<(), GuestError<Fatal>>>,
 }
 
+fn options(tag: Option<&str>) -> Options {
+    Options {
+        dc: DcId::new(0).unwrap(),
+        server: Endpoint::from_raw(4),
+        server_name: "endpoint 4 of the switch at /nowhere".to_owned(),
+        client: Endpoint::from_raw(100),
+        queues: 2,
+        tag: tag.map(str::to_owned),
+        limit: LIMIT,
+    }
+}
+
 impl Frontend {
     fn connect(tag: Option<&str>) -> Self {
         let (socket, far) = UnixStream::pair().unwrap();
         far.set_nonblocking(true).unwrap();
-        let options = Options {
-            dc: DcId::new(0).unwrap(),
-            server: Endpoint::from_raw(4),
-            server_name: "endpoint 4 of the switch at /nowhere".to_owned(),
-            client: Endpoint::from_raw(100),
-            queues: 2,
-            tag: tag.map(str::to_owned),
-            limit: LIMIT,
-        };
+        let options = options(tag);
         let served = std::thread::spawn(move || {
             let config = LocalConfig {
                 answer: Duration::from_millis(50),
@@ -109,4 +114,16 @@ fn a_guest_that_asks_for_what_only_an_unreached_server_knows_is_hung_up_on_and_t
         text.contains("endpoint 4 of the switch at /nowhere"),
         "{text}"
     );
+}
+
+#[test]
+fn a_guest_that_asks_after_a_fault_is_dropped_for_that_fault() {
+    let guest = Shared::new(1, 0, options(None)).unwrap();
+    guest.fail(Fatal::Server("breaks the protocol".to_owned()));
+    let told = TunnelDevice::new(&guest).config();
+    let Err(RequestError::Fatal(fatal)) = told else {
+        panic!("{told:?}");
+    };
+    assert_eq!(fatal.to_string(), "the server breaks the protocol");
+    assert!(guest.state.lock().is_ending);
 }

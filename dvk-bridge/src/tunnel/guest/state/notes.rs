@@ -30,7 +30,11 @@ impl State {
         };
         let waiting = self.waiting.iter().filter_map(|job| job.place);
         let exchanged = self.exchanges.iter().map(|exchange| exchange.place);
-        let own: Vec<u16> = waiting.chain(exchanged).map(|place| place.slot).collect();
+        // The others have slots of a session that is lost.
+        let own = waiting
+            .chain(exchanged)
+            .filter(|place| self.session == Session::Open(place.session));
+        let own: Vec<u16> = own.map(|place| place.slot).collect();
         for (slot, number) in self.slots.iter_mut().zip(0..) {
             slot.is_used = used.contains(&number) || own.contains(&number);
         }
@@ -52,12 +56,15 @@ impl State {
                 self.session = Session::Closed;
                 self.former = Some(former);
             }
-            (None, Session::Open(session)) => {
-                let generation = self.generation;
-                self.note(|inflight| inflight.begin(generation, session));
-            }
+            (None, Session::Open(session)) => self.note_session(self.generation, session),
             (None, _) => {}
         }
+    }
+
+    /// Notes the session for the next tunnel, and where its slots are.
+    pub(super) fn note_session(&mut self, generation: u64, session: u32) {
+        let numbers: Vec<u32> = self.slots.iter().map(|slot| slot.number).collect();
+        self.note(|inflight| inflight.begin(generation, session, numbers.into_iter()));
     }
 
     /// Leaves the session to the next tunnel, if there are notes for it.

@@ -24,6 +24,8 @@ impl State {
             Some(former) if former.generation != generation => {
                 self.unused.push(session);
             }
+            // It was asked for before the guest reset its device.
+            None if self.forgotten == Some(generation) => self.unused.push(session),
             Some(former) if !resumed || former.session != session => {
                 self.former = None;
                 self.unused.push(session);
@@ -43,7 +45,7 @@ impl State {
             None => {
                 self.session = Session::Open(session);
                 self.generation = generation;
-                self.note(|inflight| inflight.begin(generation, session));
+                self.note_session(generation, session);
             }
         }
     }
@@ -69,8 +71,11 @@ impl State {
         if let Session::Open(session) = self.session {
             self.unused.push(session);
         }
+        if let Some(former) = self.former.take() {
+            self.unused.push(former.session);
+            self.forgotten = Some(former.generation);
+        }
         self.session = Session::Closed;
-        self.former = None;
         self.inflight = None;
         self.rings.clear();
         self.in_flight.clear();

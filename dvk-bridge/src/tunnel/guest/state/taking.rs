@@ -7,6 +7,7 @@ use gangplank_rings::{Chain, QueueError};
 use gangplank_service::{error_chain, rate_limited};
 use gangplank_vhost_user::feature;
 
+use super::super::inflight::Progress;
 use super::super::job::{Class, Job, Place, Taken};
 use super::{FIRST_PAUSE, Fatal, Session, State};
 use crate::tunnel::wire::{MAX_BYTES, MAX_REPLY};
@@ -35,15 +36,23 @@ impl State {
     fn take_from_all(&mut self) {
         for index in 0..self.rings.len() {
             if let Err(error) = self.take_from(index) {
-                if matches!(error, QueueError::Memory(_)) {
-                    return self.fail(Fatal::Memory);
-                }
-                rate_limited!(error, "ring {index} is stopped: {}", error_chain(&error));
-                if let Some(ring) = self.rings.get_mut(index) {
-                    ring.broken = true;
-                    ring.signal_error();
-                }
+                self.break_ring(index, &error);
             }
+            if self.fatal.is_some() {
+                return;
+            }
+        }
+    }
+
+    /// Ring `index` cannot be used because of `error`: it is stopped.
+    fn break_ring(&mut self, index: usize, error: &QueueError) {
+        if matches!(error, QueueError::Memory(_)) {
+            return self.fail(Fatal::Memory);
+        }
+        rate_limited!(error, "ring {index} is stopped: {}", error_chain(error));
+        if let Some(ring) = self.rings.get_mut(index) {
+            ring.broken = true;
+            ring.signal_error();
         }
     }
 
@@ -92,16 +101,7 @@ impl State {
     /// start.
     pub(in super::super) fn take_over(&mut self, index: usize) {
         if let Err(error) = self.try_take_over(index) {
-            match error {
-                QueueError::Memory(_) => self.fail(Fatal::Memory),
-                error => {
-                    rate_limited!(error, "ring {index} is stopped: {}", error_chain(&error));
-                    if let Some(ring) = self.rings.get_mut(index) {
-                        ring.broken = true;
-                        ring.signal_error();
-                    }
-                }
-            }
+            self.break_ring(index, &error);
         }
     }
 
@@ -125,7 +125,11 @@ impl State {
         let used = queue.used_index()?;
         let found = match inflight.attach(index, queue.size(), used) {
             Ok(Some(found)) => found,
-            Ok(None) => return Ok(()),
+            Ok(None) => {
+                // Notes about another ring in its place are gone, and with them their slots.
+                self.restore_used();
+                return Ok(());
+            }
             Err(source) => {
                 self.fail(Fatal::unnoted(source));
                 return Ok(());
@@ -136,10 +140,10 @@ impl State {
             Ok(former) => former.map(|former| former.session),
             Err(_) => None,
         };
-        let chains = found.into_iter().map(|(head, place)| {
+        let chains = found.into_iter().map(|(head, progress)| {
             let chain = queue.chain(head)?;
             match chain.pieces() <= MAX_PIECES {
-                true => Ok((head, chain, place)),
+                true => Ok((head, chain, progress)),
                 false => Err(QueueError::Chain),
             }
         });
@@ -149,29 +153,55 @@ impl State {
         ring.base = used.wrapping_add(count);
         // The notes about the last head may have changed.
         self.restore_used();
-        for (head, chain, place) in chains {
-            let place = place.zip(session).map(|((slot, number), session)| Place {
-                session,
-                slot,
-                number,
-            });
-            self.add(index, head, chain, place);
+        for (head, chain, progress) in chains {
+            match (progress, session) {
+                (Progress::Sent(slot, number), Some(session)) => {
+                    let place = Place {
+                        session,
+                        slot,
+                        number,
+                    };
+                    self.add(index, head, chain, Some(place));
+                }
+                (Progress::Lost, _) => {
+                    if let Some(job) = self.job(index, head, chain, None) {
+                        self.refuse(&job);
+                    }
+                }
+                (Progress::Sent(..) | Progress::Taken, _) => self.add(index, head, chain, None),
+            }
         }
         Ok(())
     }
 
     /// Adds a chain, which the tunnel before has sent in `place` if it did.
     fn add(&mut self, ring: usize, head: u16, chain: Chain, place: Option<Place>) {
+        let Some(job) = self.job(ring, head, chain, place) else {
+            return;
+        };
+        match self.session {
+            Session::Lost => self.refuse_or_open(job),
+            Session::Closed | Session::Open(_) => self.waiting.push(job),
+        }
+    }
+
+    /// The request of a chain, which counts as in flight from now on. `None` if its lengths are
+    /// fatal.
+    fn job(&mut self, ring: usize, head: u16, chain: Chain, place: Option<Place>) -> Option<Job> {
         let (readable, writable) = (chain.readable_len(), chain.writable_len());
         let within = |len: u64, most| u32::try_from(len).ok().filter(|len| *len <= most);
         let lengths = within(readable, MAX_BYTES)
             .filter(|readable| *readable > 0)
             .zip(within(writable, MAX_REPLY));
         let Some((readable, writable)) = lengths else {
-            return self.fail(Fatal::Lengths { readable, writable });
+            self.fail(Fatal::Lengths { readable, writable });
+            return None;
         };
         let now = Instant::now();
-        let job = Job {
+        if let Some(in_flight) = self.in_flight.get_mut(ring) {
+            *in_flight += 1;
+        }
+        Some(Job {
             ring,
             head,
             chain: Arc::new(chain),
@@ -182,13 +212,6 @@ impl State {
             due: now,
             pause: FIRST_PAUSE,
             is_in_doubt: place.is_some(),
-        };
-        if let Some(in_flight) = self.in_flight.get_mut(ring) {
-            *in_flight += 1;
-        }
-        match self.session {
-            Session::Lost => self.refuse_or_open(job),
-            Session::Closed | Session::Open(_) => self.waiting.push(job),
-        }
+        })
     }
 }

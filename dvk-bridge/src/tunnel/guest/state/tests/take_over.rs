@@ -210,3 +210,81 @@ fn a_mount_that_waits_for_a_new_session_has_no_place_in_it_yet() {
     let (_, place) = sent(&mut next).unwrap();
     assert_eq!((place.session, place.number), (8, 1));
 }
+
+#[test]
+fn notes_that_begin_in_the_middle_of_a_session_tell_where_its_slots_are() {
+    let (mut guest, mut state) = Guest::new(LONG);
+    let frontend = Frontend::new();
+    state.opened((7, 99, false), 2, 1);
+    guest.offer(Opcode::Getattr, 16);
+    state.take_requests();
+    let (job, place) = sent(&mut state).unwrap();
+    state.finish(job, place, Outcome::Done(16));
+    // A relay that pauses its guest and resumes it has the tunnel make other memory.
+    state.set_inflight(frontend.notes());
+    let mut next = frontend.start(&guest, guest.used());
+    next.opened((7, 99, true), 2, 1);
+    guest.offer(Opcode::Getattr, 16);
+    next.take_requests();
+    let (_, after) = sent(&mut next).unwrap();
+    assert_eq!((after.slot, after.number), (place.slot, place.number + 1));
+}
+
+#[test]
+fn a_request_of_a_lost_session_is_not_carried_out_in_the_next_one() {
+    let (mut guest, _) = Guest::new(LONG);
+    let frontend = Frontend::new();
+    let mut state = frontend.first(&guest);
+    guest.offer(Opcode::Write, 16);
+    guest.offer(Opcode::Init, 16);
+    state.take_requests();
+    let (write, _) = sent(&mut state).unwrap();
+    let (init, place) = sent(&mut state).unwrap();
+    assert_eq!(
+        write.head, 0,
+        "the server has the write and does not answer"
+    );
+    state.finish(init, place, Outcome::Lost);
+    state.opened((8, 100, false), 4, 1);
+    let mut next = frontend.start(&guest, guest.used());
+    assert_eq!((guest.used(), guest.error(0)), (1, -libc::ENOTCONN));
+    assert_eq!((next.waiting(), next.in_flight[1]), (1, 1));
+    next.opened((8, 100, true), 4, 1);
+    let (job, place) = sent(&mut next).unwrap();
+    assert_eq!((job.head, place.session), (2, 8));
+    assert!(sent(&mut next).is_none());
+}
+
+#[test]
+fn a_slot_of_a_driver_that_has_begun_anew_is_free() {
+    let (mut guest, _) = Guest::new(LONG);
+    let frontend = Frontend::new();
+    let mut state = frontend.first(&guest);
+    guest.offer(Opcode::Setlkw, 16);
+    state.take_requests();
+    sent(&mut state).unwrap();
+    let mut next = guest.state(LONG);
+    next.set_inflight(frontend.notes());
+    next.opened((7, 99, true), 2, 1);
+    guest.write(USED + 2, &5_u16.to_le_bytes());
+    next.rings[1].base = 1;
+    next.take_over(1);
+    guest.offer(Opcode::Getattr, 16);
+    next.take_requests();
+    assert!(sent(&mut next).is_some(), "the only slot is in use");
+}
+
+#[test]
+fn a_guest_that_resets_its_device_does_not_get_the_session_of_the_tunnel_before() {
+    let (guest, _) = Guest::new(LONG);
+    let frontend = Frontend::new();
+    frontend.first(&guest);
+    let mut next = frontend.start(&guest, 0);
+    // The link asks for that session meanwhile.
+    next.reset();
+    assert_eq!(next.unused, [7]);
+    next.opened((7, 99, true), 4, 1);
+    assert_eq!((next.session, &next.unused), (Session::Closed, &vec![7, 7]));
+    next.opened((8, 5, false), 4, 1);
+    assert_eq!(next.session, Session::Open(8));
+}
