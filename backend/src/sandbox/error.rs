@@ -16,6 +16,9 @@ fn what_to_do(error: &io::Error, user: u32) -> String {
         _ if error.raw_os_error() == Some(libc::EMFILE) => {
             " (raise the limit of open descriptors: --rlimit-nofile)".to_owned()
         }
+        _ if error.raw_os_error() == Some(libc::EIO) => {
+            " (see whether it can be listed on the host)".to_owned()
+        }
         _ => String::new(),
     }
 }
