@@ -1,7 +1,6 @@
 //! What a guest sees of the ends of the daemon's processes.
 
 use anyhow::{Result, ensure};
-use gangplank_tests::cgroup::SHORTAGE;
 
 use super::first_minute::{SOCKET, UNIT};
 use super::system::System;
@@ -22,46 +21,6 @@ pub(super) fn guest_goes_on_when_its_worker_or_the_acceptor_is_killed(
         system.use_share(SOCKET, name)?;
         system.expect_running(UNIT)?;
     }
-    session.end(system)
-}
-
-/// At the unit's `MemoryMax=`, the kernel kills the worker alone, and `OOMPolicy=` has systemd
-/// leave all others. Both logs say so.
-pub(super) fn guest_goes_on_when_the_kernel_kills_its_worker_for_lack_of_memory(
-    system: &mut System,
-) -> Result<()> {
-    system.sh("systemctl start gangplankd@home")?;
-    let session = system.session(SOCKET, "short")?;
-    let main = system.property(UNIT, "MainPID")?;
-    let others = [
-        system.process(UNIT, "acceptor")?,
-        system.process(UNIT, "keeper")?,
-    ];
-    let worker = system.process(UNIT, "worker")?;
-    let group = system.property(UNIT, "ControlGroup")?;
-    let kills = system.sh(&format!("cd '/sys/fs/cgroup{group}' && {SHORTAGE}"))?;
-    ensure!(kills.trim().parse::<u32>()? > 0, "nobody was killed");
-    session.goes_on(system)?;
-    ensure!(system.process(UNIT, "worker")? != worker, "it was another");
-    for words in [
-        // systemd's words, then the daemon's.
-        "killed by the OOM killer",
-        "the worker of guest 1 was ended by signal 9: by the kernel for lack of memory",
-    ] {
-        system.wait_until(&format!(
-            "journalctl --sync; journalctl --no-pager -o cat -u {UNIT} | grep -q '{words}'"
-        ))?;
-    }
-    system.expect_running(UNIT)?;
-    ensure!(system.property(UNIT, "MainPID")? == main);
-    ensure!(
-        others
-            == [
-                system.process(UNIT, "acceptor")?,
-                system.process(UNIT, "keeper")?,
-            ],
-        "not the worker alone was killed"
-    );
     session.end(system)
 }
 

@@ -16,7 +16,7 @@ use system::System;
 
 type Test = fn(&mut System) -> Result<()>;
 
-const TESTS: [(&str, Test); 21] = [
+const TESTS: [(&str, Test); 20] = [
     (
         "unit_is_active_once_the_daemon_serves",
         first_minute::unit_is_active_once_the_daemon_serves,
@@ -40,10 +40,6 @@ const TESTS: [(&str, Test); 21] = [
     (
         "guest_goes_on_when_its_worker_or_the_acceptor_is_killed",
         deaths::guest_goes_on_when_its_worker_or_the_acceptor_is_killed,
-    ),
-    (
-        "guest_goes_on_when_the_kernel_kills_its_worker_for_lack_of_memory",
-        deaths::guest_goes_on_when_the_kernel_kills_its_worker_for_lack_of_memory,
     ),
     (
         "guest_whose_keeper_is_killed_ends_alone",
