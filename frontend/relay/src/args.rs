@@ -75,10 +75,12 @@ pub struct RelayArgs {
     #[arg(long, value_name = "SECS", default_value = "60", value_parser = parse_seconds)]
     pub state_limit: Duration,
 
-    /// Time that the requests of a guest wait for the successor of a daemon that has ended, in
-    /// seconds, all together until one finishes a request or serves for 5 seconds. Use it with
-    /// gangplank-dvk tunnel, whose next process keeps the guest's files open. A guest with a ring
-    /// larger than its first one does not wait [default: the requests fail at once]
+    /// Time that a guest's requests wait for the successor of a daemon that has ended, in seconds
+    /// [default: the requests fail at once]
+    ///
+    /// It counts all together until a successor finishes a request or serves for 5 seconds. Use it
+    /// with gangplank-dvk tunnel, whose next process keeps the guest's files open. A guest with a
+    /// ring larger than its first one does not wait.
     #[arg(long, value_name = "SECS", value_parser = parse_seconds)]
     pub return_time: Option<Duration>,
 
