@@ -178,7 +178,7 @@ impl Locks {
         }))
     }
 
-    /// Locks a range, or begins to wait for it. A lock that is reclaimed may take [`RECLAIM_LIMIT`].
+    /// Locks a range, or begins to wait for it. A lock that is reclaimed may take three seconds.
     pub fn lock(&self, opened: &OpenedFile, call: &LockCall<'_>) -> Status {
         let deadline = Instant::now() + RECLAIM_LIMIT;
         loop {
