@@ -43,8 +43,8 @@ const V2: Hierarchy = Hierarchy {
 /// has killed a process of the group, and then what it permitted before. Prints how many it has
 /// killed.
 ///
-/// A file in memory first makes the group larger: with a limit below 1,000 pages, the kernel does not
-/// look at `oom_score_adj` (`oom_badness`, mm/oom_kill.c).
+/// A file in memory first makes the group larger: with a limit below 1,000 pages, the kernel does
+/// not look at `oom_score_adj` (`oom_badness`, mm/oom_kill.c).
 pub const SHORTAGE: &str = "[ -d /dev/shm ] && file=/dev/shm/shortage || file=/tmp/shortage; \
     sh -c \"echo \\$\\$ >cgroup.procs && dd if=/dev/zero of=$file bs=1M count=32 2>/dev/null\" && \
     before=$(cat memory.max) && most=$(cat memory.current) && \

@@ -9,11 +9,13 @@ use std::sync::{OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use anyhow::Result;
 use parking_lot::{ReentrantMutex, ReentrantMutexGuard};
 use rustix::process::{Gid, Pid, Signal, Uid};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use crate::sockets::listens;
+use crate::wait;
 
 /// Held while a child is started, and by [`start_alone`].
 static STARTING: ReentrantMutex<()> = ReentrantMutex::new(());
@@ -321,35 +323,17 @@ fn pid_of(child: &Child) -> Pid {
 /// Waits until a process has made the file `path`.
 ///
 /// # Errors
-/// `TimedOut` when it is not there by `limit`.
-pub fn wait_for_path(path: &Path, limit: Duration) -> io::Result<()> {
-    wait_until(limit, || path.exists())
-        .ok_or_else(|| late(&format!("{} is not there after {limit:?}", path.display())))
+/// It is not there by `limit`.
+pub fn wait_for_path(path: &Path, limit: Duration) -> Result<()> {
+    let what = format!("{} is there", path.display());
+    wait::until(&what, limit, || Ok(path.exists()))
 }
 
 /// Waits until a process in the network namespace of `child` listens at `socket`.
 ///
 /// # Errors
-/// `TimedOut` when none does by `limit`.
-pub fn wait_for_listener(child: &Child, socket: &Path, limit: Duration) -> io::Result<()> {
-    wait_until(limit, || listens(child.id(), socket)).ok_or_else(|| {
-        let text = format!("nobody listens at {} after {limit:?}", socket.display());
-        late(&text)
-    })
-}
-
-/// Waits until something is so. `None`: it is not by `limit`.
-fn wait_until(limit: Duration, is_so: impl Fn() -> bool) -> Option<()> {
-    let deadline = Instant::now() + limit;
-    while !is_so() {
-        if Instant::now() >= deadline {
-            return None;
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
-    Some(())
-}
-
-fn late(text: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::TimedOut, text)
+/// None does by `limit`.
+pub fn wait_for_listener(child: &Child, socket: &Path, limit: Duration) -> Result<()> {
+    let what = format!("a process listens at {}", socket.display());
+    wait::until(&what, limit, || Ok(listens(child.id(), socket)))
 }

@@ -33,9 +33,9 @@ pub struct Runner {
 }
 
 impl Runner {
-    /// A runner for the tests whose names contain one of the program's arguments, or are one of them
-    /// with `--exact`, or for all tests if there is no argument. `--list` prints the names instead.
-    /// Other options of the standard runner are accepted and ignored.
+    /// A runner for the tests whose names contain one of the program's arguments, or are one of
+    /// them with `--exact`, or for all tests if there is no argument. `--list` prints the names
+    /// instead. Other options of the standard runner are accepted and ignored.
     #[must_use]
     pub fn from_arguments() -> Self {
         let (options, filters): (Vec<String>, Vec<String>) = std::env::args()

@@ -16,8 +16,8 @@ impl GuestUid {
     /// The guest's superuser.
     pub const ROOT: Self = Self(0);
 
-    /// Not an id: the request does not tell its user. With [`gangplank_fuse::InitFlags::ALLOW_IDMAP`], only
-    /// requests that create something do.
+    /// Not an id: the request does not tell its user. With
+    /// [`gangplank_fuse::InitFlags::ALLOW_IDMAP`], only requests that create something do.
     pub const UNKNOWN: Self = Self(u32::MAX);
 
     /// The id with this number.
@@ -63,8 +63,8 @@ pub struct Caller {
 pub struct Creator<'a> {
     /// The owner of the new object. The parent directory's setgid bit may override the group.
     pub caller: Caller,
-    /// The caller's umask, to be applied if [`gangplank_fuse::InitFlags::DONT_MASK`] was negotiated. Otherwise the
-    /// guest has applied it.
+    /// The caller's umask, to be applied if [`gangplank_fuse::InitFlags::DONT_MASK`] was
+    /// negotiated. Otherwise the guest has applied it.
     pub umask: u32,
     /// The supplementary group, if any, that allows the caller to give the new object its parent's
     /// group ([`gangplank_fuse::InitFlags::CREATE_SUPP_GROUP`]).

@@ -215,8 +215,8 @@ impl SharedMemory {
         self.file.as_ref().map(AsFd::as_fd)
     }
 
-    /// The first bytes from `offset` on, and before `end`, that are in pages with memory. All others
-    /// are zero. `None` if there are no such bytes.
+    /// The first bytes from `offset` on, and before `end`, that are in pages with memory. All
+    /// others are zero. `None` if there are no such bytes.
     fn next_data(&self, offset: usize, end: usize) -> Option<Range<usize>> {
         let mut offset = offset;
         while offset < end {

@@ -235,7 +235,8 @@ impl FuseSession {
         })
     }
 
-    /// As [`Self::submit`], but waits at most `limit` for room in the queue. `None` if there is none.
+    /// As [`Self::submit`], but waits at most `limit` for room in the queue. `None` if there is
+    /// none.
     pub(super) fn try_submit<T>(
         &self,
         call: Call<'_, T>,

@@ -36,8 +36,8 @@ use crate::share::handle::FileHandle;
 /// How long GRANTED is repeated. A client that waits asks again by itself every 30 seconds.
 const GRANT_LIMIT: Duration = Duration::from_secs(60);
 
-/// How long a lock that a client reclaims may still be another's. After this program was killed, the
-/// daemon needs a moment to free what it held, and a client that is denied gives the lock up.
+/// How long a lock that a client reclaims may still be another's. After this program was killed,
+/// the daemon needs a moment to free what it held, and a client that is denied gives the lock up.
 const RECLAIM_LIMIT: Duration = Duration::from_secs(3);
 
 /// Pause between two attempts to take such a lock.

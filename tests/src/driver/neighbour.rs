@@ -14,8 +14,8 @@ use rustix::io::Errno;
 
 use super::{Driver, Setup};
 
-/// Limit of one round. A longer one counts as disturbed. The daemon itself waits 10 s and longer for
-/// some processes, and never for one guest on behalf of another.
+/// Limit of one round. A longer one counts as disturbed. The daemon itself waits 10 s and longer
+/// for some processes, and never for one guest on behalf of another.
 const ROUND_LIMIT: Duration = Duration::from_secs(9);
 
 /// A thread with a guest of its own that writes, reads back and compares.

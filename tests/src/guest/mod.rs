@@ -314,7 +314,7 @@ impl Guest {
             false => Ok(()),
         };
         let mut ready = || match &options.incoming {
-            Some(socket) => Ok(process::wait_for_path(socket, BOOT)?),
+            Some(socket) => process::wait_for_path(socket, BOOT),
             None => guest.wait_ready(),
         };
         begun.and_then(|()| ready()).with_context(|| {

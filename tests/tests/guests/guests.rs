@@ -1,8 +1,9 @@
 //! The suite of every guest, in every stock guest: User Mode Linux, QEMU x86_64, QEMU aarch64.
 //!
 //! The tests of a machine share one guest, except the last. An argument selects tests by a part of
-//! their name: `cargo test -p gangplank-tests --test guests -- uml::`. User Mode Linux has the large
-//! files, trees and directories, and with `GANGPLANK_LONG=1` the slower machines have them as well.
+//! their name: `cargo test -p gangplank-tests --test guests -- uml::`. User Mode Linux has the
+//! large files, trees and directories, and with `GANGPLANK_LONG=1` the slower machines have them as
+//! well.
 
 use std::process::ExitCode;
 

@@ -87,7 +87,7 @@ impl Results {
             for peer in peers {
                 let theirs = workload.median(peer);
                 let ratio = self.ratio(&workload.name, peer);
-                let ratio = ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
+                let ratio = ratio_cell(ratio);
                 let _ = write!(text, " {} | {ratio} |", told(theirs, scale));
             }
             text.push('\n');
@@ -127,9 +127,7 @@ impl Results {
 
 impl Workload {
     fn median(&self, system: &str) -> Option<f64> {
-        let mut rates = self.rates.get(system)?.clone();
-        rates.sort_by(f64::total_cmp);
-        rates.get(rates.len() / 2).copied()
+        quartile(self.rates.get(system)?, 2)
     }
 
     /// The factor from the printed unit to the measured one, and the printed unit's name.
@@ -178,6 +176,18 @@ fn told(rate: Option<f64>, scale: f64) -> String {
         Some(rate) => format!("{rate:.2}"),
         None => "-".to_owned(),
     }
+}
+
+/// A ratio as tables tell it.
+pub(crate) fn ratio_cell(ratio: Option<f64>) -> String {
+    ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"))
+}
+
+/// The value below which so many quarters of `values` lie: 2 for the median. `None` of none.
+pub(crate) fn quartile(values: &[f64], quarters: usize) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() * quarters / 4).copied()
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
-//! What counts of each workload: its worst situation. What counts of each situation: the median
-//! workload, and the noise.
+//! What counts: each workload's worst situation, and each situation's median workload beside the
+//! noise.
 
 use std::fmt::Write;
 
 use crate::Measured;
 use crate::fixture::{AGAIN, HOST};
+use crate::results::{quartile, ratio_cell};
 
 /// A Markdown table: for each workload and peer the lowest ratio of gangplankd's rate to the
 /// peer's, and the situation that it is of. The last row has the medians.
@@ -35,21 +36,15 @@ pub(crate) fn table(measured: &[Measured]) -> String {
         text.push('\n');
     }
     text.push_str("| median |");
-    for column in &mut columns {
-        column.sort_by(f64::total_cmp);
-        match column.get(column.len() / 2) {
-            Some(median) => {
-                let _ = write!(text, " {median:.2} | |");
-            }
-            None => text.push_str(" - | |"),
-        }
+    for column in &columns {
+        let _ = write!(text, " {} | |", ratio_cell(quartile(column, 2)));
     }
     text.push('\n');
     text
 }
 
 /// A Markdown table: for each situation the median of all workloads' ratios to each peer, and the
-/// noise, which is the ratios of the same daemon's rates to its own: the half of them in the middle.
+/// noise: the half in the middle of the ratios of the same daemon's rates to its own.
 pub(crate) fn by_situation(measured: &[Measured]) -> String {
     let Some(first) = measured.first() else {
         return String::new();
@@ -66,26 +61,18 @@ pub(crate) fn by_situation(measured: &[Measured]) -> String {
         let ratios = |peer: &str| {
             let names = one.results.names();
             let ratios = names.filter_map(|workload| one.results.ratio(workload, peer));
-            let mut ratios: Vec<f64> = ratios.collect();
-            ratios.sort_by(f64::total_cmp);
-            ratios
+            ratios.collect::<Vec<f64>>()
         };
         let _ = write!(text, "| {} |", one.situation.name());
         let noise = ratios(AGAIN);
-        match (noise.get(noise.len() / 4), noise.get(noise.len() * 3 / 4)) {
+        match (quartile(&noise, 1), quartile(&noise, 3)) {
             (Some(low), Some(high)) => {
                 let _ = write!(text, " {low:.2} to {high:.2} |");
             }
             _ => text.push_str(" - |"),
         }
         for peer in &peers {
-            let ratios = ratios(peer);
-            match ratios.get(ratios.len() / 2) {
-                Some(median) => {
-                    let _ = write!(text, " {median:.2} |");
-                }
-                None => text.push_str(" - |"),
-            }
+            let _ = write!(text, " {} |", ratio_cell(quartile(&ratios(peer), 2)));
         }
         text.push('\n');
     }

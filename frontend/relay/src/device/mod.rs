@@ -15,8 +15,8 @@
 //! A ring is started while a daemon has it. At all other times the relay knows where it stopped.
 //! While the device waits or is paused, no process touches a ring, and requests gather in it. While
 //! the daemon is lost, the relay replies to each request with an error. With `return_time`, the
-//! device first waits for a successor of a daemon that has noted its requests in flight; one that is
-//! paused does so when it is resumed.
+//! device first waits for a successor of a daemon that has noted its requests in flight; one that
+//! is paused does so when it is resumed.
 
 mod backend_link;
 mod loss;

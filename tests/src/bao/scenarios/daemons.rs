@@ -11,8 +11,8 @@ use super::Test;
 use crate::bao::guest::{Guest, READY, register};
 use crate::bao::work;
 
-/// Limit for an access that waits for no other process: less than the 5 s that the device model waits
-/// for a daemon's answer.
+/// Limit for an access that waits for no other process: less than the 5 s that the device model
+/// waits for a daemon's answer.
 const PROMPT: Duration = Duration::from_millis(4500);
 
 /// Limit for an access during which the device model stops a hanging daemon's queues and gives it

@@ -29,8 +29,8 @@ pub(crate) fn dc() -> DcId {
 }
 
 /// The first port of two nodes that know each other, of four that no other test has. The kernel
-/// gives none of them to a connection (`ip_local_port_range`), as it could give a port that was free
-/// a moment ago.
+/// gives none of them to a connection (`ip_local_port_range`), as it could give a port that was
+/// free a moment ago.
 pub(crate) fn ports() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(25_000);
     NEXT.fetch_add(4, Ordering::Relaxed)

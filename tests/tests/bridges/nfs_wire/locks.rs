@@ -240,8 +240,8 @@ fn after_a_restart_locks_are_reclaimed_before_others_are_taken() -> Result<()> {
     Ok(())
 }
 
-/// The daemon may need a moment to free what a killed server held, and a client that is denied gives
-/// its lock up.
+/// The daemon may need a moment to free what a killed server held, and a client that is denied
+/// gives its lock up.
 #[test]
 fn a_lock_that_is_reclaimed_may_be_held_for_a_moment_longer() -> Result<()> {
     let (mut fixture, mut client, file) = locked_share()?;

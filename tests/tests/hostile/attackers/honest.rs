@@ -12,8 +12,8 @@ use gangplank_tests::driver::fixture::Fixture;
 use gangplank_tests::driver::{Driver, NodeAndFile, Setup, Ticket};
 use rustix::fs::{FallocateFlags, OFlags};
 
-/// Limit of one operation. A longer one counts as disturbed. The daemon itself waits 10 s and longer
-/// for some processes, and never for one guest on behalf of another.
+/// Limit of one operation. A longer one counts as disturbed. The daemon itself waits 10 s and
+/// longer for some processes, and never for one guest on behalf of another.
 const OPERATION_LIMIT: Duration = Duration::from_secs(9);
 
 /// What an honest guest did.

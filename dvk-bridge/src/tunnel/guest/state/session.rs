@@ -83,7 +83,8 @@ impl State {
         self.setup += 1;
     }
 
-    /// The guest has gone: its session is not used any more, unless the next tunnel goes on with it.
+    /// The guest has gone: its session is not used any more, unless the next tunnel goes on with
+    /// it.
     pub(in super::super) fn leave_session(&mut self) {
         if let Session::Open(session) = self.session
             && !self.is_left
